@@ -1,0 +1,146 @@
+//! A job with nothing left to substitute: what a worker needs to know, and no more.
+
+use crate::id::JobName;
+use crate::path::{Glob, RelPath};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// What a worker has, what a job reserves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Capacity {
+    /// Thousandths of a processor.
+    pub cpu_millis: u32,
+    /// Memory.
+    pub memory_bytes: u64,
+    /// Scratch space.
+    pub disk_bytes: u64,
+    /// Jobs at a time.
+    pub slots: u32,
+}
+
+impl Capacity {
+    /// Whether `other` fits into this.
+    pub fn fits(&self, other: &Self) -> bool {
+        other.cpu_millis <= self.cpu_millis
+            && other.memory_bytes <= self.memory_bytes
+            && other.disk_bytes <= self.disk_bytes
+            && other.slots <= self.slots
+    }
+
+    /// This and `other` together.
+    pub fn plus(&self, other: &Self) -> Self {
+        Self {
+            cpu_millis: self.cpu_millis.saturating_add(other.cpu_millis),
+            memory_bytes: self.memory_bytes.saturating_add(other.memory_bytes),
+            disk_bytes: self.disk_bytes.saturating_add(other.disk_bytes),
+            slots: self.slots.saturating_add(other.slots),
+        }
+    }
+
+    /// This without `other`, not below zero.
+    pub fn minus(&self, other: &Self) -> Self {
+        Self {
+            cpu_millis: self.cpu_millis.saturating_sub(other.cpu_millis),
+            memory_bytes: self.memory_bytes.saturating_sub(other.memory_bytes),
+            disk_bytes: self.disk_bytes.saturating_sub(other.disk_bytes),
+            slots: self.slots.saturating_sub(other.slots),
+        }
+    }
+}
+
+/// Where a job's root file system comes from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ImageSource {
+    /// A registry reference; a local image of that name is used if there is one.
+    Registry(String),
+    /// The image that an earlier job committed.
+    Job(JobName),
+    /// A root tarball (plain, gzip or zstd) that an earlier job left.
+    Import {
+        /// The job.
+        job: JobName,
+        /// The artifact: exactly one must match.
+        artifact: Glob,
+    },
+}
+
+/// Artifacts of an earlier job, mounted read-only.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InputSpec {
+    /// The job.
+    pub job: JobName,
+    /// Which of its artifacts; each glob must match at least one.
+    pub artifacts: Vec<Glob>,
+    /// Directory in the container, absolute; an artifact appears below it at its own path.
+    pub mount_path: String,
+}
+
+/// Files that a job leaves.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutputSpec {
+    /// Relative to the work directory.
+    pub glob: Glob,
+    /// Published directory below the cache root; the file's own name is appended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub publish: Option<RelPath>,
+    /// It may match nothing.
+    #[serde(default)]
+    pub optional: bool,
+}
+
+/// A host device for the container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Device {
+    /// Absolute, below `/dev`.
+    pub path: String,
+    /// Left out where the host lacks it.
+    #[serde(default)]
+    pub optional: bool,
+}
+
+/// What happens in the container: the part of a job that a worker needs as it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunSpec {
+    /// Run by its `#!` line, else by `/bin/sh -e`.
+    pub script: String,
+    /// Environment of the step, without the RAILYARD_ variables that the worker adds.
+    pub env: BTreeMap<String, String>,
+    /// What is kept.
+    pub outputs: Vec<OutputSpec>,
+    /// The container's file system becomes the job's image.
+    pub commit: bool,
+    /// What it reserves; limits of its container.
+    pub resources: Capacity,
+    /// Wall clock limit of the script.
+    pub timeout_secs: u64,
+    /// Longest time without output; 0: no limit.
+    pub silence_timeout_secs: u64,
+    /// Every capability and device.
+    pub privileged: bool,
+    /// Host devices.
+    pub devices: Vec<Device>,
+    /// Capabilities that are kept; `default` stands for the engine's default set.
+    pub capabilities: Vec<String>,
+    /// No network at all.
+    pub network_none: bool,
+}
+
+/// One step for one platform, frozen at submit.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobSpec {
+    /// Its name in the build.
+    pub name: JobName,
+    /// Every job that must succeed first, those of `image` and `inputs` included; sorted, without repeats.
+    pub needs: Vec<JobName>,
+    /// The root file system.
+    pub image: ImageSource,
+    /// What is mounted.
+    pub inputs: Vec<InputSpec>,
+    /// How long the lease lives without a heartbeat.
+    pub lease_ttl_secs: u64,
+    /// How often the step's own failures are retried.
+    pub retries: u32,
+    /// What happens in the container.
+    pub run: RunSpec,
+}

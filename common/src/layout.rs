@@ -1,0 +1,87 @@
+//! Where everything lies in the cache. One root for every kind of thing; nothing gets a prefix in front of that.
+//!
+//! ```text
+//! blobs/sha256/ab/abcdef…        plain bytes; with .zst behind: zstd frames of the bytes with that digest
+//! builds/PIPELINE/VERSION/build.json
+//! builds/PIPELINE/builds.json, latest.json
+//! logs/PIPELINE/VERSION/JOB/ATTEMPT.log.zst
+//! anything else                  published paths
+//! ```
+
+use crate::blob::{Blob, Encoding};
+use crate::id::{BuildId, JobName, PipelineName};
+use crate::path::RelPath;
+
+/// First parts of paths that the farm keeps for itself: nothing can be published below them.
+pub const RESERVED: [&str; 4] = ["blobs", "builds", "logs", "uploads"];
+
+fn path(text: String) -> RelPath {
+    // Every part comes from a type whose form is a path part; see the tests.
+    text.parse().expect("ids make valid paths")
+}
+
+/// Where a blob lies.
+pub fn blob(blob: &Blob) -> RelPath {
+    let hex = blob.digest.hex();
+    let suffix = match blob.encoding {
+        Encoding::Identity => "",
+        Encoding::Zstd => ".zst",
+    };
+    path(format!("blobs/sha256/{}/{hex}{suffix}", &hex[..2]))
+}
+
+/// Where a build's manifest lies.
+pub fn build_manifest(build: &BuildId) -> RelPath {
+    path(format!("builds/{}/{}/build.json", build.pipeline, build.version))
+}
+
+/// Where a pipeline's list of builds lies, newest first.
+pub fn builds_index(pipeline: &PipelineName) -> RelPath {
+    path(format!("builds/{pipeline}/builds.json"))
+}
+
+/// Where a pipeline's newest successful build is named.
+pub fn latest(pipeline: &PipelineName) -> RelPath {
+    path(format!("builds/{pipeline}/latest.json"))
+}
+
+/// Where an attempt's log lies.
+pub fn log(build: &BuildId, job: &JobName, attempt: u32) -> RelPath {
+    path(format!("logs/{}/{}/{}/{attempt}.log.zst", build.pipeline, build.version, job.slug()))
+}
+
+/// Whether a pipeline may publish at `path`.
+pub fn is_publishable(path: &RelPath) -> bool {
+    let first = path.as_str().split('/').next().unwrap_or_default();
+    !RESERVED.contains(&first) && !first.starts_with('.')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::digest::Digest;
+
+    #[test]
+    fn paths_are_as_documented() {
+        let digest = Digest::of(b"");
+        let mut one = Blob::plain(digest, 0);
+        assert_eq!(blob(&one).as_str(), format!("blobs/sha256/e3/{}", digest.hex()));
+        one.encoding = Encoding::Zstd;
+        assert!(blob(&one).as_str().ends_with("855.zst"));
+        let build: BuildId = "mini/1.0.0+x".parse().unwrap();
+        assert_eq!(build_manifest(&build).as_str(), "builds/mini/1.0.0+x/build.json");
+        assert_eq!(
+            log(&build, &"vms.vhd@linux/amd64".parse().unwrap(), 2).as_str(),
+            "logs/mini/1.0.0+x/vms.vhd-linux-amd64/2.log.zst"
+        );
+    }
+
+    #[test]
+    fn the_farm_s_own_directories_cannot_be_published_into() {
+        for (text, want) in
+            [("images/amd64/x", true), ("blobs/x", false), ("builds/x", false), ("logs", false), (".x/y", false)]
+        {
+            assert_eq!(is_publishable(&text.parse().unwrap()), want, "{text}");
+        }
+    }
+}

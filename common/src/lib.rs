@@ -1,0 +1,24 @@
+//! The farm's words as types: ids, platforms, pipelines, plans, digests, outcomes and the layout of the cache.
+//!
+//! **Invariant:** nothing here performs I/O, reads a clock or draws a random number. Time is an argument
+//! ([`time::Millis`]); what comes from outside is parsed here once and is valid from then on.
+
+pub mod backoff;
+pub mod blob;
+pub mod digest;
+pub mod id;
+pub mod job;
+pub mod layout;
+pub mod order;
+pub mod outcome;
+pub mod path;
+pub mod pipeline;
+pub mod plan;
+pub mod platform;
+pub mod time;
+
+/// The protocol that this source tree speaks. A controller accepts clients and workers of this number and of the one before.
+pub const PROTOCOL: u32 = 1;
+
+/// The version of this source tree.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");

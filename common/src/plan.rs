@@ -1,0 +1,29 @@
+//! A build's frozen plan: the jobs of one run, in an order in which they could run.
+
+use crate::id::{BuildId, JobName};
+use crate::job::JobSpec;
+use crate::platform::Platform;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// One run of a pipeline, with nothing left to decide but where and when.
+///
+/// **Invariant:** `jobs` is in topological order, and every need names a job of the plan.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    /// The build that this is the plan of.
+    pub build: BuildId,
+    /// Every parameter with its value.
+    pub params: BTreeMap<String, String>,
+    /// The platforms of this build.
+    pub platforms: Vec<Platform>,
+    /// Dependencies first.
+    pub jobs: Vec<JobSpec>,
+}
+
+impl Plan {
+    /// The job of that name.
+    pub fn job(&self, name: &JobName) -> Option<&JobSpec> {
+        self.jobs.iter().find(|job| job.name == *name)
+    }
+}

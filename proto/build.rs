@@ -1,0 +1,18 @@
+//! Compiles the protocol without protoc, and keeps the descriptor set for server reflection.
+
+use prost::Message as _;
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let files = ["railyard/v1/types.proto", "railyard/v1/worker.proto", "railyard/v1/client.proto"];
+    for file in files {
+        println!("cargo:rerun-if-changed={file}");
+    }
+    let descriptors = protox::compile(files, ["."])?;
+    let out = std::path::PathBuf::from(std::env::var("OUT_DIR")?);
+    std::fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
+    tonic_prost_build::configure()
+        .bytes(".railyard.v1.LogBatch.data")
+        .bytes(".railyard.v1.LogChunk.data")
+        .compile_fds(descriptors)?;
+    Ok(())
+}
