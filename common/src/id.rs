@@ -226,6 +226,19 @@ impl JobSelector {
     }
 }
 
+impl fmt::Display for JobSelector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.step)?;
+        if let Some(variant) = &self.variant {
+            write!(f, ".{variant}")?;
+        }
+        if let Some(platform) = self.platform {
+            write!(f, "@{platform}")?;
+        }
+        Ok(())
+    }
+}
+
 impl FromStr for JobSelector {
     type Err = BadId;
 

@@ -1,1 +1,40 @@
-//! Placeholder.
+//! The farm: builds, jobs, leases and workers as a deterministic state machine.
+//!
+//! [`Farm::decide`] turns a [`Command`] into [`Event`]s without changing anything; [`Farm::apply`] changes the state by an
+//! event and cannot fail. The shell journals the events between the two. Replaying the same events gives the same state.
+//!
+//! **Invariant:** no async, no I/O, no clock, no randomness, no hash maps: the same calls give the same answers, in the same order.
+
+mod apply;
+mod build;
+mod check;
+mod command;
+mod decide;
+mod event;
+mod farm;
+mod job;
+mod leases;
+mod place;
+mod refusal;
+mod worker;
+
+pub use build::{Build, BuildState, Trace, Verdict};
+pub use command::{Command, Report, Submission};
+pub use event::{Event, Next};
+pub use farm::{Farm, Snapshot};
+pub use job::{Attempt, Job, JobResult, JobState};
+pub use leases::Leases;
+pub use refusal::{Refusal, RefusalKind};
+pub use worker::{Worker, WorkerOffer};
+
+/// How often an attempt may be lost, in all, before its job is given up. Each loss costs a lease TTL at most, so a
+/// broken farm is noticed within minutes; a worker that dies takes one of these with it.
+pub const LOST_BUDGET: u32 = 5;
+
+/// Waits between attempts that the farm lost: short, because another worker is preferred.
+pub const LOST_BACKOFF: railyard_common::backoff::Backoff =
+    railyard_common::backoff::Backoff { base_millis: 1_000, max_millis: 60_000 };
+
+/// Waits between attempts that the step failed.
+pub const FAILED_BACKOFF: railyard_common::backoff::Backoff =
+    railyard_common::backoff::Backoff { base_millis: 5_000, max_millis: 300_000 };

@@ -1,0 +1,96 @@
+//! What the shell asks of the farm.
+
+use crate::build::Trace;
+use crate::worker::WorkerOffer;
+use railyard_common::blob::{Artifact, Image};
+use railyard_common::id::{BuildId, JobSelector, LeaseId, WorkerName};
+use railyard_common::outcome::Outcome;
+use railyard_common::plan::Plan;
+
+/// A change that is wanted. [`crate::Farm::decide`] says what it comes to.
+#[derive(Clone, Debug)]
+pub enum Command {
+    /// Run this plan.
+    Submit(Box<Submission>),
+    /// Stop a build: nothing new starts, what runs is told to stop.
+    Cancel {
+        /// Which.
+        build: BuildId,
+        /// Who wants it.
+        by: String,
+        /// Why, for people.
+        reason: String,
+    },
+    /// Run again what did not succeed, or one step and everything after it.
+    Retry {
+        /// Which.
+        build: BuildId,
+        /// The step; `None`: everything that did not succeed.
+        step: Option<JobSelector>,
+    },
+    /// A worker is here, with the leases that it still holds.
+    Hello {
+        /// What it offers.
+        offer: Box<WorkerOffer>,
+        /// Leases whose container runs or whose result is still to come.
+        held: Vec<LeaseId>,
+    },
+    /// A worker's stream ended. Its leases live on until they expire.
+    Goodbye {
+        /// Which.
+        worker: WorkerName,
+    },
+    /// A worker wants no new leases.
+    Drain {
+        /// Which.
+        worker: WorkerName,
+    },
+    /// An attempt's end, from the worker that holds the lease.
+    Report(Box<Report>),
+    /// A lease lived past its TTL without a heartbeat.
+    Expire {
+        /// Which.
+        lease: LeaseId,
+    },
+    /// Lease what can be leased now.
+    Place,
+    /// A build's manifest and published paths are written, or cannot be.
+    Finalized {
+        /// Which.
+        build: BuildId,
+        /// What stands in the way for good.
+        error: Option<String>,
+    },
+    /// The controller has started: nobody is connected yet.
+    Started,
+}
+
+/// A build to run.
+#[derive(Clone, Debug)]
+pub struct Submission {
+    /// Its frozen plan.
+    pub plan: Plan,
+    /// Repeating a submit with the same key gives the same build.
+    pub key: Option<String>,
+    /// Who submits.
+    pub by: String,
+    /// Where it belongs in a trace.
+    pub trace: Trace,
+}
+
+/// An attempt's end, uploads completed and checked.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// The right under which it ran.
+    pub lease: LeaseId,
+    /// Who says so.
+    pub worker: WorkerName,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// What it left.
+    pub artifacts: Vec<Artifact>,
+    /// The image that it committed.
+    pub image: Option<Image>,
+    /// Length of its log.
+    pub log_bytes: u64,
+}

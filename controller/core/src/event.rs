@@ -1,0 +1,132 @@
+//! What happened. Events are what the journal keeps, so they are additive: fields get defaults, variants are never renamed.
+
+use crate::build::Trace;
+use crate::worker::WorkerOffer;
+use railyard_common::blob::{Artifact, Image};
+use railyard_common::id::{BuildId, JobId, LeaseId, WorkerName};
+use railyard_common::outcome::Outcome;
+use railyard_common::plan::Plan;
+use railyard_common::time::Millis;
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+
+/// One change of the farm's state.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub enum Event {
+    /// A build is taken on. Its jobs are numbered from `first_job` in the plan's order.
+    BuildAccepted {
+        /// When.
+        at: Millis,
+        /// What it runs.
+        plan: Arc<Plan>,
+        /// The number of its first job.
+        first_job: JobId,
+        /// Who submitted it.
+        by: String,
+        /// The key under which a repeated submit finds it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        key: Option<String>,
+        /// Where it belongs in a trace.
+        #[serde(default)]
+        trace: Trace,
+    },
+    /// A worker has the right to run an attempt.
+    JobLeased {
+        /// When.
+        at: Millis,
+        /// The right.
+        lease: LeaseId,
+        /// Who has it.
+        worker: WorkerName,
+    },
+    /// An attempt has ended, and so has its lease.
+    AttemptEnded {
+        /// When.
+        at: Millis,
+        /// Which.
+        lease: LeaseId,
+        /// How.
+        outcome: Outcome,
+        /// What it left, if it succeeded.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        artifacts: Vec<Artifact>,
+        /// The image that it committed, if it succeeded.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        image: Option<Image>,
+        /// Length of its log.
+        #[serde(default)]
+        log_bytes: u64,
+        /// What becomes of the job.
+        next: Next,
+    },
+    /// A build is to stop.
+    BuildCancelled {
+        /// When.
+        at: Millis,
+        /// Which.
+        build: BuildId,
+        /// Who wanted it.
+        by: String,
+        /// Why.
+        reason: String,
+    },
+    /// Some jobs of an ended build run again, under its frozen plan.
+    BuildResumed {
+        /// When.
+        at: Millis,
+        /// Which.
+        build: BuildId,
+        /// The jobs, in the plan's order.
+        jobs: Vec<JobId>,
+    },
+    /// A build's manifest is written: it has ended.
+    BuildEnded {
+        /// When.
+        at: Millis,
+        /// Which.
+        build: BuildId,
+        /// Why its published paths could not be written.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        error: Option<String>,
+    },
+    /// A worker is connected.
+    WorkerOnline {
+        /// When.
+        at: Millis,
+        /// What it offers.
+        offer: WorkerOffer,
+    },
+    /// A worker's stream ended.
+    WorkerOffline {
+        /// When.
+        at: Millis,
+        /// Which.
+        worker: WorkerName,
+    },
+    /// A worker takes no new leases until it says hello again.
+    WorkerDraining {
+        /// When.
+        at: Millis,
+        /// Which.
+        worker: WorkerName,
+    },
+    /// The controller has started.
+    ControllerStarted {
+        /// When.
+        at: Millis,
+    },
+}
+
+/// What becomes of a job whose attempt has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Next {
+    /// The job has ended like its attempt.
+    End,
+    /// Another attempt, not before this.
+    Again {
+        /// The earliest time.
+        not_before: Millis,
+    },
+}

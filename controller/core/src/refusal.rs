@@ -1,0 +1,87 @@
+//! Why the farm will not do what it was asked.
+
+use railyard_common::id::{BuildId, LeaseId};
+
+/// A command that cannot be carried out. Nothing has changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// No such build.
+    #[error("there is no build `{0}`; `railyard builds` lists them")]
+    UnknownBuild(BuildId),
+    /// The version is taken.
+    #[error("build `{0}` exists; choose another version, or `railyard retry {0}` to resume it")]
+    BuildExists(BuildId),
+    /// The build has ended.
+    #[error("build `{0}` has ended; there is nothing to cancel")]
+    BuildEnded(BuildId),
+    /// Only an ended build can be retried.
+    #[error("build `{0}` has not ended; cancel it first, or wait")]
+    BuildRuns(BuildId),
+    /// A success is final.
+    #[error("build `{0}` succeeded and is published; submit a new version to build again")]
+    BuildSucceeded(BuildId),
+    /// Nothing to run again.
+    #[error("build `{build}` has no job `{step}` to run again; `railyard show {build}` lists its jobs")]
+    NothingToRetry {
+        /// The build.
+        build: BuildId,
+        /// What was asked for.
+        step: String,
+    },
+    /// The caller no longer holds this lease, or never did.
+    #[error("lease {0} is not held by this worker: it has ended, expired or passed to another")]
+    StaleLease(LeaseId),
+    /// The plan's own fault; a checked pipeline never makes one.
+    #[error("the plan cannot be run: {0}")]
+    BadPlan(String),
+    /// Too much waits already.
+    #[error("the farm holds {0} unfinished jobs, its limit; wait until some have ended")]
+    Full(usize),
+}
+
+/// The sort of a refusal, for status codes and metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RefusalKind {
+    /// It names something that is not there.
+    NotFound,
+    /// It names something that is there already.
+    Exists,
+    /// The state does not allow it.
+    State,
+    /// The lease has passed on.
+    Stale,
+    /// The input is wrong.
+    Invalid,
+    /// A limit is reached.
+    Limit,
+}
+
+impl Refusal {
+    /// The sort.
+    pub fn kind(&self) -> RefusalKind {
+        match self {
+            Self::UnknownBuild(_) => RefusalKind::NotFound,
+            Self::BuildExists(_) => RefusalKind::Exists,
+            Self::BuildEnded(_) | Self::BuildRuns(_) | Self::BuildSucceeded(_) => RefusalKind::State,
+            Self::NothingToRetry { .. } => RefusalKind::NotFound,
+            Self::StaleLease(_) => RefusalKind::Stale,
+            Self::BadPlan(_) => RefusalKind::Invalid,
+            Self::Full(_) => RefusalKind::Limit,
+        }
+    }
+
+    /// A stable word for the protocol and for metrics.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::UnknownBuild(_) => "unknown-build",
+            Self::BuildExists(_) => "build-exists",
+            Self::BuildEnded(_) => "build-ended",
+            Self::BuildRuns(_) => "build-runs",
+            Self::BuildSucceeded(_) => "build-succeeded",
+            Self::NothingToRetry { .. } => "nothing-to-retry",
+            Self::StaleLease(_) => "stale-lease",
+            Self::BadPlan(_) => "bad-plan",
+            Self::Full(_) => "farm-full",
+        }
+    }
+}
