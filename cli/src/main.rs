@@ -1,1 +1,105 @@
-fn main() {}
+//! `railyard`: the farm's command line, and its services.
+
+mod args;
+mod failure;
+mod farm;
+mod patience;
+mod pipeline_file;
+mod render;
+mod settings;
+mod verbs;
+mod view;
+
+use args::{Cli, Format, Verb};
+use clap::Parser as _;
+use failure::Failure;
+use render::Console;
+use std::future::Future;
+use std::process::ExitCode;
+use verbs::{artifacts, builds, change, dev, help, logs, pipeline, serve, submit, watch, workers};
+
+fn main() -> ExitCode {
+    // Fails only if a provider is installed already, and then it is this one: no other is linked.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    match run(Cli::parse().verb) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+fn run(verb: Verb) -> Result<(), Failure> {
+    let console = Console::new(verb.format());
+    match verb {
+        Verb::Dev(args) => service("railyard-dev", dev::dev(&args, &console)),
+        Verb::Controller(args) => match &args.task {
+            None => service("railyard-controller", serve::controller(&args)),
+            Some(task) => serve::task(&args, task, &console),
+        },
+        Verb::Worker(args) => service("railyard-worker", serve::worker(&args)),
+        Verb::Check(args) => pipeline::check(&args, &console),
+        Verb::Plan(args) => client(pipeline::plan(&args, &console)),
+        Verb::Submit(args) => client(submit::submit(&args, &console)),
+        Verb::Builds(args) => client(builds::builds(&args, &console)),
+        Verb::Show(args) => client(builds::show(&args, &console)),
+        Verb::Watch(args) => client(watch::watch(&args, &console)),
+        Verb::Logs(args) => client(logs::logs(&args, &console)),
+        Verb::Artifacts(args) => client(artifacts::artifacts(&args, &console)),
+        Verb::Fetch(args) => client(artifacts::fetch(&args, &console)),
+        Verb::Cancel(args) => client(change::cancel(&args, &console)),
+        Verb::Retry(args) => client(change::retry(&args, &console)),
+        Verb::Workers(args) => client(workers::workers(&args, &console)),
+        Verb::Completions(args) => help::completions(&args, &console),
+        Verb::Man(args) => help::man(&args, &console),
+    }
+}
+
+impl Verb {
+    /// What `-o` says; verbs without it print for people.
+    fn format(&self) -> Format {
+        match self {
+            Self::Dev(_) | Self::Worker(_) | Self::Completions(_) => Format::Table,
+            Self::Controller(args) => args.task.as_ref().map_or(Format::Table, |task| task.format()),
+            Self::Check(args) => args.output.output,
+            Self::Plan(args) => args.output.output,
+            Self::Submit(args) => args.output.output,
+            Self::Builds(args) => args.output.output,
+            Self::Show(args) => args.output.output,
+            Self::Watch(args) | Self::Artifacts(args) => args.output.output,
+            Self::Logs(args) => args.output.output,
+            Self::Fetch(args) => args.format(),
+            Self::Cancel(args) => args.output.output,
+            Self::Retry(args) => args.output.output,
+            Self::Workers(args) => args.output.output,
+            Self::Man(args) => args.output.output,
+        }
+    }
+}
+
+/// Runs a client verb: quiet, and over when its answer is there.
+fn client(verb: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    run_async("railyard", "warn", verb)
+}
+
+/// Runs a service: it logs what it does.
+fn service(component: &'static str, verb: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    run_async(component, "info", verb)
+}
+
+fn run_async(
+    component: &'static str,
+    default_filter: &str,
+    verb: impl Future<Output = Result<(), Failure>>,
+) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Failure::local("start the runtime", error))?;
+    let ended = runtime.block_on(async {
+        let telemetry = railyard_service::telemetry::init(component, default_filter);
+        let telemetry = telemetry.map_err(|error| Failure::Usage(farm::chain(&error)))?;
+        let ended = verb.await;
+        telemetry.shutdown().await;
+        ended
+    });
+    // Whatever still runs on blocking threads has no one to report to.
+    runtime.shutdown_background();
+    ended
+}

@@ -1,1 +1,25 @@
-//! Placeholder.
+//! The controller: the shell around the farm.
+//!
+//! ```text
+//! rpc ──► driver (owns the Farm) ──► journal
+//!  │         │ orders, cancels         after the flush:
+//!  │         └──► sessions, watchers, finalizer, log filing
+//!  └──► cache (signed URLs), logs
+//! ```
+//!
+//! **Invariant:** one task holds the farm; everyone else sends it commands and gets answers when they are durable.
+
+pub mod cache;
+pub mod config;
+pub mod driver;
+mod finalize;
+pub mod journal;
+pub mod logs;
+mod rpc;
+mod server;
+pub mod setup;
+mod trace;
+
+pub use config::ControllerConfig;
+pub use server::{Ready, run};
+pub use setup::issue;

@@ -140,16 +140,20 @@ impl Farm {
 
     fn resume(&mut self, at: Millis, id: &BuildId, again: &[JobId]) {
         let Some(build) = self.builds.get_mut(id) else { return };
+        let is_over = |job: &JobId| self.jobs.get(job).is_some_and(Job::is_terminal);
+        let again: BTreeSet<JobId> = build.jobs().filter(|job| again.contains(job) && is_over(job)).collect();
         build.state = BuildState::Running;
         build.unfinished += again.len();
-        let plan = build.plan.clone();
-        let first = build.first_job.0;
-        let index_of = |name: &JobName| plan.jobs.iter().position(|spec| spec.name == *name);
-        for job_id in again {
-            let needs = &plan.jobs[(job_id.0 - first) as usize].needs;
-            let unmet = needs.iter().filter(|need| {
-                let need = index_of(need).map(|index| JobId(first + index as u64));
-                need.is_none_or(|need| again.contains(&need) || self.jobs[&need].result().is_none())
+        close_if_over(build, &self.jobs);
+        let (plan, ids) = (build.plan.clone(), build.jobs());
+        let id_of: BTreeMap<&JobName, JobId> = plan.jobs.iter().map(|spec| &spec.name).zip(ids).collect();
+        for job_id in &again {
+            let Some(spec) = self.spec(*job_id) else { continue };
+            let unmet = spec.needs.iter().filter(|need| {
+                let met = |need: &JobId| {
+                    !again.contains(need) && self.jobs.get(need).is_some_and(|job| job.result().is_some())
+                };
+                !id_of.get(need).is_some_and(met)
             });
             let state = match unmet.count() {
                 0 => JobState::Queued { since: at, not_before: at },
@@ -202,16 +206,7 @@ impl Farm {
     fn finish(&mut self, id: JobId) {
         let Some(build) = self.jobs.get(&id).and_then(|job| self.builds.get_mut(&job.build)) else { return };
         build.unfinished = build.unfinished.saturating_sub(1);
-        if build.unfinished > 0 {
-            return;
-        }
-        let all_succeeded = build.jobs().all(|job| self.jobs.get(&job).is_some_and(|job| job.result().is_some()));
-        let verdict = match build.state {
-            BuildState::Cancelling { .. } if !all_succeeded => Verdict::Cancelled,
-            _ if all_succeeded => Verdict::Succeeded,
-            _ => Verdict::Failed,
-        };
-        build.state = BuildState::Finalizing { verdict };
+        close_if_over(build, &self.jobs);
     }
 
     /// Jobs of the same build that need this one, directly.
@@ -251,6 +246,20 @@ impl Farm {
             }
         }
     }
+}
+
+/// A build without unfinished jobs has its verdict, and its manifest is to be written.
+fn close_if_over(build: &mut Build, jobs: &BTreeMap<JobId, Job>) {
+    if build.unfinished > 0 {
+        return;
+    }
+    let all_succeeded = build.jobs().all(|job| jobs.get(&job).is_some_and(|job| job.result().is_some()));
+    let verdict = match build.state {
+        BuildState::Cancelling { .. } if !all_succeeded => Verdict::Cancelled,
+        _ if all_succeeded => Verdict::Succeeded,
+        _ => Verdict::Failed,
+    };
+    build.state = BuildState::Finalizing { verdict };
 }
 
 /// For each job of a plan, the number of jobs on the longest way from it to the end.

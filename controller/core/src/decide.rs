@@ -101,7 +101,9 @@ impl Farm {
                 again.insert(job);
             }
         }
-        if again.is_empty() {
+        // Every job succeeded and only the manifest could not be written: resuming is writing it again.
+        let only_unwritten = step.is_none() && matches!(build.state, BuildState::Ended { error: Some(_), .. });
+        if again.is_empty() && !only_unwritten {
             let step = step.map_or_else(|| "at all".to_owned(), ToString::to_string);
             return Err(Refusal::NothingToRetry { build: id.clone(), step });
         }

@@ -1,0 +1,170 @@
+//! The farm, seen by a client verb: the connection, the first handshake, and refusals turned into sentences.
+
+use crate::args::FarmArgs;
+use crate::failure::Failure;
+use crate::settings::{Settings, Surroundings};
+use crate::view::Build;
+use railyard_common::{PROTOCOL, VERSION};
+use railyard_proto::v1::client_service_client::ClientServiceClient;
+use railyard_proto::v1::{self, GetBuildRequest, GetFarmRequest, GetFarmResponse};
+use railyard_service::channel::{self, Endpoint};
+use railyard_service::{MESSAGE_MAX_BYTES, rpc_error, telemetry};
+use std::error::Error;
+use std::time::Duration;
+use tonic::transport::Channel;
+use tonic::{Code, Request, Status};
+
+/// How long an answer may take that is not a stream. The controller answers in milliseconds; a busy disk may take seconds.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// An open connection to a controller that speaks our protocol.
+#[derive(Clone, Debug)]
+pub struct Farm {
+    client: ClientServiceClient<Channel>,
+    endpoint: Endpoint,
+}
+
+impl Farm {
+    /// Connects, and makes sure that the two understand each other.
+    ///
+    /// # Errors
+    /// [`Failure::Usage`] for settings that cannot work, [`Failure::Farm`] when nobody answers or the protocol is another.
+    pub async fn open(args: &FarmArgs) -> Result<Self, Failure> {
+        let settings = Settings::resolve(args, &Surroundings::of_process()).map_err(|error| Failure::Usage(chain(&error)))?;
+        let endpoint = settings.endpoint().map_err(|error| Failure::Usage(chain(&error)))?;
+        let channel = channel::connect(&endpoint).map_err(|error| Failure::Usage(chain(&error)))?;
+        let client = ClientServiceClient::new(channel).max_decoding_message_size(MESSAGE_MAX_BYTES);
+        let farm = Self { client, endpoint };
+        let hello = GetFarmRequest { client_version: VERSION.to_owned(), protocol: PROTOCOL };
+        let about = farm.client().get_farm(farm.request(hello)).await.map_err(|status| farm.refused(&status))?;
+        farm.check_protocol(about.get_ref())?;
+        Ok(farm)
+    }
+
+    /// For one call.
+    pub fn client(&self) -> ClientServiceClient<Channel> {
+        self.client.clone()
+    }
+
+    /// Where the controller is.
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// A message for a call with one answer: with a deadline, and in the current trace.
+    pub fn request<T>(&self, message: T) -> Request<T> {
+        let mut request = self.stream_request(message);
+        request.set_timeout(ANSWER_TIMEOUT);
+        request
+    }
+
+    /// A message for a call that is answered by a stream, for as long as it takes.
+    pub fn stream_request<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        telemetry::inject(&tracing::Span::current(), request.metadata_mut());
+        request
+    }
+
+    /// The build as it is now.
+    ///
+    /// # Errors
+    /// [`Failure::Farm`].
+    pub async fn build(&self, build: &str) -> Result<Build, Failure> {
+        let request = self.request(GetBuildRequest { build: build.to_owned() });
+        let answer: v1::BuildView =
+            self.client().get_build(request).await.map_err(|status| self.refused(&status))?.into_inner();
+        Ok(Build::from(answer))
+    }
+
+    /// What a refusal, or silence, means for people.
+    pub fn refused(&self, status: &Status) -> Failure {
+        let url = &self.endpoint.url;
+        if is_connection_trouble(status) {
+            return Failure::Farm(unreachable(url, status));
+        }
+        let message = status.message();
+        match (status.code(), rpc_error::reason_of(status).as_deref()) {
+            (_, Some(rpc_error::BAD_PIPELINE | rpc_error::BAD_REQUEST)) | (Code::InvalidArgument, _) => {
+                Failure::Usage(message.to_owned())
+            }
+            (_, Some(rpc_error::PROTOCOL)) => Failure::Farm(format!(
+                "the controller at {url} and this railyard {VERSION} (protocol {PROTOCOL}) do not speak the same \
+                 protocol: {message}. Install the railyard that the farm runs"
+            )),
+            (Code::Unauthenticated, _) => Failure::Farm(format!(
+                "the controller at {url} does not know you: {message}. Show a certificate with --cert and --key; \
+                 `railyard controller cert` makes one"
+            )),
+            (Code::PermissionDenied, _) => Failure::Farm(format!("the farm does not allow it: {message}")),
+            (Code::Unimplemented, _) => {
+                Failure::Farm(format!("the controller at {url} cannot do that; it may be older than this railyard {VERSION}"))
+            }
+            (Code::DeadlineExceeded | Code::Cancelled, _) => {
+                Failure::Farm(format!("the controller at {url} did not answer within {}s", ANSWER_TIMEOUT.as_secs()))
+            }
+            _ if message.is_empty() => Failure::Farm(format!("the farm refuses: {}", status.code())),
+            _ => Failure::Farm(message.to_owned()),
+        }
+    }
+
+    fn check_protocol(&self, about: &GetFarmResponse) -> Result<(), Failure> {
+        // A controller speaks its own number and the one before; a newer one that we do not fit has refused already.
+        if about.protocol >= PROTOCOL {
+            return Ok(());
+        }
+        Err(Failure::Farm(format!(
+            "the controller at {} is version {} and speaks protocol {}; this railyard {VERSION} needs protocol {PROTOCOL}. \
+             Update the controller first, or use the railyard that it runs",
+            self.endpoint.url, about.version, about.protocol
+        )))
+    }
+}
+
+/// The connection failed, not the call: worth another try. A status that came from the farm's own code has no source, one
+/// that was made on this side has.
+pub fn is_connection_trouble(status: &Status) -> bool {
+    status.source().is_some() || (status.code() == Code::Unavailable && rpc_error::reason_of(status).is_none())
+}
+
+/// Whether the same call may succeed soon: the connection failed, or the controller is stopping or busy.
+pub fn is_passing(status: &Status) -> bool {
+    is_connection_trouble(status) || status.code() == Code::Unavailable
+}
+
+/// The deepest cause, which says most: "connection refused".
+pub fn root_cause(status: &Status) -> String {
+    let mut cause: Option<&dyn Error> = status.source();
+    while let Some(deeper) = cause.and_then(Error::source) {
+        cause = Some(deeper);
+    }
+    match cause {
+        Some(cause) => cause.to_string(),
+        None => status.message().to_owned(),
+    }
+}
+
+fn unreachable(url: &str, status: &Status) -> String {
+    let cause = root_cause(status);
+    // rustls says in words what is wrong; only the advice differs.
+    let advice = if cause.contains("certificate") || cause.contains("UnknownIssuer") {
+        "is that the farm's CA certificate, and is yours still valid?"
+    } else {
+        "is `railyard dev` running?"
+    };
+    format!("cannot reach the controller at {url}: {cause}; {advice}")
+}
+
+/// An error with all its causes on one line; none of ours repeats its source.
+pub fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,240 @@
+//! `artifacts` and `fetch`.
+
+use crate::args::{BuildArgs, FetchArgs};
+use crate::failure::Failure;
+use crate::farm::{Farm, chain};
+use crate::render::progress::template;
+use crate::render::{Console, ansi, human, lists};
+use crate::view::Artifact as Listed;
+use futures_util::{StreamExt as _, TryStreamExt as _};
+use indicatif::{MultiProgress, ProgressBar};
+use railyard_common::blob::Artifact;
+use railyard_common::id::JobName;
+use railyard_proto::v1::{SignArtifactsRequest, SignedArtifact};
+use railyard_service::channel;
+use railyard_service::convert::{parsed, required};
+use railyard_transfer::{Settings, Transfer, TransferError, hash_file};
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// Files at a time: enough to fill a link with small ones, few enough for bars on a terminal.
+const PARALLEL_FILES: usize = 4;
+
+/// Lists what a build left.
+///
+/// # Errors
+/// [`Failure::Farm`].
+pub async fn artifacts(args: &BuildArgs, console: &Console) -> Result<(), Failure> {
+    let farm = Farm::open(&args.farm).await?;
+    let build = farm.build(&args.build).await?;
+    let artifacts: Vec<&Listed> = build.artifacts().collect();
+    if console.is_json() {
+        return console.json(&artifacts);
+    }
+    if artifacts.is_empty() {
+        console.note(&format!("{} has no artifacts, it is {}", build.build, build.state.as_str()));
+        return Ok(());
+    }
+    console.print(&lists::artifacts(artifacts).render(console.out))
+}
+
+/// Downloads artifacts.
+///
+/// # Errors
+/// [`Failure::Farm`]; [`Failure::Failed`] if nothing matches or a file cannot be had.
+pub async fn fetch(args: &FetchArgs, console: &Console) -> Result<(), Failure> {
+    let farm = Farm::open(&args.farm).await?;
+    let wanted = SignArtifactsRequest { build: args.build.clone(), paths: args.paths.clone() };
+    let signed = sign(&farm, &wanted).await?;
+    if signed.is_empty() {
+        let what = if args.paths.is_empty() { "at all".to_owned() } else { format!("like {}", args.paths.join(", ")) };
+        let build = &args.build;
+        return Err(Failure::Failed(format!("{build} has no artifact {what}; `railyard artifacts {build}` lists them")));
+    }
+    let http = channel::http_client(farm.endpoint()).map_err(|error| Failure::Usage(chain(&error)))?;
+    let fetcher = Fetcher {
+        farm,
+        wanted,
+        transfer: Transfer::new(http, Settings::default()),
+        console,
+        bars: console.err.terminal.then(MultiProgress::new),
+    };
+    let files = place(&args.dir(), signed);
+    let fetched: Vec<Fetched> =
+        futures_util::stream::iter(files).map(|file| fetcher.fetch(file)).buffered(PARALLEL_FILES).try_collect().await?;
+    if console.is_json() {
+        return console.json(&fetched);
+    }
+    console.print(&fetched.iter().map(|file| format!("{}\n", file.file.display())).collect::<String>())
+}
+
+/// A file to be fetched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Wanted {
+    job: JobName,
+    artifact: Artifact,
+    url: String,
+}
+
+/// A file that was.
+#[derive(Debug, Serialize)]
+struct Fetched {
+    job: String,
+    path: String,
+    file: PathBuf,
+    size_bytes: u64,
+    digest: String,
+    /// False if it was there already.
+    transferred: bool,
+}
+
+async fn sign(farm: &Farm, wanted: &SignArtifactsRequest) -> Result<Vec<Wanted>, Failure> {
+    let answer = farm.client().sign_artifacts(farm.request(wanted.clone())).await;
+    let answer = answer.map_err(|status| farm.refused(&status))?.into_inner();
+    let read = |signed: SignedArtifact| {
+        let (job, artifact) = (parsed("job", &signed.job)?, required("artifact", signed.artifact)?);
+        Ok(Wanted { job, artifact, url: signed.url })
+    };
+    let bad = |error: railyard_service::convert::BadMessage| Failure::Farm(format!("the farm's answer is not usable: {error}"));
+    answer.artifacts.into_iter().map(read).collect::<Result<_, _>>().map_err(bad)
+}
+
+/// Where each file goes: at its path, or below its job's name if another chosen one has the same path.
+fn place(dir: &Path, wanted: Vec<Wanted>) -> Vec<(PathBuf, Wanted)> {
+    let mut takers: BTreeMap<String, usize> = BTreeMap::new();
+    for file in &wanted {
+        *takers.entry(file.artifact.path.as_str().to_owned()).or_default() += 1;
+    }
+    let target = |file: &Wanted| match takers.get(file.artifact.path.as_str()) {
+        Some(1) => dir.join(file.artifact.path.as_str()),
+        _ => dir.join(file.job.slug()).join(file.artifact.path.as_str()),
+    };
+    wanted.into_iter().map(|file| (target(&file), file)).collect()
+}
+
+struct Fetcher<'a> {
+    farm: Farm,
+    wanted: SignArtifactsRequest,
+    transfer: Transfer,
+    console: &'a Console,
+    bars: Option<MultiProgress>,
+}
+
+impl Fetcher<'_> {
+    async fn fetch(&self, (dest, mut file): (PathBuf, Wanted)) -> Result<Fetched, Failure> {
+        let there = is_there(&dest, &file.artifact).await;
+        if !there {
+            if let Some(dir) = dest.parent() {
+                let failed = |error| Failure::local(format!("make the directory {}", dir.display()), error);
+                tokio::fs::create_dir_all(dir).await.map_err(failed)?;
+            }
+            match self.pull(&dest, &file).await {
+                // Signed URLs live for an hour; a long queue of big files can outlive them. What is there is kept.
+                Err(TransferError::Expired { .. }) => {
+                    file.url = self.sign_again(&file).await?;
+                    self.pull(&dest, &file).await
+                }
+                pulled => pulled,
+            }
+            .map_err(|error| Failure::Failed(format!("cannot fetch {}: {}", dest.display(), chain(&error))))?;
+        }
+        let blob = file.artifact.blob;
+        let size = human::size(blob.size_bytes);
+        let word = if there { "is there already" } else { "fetched and verified" };
+        self.say(&format!("{} {word} ({size})", dest.display()));
+        Ok(Fetched {
+            job: file.job.to_string(),
+            path: file.artifact.path.to_string(),
+            file: dest,
+            size_bytes: blob.size_bytes,
+            digest: blob.digest.to_string(),
+            transferred: !there,
+        })
+    }
+
+    async fn pull(&self, dest: &Path, file: &Wanted) -> Result<(), TransferError> {
+        let blob = &file.artifact.blob;
+        let Some(bars) = &self.bars else {
+            return self.transfer.pull(&file.url, blob, dest, &railyard_transfer::silent).await;
+        };
+        let style = template("{prefix}  {bar:24.green} {binary_bytes}/{binary_total_bytes}  {binary_bytes_per_sec}  {eta}");
+        let name = ansi::one_line(file.artifact.path.as_str());
+        let bar = bars.add(ProgressBar::new(blob.stored_bytes).with_style(style).with_prefix(name));
+        let pulled = self.transfer.pull(&file.url, blob, dest, &|bytes| bar.set_position(bytes)).await;
+        bar.finish_and_clear();
+        bars.remove(&bar);
+        pulled
+    }
+
+    async fn sign_again(&self, file: &Wanted) -> Result<String, Failure> {
+        let signed = sign(&self.farm, &self.wanted).await?;
+        let same = signed.into_iter().find(|other| other.job == file.job && other.artifact == file.artifact);
+        same.map(|other| other.url).ok_or_else(|| {
+            Failure::Failed(format!("{} of {} is not in the farm any more", file.artifact.path, file.job))
+        })
+    }
+
+    fn say(&self, line: &str) {
+        match &self.bars {
+            Some(bars) => bars.suspend(|| self.console.note(line)),
+            None => self.console.note(line),
+        }
+    }
+}
+
+/// Whether the very file lies there.
+async fn is_there(dest: &Path, artifact: &Artifact) -> bool {
+    let same_size = tokio::fs::metadata(dest).await.is_ok_and(|meta| meta.is_file() && meta.len() == artifact.blob.size_bytes);
+    same_size && hash_file(dest).await.is_ok_and(|(digest, _)| digest == artifact.blob.digest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use railyard_common::blob::Blob;
+    use railyard_common::digest::Digest;
+
+    fn wanted(job: &str, path: &str) -> Wanted {
+        let artifact = Artifact {
+            path: path.parse().unwrap(),
+            blob: Blob::plain(Digest::of(b"x"), 1),
+            media_type: String::new(),
+            published: None,
+        };
+        Wanted { job: job.parse().unwrap(), artifact, url: String::new() }
+    }
+
+    #[test]
+    fn files_of_the_same_path_do_not_overwrite_each_other() {
+        let files = place(
+            Path::new("d"),
+            vec![
+                wanted("image@linux/amd64", "out/disk.raw"),
+                wanted("image@linux/arm64", "out/disk.raw"),
+                wanted("test@linux/amd64", "test.tap"),
+            ],
+        );
+        let paths: Vec<&Path> = files.iter().map(|(path, _)| path.as_path()).collect();
+        assert_eq!(
+            paths,
+            [
+                Path::new("d/image-linux-amd64/out/disk.raw"),
+                Path::new("d/image-linux-arm64/out/disk.raw"),
+                Path::new("d/test.tap")
+            ]
+        );
+    }
+
+    #[tokio::test]
+    async fn only_the_very_file_counts_as_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let dest = dir.path().join("f");
+        let artifact = wanted("a@linux/amd64", "f").artifact;
+        assert!(!is_there(&dest, &artifact).await);
+        std::fs::write(&dest, "y").unwrap();
+        assert!(!is_there(&dest, &artifact).await);
+        std::fs::write(&dest, "x").unwrap();
+        assert!(is_there(&dest, &artifact).await);
+    }
+}

@@ -1,0 +1,142 @@
+//! `dev`: a whole farm in one process. Controller with embedded cache, one worker, certificates for all; no questions asked.
+
+use super::serve::{failed, stop_on_signal};
+use crate::args::DevArgs;
+use crate::failure::Failure;
+use crate::render::Console;
+use crate::settings::DEV_CONFIG;
+use railyard_common::id::WorkerName;
+use railyard_controller::{ControllerConfig, Ready};
+use railyard_service::task;
+use railyard_service::tls::{Identity, Role};
+use railyard_worker::WorkerConfig;
+use std::path::{Path, PathBuf};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// The name of the one worker.
+const WORKER: &str = "dev";
+
+/// A service of this process, and how to stop it.
+struct Service {
+    name: &'static str,
+    stop: CancellationToken,
+    running: JoinHandle<anyhow::Result<()>>,
+}
+
+/// Runs the farm until it is told to stop.
+///
+/// # Errors
+/// [`Failure::Failed`] if controller or worker cannot start or go on.
+pub async fn dev(args: &DevArgs, console: &Console) -> Result<(), Failure> {
+    let data = absolute(&args.data)?;
+    let config = ControllerConfig { listen: args.listen, ..ControllerConfig::new(data.clone()) };
+    let stop = stop_on_signal()?;
+
+    let (tell_ready, ready) = oneshot::channel();
+    let controller_stop = CancellationToken::new();
+    let run = railyard_controller::run(config.clone(), controller_stop.clone(), tell_ready);
+    let mut controller = Service { name: "controller", stop: controller_stop, running: task::spawn("controller", run) };
+    let Ok(ready) = ready.await else { return controller.end().await };
+
+    let worker_stop = CancellationToken::new();
+    let run = railyard_worker::run(worker_config(args, &config, &ready)?, worker_stop.clone());
+    let mut worker = Service { name: "worker", stop: worker_stop, running: task::spawn("worker", run) };
+    console.print(&banner(&ready, &data, &args.data))?;
+
+    let ended = tokio::select! {
+        biased;
+        () = stop.cancelled() => Ok(()),
+        ended = worker.wait() => ended,
+        ended = controller.wait() => ended,
+    };
+    // The worker goes first: it hands its jobs back to a controller that still listens.
+    let worker_ended = worker.end().await;
+    let controller_ended = controller.end().await;
+    ended.and(worker_ended).and(controller_ended)
+}
+
+impl Service {
+    /// Waits for the end that should not come by itself.
+    async fn wait(&mut self) -> Result<(), Failure> {
+        let ended = (&mut self.running).await;
+        self.verdict(ended)?;
+        Err(Failure::Failed(format!("the {} stopped by itself", self.name)))
+    }
+
+    /// Stops it, unless it has stopped.
+    async fn end(&mut self) -> Result<(), Failure> {
+        self.stop.cancel();
+        if self.running.is_finished() {
+            return Ok(());
+        }
+        let ended = (&mut self.running).await;
+        self.verdict(ended)
+    }
+
+    fn verdict(&self, ended: Result<anyhow::Result<()>, tokio::task::JoinError>) -> Result<(), Failure> {
+        match ended {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(failed(self.name, &error)),
+            Err(error) => Err(Failure::Failed(format!("the {} stopped: {error}", self.name))),
+        }
+    }
+}
+
+/// Bind mounts need absolute paths.
+fn absolute(data: &Path) -> Result<PathBuf, Failure> {
+    std::fs::create_dir_all(data)
+        .and_then(|()| data.canonicalize())
+        .map_err(|error| Failure::local(format!("use the data directory {}", data.display()), error))
+}
+
+fn worker_config(args: &DevArgs, controller: &ControllerConfig, ready: &Ready) -> Result<WorkerConfig, Failure> {
+    let cannot = |error: anyhow::Error| Failure::Failed(format!("cannot issue the worker's certificate: {error:#}"));
+    let pki = controller.data_dir.join("pki");
+    let identity = Identity::new(Role::Worker, WORKER).map_err(|error| cannot(error.into()))?;
+    railyard_controller::issue(controller, &identity, &pki).map_err(cannot)?;
+    let name: WorkerName = WORKER.parse().map_err(|error: railyard_common::id::BadId| cannot(error.into()))?;
+    let mut config = WorkerConfig::new(&ready.url, name, &pki, controller.data_dir.join("worker"));
+    config.capacity.slots = args.slots;
+    config.capacity.cpu_millis = args.cpu;
+    config.capacity.memory = args.memory;
+    config.capacity.disk = args.disk;
+    config.allow_privileged = args.allow_privileged;
+    Ok(config)
+}
+
+fn banner(ready: &Ready, data: &Path, given: &Path) -> String {
+    let here = Path::new(DEV_CONFIG).parent() == Some(given);
+    let how = if here { String::new() } else { format!(" --config {}", ready.client_settings.display()) };
+    format!(
+        "railyard is running; Ctrl-C stops it\n  \
+           controller  {}\n  \
+           cache       {}\n  \
+           data        {}\n\
+         Next, in another terminal{}:\n  \
+           railyard submit FILE --wait{how}\n",
+        ready.url,
+        ready.cache_url,
+        data.display(),
+        if here { " in this directory" } else { "" },
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_next_command_can_be_typed_as_it_stands() {
+        let ready = Ready {
+            url: "https://127.0.0.1:7411".to_owned(),
+            cache_url: "https://127.0.0.1:7411/cache".to_owned(),
+            client_settings: "/d/client.toml".into(),
+        };
+        let here = banner(&ready, Path::new("/x/railyard-data"), Path::new("railyard-data"));
+        assert!(here.ends_with("in this directory:\n  railyard submit FILE --wait\n"), "{here}");
+        let elsewhere = banner(&ready, Path::new("/d"), Path::new("/d"));
+        assert!(elsewhere.ends_with("railyard submit FILE --wait --config /d/client.toml\n"), "{elsewhere}");
+    }
+}

@@ -1,0 +1,13 @@
+//! What the verbs do, one file for each group.
+
+pub mod artifacts;
+pub mod builds;
+pub mod change;
+pub mod dev;
+pub mod help;
+pub mod logs;
+pub mod pipeline;
+pub mod serve;
+pub mod submit;
+pub mod watch;
+pub mod workers;

@@ -1,0 +1,281 @@
+//! Builds, jobs, attempts, artifacts.
+
+use super::{phase, some, time};
+use jiff::Timestamp;
+use railyard_proto::v1;
+use serde::{Serialize, Serializer};
+use std::collections::BTreeMap;
+
+/// An enum that is a word in tables and JSON.
+macro_rules! words {
+    ($(#[$doc:meta])* $name:ident { $($variant:ident = $word:literal),+ $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum $name { $($variant),+ }
+
+        impl $name {
+            /// The word.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $word),+ }
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(self.as_str())
+            }
+        }
+    };
+}
+
+words!(
+    /// Where a build stands.
+    BuildState {
+        Running = "running",
+        Finalizing = "finalizing",
+        Succeeded = "succeeded",
+        Failed = "failed",
+        Cancelled = "cancelled",
+        Unknown = "unknown",
+    }
+);
+
+words!(
+    /// Where a job stands.
+    JobState {
+        Blocked = "blocked",
+        Queued = "queued",
+        Running = "running",
+        Succeeded = "succeeded",
+        Failed = "failed",
+        TimedOut = "timed-out",
+        Cancelled = "cancelled",
+        Lost = "lost",
+        Skipped = "skipped",
+        Unknown = "unknown",
+    }
+);
+
+impl BuildState {
+    /// Nothing will happen any more, unless it is retried.
+    pub fn is_over(self) -> bool {
+        matches!(self, Self::Succeeded | Self::Failed | Self::Cancelled)
+    }
+
+    fn from_number(number: i32) -> Self {
+        match v1::BuildState::try_from(number) {
+            Ok(v1::BuildState::Running) => Self::Running,
+            Ok(v1::BuildState::Finalizing) => Self::Finalizing,
+            Ok(v1::BuildState::Succeeded) => Self::Succeeded,
+            Ok(v1::BuildState::Failed) => Self::Failed,
+            Ok(v1::BuildState::Cancelled) => Self::Cancelled,
+            Ok(v1::BuildState::Unspecified) | Err(_) => Self::Unknown,
+        }
+    }
+}
+
+impl JobState {
+    /// Nothing will happen any more, unless it is retried.
+    pub fn is_over(self) -> bool {
+        !matches!(self, Self::Blocked | Self::Queued | Self::Running | Self::Unknown)
+    }
+
+    /// It ended badly by itself, not for another's sake.
+    pub fn is_failure(self) -> bool {
+        matches!(self, Self::Failed | Self::TimedOut | Self::Lost)
+    }
+
+    fn from_number(number: i32) -> Self {
+        match v1::JobState::try_from(number) {
+            Ok(v1::JobState::Blocked) => Self::Blocked,
+            Ok(v1::JobState::Queued) => Self::Queued,
+            Ok(v1::JobState::Running) => Self::Running,
+            Ok(v1::JobState::Succeeded) => Self::Succeeded,
+            Ok(v1::JobState::Failed) => Self::Failed,
+            Ok(v1::JobState::TimedOut) => Self::TimedOut,
+            Ok(v1::JobState::Cancelled) => Self::Cancelled,
+            Ok(v1::JobState::Lost) => Self::Lost,
+            Ok(v1::JobState::Skipped) => Self::Skipped,
+            Ok(v1::JobState::Unspecified) | Err(_) => Self::Unknown,
+        }
+    }
+}
+
+/// How an attempt ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Outcome {
+    pub kind: &'static str,
+    pub reason: String,
+    pub message: String,
+    pub exit_code: Option<i32>,
+    pub log_tail: Vec<String>,
+}
+
+impl From<v1::Outcome> for Outcome {
+    fn from(outcome: v1::Outcome) -> Self {
+        let kind = match outcome.kind() {
+            v1::OutcomeKind::Succeeded => "succeeded",
+            v1::OutcomeKind::Failed => "failed",
+            v1::OutcomeKind::TimedOut => "timed-out",
+            v1::OutcomeKind::Cancelled => "cancelled",
+            v1::OutcomeKind::Lost => "lost",
+            v1::OutcomeKind::Refused => "refused",
+            v1::OutcomeKind::Unspecified => "unknown",
+        };
+        Self {
+            kind,
+            reason: outcome.reason,
+            message: outcome.message,
+            exit_code: outcome.exit_code,
+            log_tail: outcome.log_tail,
+        }
+    }
+}
+
+/// One execution of a job.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Attempt {
+    pub attempt: u32,
+    pub worker: String,
+    pub leased_at: Option<Timestamp>,
+    pub ended_at: Option<Timestamp>,
+    pub phase: Option<&'static str>,
+    pub outcome: Option<Outcome>,
+}
+
+impl From<v1::AttemptView> for Attempt {
+    fn from(view: v1::AttemptView) -> Self {
+        Self {
+            attempt: view.attempt,
+            worker: view.worker,
+            leased_at: time(view.leased_at),
+            ended_at: time(view.ended_at),
+            phase: phase(view.phase),
+            outcome: view.outcome.map(Outcome::from),
+        }
+    }
+}
+
+/// An output file of a job.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Artifact {
+    pub job: String,
+    pub path: String,
+    pub size_bytes: u64,
+    pub digest: String,
+    pub media_type: String,
+    /// Below the cache root.
+    pub published: Option<String>,
+    /// Where the published file can be fetched.
+    pub url: Option<String>,
+}
+
+impl Artifact {
+    /// Of that job; `cache_url` is the root for published paths.
+    pub fn new(job: &str, artifact: v1::Artifact, cache_url: &str) -> Self {
+        let blob = artifact.blob.unwrap_or_default();
+        let published = some(artifact.published);
+        let url = published
+            .as_ref()
+            .filter(|_| !cache_url.is_empty())
+            .map(|path| format!("{}/{path}", cache_url.trim_end_matches('/')));
+        Self {
+            job: job.to_owned(),
+            path: artifact.path,
+            size_bytes: blob.size_bytes,
+            digest: blob.digest,
+            media_type: artifact.media_type,
+            published,
+            url,
+        }
+    }
+}
+
+/// One step for one platform in a build.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Job {
+    pub job_id: u64,
+    pub name: String,
+    pub state: JobState,
+    pub why: Option<String>,
+    pub needs: Vec<String>,
+    pub queued_at: Option<Timestamp>,
+    pub ended_at: Option<Timestamp>,
+    pub attempts: Vec<Attempt>,
+    pub artifacts: Vec<Artifact>,
+    /// Engine id of the image that it left.
+    pub image: Option<String>,
+}
+
+impl Job {
+    /// Its newest attempt.
+    pub fn last(&self) -> Option<&Attempt> {
+        self.attempts.last()
+    }
+
+    /// How the newest attempt that ended did so.
+    pub fn outcome(&self) -> Option<&Outcome> {
+        self.attempts.iter().rev().find_map(|attempt| attempt.outcome.as_ref())
+    }
+
+    fn new(view: v1::JobView, cache_url: &str) -> Self {
+        let artifacts = view.artifacts.into_iter().map(|one| Artifact::new(&view.name, one, cache_url)).collect();
+        Self {
+            job_id: view.job,
+            state: JobState::from_number(view.state),
+            why: some(view.why),
+            needs: view.needs,
+            queued_at: time(view.queued_at),
+            ended_at: time(view.ended_at),
+            attempts: view.attempts.into_iter().map(Attempt::from).collect(),
+            artifacts,
+            image: view.image.and_then(|image| image.config).map(|config| config.digest),
+            name: view.name,
+        }
+    }
+}
+
+/// One run of a pipeline.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Build {
+    pub build: String,
+    pub state: BuildState,
+    pub submitted_at: Option<Timestamp>,
+    pub ended_at: Option<Timestamp>,
+    pub submitted_by: Option<String>,
+    pub params: BTreeMap<String, String>,
+    pub cache_url: Option<String>,
+    pub trace_id: Option<String>,
+    pub finalize_error: Option<String>,
+    pub jobs: Vec<Job>,
+}
+
+impl From<v1::BuildView> for Build {
+    fn from(view: v1::BuildView) -> Self {
+        let jobs = view.jobs.into_iter().map(|job| Job::new(job, &view.cache_url)).collect();
+        Self {
+            build: view.build,
+            state: BuildState::from_number(view.state),
+            submitted_at: time(view.submitted_at),
+            ended_at: time(view.ended_at),
+            submitted_by: some(view.submitted_by),
+            params: view.params.into_iter().collect(),
+            cache_url: some(view.cache_url),
+            trace_id: some(view.trace_id),
+            finalize_error: some(view.finalize_error),
+            jobs,
+        }
+    }
+}
+
+impl Build {
+    /// Jobs in that state.
+    pub fn count(&self, state: JobState) -> usize {
+        self.jobs.iter().filter(|job| job.state == state).count()
+    }
+
+    /// All artifacts, in the order of the jobs.
+    pub fn artifacts(&self) -> impl Iterator<Item = &Artifact> {
+        self.jobs.iter().flat_map(|job| &job.artifacts)
+    }
+}

@@ -1,0 +1,100 @@
+//! What travels through the cache: blobs, artifacts, images.
+
+use super::{BadMessage, FromProto, TEXT_MAX_BYTES, ToProto, all, at_most, list, parsed, parsed_if_given, required};
+use railyard_common::blob::{Artifact, Blob, Encoding, Image};
+use railyard_proto::v1;
+
+impl ToProto for Encoding {
+    type Proto = v1::Encoding;
+
+    fn to_proto(&self) -> v1::Encoding {
+        match self {
+            Self::Identity => v1::Encoding::Identity,
+            Self::Zstd => v1::Encoding::Zstd,
+        }
+    }
+}
+
+impl FromProto<i32> for Encoding {
+    fn from_proto(proto: i32) -> Result<Self, BadMessage> {
+        match v1::Encoding::try_from(proto) {
+            Ok(v1::Encoding::Identity) => Ok(Self::Identity),
+            Ok(v1::Encoding::Zstd) => Ok(Self::Zstd),
+            Err(_) => Err(BadMessage::new("", format!("{proto} is not an encoding that this side knows"))),
+        }
+    }
+}
+
+impl ToProto for Blob {
+    type Proto = v1::Blob;
+
+    fn to_proto(&self) -> v1::Blob {
+        v1::Blob {
+            digest: self.digest.to_string(),
+            size_bytes: self.size_bytes,
+            encoding: self.encoding.to_proto().into(),
+            stored_bytes: self.stored_bytes,
+        }
+    }
+}
+
+impl FromProto<v1::Blob> for Blob {
+    fn from_proto(proto: v1::Blob) -> Result<Self, BadMessage> {
+        let encoding = Encoding::from_proto(proto.encoding).map_err(|bad| bad.within("encoding"))?;
+        if encoding == Encoding::Identity && proto.stored_bytes != proto.size_bytes {
+            let why = format!(
+                "it is {}, but without an encoding it must be size_bytes, {}",
+                proto.stored_bytes, proto.size_bytes
+            );
+            return Err(BadMessage::new("stored_bytes", why));
+        }
+        Ok(Self {
+            digest: parsed("digest", &proto.digest)?,
+            size_bytes: proto.size_bytes,
+            encoding,
+            stored_bytes: proto.stored_bytes,
+        })
+    }
+}
+
+impl ToProto for Artifact {
+    type Proto = v1::Artifact;
+
+    fn to_proto(&self) -> v1::Artifact {
+        v1::Artifact {
+            path: self.path.to_string(),
+            blob: Some(self.blob.to_proto()),
+            media_type: self.media_type.clone(),
+            published: self.published.as_ref().map(ToString::to_string).unwrap_or_default(),
+        }
+    }
+}
+
+impl FromProto<v1::Artifact> for Artifact {
+    fn from_proto(proto: v1::Artifact) -> Result<Self, BadMessage> {
+        at_most("media_type", proto.media_type.len(), TEXT_MAX_BYTES, "bytes")?;
+        if proto.media_type.chars().any(char::is_control) {
+            return Err(BadMessage::new("media_type", "it has a control character"));
+        }
+        Ok(Self {
+            path: parsed("path", &proto.path)?,
+            blob: required("blob", proto.blob)?,
+            media_type: proto.media_type,
+            published: parsed_if_given("published", &proto.published)?,
+        })
+    }
+}
+
+impl ToProto for Image {
+    type Proto = v1::Image;
+
+    fn to_proto(&self) -> v1::Image {
+        v1::Image { config: Some(self.config.to_proto()), layers: all(&self.layers) }
+    }
+}
+
+impl FromProto<v1::Image> for Image {
+    fn from_proto(proto: v1::Image) -> Result<Self, BadMessage> {
+        Ok(Self { config: required("config", proto.config)?, layers: list("layers", proto.layers)? })
+    }
+}

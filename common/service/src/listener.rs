@@ -1,0 +1,258 @@
+//! The one TLS port: gRPC, cache and web on the same listener.
+//!
+//! Every connection is a task of the listener's own set. A peer that stalls costs a slot for a bounded time: in the
+//! handshake, before its first request, in a request's head. After the shutdown signal nothing new is accepted, running
+//! requests get [`DRAIN_DEADLINE`], and what is left then is cut.
+
+use crate::channel::{CONNECTION_WINDOW_BYTES, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, STREAM_WINDOW_BYTES};
+use crate::tls::{Identity, peer_identity};
+use axum::Router;
+use axum::extract::Request;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt as _;
+
+/// How long running requests may go on after the shutdown signal.
+pub const DRAIN_DEADLINE: Duration = Duration::from_secs(10);
+
+/// TLS handshakes at a time: each costs a signature, about a tenth of a millisecond, and the rest wait in the backlog.
+const HANDSHAKES_MAX: usize = 256;
+/// Connections at a time: 10,000 workers, and as many again for people, transfers and reconnects.
+const CONNECTIONS_MAX: usize = 20_000;
+/// A handshake takes two round trips; who needs longer is stalling.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a connection may stand open before its first request, and an HTTP/1 connection between two.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+/// Streams of one HTTP/2 connection at a time: a worker has a few per job.
+const STREAMS_MAX: u32 = 256;
+/// Wait after a failed accept, which mostly means that file descriptors have run out.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Who is at the other end; in the extensions of every request.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// Whom its certificate speaks for; `None` if it showed none.
+    pub identity: Option<Identity>,
+    /// Where it comes from.
+    pub addr: SocketAddr,
+}
+
+/// Serves `app` on `tcp` until `shutdown`, then drains. Returns when no connection is left or [`DRAIN_DEADLINE`] is over.
+///
+/// # Errors
+/// If `tcp` is not a listening socket. A failed accept is retried; a connection's failure ends that connection only.
+pub async fn serve(
+    tcp: TcpListener,
+    tls: Arc<rustls::ServerConfig>,
+    app: Router,
+    shutdown: CancellationToken,
+) -> io::Result<()> {
+    serve_and_drain(tcp, tls, app, shutdown, DRAIN_DEADLINE).await
+}
+
+async fn serve_and_drain(
+    tcp: TcpListener,
+    tls: Arc<rustls::ServerConfig>,
+    app: Router,
+    shutdown: CancellationToken,
+    deadline: Duration,
+) -> io::Result<()> {
+    tracing::debug!(address = %tcp.local_addr()?, "listening");
+    let door = Door {
+        acceptor: TlsAcceptor::from(tls),
+        handshakes: Arc::new(Semaphore::new(HANDSHAKES_MAX)),
+        connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+    };
+    let mut tasks = JoinSet::new();
+    loop {
+        tokio::select! {
+            biased;
+            () = shutdown.cancelled() => break,
+            Some(ended) = tasks.join_next() => note_panic(ended),
+            guest = door.accept(&tcp) => match guest {
+                Ok(guest) => {
+                    tasks.spawn(guest.entertain(door.acceptor.clone(), app.clone(), shutdown.clone()));
+                }
+                // The peer gave up while it waited in the backlog.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a connection; trying again");
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            },
+        }
+    }
+    drop(tcp);
+    let drained = async { while tasks.join_next().await.is_some() {} };
+    if timeout(deadline, drained).await.is_err() {
+        tracing::info!(connections = tasks.len(), "closing connections that are still busy");
+        tasks.shutdown().await;
+    }
+    Ok(())
+}
+
+fn note_panic(ended: Result<(), JoinError>) {
+    if ended.is_err_and(|error| error.is_panic()) {
+        tracing::error!("a connection's task panicked; this is a bug, please report it with the lines above");
+    }
+}
+
+/// What decides who comes in.
+struct Door {
+    acceptor: TlsAcceptor,
+    handshakes: Arc<Semaphore>,
+    connections: Arc<Semaphore>,
+}
+
+impl Door {
+    /// The next connection, once there is room for it. Can be dropped at any time without losing one.
+    async fn accept(&self, tcp: &TcpListener) -> io::Result<Guest> {
+        let closed = |_| io::Error::other("the listener is closed");
+        let connection = Arc::clone(&self.connections).acquire_owned().await.map_err(closed)?;
+        let handshake = Arc::clone(&self.handshakes).acquire_owned().await.map_err(closed)?;
+        let (stream, addr) = tcp.accept().await?;
+        // Fails only on a connection that is dead already, which the handshake will find.
+        let _ = stream.set_nodelay(true);
+        Ok(Guest { stream, addr, handshake, _connection: connection })
+    }
+}
+
+/// A connection that was accepted and has said nothing yet.
+struct Guest {
+    stream: TcpStream,
+    addr: SocketAddr,
+    handshake: OwnedSemaphorePermit,
+    _connection: OwnedSemaphorePermit,
+}
+
+impl Guest {
+    async fn entertain(self, acceptor: TlsAcceptor, app: Router, shutdown: CancellationToken) {
+        let addr = self.addr;
+        let handshake = tokio::select! {
+            biased;
+            () = shutdown.cancelled() => return,
+            done = timeout(HANDSHAKE_TIMEOUT, acceptor.accept(self.stream)) => done,
+        };
+        drop(self.handshake);
+        match handshake {
+            Ok(Ok(stream)) => {
+                let peer = Peer { identity: identity_of(&stream, addr), addr };
+                serve_connection(stream, peer, app, shutdown).await;
+            }
+            Ok(Err(error)) => tracing::debug!(peer = %addr, %error, "TLS handshake failed"),
+            Err(_) => tracing::debug!(peer = %addr, "TLS handshake took too long"),
+        }
+    }
+}
+
+fn identity_of(stream: &TlsStream<TcpStream>, addr: SocketAddr) -> Option<Identity> {
+    let certs = stream.get_ref().1.peer_certificates()?;
+    // The farm's CA signed it, but for something else than a role: whoever shows it counts as nobody.
+    peer_identity(certs).inspect_err(|error| tracing::warn!(peer = %addr, %error, "treating the peer as nobody")).ok()
+}
+
+async fn serve_connection(stream: TlsStream<TcpStream>, peer: Peer, app: Router, shutdown: CancellationToken) {
+    let addr = peer.addr;
+    let first_request = CancellationToken::new();
+    let seen = first_request.clone();
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        seen.cancel();
+        request.extensions_mut().insert(peer.clone());
+        app.clone().oneshot(request)
+    });
+    let builder = builder(stream.get_ref().1.alpn_protocol() == Some(b"h2"));
+    let mut connection = pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
+    let done = tokio::select! {
+        biased;
+        done = connection.as_mut() => done,
+        () = shutdown.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+        () = too_quiet(first_request) => {
+            tracing::debug!(peer = %addr, "no request; closing the connection");
+            return;
+        }
+    };
+    if let Err(error) = done {
+        tracing::debug!(peer = %addr, error, "connection ended");
+    }
+}
+
+/// Ends when no first request came in time; never, once it came.
+async fn too_quiet(first_request: CancellationToken) {
+    if timeout(HEADER_TIMEOUT, first_request.cancelled()).await.is_ok() {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// The protocol is the one that the TLS handshake agreed on; sniffing it would wait for bytes without a limit.
+fn builder(http2: bool) -> auto::Builder<TokioExecutor> {
+    let builder = auto::Builder::new(TokioExecutor::new());
+    let mut builder = if http2 { builder.http2_only() } else { builder.http1_only() };
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(KEEPALIVE_INTERVAL)
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+        .max_concurrent_streams(STREAMS_MAX)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
+    builder
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::task;
+    use crate::tls::{Authority, client_config, server_config};
+    use axum::routing::get;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    #[tokio::test]
+    async fn a_request_without_an_end_is_cut_at_the_deadline() {
+        let dir = tempfile::tempdir().unwrap();
+        let authority = Authority::open_or_create(dir.path(), "test").unwrap();
+        let pair = authority.issue_server(&["127.0.0.1".to_owned()]).unwrap();
+        let tls = server_config(&pair, authority.ca_pem()).unwrap();
+        let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = tcp.local_addr().unwrap();
+        let (shutdown, begun) = (CancellationToken::new(), CancellationToken::new());
+        let reached = begun.clone();
+        let endless = move || async move {
+            reached.cancel();
+            std::future::pending::<()>().await;
+        };
+        let app = Router::new().route("/", get(endless));
+        let served = serve_and_drain(tcp, tls, app, shutdown.clone(), Duration::from_millis(50));
+        let served = task::spawn("listener", served);
+
+        let config = Arc::new(client_config(authority.ca_pem(), None).unwrap());
+        let stream = TcpStream::connect(addr).await.unwrap();
+        let name = addr.ip().into();
+        let mut stream = tokio_rustls::TlsConnector::from(config).connect(name, stream).await.unwrap();
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: here\r\n\r\n").await.unwrap();
+        begun.cancelled().await;
+        shutdown.cancel();
+        served.await.unwrap().unwrap();
+        let mut answer = Vec::new();
+        // Cut without a close_notify: an error or an end, but no answer.
+        let _ = stream.read_to_end(&mut answer).await;
+        assert_eq!(answer, b"");
+    }
+}

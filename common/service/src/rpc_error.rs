@@ -1,0 +1,79 @@
+//! Refusals that a program can tell apart: a stable word beside the gRPC code, carried as `google.rpc.ErrorInfo`.
+
+use std::collections::HashMap;
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt as _};
+
+/// The lease is over or was never this worker's: stop, clean up, report nothing more.
+pub const STALE_LEASE: &str = "stale-lease";
+/// No such build.
+pub const UNKNOWN_BUILD: &str = "unknown-build";
+/// No such job in that build.
+pub const UNKNOWN_JOB: &str = "unknown-job";
+/// No such worker.
+pub const UNKNOWN_WORKER: &str = "unknown-worker";
+/// No such blob, artifact or log.
+pub const NOT_FOUND: &str = "not-found";
+/// A build of that pipeline and version exists, and it is another one.
+pub const BUILD_EXISTS: &str = "build-exists";
+/// The build is over; nothing can be changed any more.
+pub const BUILD_ENDED: &str = "build-ended";
+/// The build is not over; that must wait.
+pub const BUILD_RUNNING: &str = "build-running";
+/// The pipeline file is wrong; the message has the diagnostics.
+pub const BAD_PIPELINE: &str = "bad-pipeline";
+/// The message itself is wrong: a field is missing or malformed.
+pub const BAD_REQUEST: &str = "bad-request";
+/// Client or worker and controller do not speak the same protocol.
+pub const PROTOCOL: &str = "protocol";
+/// The caller showed no certificate.
+pub const UNAUTHENTICATED: &str = "unauthenticated";
+/// The caller's role may not do that.
+pub const FORBIDDEN: &str = "forbidden";
+/// An upload is not complete, or its bytes are not what was promised.
+pub const BAD_UPLOAD: &str = "bad-upload";
+/// Log bytes do not continue where the log ends.
+pub const LOG_GAP: &str = "log-gap";
+/// The attempt's log has reached its limit.
+pub const LOG_FULL: &str = "log-full";
+/// A limit of the farm is reached; later may work.
+pub const BUSY: &str = "busy";
+/// The controller is stopping; try again soon.
+pub const STOPPING: &str = "stopping";
+/// The cache cannot be reached or refuses.
+pub const CACHE: &str = "cache";
+/// The controller's own fault; its log says more.
+pub const INTERNAL: &str = "internal";
+
+/// The `domain` of every `ErrorInfo` of the farm.
+const DOMAIN: &str = "railyard";
+
+/// A status with a code, a stable reason (a constant of this module) and a message for people.
+pub fn refusal(code: Code, reason: &'static str, message: impl Into<String>) -> Status {
+    let details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new());
+    Status::with_error_details(code, message, details)
+}
+
+/// The reason that [`refusal`] put in; `None` for a status that did not come from the farm's own code.
+pub fn reason_of(status: &Status) -> Option<String> {
+    let details = status.get_error_details();
+    let info = details.error_info()?;
+    (info.domain == DOMAIN).then(|| info.reason.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_survives_the_headers() {
+        let status = refusal(Code::FailedPrecondition, STALE_LEASE, "lease j1.1 is over");
+        let headers = status.into_http::<()>().into_parts().0.headers;
+        let back = Status::from_header_map(&headers).unwrap();
+        assert_eq!(
+            (back.code(), back.message(), reason_of(&back).as_deref()),
+            (Code::FailedPrecondition, "lease j1.1 is over", Some(STALE_LEASE))
+        );
+        assert_eq!(reason_of(&Status::internal("from elsewhere")), None);
+    }
+}

@@ -1,0 +1,244 @@
+//! Real TLS on loopback: gRPC and HTTP/1.1 on one port, who is let in, and how it stops.
+
+use axum::routing::get;
+use axum::{Extension, Router};
+use railyard_service::channel::{Endpoint, connect, http_client};
+use railyard_service::listener::{Peer, serve};
+use railyard_service::task;
+use railyard_service::tls::{Authority, Identity, PemPair, Role, client_config, provider, server_config};
+use std::error::Error;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use tokio_rustls::TlsConnector;
+use tokio_util::sync::CancellationToken;
+use tonic::service::interceptor::InterceptedService;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_client::HealthClient;
+
+/// A farm's authority and a listener of its own.
+struct Farm {
+    authority: Authority,
+    addr: SocketAddr,
+    shutdown: CancellationToken,
+    served: JoinHandle<io::Result<()>>,
+    dir: tempfile::TempDir,
+}
+
+impl Farm {
+    async fn start(app: Router) -> Self {
+        // Every process does this first; another test may have been faster.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let dir = tempfile::tempdir().unwrap();
+        let authority = Authority::open_or_create(dir.path(), "test").unwrap();
+        let pair = authority.issue_server(&["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
+        let tls = server_config(&pair, authority.ca_pem()).unwrap();
+        let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = tcp.local_addr().unwrap();
+        let shutdown = CancellationToken::new();
+        let served = task::spawn("listener", serve(tcp, tls, app, shutdown.clone()));
+        Self { authority, addr, shutdown, served, dir }
+    }
+
+    fn worker(&self) -> PemPair {
+        self.authority.issue_client(&Identity::new(Role::Worker, "rack-3").unwrap(), 600).unwrap()
+    }
+
+    fn endpoint(&self, identity: Option<PemPair>) -> Endpoint {
+        Endpoint { url: format!("https://{}", self.addr), ca_pem: self.authority.ca_pem().to_owned(), identity }
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("https://{}{path}", self.addr)
+    }
+
+    async fn stop(self) {
+        self.shutdown.cancel();
+        self.served.await.unwrap().unwrap();
+    }
+}
+
+/// The health service; the last peer that called it is left in `seen`.
+fn health(seen: Arc<Mutex<Option<Peer>>>) -> Router {
+    let (_, server) = tonic_health::server::health_reporter();
+    let note = move |request: tonic::Request<()>| {
+        *seen.lock().unwrap() = request.extensions().get::<Peer>().cloned();
+        Ok(request)
+    };
+    tonic::service::Routes::new(InterceptedService::new(server, note)).prepare().into_axum_router()
+}
+
+async fn check(endpoint: &Endpoint) -> Result<(), tonic::Status> {
+    let mut client = HealthClient::new(connect(endpoint).unwrap());
+    client.check(HealthCheckRequest { service: String::new() }).await.map(drop)
+}
+
+async fn whoami(Extension(peer): Extension<Peer>, request: axum::extract::Request) -> String {
+    let name = peer.identity.map_or("nobody".to_owned(), |identity| identity.to_string());
+    format!("{name} over {:?}", request.version())
+}
+
+fn app() -> Router {
+    Router::new().route("/whoami", get(whoami))
+}
+
+#[tokio::test]
+async fn grpc_and_http_share_the_port_and_know_the_peer() {
+    let seen = Arc::default();
+    let farm = Farm::start(app().merge(health(Arc::clone(&seen)))).await;
+
+    check(&farm.endpoint(Some(farm.worker()))).await.unwrap();
+    let peer = seen.lock().unwrap().take().unwrap();
+    assert_eq!(peer.identity, Some(Identity::new(Role::Worker, "rack-3").unwrap()));
+    assert!(peer.addr.ip().is_loopback());
+
+    check(&farm.endpoint(None)).await.unwrap();
+    assert_eq!(seen.lock().unwrap().take().unwrap().identity, None);
+
+    let by_name = Endpoint { url: format!("https://localhost:{}", farm.addr.port()), ..farm.endpoint(None) };
+    check(&by_name).await.unwrap();
+
+    let http = http_client(&farm.endpoint(None)).unwrap();
+    let answer = http.get(farm.url("/whoami")).send().await.unwrap().text().await.unwrap();
+    assert_eq!(answer, "nobody over HTTP/1.1");
+    farm.stop().await;
+}
+
+#[tokio::test]
+async fn http2_is_agreed_on_with_a_client_that_offers_it() {
+    let farm = Farm::start(app()).await;
+    let mut config = client_config(farm.authority.ca_pem(), Some(&farm.worker())).unwrap();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let http = reqwest::Client::builder().tls_backend_preconfigured(config).build().unwrap();
+    let answer = http.get(farm.url("/whoami")).send().await.unwrap().text().await.unwrap();
+    assert_eq!(answer, "worker/rack-3 over HTTP/2.0");
+    farm.stop().await;
+}
+
+#[tokio::test]
+async fn strangers_are_refused_on_both_sides() {
+    let seen = Arc::default();
+    let farm = Farm::start(health(Arc::clone(&seen))).await;
+    let elsewhere = tempfile::tempdir().unwrap();
+    let foreign = Authority::open_or_create(elsewhere.path(), "elsewhere").unwrap();
+
+    let stranger = foreign.issue_client(&Identity::new(Role::Operator, "mallory").unwrap(), 600).unwrap();
+    check(&farm.endpoint(Some(stranger))).await.unwrap_err();
+
+    let server_as_client = farm.authority.issue_server(&["localhost".to_owned()]).unwrap();
+    check(&farm.endpoint(Some(server_as_client))).await.unwrap_err();
+
+    let expired = expired_worker(&farm);
+    check(&farm.endpoint(Some(expired))).await.unwrap_err();
+
+    let misled = Endpoint { ca_pem: foreign.ca_pem().to_owned(), ..farm.endpoint(None) };
+    let error = check(&misled).await.unwrap_err();
+    assert!(chain(&error).contains("UnknownIssuer"), "{}", chain(&error));
+    let error = http_client(&misled).unwrap().get(farm.url("/")).send().await.unwrap_err();
+    assert!(chain(&error).contains("UnknownIssuer"), "{}", chain(&error));
+
+    assert!(seen.lock().unwrap().is_none(), "no call got through");
+    farm.stop().await;
+}
+
+/// A worker's certificate of the right authority whose time is over.
+fn expired_worker(farm: &Farm) -> PemPair {
+    let ca_key = rcgen::KeyPair::from_pem(&std::fs::read_to_string(farm.dir.path().join("ca.key")).unwrap()).unwrap();
+    let issuer = rcgen::Issuer::from_ca_cert_pem(farm.authority.ca_pem(), ca_key).unwrap();
+    let uri = Identity::new(Role::Worker, "rack-3").unwrap().uri();
+    let mut params = rcgen::CertificateParams::default();
+    params.subject_alt_names = vec![rcgen::SanType::URI(uri.try_into().unwrap())];
+    params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+    params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+    params.not_after = rcgen::date_time_ymd(2020, 1, 2);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let cert_pem = params.signed_by(&key, &issuer).unwrap().pem();
+    PemPair { cert_pem, key_pem: key.serialize_pem() }
+}
+
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text = format!("{text}: {error}");
+        source = error.source();
+    }
+    text
+}
+
+#[tokio::test]
+async fn tls_1_2_is_refused() {
+    let farm = Farm::start(app()).await;
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(rustls_pki_types::pem::PemObject::from_pem_slice(farm.authority.ca_pem().as_bytes()).unwrap()).unwrap();
+    let old = rustls::ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS12])
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let stream = TcpStream::connect(farm.addr).await.unwrap();
+    let error = TlsConnector::from(Arc::new(old)).connect(farm.addr.ip().into(), stream).await.unwrap_err();
+    assert!(error.to_string().contains("ProtocolVersion"), "{error}");
+    farm.stop().await;
+}
+
+#[tokio::test]
+async fn a_stalled_handshake_or_noise_holds_up_nobody() {
+    let farm = Farm::start(app()).await;
+    let _silent = TcpStream::connect(farm.addr).await.unwrap();
+    let mut noisy = TcpStream::connect(farm.addr).await.unwrap();
+    noisy.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+    let mut answer = Vec::new();
+    // An alert, or a reset because unread bytes were thrown away; no HTTP either way.
+    let _ = noisy.read_to_end(&mut answer).await;
+    assert!(!answer.starts_with(b"HTTP"));
+    let http = http_client(&farm.endpoint(None)).unwrap();
+    assert!(http.get(farm.url("/whoami")).send().await.unwrap().status().is_success());
+    farm.stop().await;
+}
+
+#[tokio::test]
+async fn a_running_request_ends_well_after_the_shutdown_signal() {
+    let (begun, release) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (at_start, at_end) = (Arc::clone(&begun), Arc::clone(&release));
+    let slow = move || async move {
+        at_start.notify_one();
+        at_end.notified().await;
+        "done"
+    };
+    let farm = Farm::start(Router::new().route("/slow", get(slow))).await;
+    let http = http_client(&farm.endpoint(None)).unwrap();
+    let request = task::spawn("request", http.get(farm.url("/slow")).send());
+    begun.notified().await;
+
+    farm.shutdown.cancel();
+    while TcpStream::connect(farm.addr).await.is_ok() {
+        tokio::task::yield_now().await;
+    }
+    assert!(!farm.served.is_finished(), "it waits for the request");
+    release.notify_one();
+    assert_eq!(request.await.unwrap().unwrap().text().await.unwrap(), "done");
+    farm.stop().await;
+}
+
+#[tokio::test]
+async fn a_wrong_url_is_explained() {
+    let dir = tempfile::tempdir().unwrap();
+    let ca_pem = Authority::open_or_create(dir.path(), "test").unwrap().ca_pem().to_owned();
+    for (url, why) in [
+        ("http://farm:7411", "it does not start with https://"),
+        ("farm:7411", "it does not start with https://"),
+        ("https://farm:7411/x", "it has a path"),
+        ("", "empty"),
+    ] {
+        let endpoint = Endpoint { url: url.to_owned(), ca_pem: ca_pem.clone(), identity: None };
+        let error = connect(&endpoint).unwrap_err().to_string();
+        assert!(error.contains(why) && error.contains("expected https://HOST:PORT"), "{error}");
+    }
+    let without_ca = Endpoint { url: "https://farm:7411".to_owned(), ca_pem: String::new(), identity: None };
+    assert!(connect(&without_ca).unwrap_err().to_string().contains("the farm's CA certificate"));
+}

@@ -1,0 +1,438 @@
+//! Fills in the places of every job and checks what comes out.
+//!
+//! The same code serves a build and the check of the file alone. For the check, parameters without a default have no
+//! value, and what depends on them is skipped.
+
+use super::diagnostic::{Position, Problems, quote, quote_choice, quote_list};
+use super::jobs::Key;
+use super::limits::{PLAN_MAX_TEXT_BYTES, SCRIPT_MAX_BYTES, VALUE_MAX_BYTES};
+use super::model::{Image, Input, Output, Pipeline, Script, Step};
+use super::template::{Name, Scope, Template, Unrendered};
+use super::values::is_image_reference;
+use crate::id::JobName;
+use crate::job::{ImageSource, InputSpec, JobSpec, OutputSpec, RunSpec};
+use crate::layout::is_publishable;
+use crate::path::{BadGlob, Glob, RelPath};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Directories of the container that inputs must leave alone: the farm's and the kernel's.
+const RESERVED_MOUNTS: [&str; 5] = ["/work", "/railyard", "/proc", "/sys", "/dev"];
+
+pub(super) struct Expander<'a> {
+    pub pipeline: &'a Pipeline,
+    pub version: &'a str,
+    /// `None`: not known while checking.
+    pub params: &'a BTreeMap<String, Option<Template>>,
+    pub problems: &'a mut Problems,
+    /// Places that have been reported: every job of a step would report them again.
+    blamed: BTreeSet<Position>,
+    /// Outputs by job; `None` where one is not known.
+    outputs: BTreeMap<Key, Vec<Option<OutputSpec>>>,
+    text_bytes: usize,
+}
+
+impl<'a> Expander<'a> {
+    pub fn new(
+        pipeline: &'a Pipeline,
+        version: &'a str,
+        params: &'a BTreeMap<String, Option<Template>>,
+        problems: &'a mut Problems,
+    ) -> Self {
+        let (blamed, outputs) = (BTreeSet::new(), BTreeMap::new());
+        Self { pipeline, version, params, problems, blamed, outputs, text_bytes: 0 }
+    }
+
+    /// The jobs of `keys`, in their order. A job is left out where it has a problem or an unknown value.
+    pub fn jobs(&mut self, keys: &BTreeSet<Key>) -> Vec<JobSpec> {
+        for &key in keys {
+            let step = &self.pipeline.steps[key.step];
+            let outputs = step.outputs.iter().map(|output| self.output(output, key)).collect();
+            self.outputs.insert(key, outputs);
+        }
+        self.check_published();
+        let mut jobs = Vec::new();
+        for &key in keys {
+            jobs.extend(self.job(key));
+            if self.text_bytes > PLAN_MAX_TEXT_BYTES {
+                let message =
+                    format!("scripts and environments of all jobs have more than {PLAN_MAX_TEXT_BYTES} bytes together");
+                self.problems.add(self.pipeline.steps[key.step].at, message);
+                break;
+            }
+        }
+        jobs
+    }
+
+    fn job(&mut self, key: Key) -> Option<JobSpec> {
+        let pipeline = self.pipeline;
+        let step = &pipeline.steps[key.step];
+        let image = self.image(step, key);
+        let inputs = self.inputs(step, key);
+        let script = self.script(&step.script, key);
+        let env = self.env(step, key);
+        let outputs: Option<Vec<OutputSpec>> = self.outputs.get(&key)?.iter().cloned().collect();
+        let needs: BTreeSet<JobName> = step
+            .dependencies()
+            .flat_map(|dependency| pipeline.targets(dependency, key))
+            .map(|needed| pipeline.job_name(needed))
+            .collect();
+        Some(JobSpec {
+            name: pipeline.job_name(key),
+            needs: needs.into_iter().collect(),
+            image: image?,
+            inputs: inputs?,
+            lease_ttl_secs: step.lease_ttl_secs,
+            retries: step.retries,
+            run: RunSpec {
+                script: script?,
+                env: env?,
+                outputs: outputs?,
+                commit: step.commit,
+                resources: step.resources,
+                timeout_secs: step.timeout_secs,
+                silence_timeout_secs: step.silence_timeout_secs,
+                privileged: step.privileged,
+                devices: step.devices.clone(),
+                capabilities: step.capabilities.clone(),
+                network_none: step.network_none,
+            },
+        })
+    }
+
+    /// The text of `template` for job `key`; `None` if it is not known or too long, the latter reported.
+    fn render(&mut self, template: &Template, key: Key, max_bytes: usize) -> Option<String> {
+        let step = &self.pipeline.steps[key.step];
+        let scope = Scope {
+            pipeline: self.pipeline.name.as_str(),
+            version: self.version,
+            step: step.name.as_str(),
+            platform: key.platform,
+            matrix: step.variants.get(key.variant).map_or(&[], |variant| &variant.values),
+            params: self.params,
+        };
+        match template.render(&scope, max_bytes) {
+            Ok(text) => Some(text),
+            Err(Unrendered::Unknown) => None,
+            Err(Unrendered::TooLong) => {
+                self.blame(template, format!("the text has more than {max_bytes} bytes"), None);
+                None
+            }
+        }
+    }
+
+    /// Reports what is wrong with the filled-in `template`, once.
+    fn blame(&mut self, template: &Template, message: String, help: Option<String>) {
+        let at = template.blame();
+        if !self.blamed.insert(at) {
+            return;
+        }
+        let params: BTreeSet<&str> = template
+            .uses()
+            .filter_map(|(name, _)| match name {
+                Name::Param(param) => Some(param.as_str()),
+                _ => None,
+            })
+            .collect();
+        let values = (!params.is_empty()).then(|| format!("look at the value of parameter {}", quote_choice(params)));
+        match help.into_iter().chain(values).collect::<Vec<_>>().join("; ") {
+            help if help.is_empty() => self.problems.add(at, message),
+            help => self.problems.add_help(at, message, help),
+        }
+    }
+
+    fn glob(&mut self, template: &Template, key: Key) -> Option<Glob> {
+        let text = self.render(template, key, VALUE_MAX_BYTES)?;
+        match text.parse::<Glob>() {
+            Ok(glob) => Some(glob),
+            Err(BadGlob::Path(error)) => {
+                let message = format!("{} is not a usable path: {}", quote(&error.text), error.why);
+                self.blame(template, message, None);
+                None
+            }
+            Err(BadGlob::Syntax { text, why }) => {
+                self.blame(template, format!("{} is not a glob: {why}", quote(&text)), None);
+                None
+            }
+        }
+    }
+
+    fn output(&mut self, output: &Output, key: Key) -> Option<OutputSpec> {
+        let glob = self.glob(&output.path, key);
+        let publish = match &output.publish {
+            None => None,
+            Some(template) => {
+                let text = self.render(template, key, VALUE_MAX_BYTES)?;
+                Some(self.publish(template, &text)?)
+            }
+        };
+        Some(OutputSpec { glob: glob?, publish, optional: output.optional })
+    }
+
+    fn publish(&mut self, template: &Template, text: &str) -> Option<RelPath> {
+        let path = match text.parse::<RelPath>() {
+            Ok(path) => path,
+            Err(error) => {
+                let message = format!("cannot publish into {}: {}", quote(text), error.why);
+                self.blame(template, message, None);
+                return None;
+            }
+        };
+        if !is_publishable(&path) {
+            let reserved = quote_list(crate::layout::RESERVED);
+            let help = format!("the farm keeps {reserved} and names that start with `.` for itself");
+            self.blame(template, format!("cannot publish into {}", quote(text)), Some(help));
+            return None;
+        }
+        Some(path)
+    }
+
+    /// No two outputs may publish the same path, as far as the paths are known before the build.
+    fn check_published(&mut self) {
+        let mut published: BTreeMap<String, Key> = BTreeMap::new();
+        let mut clashes = Vec::new();
+        for (&key, outputs) in &self.outputs {
+            let templates = &self.pipeline.steps[key.step].outputs;
+            for (output, template) in outputs.iter().zip(templates) {
+                let Some(OutputSpec { glob, publish: Some(directory), .. }) = output else { continue };
+                let Some(template) = template.publish.as_ref().filter(|_| is_literal(glob)) else { continue };
+                let name = glob.as_str().rsplit('/').next().unwrap_or_default();
+                let path = format!("{directory}/{name}");
+                match published.get(&path) {
+                    Some(&other) => clashes.push((template, path, other, key)),
+                    None => drop(published.insert(path, key)),
+                }
+            }
+        }
+        for (template, path, other, key) in clashes {
+            let (one, two) = (self.pipeline.job_name(other), self.pipeline.job_name(key));
+            let message = match one == two {
+                true => format!("job `{one}` publishes {} twice", quote(&path)),
+                false => format!("jobs `{one}` and `{two}` both publish {}", quote(&path)),
+            };
+            let help = "put what tells them apart into `publish`, for instance `{{ arch }}` or `{{ matrix.KEY }}`";
+            self.blame(template, message, Some(help.to_owned()));
+        }
+    }
+
+    fn image(&mut self, step: &Step, key: Key) -> Option<ImageSource> {
+        let pipeline = self.pipeline;
+        match &step.image {
+            Image::Unread => None,
+            Image::Registry(template) => {
+                let text = self.render(template, key, VALUE_MAX_BYTES)?;
+                if !is_image_reference(&text) {
+                    let message =
+                        format!("{} is not an image reference: expected a form like `debian:bookworm`", quote(&text));
+                    self.blame(template, message, None);
+                    return None;
+                }
+                Some(ImageSource::Registry(text))
+            }
+            Image::Step(from) => {
+                let target = pipeline.targets(from, key).next()?;
+                Some(ImageSource::Job(pipeline.job_name(target)))
+            }
+            Image::Import(from, artifact) => {
+                let glob = self.glob(artifact, key)?;
+                let target = pipeline.targets(from, key).next()?;
+                self.check_leaves(&[target], &glob, artifact);
+                Some(ImageSource::Import { job: pipeline.job_name(target), artifact: glob })
+            }
+        }
+    }
+
+    /// Whether job `target` could leave an artifact that `glob` matches; `true` where nobody can know.
+    fn could_leave(&self, target: Key, glob: &Glob) -> bool {
+        let unsure = self.pipeline.steps[target.step].outputs_unsure;
+        let Some(outputs) = self.outputs.get(&target).filter(|_| !unsure) else { return true };
+        outputs.iter().any(|output| output.as_ref().is_none_or(|output| could_match(glob, &output.glob)))
+    }
+
+    /// Reports it if none of `targets`, jobs of one step, could leave what `glob` asks for.
+    fn check_leaves(&mut self, targets: &[Key], glob: &Glob, template: &Template) {
+        if targets.is_empty() || targets.iter().any(|&target| self.could_leave(target, glob)) {
+            return;
+        }
+        let globs: BTreeSet<&str> = targets
+            .iter()
+            .filter_map(|target| self.outputs.get(target))
+            .flatten()
+            .filter_map(|output| output.as_ref().map(|output| output.glob.as_str()))
+            .collect();
+        let name = &self.pipeline.steps[targets[0].step].name;
+        let (message, help) = if globs.is_empty() {
+            (format!("step `{name}` leaves no artifacts"), format!("add `outputs` to step `{name}`"))
+        } else {
+            let message = format!("no output of step `{name}` can match {}", quote(glob.as_str()));
+            (message, format!("the outputs of step `{name}`: {}", quote_list(globs)))
+        };
+        self.blame(template, message, Some(help));
+    }
+
+    fn inputs(&mut self, step: &Step, key: Key) -> Option<Vec<InputSpec>> {
+        let mut specs: Option<Vec<InputSpec>> = Some(Vec::new());
+        let mut mounts: Vec<(String, &Template)> = Vec::new();
+        for input in &step.inputs {
+            match self.input(input, key) {
+                Some(more) => {
+                    mounts.extend(more.iter().map(|spec| (format!("{}/", spec.mount_path), &input.path)));
+                    if let Some(specs) = specs.as_mut() {
+                        specs.extend(more);
+                    }
+                }
+                None => specs = None,
+            }
+        }
+        // With a `/` behind each, a path sorts right before what lies below it.
+        mounts.sort_by(|a, b| a.0.cmp(&b.0));
+        for pair in mounts.windows(2) {
+            let ((upper, _), (lower, template)) = (&pair[0], &pair[1]);
+            if lower.starts_with(upper.as_str()) {
+                let (upper, lower) = (quote(upper.trim_end_matches('/')), quote(lower.trim_end_matches('/')));
+                let message = match upper == lower {
+                    true => format!("two inputs are mounted at {lower}"),
+                    false => format!("the input at {lower} lies inside of the input at {upper}"),
+                };
+                self.blame(template, message, Some("give one of them a `path` of its own".to_owned()));
+            }
+        }
+        specs
+    }
+
+    /// One mount for each job that the input means. Of a matrix, a glob is asked only of the variants that could
+    /// leave what it matches, and a variant that is asked for nothing is not mounted.
+    fn input(&mut self, input: &Input, key: Key) -> Option<Vec<InputSpec>> {
+        let pipeline = self.pipeline;
+        let path = self.mount_path(&input.path, key);
+        let globs: Vec<Option<Glob>> = input.artifacts.iter().map(|artifact| self.glob(artifact, key)).collect();
+        let targets: Vec<Key> = pipeline.targets(&input.from, key).collect();
+        for (glob, template) in globs.iter().zip(&input.artifacts) {
+            if let Some(glob) = glob {
+                self.check_leaves(&targets, glob, template);
+            }
+        }
+        let (path, globs) = (path?, globs.into_iter().collect::<Option<Vec<Glob>>>()?);
+        let mut specs = Vec::new();
+        for target in targets {
+            let artifacts: Vec<Glob> = globs.iter().filter(|glob| self.could_leave(target, glob)).cloned().collect();
+            if artifacts.is_empty() {
+                continue;
+            }
+            let job = pipeline.job_name(target);
+            let mount_path = match &job.variant {
+                Some(variant) => format!("{path}/{variant}"),
+                None => path.clone(),
+            };
+            specs.push(InputSpec { job, artifacts, mount_path });
+        }
+        Some(specs)
+    }
+
+    fn mount_path(&mut self, template: &Template, key: Key) -> Option<String> {
+        let text = self.render(template, key, VALUE_MAX_BYTES)?;
+        let fault = match text.strip_prefix('/') {
+            None => Some("it is not absolute".to_owned()),
+            Some("") => Some("it is the root".to_owned()),
+            Some(rest) => rest.parse::<RelPath>().err().map(|error| error.why.to_owned()),
+        };
+        let inside = |outer: &str, inner: &str| {
+            inner.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
+        let reserved = RESERVED_MOUNTS.iter().find(|reserved| inside(reserved, &text) || inside(&text, reserved));
+        let fault = fault.or_else(|| reserved.map(|reserved| format!("`{reserved}` is not for inputs")));
+        if let Some(fault) = fault {
+            let message = format!("an input cannot be mounted at {}: {fault}", quote(&text));
+            self.blame(template, message, Some("expected a path such as `/inputs/image`".to_owned()));
+            return None;
+        }
+        Some(text)
+    }
+
+    fn script(&mut self, script: &Script, key: Key) -> Option<String> {
+        let text = match script {
+            Script::Unread => return None,
+            Script::File(text) => text.clone(),
+            Script::Inline(template) => {
+                let text = self.render(template, key, SCRIPT_MAX_BYTES)?;
+                if text.trim().is_empty() {
+                    self.blame(template, "the script is empty once it is filled in".to_owned(), None);
+                    return None;
+                }
+                text
+            }
+        };
+        self.text_bytes += text.len();
+        Some(text)
+    }
+
+    fn env(&mut self, step: &Step, key: Key) -> Option<BTreeMap<String, String>> {
+        let mut env = BTreeMap::new();
+        let mut complete = true;
+        for (name, template) in &step.env {
+            match self.render(template, key, VALUE_MAX_BYTES) {
+                Some(value) => {
+                    self.text_bytes += value.len();
+                    env.insert(name.clone(), value);
+                }
+                None => complete = false,
+            }
+        }
+        for (name, value) in step.variants.get(key.variant).map_or(&[][..], |variant| &variant.values) {
+            env.insert(format!("RAILYARD_MATRIX_{}", name.to_ascii_uppercase()), value.clone());
+        }
+        complete.then_some(env)
+    }
+}
+
+fn is_literal(glob: &Glob) -> bool {
+    !glob.as_str().contains(['*', '?', '[', '{'])
+}
+
+/// Whether some path could match both; `true` where that is hard to tell.
+fn could_match(wanted: &Glob, output: &Glob) -> bool {
+    match (is_literal(wanted), is_literal(output)) {
+        (true, true) => wanted == output,
+        (true, false) => output.matcher().is_match(wanted.as_str()),
+        (false, true) => wanted.matcher().is_match(output.as_str()),
+        (false, false) => {
+            let ((start, end), (other_start, other_end)) = (ends(wanted), ends(output));
+            (start.starts_with(other_start) || other_start.starts_with(start))
+                && (end.ends_with(other_end) || other_end.ends_with(end))
+        }
+    }
+}
+
+/// What every path that `glob` matches begins and ends with.
+fn ends(glob: &Glob) -> (&str, &str) {
+    let text = glob.as_str();
+    let start = text.find(['*', '?', '[', '{']).map_or(text, |first| &text[..first]);
+    let (before, end) = text.rfind(['*', '?', ']', '}']).map_or(("", text), |last| text.split_at(last + 1));
+    // `**/x` matches `x`, too.
+    (start, if before.ends_with("**") { end.trim_start_matches('/') } else { end })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn globs_that_cannot_meet_are_told_apart() {
+        for (one, two, want) in [
+            ("out/a", "out/a", true),
+            ("out/a", "out/b", false),
+            ("out/*", "out/b", true),
+            ("out/*", "out/deep/b", false),
+            ("out/*.raw", "out/*.txt", false),
+            ("out/*.raw", "out/disk.*", true),
+            ("a/*", "b/*", false),
+            ("**", "b/*", true),
+            ("**/x", "*x", true),
+            ("a/**/x", "a/[x]", true),
+            ("a/{b,c}", "a/d*", true),
+        ] {
+            let globs: (Glob, Glob) = (one.parse().unwrap(), two.parse().unwrap());
+            assert_eq!(could_match(&globs.0, &globs.1), want, "{one} {two}");
+            assert_eq!(could_match(&globs.1, &globs.0), want, "{two} {one}");
+        }
+    }
+}

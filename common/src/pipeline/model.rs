@@ -1,0 +1,128 @@
+//! A pipeline that has been read: values are parsed, names are resolved, places are still to fill in.
+
+use super::diagnostic::Position;
+use super::template::Template;
+use crate::id::{PipelineName, StepName, Variant};
+use crate::job::{Capacity, Device};
+use crate::platform::Platform;
+
+/// A checked pipeline.
+///
+/// **Invariant:** whatever does not depend on a parameter's value has been checked.
+#[derive(Clone, Debug)]
+pub struct Pipeline {
+    pub(super) file: String,
+    pub(super) name: PipelineName,
+    pub(super) description: String,
+    pub(super) platforms: Vec<Platform>,
+    pub(super) platforms_at: Position,
+    pub(super) default_platforms: Vec<Platform>,
+    pub(super) params: Vec<Param>,
+    pub(super) params_at: Position,
+    pub(super) steps: Vec<Step>,
+}
+
+/// A declared parameter.
+#[derive(Clone, Debug)]
+pub(super) struct Param {
+    pub at: Position,
+    pub name: String,
+    pub description: String,
+    /// As written, and read. Without one, every build must give a value.
+    pub default: Option<(String, Template)>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Step {
+    pub at: Position,
+    pub name: StepName,
+    pub description: String,
+    pub platforms: Vec<Platform>,
+    /// One job each; one without a name where there is no matrix.
+    pub variants: Vec<VariantSpec>,
+    pub image: Image,
+    pub script: Script,
+    pub env: Vec<(String, Template)>,
+    pub needs: Vec<Dependency>,
+    pub inputs: Vec<Input>,
+    pub outputs: Vec<Output>,
+    /// Some output could not be read: nothing can be said about what the step leaves.
+    pub outputs_unsure: bool,
+    pub commit: bool,
+    pub resources: Capacity,
+    pub timeout_secs: u64,
+    pub silence_timeout_secs: u64,
+    pub lease_ttl_secs: u64,
+    pub retries: u32,
+    pub privileged: bool,
+    pub devices: Vec<Device>,
+    pub capabilities: Vec<String>,
+    pub network_none: bool,
+}
+
+/// One point of a step's matrix.
+#[derive(Clone, Debug)]
+pub(super) struct VariantSpec {
+    pub name: Option<Variant>,
+    /// Keys and values, as written.
+    pub values: Vec<(String, String)>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum Image {
+    Registry(Template),
+    Step(Dependency),
+    Import(Dependency, Template),
+    /// Could not be read; the reason is among the problems.
+    Unread,
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum Script {
+    Inline(Template),
+    /// The text of a file, taken as it is.
+    File(String),
+    /// Could not be read; the reason is among the problems.
+    Unread,
+}
+
+/// `STEP[.VARIANT][@PLATFORM]`: jobs of another step.
+#[derive(Clone, Debug)]
+pub(super) struct Dependency {
+    pub at: Position,
+    /// Index in the pipeline's steps.
+    pub step: usize,
+    /// All of them, if none is named.
+    pub variant: Option<Variant>,
+    /// The job's own, if none is named.
+    pub platform: Option<Platform>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Input {
+    pub from: Dependency,
+    pub artifacts: Vec<Template>,
+    pub path: Template,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Output {
+    pub path: Template,
+    pub publish: Option<Template>,
+    pub optional: bool,
+}
+
+impl Step {
+    /// Everything that it waits for: its needs, its image's step, its inputs.
+    pub fn dependencies(&self) -> impl Iterator<Item = &Dependency> {
+        let image = match &self.image {
+            Image::Step(from) | Image::Import(from, _) => Some(from),
+            Image::Registry(_) | Image::Unread => None,
+        };
+        self.needs.iter().chain(image).chain(self.inputs.iter().map(|input| &input.from))
+    }
+
+    pub fn has_matrix(&self) -> bool {
+        self.variants.iter().any(|variant| variant.name.is_some())
+    }
+}

@@ -1,0 +1,164 @@
+//! Golden pipelines: what a file gives, or what is said about it. Each case is `pipelines/{good,bad}/NAME.yaml`, its
+//! golden text `NAME.snap` beside it. Comments at the top of a case set the rest of the stage:
+//!
+//! ```text
+//! # file: steps/a.sh        a script file that exists
+//! # version: 1.0            the build's version; 1.0.0 if none is named
+//! # param: name=value       a parameter's value
+//! # platform: linux/arm64   a requested platform
+//! ```
+
+use railyard_common::job::{ImageSource, JobSpec};
+use railyard_common::pipeline::{Diagnostic, Pipeline, Request, Source};
+use railyard_common::plan::Plan;
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+fn cases(directory: &str) -> Vec<(String, String)> {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/pipelines").join(directory);
+    let mut paths: Vec<PathBuf> = std::fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().path()).collect();
+    paths.retain(|path| path.extension().is_some_and(|extension| extension == "yaml"));
+    paths.sort();
+    assert!(!paths.is_empty(), "no cases in {}", directory.display());
+    let name = |path: &Path| path.file_stem().unwrap().to_str().unwrap().to_owned();
+    paths.iter().map(|path| (name(path), std::fs::read_to_string(path).unwrap())).collect()
+}
+
+fn header<'t>(text: &'t str, key: &str) -> impl Iterator<Item = &'t str> {
+    let start = format!("# {key}: ");
+    text.lines()
+        .take_while(|line| line.starts_with('#'))
+        .filter_map(move |line| Some(line.strip_prefix(&start)?.trim()))
+}
+
+fn run(name: &str, text: &str) -> Result<(Pipeline, Plan), Vec<Diagnostic>> {
+    let files: BTreeMap<String, String> =
+        header(text, "file").map(|path| (path.to_owned(), format!("# this is {path}\n"))).collect();
+    let file_name = format!("{name}.yaml");
+    let pipeline = Pipeline::parse(&Source { file_name: &file_name, text, files: &files })?;
+    let request = Request {
+        version: header(text, "version").next().unwrap_or("1.0.0").parse().unwrap(),
+        params: header(text, "param")
+            .map(|pair| pair.split_once('=').unwrap())
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .collect(),
+        platforms: header(text, "platform").map(|platform| platform.parse().unwrap()).collect(),
+    };
+    let plan = pipeline.plan(&request)?;
+    Ok((pipeline, plan))
+}
+
+fn golden(directory: &str, name: &str, text: &str) {
+    insta::with_settings!({
+        snapshot_path => format!("pipelines/{directory}"),
+        prepend_module_to_snapshot => false,
+        omit_expression => true,
+    }, { insta::assert_snapshot!(name, text) });
+}
+
+/// Each problem with the line that it points at and its help.
+fn show_problems(text: &str, problems: &[Diagnostic]) -> String {
+    let mut out = String::new();
+    for problem in problems {
+        let line = text.lines().nth(problem.line as usize - 1).unwrap_or_default();
+        let caret = " ".repeat(problem.column as usize - 1);
+        writeln!(out, "{problem}\n    | {line}\n    | {caret}^").unwrap();
+        if let Some(help) = &problem.help {
+            writeln!(out, "    = help: {help}").unwrap();
+        }
+    }
+    out
+}
+
+fn show_plan(plan: &Plan) -> String {
+    let mut out = format!("{} for {:?}\n", plan.build, plan.platforms);
+    plan.params.iter().for_each(|(name, value)| writeln!(out, "param {name} = {value}").unwrap());
+    plan.jobs.iter().for_each(|job| show_job(&mut out, job));
+    out
+}
+
+fn list<T: ToString>(items: &[T]) -> String {
+    items.iter().map(T::to_string).collect::<Vec<_>>().join(" ")
+}
+
+fn show_job(out: &mut String, job: &JobSpec) {
+    let run = &job.run;
+    writeln!(out, "\n{}", job.name).unwrap();
+    if !job.needs.is_empty() {
+        writeln!(out, "  needs   {}", list(&job.needs)).unwrap();
+    }
+    match &job.image {
+        ImageSource::Registry(reference) => writeln!(out, "  image   {reference}").unwrap(),
+        ImageSource::Job(from) => writeln!(out, "  image   of {from}").unwrap(),
+        ImageSource::Import { job, artifact } => writeln!(out, "  image   import {artifact} of {job}").unwrap(),
+    }
+    for input in &job.inputs {
+        writeln!(out, "  input   {} <- {}: {}", input.mount_path, input.job, list(&input.artifacts)).unwrap();
+    }
+    run.script.lines().for_each(|line| writeln!(out, "  script  {line}").unwrap());
+    run.env.iter().for_each(|(name, value)| writeln!(out, "  env     {name}={value:?}").unwrap());
+    for output in &run.outputs {
+        let publish = output.publish.as_ref().map(|path| format!(" -> {path}/")).unwrap_or_default();
+        let optional = if output.optional { " (optional)" } else { "" };
+        writeln!(out, "  output  {}{publish}{optional}", output.glob).unwrap();
+    }
+    let resources = run.resources;
+    writeln!(
+        out,
+        "  limits  cpu {}m, memory {}, disk {}, slots {}; timeout {}s, silence {}s, lease {}s, retries {}",
+        resources.cpu_millis,
+        resources.memory_bytes,
+        resources.disk_bytes,
+        resources.slots,
+        run.timeout_secs,
+        run.silence_timeout_secs,
+        job.lease_ttl_secs,
+        job.retries
+    )
+    .unwrap();
+    let devices: Vec<String> =
+        run.devices.iter().map(|device| format!("{}{}", device.path, if device.optional { "?" } else { "" })).collect();
+    for (name, value) in [
+        ("commit", run.commit.then(String::new)),
+        ("privileged", run.privileged.then(String::new)),
+        ("no network", run.network_none.then(String::new)),
+        ("devices", Some(devices.join(" ")).filter(|text| !text.is_empty())),
+        ("capabilities", Some(run.capabilities.join(" ")).filter(|text| !text.is_empty())),
+    ] {
+        if let Some(value) = value {
+            writeln!(out, "  {}", format!("{name} {value}").trim_end()).unwrap();
+        }
+    }
+}
+
+#[test]
+fn bad_pipelines_say_what_is_wrong_and_where() {
+    for (name, text) in cases("bad") {
+        match run(&name, &text) {
+            Ok(_) => panic!("{name}.yaml should be refused"),
+            Err(problems) => golden("bad", &name, &show_problems(&text, &problems)),
+        }
+    }
+}
+
+#[test]
+fn good_pipelines_become_plans() {
+    for (name, text) in cases("good") {
+        match run(&name, &text) {
+            Ok((_, plan)) => golden("good", &name, &show_plan(&plan)),
+            Err(problems) => panic!("{name}.yaml should be fine, but\n{}", show_problems(&text, &problems)),
+        }
+    }
+}
+
+#[test]
+fn a_summary_is_json() {
+    let (_, text) = cases("good").into_iter().find(|(name, _)| name == "everything").unwrap();
+    let (pipeline, _) = run("everything", &text).unwrap();
+    insta::with_settings!({
+        snapshot_path => "pipelines",
+        prepend_module_to_snapshot => false,
+        omit_expression => true,
+    }, { insta::assert_json_snapshot!("summary", pipeline.summary()) });
+}

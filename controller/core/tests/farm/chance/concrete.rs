@@ -1,0 +1,59 @@
+//! Symbolic plans and offers made concrete.
+
+use crate::chance::action::{Offer, Step};
+use crate::common::{GIB, job_spec};
+use railyard_common::id::{BootId, JobName, StepName, WorkerName};
+use railyard_common::job::Capacity;
+use railyard_common::plan::Plan;
+use railyard_common::platform::{Platform, PlatformOffer};
+use railyard_core::WorkerOffer;
+use std::collections::BTreeMap;
+
+/// A worker's name.
+pub fn worker_name(worker: usize) -> WorkerName {
+    format!("w{worker}").parse().expect("a worker's name")
+}
+
+/// What it says of itself.
+pub fn worker_offer(name: WorkerName, boot: BootId, offer: &Offer) -> WorkerOffer {
+    let platforms = [(offer.amd, Platform::LinuxAmd64), (offer.arm, Platform::LinuxArm64)];
+    let platforms = platforms.into_iter().filter(|(offered, _)| *offered);
+    WorkerOffer {
+        name,
+        boot,
+        version: "0.1.0".to_owned(),
+        platforms: platforms.map(|(_, platform)| PlatformOffer { platform, emulated: offer.emulated }).collect(),
+        capacity: Capacity {
+            cpu_millis: offer.cpu * 1000,
+            memory_bytes: offer.gib * GIB,
+            disk_bytes: offer.gib * GIB,
+            slots: offer.slots,
+        },
+        labels: BTreeMap::new(),
+        allows_privileged: offer.privileged,
+    }
+}
+
+/// A plan whose steps need only steps before them.
+pub fn plan(version: u8, steps: &[Step]) -> Plan {
+    let name = |n: usize| JobName {
+        step: format!("s{n}").parse::<StepName>().expect("a step's name"),
+        variant: None,
+        platform: if steps[n].arm { Platform::LinuxArm64 } else { Platform::LinuxAmd64 },
+    };
+    let jobs = steps.iter().enumerate().map(|(n, step)| {
+        let mut spec = job_spec(name(n));
+        spec.needs = (0..n).filter(|need| step.needs >> need & 1 == 1).map(name).collect();
+        (spec.retries, spec.lease_ttl_secs) = (step.retries, step.ttl_secs);
+        spec.run.privileged = step.privileged;
+        let (memory_bytes, disk_bytes) = (step.gib * GIB, step.gib * GIB);
+        spec.run.resources = Capacity { cpu_millis: step.cpu * 1000, memory_bytes, disk_bytes, slots: 1 };
+        spec
+    });
+    Plan {
+        build: format!("chance/{version}").parse().expect("a build's name"),
+        params: BTreeMap::new(),
+        platforms: Platform::ALL.to_vec(),
+        jobs: jobs.collect(),
+    }
+}

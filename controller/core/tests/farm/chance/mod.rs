@@ -1,0 +1,100 @@
+//! Random commands against the farm: what must never happen, and what must happen in the end.
+
+mod action;
+mod concrete;
+mod world;
+
+use action::{Action, actions, moods};
+use proptest::prelude::*;
+use proptest::test_runner::{FileFailurePersistence, RngAlgorithm};
+use railyard_core::Farm;
+use world::World;
+
+/// Cases of each property: a few seconds on one core of a debug build.
+const CASES: u32 = 3_000;
+
+fn config() -> ProptestConfig {
+    ProptestConfig {
+        cases: CASES,
+        // In a debug build ChaCha would take most of the time.
+        rng_algorithm: RngAlgorithm::XorShift,
+        // A failure's seed is kept beside this file, to be checked in with the correction.
+        failure_persistence: Some(Box::new(FileFailurePersistence::WithSource("seeds"))),
+        ..ProptestConfig::default()
+    }
+}
+
+proptest! {
+    #![proptest_config(config())]
+
+    /// Whatever happens, the invariants hold after every event (see `common::audit`), a replay gives the same farm and the same
+    /// decisions; and when the faults are over, every build ends.
+    #[test]
+    fn faults_break_nothing_and_every_build_ends(actions in actions(), moods in moods()) {
+        let mut world = World::default();
+        for action in &actions {
+            world.act(action);
+        }
+        world.verify();
+        world.calm_down(&moods);
+        world.verify();
+    }
+
+    /// Applying an event cannot fail, not even to a farm that has missed some of those before it, or heard them twice.
+    #[test]
+    fn an_event_that_names_what_is_not_there_changes_nothing(actions in actions(), missed in any::<u64>()) {
+        let mut world = World::default();
+        for action in &actions {
+            world.act(action);
+        }
+        let mut farm = Farm::default();
+        let events: Vec<_> = world.journal().collect();
+        for (n, event) in events.iter().enumerate() {
+            if missed.rotate_left(n as u32) & 3 != 0 {
+                farm.apply(event);
+            }
+        }
+        events.iter().rev().for_each(|event| farm.apply(event));
+        farm.check();
+    }
+}
+
+/// The random worlds are worth their time: they reach every kind of event and refusal.
+#[test]
+fn chance_reaches_every_corner() {
+    use proptest::strategy::ValueTree as _;
+    use proptest::test_runner::TestRunner;
+    let mut runner = TestRunner::deterministic();
+    let mut seen = std::collections::BTreeSet::new();
+    for _ in 0..400 {
+        let actions: Vec<Action> = actions().new_tree(&mut runner).expect("actions can be drawn").current();
+        let mut world = World::default();
+        actions.iter().for_each(|action| world.act(action));
+        seen.extend(world.seen);
+    }
+    let wanted = [
+        "attempt-ended cancelled",
+        "attempt-ended failed",
+        "attempt-ended lost",
+        "attempt-ended refused",
+        "attempt-ended succeeded",
+        "attempt-ended timed-out",
+        "build-accepted",
+        "build-cancelled",
+        "build-ended",
+        "build-resumed",
+        "controller-started",
+        "job-leased",
+        "refused build-ended",
+        "refused build-exists",
+        "refused build-runs",
+        "refused build-succeeded",
+        "refused bad-plan",
+        "refused stale-lease",
+        "worker-draining",
+        "worker-offline",
+        "worker-online",
+    ];
+    let missing: Vec<_> = wanted.iter().filter(|word| !seen.contains(**word)).collect();
+    assert!(missing.is_empty(), "never reached: {missing:?}");
+}

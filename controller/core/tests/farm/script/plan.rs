@@ -1,0 +1,83 @@
+//! Plans in one line: jobs separated by `;`.
+//!
+//! `NAME[.VARIANT][@PLATFORM] [needs A, B] [OPTION…]`: linux/amd64 unless said otherwise; a need without a platform is one of the
+//! job's own platform, and a need without a variant is every variant. Options: `cpu=2 mem=2GiB disk=2GiB retries=1 ttl=30s
+//! commit privileged from=STEP inputs=STEP:GLOB`; `from` and `inputs` are needs too.
+
+use crate::common::job_spec;
+use crate::script::line::{millis, parsed, set_resource};
+use railyard_common::id::{BuildId, JobName, JobSelector};
+use railyard_common::job::{ImageSource, InputSpec, JobSpec};
+use railyard_common::plan::Plan;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Reads the jobs of a plan.
+pub fn read(build: BuildId, text: &str) -> Result<Plan, String> {
+    let mut jobs: Vec<JobSpec> = Vec::new();
+    for item in text.split(';').map(str::trim).filter(|item| !item.is_empty()) {
+        let spec = read_job(item, &jobs).map_err(|why| format!("`{item}`: {why}"))?;
+        jobs.push(spec);
+    }
+    let platforms: BTreeSet<_> = jobs.iter().map(|job| job.name.platform).collect();
+    Ok(Plan { build, params: BTreeMap::new(), platforms: platforms.into_iter().collect(), jobs })
+}
+
+fn read_job(item: &str, earlier: &[JobSpec]) -> Result<JobSpec, String> {
+    let words: Vec<&str> = item.split(|c: char| c.is_whitespace() || c == ',').filter(|w| !w.is_empty()).collect();
+    let (name, rest) = words.split_first().ok_or("a job has a name")?;
+    let name: JobName = if name.contains('@') { parsed(name)? } else { parsed(&format!("{name}@linux/amd64"))? };
+    let mut needs: BTreeSet<JobName> = BTreeSet::new();
+    let mut spec = job_spec(name);
+    let mut reads_needs = false;
+    for word in rest {
+        let is_option = set_option(&mut spec, word, earlier, &mut needs)?;
+        reads_needs = *word == "needs" || (reads_needs && !is_option);
+        match () {
+            () if is_option || *word == "needs" => {}
+            () if reads_needs => needs.extend(jobs_of(word, &spec, earlier)?),
+            () => return Err(format!("`{word}` is not an option; needs come after `needs`")),
+        }
+    }
+    spec.needs = needs.into_iter().collect();
+    Ok(spec)
+}
+
+/// Whether `word` is an option; then it is set.
+fn set_option(
+    spec: &mut JobSpec,
+    word: &str,
+    earlier: &[JobSpec],
+    needs: &mut BTreeSet<JobName>,
+) -> Result<bool, String> {
+    match word.split_once('=') {
+        None if word == "commit" => spec.run.commit = true,
+        None if word == "privileged" => spec.run.privileged = true,
+        None => return Ok(false),
+        Some(("retries", count)) => spec.retries = parsed(count)?,
+        Some(("ttl", span)) => spec.lease_ttl_secs = millis(span)? / 1000,
+        Some(("from", step)) => {
+            let job = jobs_of(step, spec, earlier)?.swap_remove(0);
+            needs.insert(job.clone());
+            spec.image = ImageSource::Job(job);
+        }
+        Some(("inputs", input)) => {
+            let (step, glob) = input.split_once(':').ok_or("inputs=STEP:GLOB")?;
+            for job in jobs_of(step, spec, earlier)? {
+                needs.insert(job.clone());
+                let mount_path = format!("/inputs/{}", job.step);
+                spec.inputs.push(InputSpec { job, artifacts: vec![parsed(glob)?], mount_path });
+            }
+        }
+        Some(resource) => set_resource(&mut spec.run.resources, resource)?,
+    }
+    Ok(true)
+}
+
+/// The earlier jobs that `text` points at; what points at none is kept as it is, for the farm to refuse.
+fn jobs_of(text: &str, spec: &JobSpec, earlier: &[JobSpec]) -> Result<Vec<JobName>, String> {
+    let full = if text.contains('@') { text.to_owned() } else { format!("{text}@{}", spec.name.platform) };
+    let selector: JobSelector = parsed(&full)?;
+    let found: Vec<JobName> =
+        earlier.iter().map(|job| &job.name).filter(|name| selector.matches(name)).cloned().collect();
+    if found.is_empty() { Ok(vec![parsed(&full)?]) } else { Ok(found) }
+}

@@ -1,0 +1,183 @@
+//! Events and states in a line each, for people.
+
+use crate::common::GIB;
+use railyard_common::id::{BuildId, JobId, LeaseId};
+use railyard_common::job::Capacity;
+use railyard_common::order::OrderImage;
+use railyard_common::time::Millis;
+use railyard_core::{Build, BuildState, Event, Farm, JobState, Next, Worker, WorkerOffer};
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+/// An event, at the time when it happened.
+pub fn event(event: &Event, farm: &Farm) -> String {
+    let text = match event {
+        Event::BuildAccepted { plan, by, key, .. } => {
+            let key = key.as_ref().map(|key| format!(", key {key}")).unwrap_or_default();
+            format!("build-accepted {} from {by}{key}", plan.build)
+        }
+        Event::JobLeased { lease, worker, .. } => format!("job-leased {lease} {} to {worker}", name(farm, lease.job)),
+        Event::AttemptEnded { lease, outcome, next, at, .. } => {
+            let mut text = format!("attempt-ended {lease} {}: {}", name(farm, lease.job), outcome.kind);
+            let _ = write!(text, " ({})", outcome.reason);
+            if let Next::Again { not_before } = next {
+                let _ = write!(text, ", again in {} s", not_before.since(*at) as f64 / 1000.0);
+            }
+            if !outcome.message.is_empty() {
+                let _ = write!(text, "; {}", outcome.message);
+            }
+            text
+        }
+        Event::BuildCancelled { build, by, reason, .. } => format!("build-cancelled {build} by {by}: {reason}"),
+        Event::BuildResumed { build, jobs, .. } => {
+            let jobs: Vec<String> = jobs.iter().map(ToString::to_string).collect();
+            format!("build-resumed {build}: {}", jobs.join(" "))
+        }
+        Event::BuildEnded { build, error: None, .. } => format!("build-ended {build}"),
+        Event::BuildEnded { build, error: Some(error), .. } => format!("build-ended {build}: {error}"),
+        Event::WorkerOnline { offer, .. } => format!("worker-online {}, boot {}", self::offer(offer), offer.boot.0),
+        Event::WorkerOffline { worker, .. } => format!("worker-offline {worker}"),
+        Event::WorkerDraining { worker, .. } => format!("worker-draining {worker}"),
+        Event::ControllerStarted { .. } => "controller-started".to_owned(),
+    };
+    format!("  {text}\n")
+}
+
+/// The states of builds and jobs as they were told last.
+#[derive(Default)]
+pub struct Changes {
+    jobs: BTreeMap<JobId, String>,
+    builds: BTreeMap<BuildId, String>,
+}
+
+impl Changes {
+    /// What has changed since the last call, a line each.
+    pub fn since_last(&mut self, farm: &Farm) -> String {
+        let mut told = String::new();
+        for build in farm.builds() {
+            for id in build.jobs() {
+                let is = job_state(farm, id);
+                let was = self.jobs.insert(id, is.clone());
+                tell_change(&mut told, &format!("{id} {}", name(farm, id)), was, &is);
+            }
+            let is = build_state(build);
+            let was = self.builds.insert(build.id().clone(), is.clone());
+            tell_change(&mut told, &build.id().to_string(), was, &is);
+        }
+        told
+    }
+}
+
+fn tell_change(told: &mut String, what: &str, was: Option<String>, is: &str) {
+    let _ = match was {
+        Some(was) if was == is => Ok(()),
+        Some(was) => writeln!(told, "      {what}: {was} -> {is}"),
+        None => writeln!(told, "      {what}: {is}"),
+    };
+}
+
+/// What each job that waits is waiting for.
+pub fn why(farm: &Farm, build: &BuildId, now: Millis) -> String {
+    let Some(build) = farm.build(build) else { return "  no such build\n".to_owned() };
+    let mut told = String::new();
+    for id in build.jobs() {
+        let why = farm.why_waiting(id, now);
+        if !why.is_empty() {
+            let _ = writeln!(told, "  {id} {}: {why}", name(farm, id));
+        }
+    }
+    if told.is_empty() { "  nothing waits\n".to_owned() } else { told }
+}
+
+/// What the worker of a lease is told to run.
+pub fn order(farm: &Farm, lease: LeaseId) -> String {
+    let order = match farm.order(lease) {
+        Ok(order) => order,
+        Err(why) => return format!("  no order: {why}\n"),
+    };
+    let image = match &order.image {
+        OrderImage::Registry(reference) => format!("registry image {reference}"),
+        OrderImage::Image(image) => {
+            format!("image {:.19}, {} layer", image.config.digest.to_string(), image.layers.len())
+        }
+        OrderImage::Import(artifact) => format!("import of {}", artifact.path),
+    };
+    let mut told = format!("  {} of {}, lease {} ms, {image}\n", order.job, order.build, order.ttl_millis);
+    for input in &order.inputs {
+        let _ = writeln!(told, "      {} at {}", input.artifact.path, input.mount_path);
+    }
+    told
+}
+
+/// Everything, as a table.
+pub fn show(farm: &Farm, now: Millis) -> String {
+    let mut told = format!("  it is {}\n", clock(now));
+    for build in farm.builds() {
+        let _ = writeln!(told, "  build {}: {}, {} to go", build.id(), build_state(build), build.unfinished);
+        for id in build.jobs() {
+            let attempts = farm.job(id).map_or(0, |job| job.attempts.len());
+            let (name, state) = (name(farm, id), job_state(farm, id));
+            let _ = writeln!(told, "      {:<4}{name:<28}{state}, attempts {attempts}", id.to_string());
+        }
+    }
+    farm.workers().for_each(|worker| told.push_str(&worker_row(worker)));
+    told
+}
+
+fn worker_row(worker: &Worker) -> String {
+    let presence = match (worker.online, worker.draining) {
+        (true, false) => "online",
+        (true, true) => "draining",
+        (false, _) => "offline",
+    };
+    let held: Vec<String> = worker.leases.iter().map(ToString::to_string).collect();
+    let held = if held.is_empty() { "nothing".to_owned() } else { held.join(" ") };
+    format!("  worker {} {presence}, free {}, holds {held}\n", worker.offer.name, capacity(&worker.free()))
+}
+
+/// Time since the beginning.
+pub fn clock(now: Millis) -> String {
+    let (secs, millis) = (now.0 / 1000, now.0 % 1000);
+    let fraction = if millis > 0 { format!(".{millis:03}") } else { String::new() };
+    format!("{:02}:{:02}:{:02}{fraction}", secs / 3600, secs / 60 % 60, secs % 60)
+}
+
+fn name(farm: &Farm, id: JobId) -> String {
+    farm.spec(id).map_or_else(|| "?".to_owned(), |spec| spec.name.to_string())
+}
+
+fn offer(offer: &WorkerOffer) -> String {
+    let platforms = offer.platforms.iter().map(|offer| match offer.emulated {
+        true => format!("{} (emulated)", offer.platform),
+        false => offer.platform.to_string(),
+    });
+    let platforms = platforms.collect::<Vec<_>>().join(" ");
+    format!("{}: {platforms}, {}", offer.name, capacity(&offer.capacity))
+}
+
+fn capacity(capacity: &Capacity) -> String {
+    let Capacity { cpu_millis, memory_bytes, disk_bytes, slots } = capacity;
+    format!("{} cpu {} GiB mem {} GiB disk {slots} slots", cpu_millis / 1000, memory_bytes / GIB, disk_bytes / GIB)
+}
+
+fn build_state(build: &Build) -> String {
+    match &build.state {
+        BuildState::Running => "running".to_owned(),
+        BuildState::Cancelling { reason } => format!("cancelling ({reason})"),
+        BuildState::Finalizing { verdict } => format!("finalizing, {verdict}"),
+        BuildState::Ended { verdict, error: None, .. } => format!("ended, {verdict}"),
+        BuildState::Ended { verdict, error: Some(error), .. } => format!("ended, {verdict} ({error})"),
+    }
+}
+
+fn job_state(farm: &Farm, id: JobId) -> String {
+    match farm.job(id).map(|job| &job.state) {
+        None => "missing".to_owned(),
+        Some(JobState::Blocked { needs }) => format!("blocked by {needs}"),
+        Some(JobState::Queued { .. }) => "queued".to_owned(),
+        Some(JobState::Leased { worker }) => format!("leased by {worker}"),
+        Some(JobState::Succeeded(_)) => "succeeded".to_owned(),
+        Some(JobState::Ended { kind, .. }) => kind.to_string(),
+        Some(JobState::Skipped { because }) => format!("skipped because of {because}"),
+    }
+}

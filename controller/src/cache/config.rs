@@ -1,0 +1,102 @@
+//! The settings of the cache.
+
+use bytesize::ByteSize;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// Where the cache keeps its objects.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum CacheConfig {
+    /// In a directory of the controller, served by itself.
+    Embedded(EmbeddedConfig),
+    /// In a bucket of an S3 service.
+    S3(S3Config),
+}
+
+/// Settings of the embedded cache.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EmbeddedConfig {
+    /// The directory. It is made if it does not exist.
+    pub dir: PathBuf,
+    /// Whether anybody may read without a signed URL or a client certificate.
+    #[serde(default)]
+    pub public_read: bool,
+    /// The key that signs URLs; made at first start. Default: `cache.key` beside `dir`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_file: Option<PathBuf>,
+}
+
+/// Settings of a cache in S3.
+///
+/// Uploads that were never completed leave parts that no listing shows: give the bucket a lifecycle rule
+/// (`AbortIncompleteMultipartUpload`, one day).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct S3Config {
+    /// The bucket. It must exist, and belongs to the farm alone.
+    pub bucket: String,
+    /// Its region.
+    #[serde(default = "default_region")]
+    pub region: String,
+    /// The service, for instance `https://minio.example.org:9000`. Default: Amazon's of the region.
+    /// Workers must reach it under the same name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
+    /// A file with `aws_access_key_id = …` and `aws_secret_access_key = …` lines (`aws_session_token` too),
+    /// as the AWS tools write it; the section `[default]` counts. Default: the standard `AWS_*` variables, then the
+    /// identity of the instance.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials_file: Option<PathBuf>,
+    /// Whether the endpoint may be plain HTTP.
+    #[serde(default)]
+    pub allow_http: bool,
+    /// Whether the bucket stands in the path of URLs (`https://host/bucket/key`), as most services but Amazon's want it.
+    #[serde(default)]
+    pub path_style: bool,
+    /// Where people read the bucket, if it is served elsewhere. Default: the bucket's own URL.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub public_url: Option<String>,
+    /// Blobs up to this stored length are read back and hashed before they count as uploaded. Longer ones are checked
+    /// by length and by the service's own part checksums, and by everyone who pulls them.
+    #[serde(default = "default_read_back")]
+    pub read_back: ByteSize,
+}
+
+fn default_region() -> String {
+    "us-east-1".to_owned()
+}
+
+fn default_read_back() -> ByteSize {
+    ByteSize::mib(64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<CacheConfig, serde_json::Error> {
+        serde_json::from_str(text)
+    }
+
+    #[test]
+    fn the_kind_chooses_the_settings() {
+        let embedded = parse(r#"{"kind": "embedded", "dir": "/srv/cache"}"#).unwrap();
+        assert!(matches!(embedded, CacheConfig::Embedded(EmbeddedConfig { public_read: false, .. })));
+        let s3 = parse(r#"{"kind": "s3", "bucket": "builds", "read_back": "1 MiB"}"#).unwrap();
+        assert!(matches!(s3, CacheConfig::S3(S3Config { read_back, .. }) if read_back == ByteSize::mib(1)));
+    }
+
+    #[test]
+    fn an_unknown_setting_is_named() {
+        for (text, name) in [
+            (r#"{"kind": "embedded", "dir": "/c", "pubic_read": true}"#, "pubic_read"),
+            (r#"{"kind": "s3", "bucket": "b", "secret": "x"}"#, "secret"),
+            (r#"{"kind": "tape"}"#, "tape"),
+        ] {
+            let error = parse(text).unwrap_err().to_string();
+            assert!(error.contains(name), "{error}");
+        }
+    }
+}

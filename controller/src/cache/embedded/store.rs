@@ -1,0 +1,311 @@
+//! The [`Cache`] of the local directory.
+
+use super::signing::{PartRight, Right};
+use super::uploads::{Closed, Upload};
+use super::{Embedded, UPLOADS, files};
+use crate::cache::blocking::blocking;
+use crate::cache::parts::{self, spans};
+use crate::cache::verify::{self, FRAME_HEAD_BYTES, Verdict, verify};
+use crate::cache::{ByteStream, Cache, CacheError, Entry, GET_MAX_BYTES, Grant, PutMode, UPLOAD_TTL, url_part};
+use bytes::Bytes;
+use futures_util::{StreamExt as _, TryStreamExt as _};
+use railyard_common::blob::{Blob, Encoding};
+use railyard_common::digest::Digest;
+use railyard_common::layout;
+use railyard_common::path::RelPath;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::io::ReaderStream;
+
+/// What a stream reads at once.
+const CHUNK_BYTES: usize = 256 * 1024;
+
+#[async_trait::async_trait]
+impl Cache for Embedded {
+    async fn find(&self, digest: &Digest) -> Result<Option<Blob>, CacheError> {
+        let plain = self.file(&layout::blob(&stored(*digest, Encoding::Identity, 0, 0)));
+        let packed = self.file(&layout::blob(&stored(*digest, Encoding::Zstd, 0, 0)));
+        let digest = *digest;
+        blocking(move || find(digest, &plain, &packed)).await
+    }
+
+    async fn begin_upload(&self, blob: &Blob) -> Result<Grant, CacheError> {
+        parts::check(blob)?;
+        if let Some(present) = self.find(&blob.digest).await? {
+            return Ok(Grant::Present(present));
+        }
+        let part_bytes = parts::part_bytes(blob.stored_bytes);
+        let upload = Upload { blob: *blob, part_bytes };
+        let upload_id = {
+            let (uploads, root) = (Arc::clone(&self.uploads), self.root.clone());
+            blocking(move || has_room(&root, &upload.blob).and_then(|()| uploads.begin(&upload))).await?
+        };
+        let now = self.clock.now();
+        let sign = |(number, (_, length)): (u32, (u64, u64))| {
+            let right = Right::Part(PartRight { upload_id: &upload_id, number, length });
+            format!("{}/{UPLOADS}/{upload_id}?{}", self.base_url, self.key.query(right, now, UPLOAD_TTL))
+        };
+        let part_urls = (1..).zip(spans(blob.stored_bytes, part_bytes)).map(sign).collect();
+        Ok(Grant::Send { upload_id, part_bytes, part_urls })
+    }
+
+    async fn complete_upload(&self, blob: &Blob, upload_id: &str, etags: &[String]) -> Result<(), CacheError> {
+        let path = layout::blob(blob);
+        let dest = self.file(&path);
+        let _held = self.locks.hold(path.as_str()).await;
+        if self.find(&blob.digest).await?.is_some() {
+            return self.abort_upload(blob, upload_id).await;
+        }
+        let closed = self.uploads.close(upload_id).await?;
+        let (blob, etags) = (*blob, etags.to_vec());
+        blocking(move || complete(closed, &blob, &etags, &dest)).await
+    }
+
+    async fn abort_upload(&self, _blob: &Blob, upload_id: &str) -> Result<(), CacheError> {
+        match self.uploads.close(upload_id).await {
+            Ok(closed) => blocking(move || closed.remove()).await,
+            Err(CacheError::UnknownUpload { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn sign_get(&self, path: &RelPath, ttl: Duration) -> Result<String, CacheError> {
+        let right = Right::Read { method: "GET", path: path.as_str() };
+        Ok(format!("{}?{}", self.url(path), self.key.query(right, self.clock.now(), ttl)))
+    }
+
+    async fn get(&self, path: &RelPath) -> Result<Option<(Bytes, String)>, CacheError> {
+        let (file, path) = (self.file(path), path.clone());
+        blocking(move || read_small(&file, &path)).await
+    }
+
+    async fn get_stream(&self, path: &RelPath) -> Result<Option<ByteStream>, CacheError> {
+        let file = self.file(path);
+        let opening = file.clone();
+        let opened = blocking(move || open_if_there(&opening)).await?;
+        Ok(opened.map(|opened| {
+            let bytes = ReaderStream::with_capacity(tokio::fs::File::from_std(opened), CHUNK_BYTES);
+            bytes.map_err(move |error| CacheError::local("read", &file)(error)).boxed()
+        }))
+    }
+
+    async fn put(&self, path: &RelPath, bytes: Bytes, mode: PutMode) -> Result<String, CacheError> {
+        let (tmp, dest) = self.way_to(path)?;
+        let _held = self.locks.hold(path.as_str()).await;
+        let path = path.clone();
+        blocking(move || {
+            check_mode(&dest, &path, &mode)?;
+            install(&tmp, &dest, &mut &bytes[..])?;
+            Ok(etag_of(&bytes))
+        })
+        .await
+    }
+
+    async fn put_file(&self, path: &RelPath, file: &Path) -> Result<(), CacheError> {
+        let (tmp, dest) = self.way_to(path)?;
+        let _held = self.locks.hold(path.as_str()).await;
+        let file = file.to_owned();
+        blocking(move || {
+            let mut from = File::open(&file).map_err(CacheError::local("read", &file))?;
+            install(&tmp, &dest, &mut from)
+        })
+        .await
+    }
+
+    async fn publish(&self, blob: &Blob, path: &RelPath) -> Result<(), CacheError> {
+        if !layout::is_publishable(path) {
+            let why = "the farm keeps this place for itself; publish elsewhere".to_owned();
+            return Err(CacheError::BadPath { path: path.to_string(), why });
+        }
+        let (tmp, dest) = self.way_to(path)?;
+        let _held = self.locks.hold(path.as_str()).await;
+        let Some(found) = self.find(&blob.digest).await? else {
+            return Err(CacheError::NoBlob { digest: blob.digest });
+        };
+        let (source, path) = (self.file(&layout::blob(&found)), path.clone());
+        blocking(move || publish(&found, &source, &tmp, &dest, &path)).await
+    }
+
+    async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<Entry>, CacheError> {
+        let prefix = prefix.trim_end_matches('/').to_owned();
+        if !prefix.is_empty() && prefix.parse::<RelPath>().is_err() {
+            return Err(CacheError::BadPath { path: prefix, why: "it is not a directory of the cache".to_owned() });
+        }
+        let (root, after) = (self.root.clone(), after.map(str::to_owned));
+        blocking(move || super::walk::list(&root, &prefix, after.as_deref(), limit)).await
+    }
+
+    async fn delete(&self, path: &RelPath) -> Result<(), CacheError> {
+        let (root, file) = (self.root.clone(), self.file(path));
+        let _held = self.locks.hold(path.as_str()).await;
+        blocking(move || {
+            match fs::remove_file(&file) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+                done => done.map_err(CacheError::local("remove", &file))?,
+            }
+            if let Some(dir) = file.parent() {
+                files::prune(&root, dir);
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    fn url(&self, path: &RelPath) -> String {
+        let parts: Vec<_> = path.as_str().split('/').map(url_part).collect();
+        format!("{}/{}", self.base_url, parts.join("/"))
+    }
+}
+
+impl Embedded {
+    /// A temporary file and the place that it is meant for.
+    fn way_to(&self, path: &RelPath) -> Result<(PathBuf, PathBuf), CacheError> {
+        if Self::is_staging(path) {
+            let why = "uploads/ holds what is not complete; write elsewhere".to_owned();
+            return Err(CacheError::BadPath { path: path.to_string(), why });
+        }
+        Ok((self.uploads.tmp()?, self.file(path)))
+    }
+}
+
+fn stored(digest: Digest, encoding: Encoding, size_bytes: u64, stored_bytes: u64) -> Blob {
+    Blob { digest, size_bytes, encoding, stored_bytes }
+}
+
+fn find(digest: Digest, plain: &Path, packed: &Path) -> Result<Option<Blob>, CacheError> {
+    if let Some(file) = open_if_there(plain)? {
+        let size = file.metadata().map_err(CacheError::local("read", plain))?.len();
+        return Ok(Some(Blob::plain(digest, size)));
+    }
+    let Some(file) = open_if_there(packed)? else { return Ok(None) };
+    let reading = || CacheError::local("read", packed);
+    let mut head = Vec::new();
+    (&file).take(FRAME_HEAD_BYTES).read_to_end(&mut head).map_err(reading())?;
+    let stored_bytes = file.metadata().map_err(reading())?.len();
+    match verify::plain_size(&head) {
+        Some(size) => Ok(Some(stored(digest, Encoding::Zstd, size, stored_bytes))),
+        None => Err(reading()(io::Error::other("it is damaged: no zstd frame with a content size; remove it"))),
+    }
+}
+
+fn open_if_there(file: &Path) -> Result<Option<File>, CacheError> {
+    match File::open(file) {
+        Ok(opened) => Ok(Some(opened)),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
+        Err(error) => Err(CacheError::local("read", file)(error)),
+    }
+}
+
+/// Whether the disk could take the blob now. It may be full when the bytes come; then the parts are refused.
+fn has_room(root: &Path, blob: &Blob) -> Result<(), CacheError> {
+    let stat = nix::sys::statvfs::statvfs(root).map_err(|errno| CacheError::local("look at", root)(errno.into()))?;
+    let free = stat.blocks_available().saturating_mul(stat.fragment_size());
+    if blob.stored_bytes > free {
+        let what = format!("take {} bytes of {}, {free} are free", blob.stored_bytes, blob.digest);
+        return Err(CacheError::DiskFull { what });
+    }
+    Ok(())
+}
+
+/// Checks an upload and moves it into its place. A corrupt one is removed.
+fn complete(closed: Closed, blob: &Blob, etags: &[String], dest: &Path) -> Result<(), CacheError> {
+    if closed.upload.blob != *blob {
+        let why = format!("the upload is of {}, not of {}", closed.upload.blob.digest, blob.digest);
+        return Err(CacheError::Invalid { why });
+    }
+    closed.check(etags)?;
+    let data = closed.data();
+    let reading = || CacheError::local("read", &data);
+    let file = File::open(&data).map_err(reading())?;
+    match verify(&file, blob).map_err(reading())? {
+        Verdict::Good => {}
+        Verdict::Bad(why) => {
+            closed.remove()?;
+            return Err(CacheError::Corrupt { digest: blob.digest, why });
+        }
+    }
+    file.sync_all().map_err(CacheError::local("flush", &data))?;
+    files::place(dest, || fs::rename(&data, dest)).map_err(CacheError::local("write", dest))?;
+    closed.remove()
+}
+
+fn read_small(file: &Path, path: &RelPath) -> Result<Option<(Bytes, String)>, CacheError> {
+    let Some(opened) = open_if_there(file)? else { return Ok(None) };
+    let mut bytes = Vec::new();
+    match opened.take(GET_MAX_BYTES + 1).read_to_end(&mut bytes) {
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::IsADirectory => return Ok(None),
+        Err(error) => return Err(CacheError::local("read", file)(error)),
+    }
+    if bytes.len() as u64 > GET_MAX_BYTES {
+        let bytes = fs::metadata(file).map_or(GET_MAX_BYTES + 1, |metadata| metadata.len());
+        return Err(CacheError::TooLarge { what: path.to_string(), bytes, limit: GET_MAX_BYTES });
+    }
+    let etag = etag_of(&bytes);
+    Ok(Some((bytes.into(), etag)))
+}
+
+/// Named by its content: the same bytes again are not a change that anyone must see.
+fn etag_of(bytes: &[u8]) -> String {
+    format!("\"{}\"", Digest::of(bytes).hex())
+}
+
+fn check_mode(dest: &Path, path: &RelPath, mode: &PutMode) -> Result<(), CacheError> {
+    let allowed = match mode {
+        PutMode::Overwrite => true,
+        PutMode::Create | PutMode::Match(None) => open_if_there(dest)?.is_none(),
+        PutMode::Match(Some(wanted)) => read_small(dest, path)?.is_some_and(|(_, etag)| etag == *wanted),
+    };
+    if allowed { Ok(()) } else { Err(CacheError::Conflict { path: path.clone() }) }
+}
+
+/// Writes `from` to `dest` by way of `tmp`.
+fn install(tmp: &Path, dest: &Path, from: &mut impl Read) -> Result<(), CacheError> {
+    let writing = || CacheError::local("write", dest);
+    files::write_tmp(tmp, from).map_err(writing())?;
+    files::place(dest, || fs::rename(tmp, dest)).map_err(|error| {
+        // The first error is the one to tell; leftovers are swept at the next start.
+        let _ = fs::remove_file(tmp);
+        writing()(error)
+    })
+}
+
+fn publish(found: &Blob, source: &Path, tmp: &Path, dest: &Path, path: &RelPath) -> Result<(), CacheError> {
+    if let Some(there) = open_if_there(dest)? {
+        return match is_same(found, source, dest, &there)? {
+            true => Ok(()),
+            false => Err(CacheError::Conflict { path: path.clone() }),
+        };
+    }
+    let opened = || File::open(source).map_err(CacheError::local("read", source));
+    match found.encoding {
+        Encoding::Identity => match files::place(dest, || fs::hard_link(source, dest)) {
+            Ok(()) => Ok(()),
+            // The two lie on different file systems, or the blob has all the links that it can have.
+            Err(error) if matches!(error.kind(), io::ErrorKind::CrossesDevices | io::ErrorKind::TooManyLinks) => {
+                install(tmp, dest, &mut opened()?)
+            }
+            Err(error) => Err(CacheError::local("write", dest)(error)),
+        },
+        Encoding::Zstd => {
+            let mut plain =
+                zstd::stream::read::Decoder::new(opened()?).map_err(CacheError::local("decode", source))?;
+            install(tmp, dest, &mut plain)
+        }
+    }
+}
+
+/// Whether what is published already has the bytes of `found`.
+fn is_same(found: &Blob, source: &Path, dest: &Path, there: &File) -> Result<bool, CacheError> {
+    let metadata = there.metadata().map_err(CacheError::local("read", dest))?;
+    let source = fs::metadata(source).map_err(CacheError::local("read", source))?;
+    if (metadata.dev(), metadata.ino()) == (source.dev(), source.ino()) {
+        return Ok(true);
+    }
+    let plain = Blob::plain(found.digest, found.size_bytes);
+    Ok(metadata.is_file() && verify(there, &plain).map_err(CacheError::local("read", dest))? == Verdict::Good)
+}

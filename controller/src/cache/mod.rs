@@ -1,0 +1,177 @@
+//! The build cache: blobs by digest, build manifests, logs and published paths under one root.
+//!
+//! Two backends behind one trait. Workers send and fetch bytes by signed URLs and do not know which backend answers;
+//! the store's keys stay in this process.
+//!
+//! **Invariant:** a blob is found only when it is complete and was verified; a published path never changes its bytes.
+
+mod blocking;
+pub mod config;
+pub mod embedded;
+mod error;
+mod locks;
+mod parts;
+pub mod s3;
+mod verify;
+
+pub use config::{CacheConfig, EmbeddedConfig, S3Config};
+pub use error::CacheError;
+
+use bytes::Bytes;
+use futures_util::stream::BoxStream;
+use railyard_common::blob::Blob;
+use railyard_common::digest::Digest;
+use railyard_common::path::RelPath;
+use railyard_common::time::Millis;
+use railyard_service::clock::Clock;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long the URLs of an upload's parts are good. A worker whose part URL expired asks again and sends what is missing.
+pub const UPLOAD_TTL: Duration = Duration::from_secs(3600);
+
+/// Largest object that [`Cache::get`] reads into memory: manifests and indexes are far smaller.
+pub const GET_MAX_BYTES: u64 = 64 * 1024 * 1024;
+
+/// The answer to the wish to upload a blob.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Grant {
+    /// The cache has it, perhaps in another encoding than asked for. Nothing is to be sent.
+    Present(Blob),
+    /// Send the stored bytes in parts, each by `PUT` with `Content-MD5` to its URL.
+    Send {
+        /// Names the upload in [`Cache::complete_upload`].
+        upload_id: String,
+        /// Length of every part but the last.
+        part_bytes: u64,
+        /// Part N (from 1) goes to `part_urls[N - 1]`. Empty for an empty blob.
+        part_urls: Vec<String>,
+    },
+}
+
+/// When a write is allowed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PutMode {
+    /// Only if there is nothing yet.
+    Create,
+    /// Always.
+    Overwrite,
+    /// Only over the object with this ETag, or with `None`, only if there is nothing yet.
+    Match(Option<String>),
+}
+
+/// One object of a listing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Below the cache root.
+    pub path: RelPath,
+    /// Length in bytes as stored.
+    pub size: u64,
+    /// When it was written.
+    pub modified: Millis,
+}
+
+/// Bytes as they arrive.
+pub type ByteStream = BoxStream<'static, Result<Bytes, CacheError>>;
+
+/// The build cache.
+#[async_trait::async_trait]
+pub trait Cache: Send + Sync + 'static {
+    /// The blob with this digest, in whichever encoding it is held.
+    async fn find(&self, digest: &Digest) -> Result<Option<Blob>, CacheError>;
+
+    /// Starts an upload, unless the blob is there.
+    ///
+    /// # Errors
+    /// [`CacheError::Invalid`] for sizes that do not fit together, [`CacheError::TooLarge`], [`CacheError::DiskFull`].
+    async fn begin_upload(&self, blob: &Blob) -> Result<Grant, CacheError>;
+
+    /// Checks what was uploaded and makes it visible. Completing again, or after somebody else did, is fine.
+    ///
+    /// # Errors
+    /// [`CacheError::Corrupt`] if the bytes are not those of the digest (the upload is removed then),
+    /// [`CacheError::Incomplete`] if parts are missing (the upload stays), [`CacheError::UnknownUpload`].
+    async fn complete_upload(&self, blob: &Blob, upload_id: &str, etags: &[String]) -> Result<(), CacheError>;
+
+    /// Forgets an upload and its parts. An unknown one is fine.
+    async fn abort_upload(&self, blob: &Blob, upload_id: &str) -> Result<(), CacheError>;
+
+    /// A URL by which anybody can fetch `path` until `ttl` is over.
+    async fn sign_get(&self, path: &RelPath, ttl: Duration) -> Result<String, CacheError>;
+
+    /// A small object and its ETag.
+    ///
+    /// # Errors
+    /// [`CacheError::TooLarge`] above [`GET_MAX_BYTES`].
+    async fn get(&self, path: &RelPath) -> Result<Option<(Bytes, String)>, CacheError>;
+
+    /// An object of any size.
+    async fn get_stream(&self, path: &RelPath) -> Result<Option<ByteStream>, CacheError>;
+
+    /// Writes a small object; returns its ETag.
+    ///
+    /// # Errors
+    /// [`CacheError::Conflict`] if `mode` does not allow it.
+    async fn put(&self, path: &RelPath, bytes: Bytes, mode: PutMode) -> Result<String, CacheError>;
+
+    /// Writes a local file of any size, replacing what is there.
+    async fn put_file(&self, path: &RelPath, file: &Path) -> Result<(), CacheError>;
+
+    /// Makes a blob's plain bytes readable at `path`, without sending them again. Publishing the same digest again is fine.
+    ///
+    /// # Errors
+    /// [`CacheError::Conflict`] if other bytes are there, [`CacheError::NoBlob`], [`CacheError::BadPath`] for a path
+    /// that the farm keeps for itself.
+    async fn publish(&self, blob: &Blob, path: &RelPath) -> Result<(), CacheError>;
+
+    /// Objects in the directory `prefix` and below (all for an empty one), ordered by path, those after `after`,
+    /// at most `limit`.
+    async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<Entry>, CacheError>;
+
+    /// Removes an object. One that is not there is fine.
+    async fn delete(&self, path: &RelPath) -> Result<(), CacheError>;
+
+    /// For people: where a path can be fetched, if the cache lets them.
+    fn url(&self, path: &RelPath) -> String;
+}
+
+/// A cache that is ready.
+pub struct Opened {
+    /// The cache.
+    pub cache: Arc<dyn Cache>,
+    /// What the embedded cache wants served on the TLS port; absolute routes below the base URL's path. None for S3.
+    pub router: Option<axum::Router>,
+}
+
+/// Opens the configured cache.
+///
+/// `base_url` is where the embedded cache's router will be reached, for instance `https://host:7411/cache`.
+///
+/// # Errors
+/// [`CacheError::Config`] for settings that cannot work, [`CacheError::Io`] for a directory that cannot be used.
+pub async fn open(config: &CacheConfig, base_url: &str, clock: Arc<dyn Clock>) -> Result<Opened, CacheError> {
+    match config {
+        CacheConfig::Embedded(config) => {
+            let cache = embedded::Embedded::open(config, base_url, clock).await?;
+            let router = embedded::router(Arc::clone(&cache));
+            Ok(Opened { cache, router: Some(router) })
+        }
+        CacheConfig::S3(config) => Ok(Opened { cache: Arc::new(s3::S3::open(config).await?), router: None }),
+    }
+}
+
+/// One part of a path as it stands in a URL.
+fn url_part(part: &str) -> String {
+    use std::fmt::Write as _;
+    let mut out = String::with_capacity(part.len());
+    for b in part.bytes() {
+        if b.is_ascii_alphanumeric() || b"-._~+@=,".contains(&b) {
+            out.push(char::from(b));
+        } else {
+            // Writing to a string cannot fail.
+            let _ = write!(out, "%{b:02X}");
+        }
+    }
+    out
+}

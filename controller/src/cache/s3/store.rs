@@ -1,0 +1,357 @@
+//! The [`Cache`] of the bucket.
+
+use super::copy::Copied;
+use super::readback::read_blocking;
+use super::{DIGEST, S3, attributes, key};
+use crate::cache::parts::{self, spans};
+use crate::cache::verify::{self, FRAME_HEAD_BYTES, Verdict, verify};
+use crate::cache::{ByteStream, Cache, CacheError, Entry, GET_MAX_BYTES, Grant, PutMode, UPLOAD_TTL, url_part};
+use bytes::Bytes;
+use futures_util::{StreamExt as _, TryStreamExt as _};
+use http::Method;
+use object_store::list::{PaginatedListOptions, PaginatedListStore as _};
+use object_store::multipart::{MultipartStore as _, PartId};
+use object_store::path::Path as Key;
+use object_store::signer::{SignedUrlOptions, Signer as _};
+use object_store::{
+    Attribute, Error, GetOptions, GetRange, GetResult, ObjectStore as _, ObjectStoreExt as _, PutMultipartOptions,
+    PutOptions, PutPayload, UpdateVersion, WriteMultipart,
+};
+use railyard_common::blob::{Blob, Encoding};
+use railyard_common::digest::Digest;
+use railyard_common::layout;
+use railyard_common::path::RelPath;
+use railyard_common::time::Millis;
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+use tokio::io::AsyncReadExt as _;
+
+/// The "upload" of an empty blob: S3 has no multipart upload without parts.
+const EMPTY_UPLOAD: &str = "empty";
+/// The service's longest listing.
+const PAGE_KEYS: usize = 1000;
+/// Parts of a file that this process sends at the same time.
+const PARALLEL_PARTS: usize = 4;
+
+#[async_trait::async_trait]
+impl Cache for S3 {
+    async fn find(&self, digest: &Digest) -> Result<Option<Blob>, CacheError> {
+        // Whoever completes the blob holds this until it was verified.
+        let _held = self.locks.hold(&digest.hex()).await;
+        self.find_unlocked(digest).await
+    }
+
+    async fn begin_upload(&self, blob: &Blob) -> Result<Grant, CacheError> {
+        parts::check(blob)?;
+        if let Some(present) = self.find(&blob.digest).await? {
+            return Ok(Grant::Present(present));
+        }
+        let part_bytes = parts::part_bytes(blob.stored_bytes);
+        if blob.stored_bytes == 0 {
+            return Ok(Grant::Send { upload_id: EMPTY_UPLOAD.to_owned(), part_bytes, part_urls: Vec::new() });
+        }
+        let path = layout::blob(blob);
+        let failed = || CacheError::store("start the upload of", &path);
+        let key = key(&path)?;
+        let options = PutMultipartOptions { attributes: attributes(&path, Some(&blob.digest)), ..Default::default() };
+        let upload_id = self.store.create_multipart_opts(&key, options).await.map_err(failed())?;
+        let mut part_urls = Vec::new();
+        for (number, _) in (1..).zip(spans(blob.stored_bytes, part_bytes)) {
+            let number: u32 = number;
+            let query = [("partNumber", number.to_string()), ("uploadId", upload_id.clone())];
+            let options = SignedUrlOptions::new().with_query(query);
+            let url = self.store.signed_url_opts(Method::PUT, &key, UPLOAD_TTL, &options).await.map_err(failed())?;
+            part_urls.push(url.to_string());
+        }
+        Ok(Grant::Send { upload_id, part_bytes, part_urls })
+    }
+
+    async fn complete_upload(&self, blob: &Blob, upload_id: &str, etags: &[String]) -> Result<(), CacheError> {
+        let _held = self.locks.hold(&blob.digest.hex()).await;
+        let path = layout::blob(blob);
+        let key = key(&path)?;
+        if self.find_unlocked(&blob.digest).await?.is_some() {
+            return self.abort_upload(blob, upload_id).await;
+        }
+        let failed = || CacheError::store("complete the upload of", &path);
+        if upload_id == EMPTY_UPLOAD && blob.stored_bytes == 0 {
+            let options = PutOptions { attributes: attributes(&path, Some(&blob.digest)), ..Default::default() };
+            self.store.put_opts(&key, PutPayload::new(), options).await.map_err(failed())?;
+        } else {
+            let wanted = spans(blob.stored_bytes, parts::part_bytes(blob.stored_bytes)).len();
+            if etags.len() != wanted {
+                let why = format!("it has {wanted} parts, {} were reported", etags.len());
+                return Err(CacheError::Incomplete { why });
+            }
+            let parts = etags.iter().map(|etag| PartId { content_id: etag.clone() }).collect();
+            match self.store.complete_multipart(&key, &upload_id.to_owned(), parts).await {
+                Ok(_) => {}
+                Err(Error::NotFound { .. }) => return Err(CacheError::UnknownUpload { id: upload_id.to_owned() }),
+                Err(error) => return Err(failed()(error)),
+            }
+        }
+        // The object is there now, but nobody finds it before the lock is released.
+        match self.check(blob, &path).await? {
+            Verdict::Good => Ok(()),
+            Verdict::Bad(why) => {
+                self.remove(&path).await?;
+                Err(CacheError::Corrupt { digest: blob.digest, why })
+            }
+        }
+    }
+
+    async fn abort_upload(&self, blob: &Blob, upload_id: &str) -> Result<(), CacheError> {
+        if upload_id == EMPTY_UPLOAD {
+            return Ok(());
+        }
+        let path = layout::blob(blob);
+        match self.store.abort_multipart(&key(&path)?, &upload_id.to_owned()).await {
+            // Some services answer "denied" for an upload that is no more.
+            Ok(()) | Err(Error::NotFound { .. } | Error::PermissionDenied { .. }) => Ok(()),
+            Err(error) => Err(CacheError::store("abort the upload of", &path)(error)),
+        }
+    }
+
+    async fn sign_get(&self, path: &RelPath, ttl: Duration) -> Result<String, CacheError> {
+        let url = self.store.signed_url(Method::GET, &key(path)?, ttl).await;
+        Ok(url.map_err(CacheError::store("sign a URL for", path))?.to_string())
+    }
+
+    async fn get(&self, path: &RelPath) -> Result<Option<(Bytes, String)>, CacheError> {
+        let Some(found) = self.open_object(path, GetOptions::default()).await? else { return Ok(None) };
+        if found.meta.size > GET_MAX_BYTES {
+            let (what, bytes) = (path.to_string(), found.meta.size);
+            return Err(CacheError::TooLarge { what, bytes, limit: GET_MAX_BYTES });
+        }
+        let etag = etag(found.meta.e_tag.clone(), path)?;
+        let bytes = found.bytes().await.map_err(CacheError::store("read", path))?;
+        Ok(Some((bytes, etag)))
+    }
+
+    async fn get_stream(&self, path: &RelPath) -> Result<Option<ByteStream>, CacheError> {
+        let found = self.open_object(path, GetOptions::default()).await?;
+        Ok(found.map(|found| stream(found, path)))
+    }
+
+    async fn put(&self, path: &RelPath, bytes: Bytes, mode: PutMode) -> Result<String, CacheError> {
+        let _held = self.locks.hold(path.as_str()).await;
+        let mode = match mode {
+            PutMode::Overwrite => object_store::PutMode::Overwrite,
+            PutMode::Create | PutMode::Match(None) => object_store::PutMode::Create,
+            PutMode::Match(e_tag) => object_store::PutMode::Update(UpdateVersion { e_tag, version: None }),
+        };
+        let options = PutOptions { mode, attributes: attributes(path, None), ..Default::default() };
+        match self.store.put_opts(&key(path)?, bytes.into(), options).await {
+            Ok(done) => etag(done.e_tag, path),
+            Err(Error::AlreadyExists { .. } | Error::Precondition { .. }) => {
+                Err(CacheError::Conflict { path: path.clone() })
+            }
+            Err(error) => Err(CacheError::store("write", path)(error)),
+        }
+    }
+
+    async fn put_file(&self, path: &RelPath, file: &Path) -> Result<(), CacheError> {
+        let _held = self.locks.hold(path.as_str()).await;
+        self.send_file(path, file, None).await
+    }
+
+    async fn publish(&self, blob: &Blob, path: &RelPath) -> Result<(), CacheError> {
+        if !layout::is_publishable(path) {
+            let why = "the farm keeps this place for itself; publish elsewhere".to_owned();
+            return Err(CacheError::BadPath { path: path.to_string(), why });
+        }
+        let Some(found) = self.find(&blob.digest).await? else {
+            return Err(CacheError::NoBlob { digest: blob.digest });
+        };
+        let _held = self.locks.hold(path.as_str()).await;
+        if let Some(done) = self.is_published(&blob.digest, path).await? {
+            return done;
+        }
+        match found.encoding {
+            Encoding::Identity => {
+                match self.copy(&layout::blob(&found), path, found.stored_bytes, &found.digest).await? {
+                    Copied::Done => Ok(()),
+                    Copied::Exists => match self.is_published(&blob.digest, path).await? {
+                        Some(done) => done,
+                        None => Err(CacheError::Conflict { path: path.clone() }),
+                    },
+                }
+            }
+            Encoding::Zstd => self.publish_decoded(&found, path).await,
+        }
+    }
+
+    async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<Entry>, CacheError> {
+        let dir = prefix.trim_end_matches('/');
+        let prefix = if dir.is_empty() { String::new() } else { format!("{dir}/") };
+        let failed = |source: Error| CacheError::Store { what: format!("list {prefix}"), source: source.into() };
+        let (mut entries, mut page_token) = (Vec::new(), None);
+        while entries.len() < limit {
+            let options = PaginatedListOptions {
+                offset: after.map(str::to_owned),
+                max_keys: Some((limit - entries.len()).min(PAGE_KEYS)),
+                page_token,
+                ..PaginatedListOptions::default()
+            };
+            let page = self.store.list_paginated(Some(&prefix), options).await.map_err(failed)?;
+            // A key that is no path of the cache was not put there by it.
+            entries.extend(page.result.objects.into_iter().filter_map(|object| {
+                let path = object.location.as_ref().parse().ok()?;
+                let modified = Millis(u64::try_from(object.last_modified.timestamp_millis()).unwrap_or(0));
+                Some(Entry { path, size: object.size, modified })
+            }));
+            page_token = page.page_token;
+            if page_token.is_none() {
+                break;
+            }
+        }
+        Ok(entries)
+    }
+
+    async fn delete(&self, path: &RelPath) -> Result<(), CacheError> {
+        let _held = self.locks.hold(path.as_str()).await;
+        self.remove(path).await
+    }
+
+    fn url(&self, path: &RelPath) -> String {
+        let parts: Vec<_> = path.as_str().split('/').map(url_part).collect();
+        format!("{}/{}", self.public_url, parts.join("/"))
+    }
+}
+
+impl S3 {
+    async fn find_unlocked(&self, digest: &Digest) -> Result<Option<Blob>, CacheError> {
+        let mut blob = Blob::plain(*digest, 0);
+        let head = GetOptions { head: true, ..GetOptions::default() };
+        if let Some(found) = self.open_object(&layout::blob(&blob), head).await? {
+            return Ok(Some(Blob::plain(*digest, found.meta.size)));
+        }
+        blob.encoding = Encoding::Zstd;
+        let path = layout::blob(&blob);
+        let head = GetOptions { range: Some(GetRange::Bounded(0..FRAME_HEAD_BYTES)), ..GetOptions::default() };
+        let Some(found) = self.open_object(&path, head).await? else { return Ok(None) };
+        blob.stored_bytes = found.meta.size;
+        let head = found.bytes().await.map_err(CacheError::store("read", &path))?;
+        match verify::plain_size(&head) {
+            Some(size) => Ok(Some(Blob { size_bytes: size, ..blob })),
+            None => {
+                let source = "it is damaged: no zstd frame with a content size; remove it".into();
+                Err(CacheError::Store { what: format!("read {path}"), source })
+            }
+        }
+    }
+
+    async fn open_object(&self, path: &RelPath, options: GetOptions) -> Result<Option<GetResult>, CacheError> {
+        match self.store.get_opts(&key(path)?, options).await {
+            Ok(found) => Ok(Some(found)),
+            Err(Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(CacheError::store("read", path)(error)),
+        }
+    }
+
+    /// Whether the completed object is the blob, as far as it is looked at.
+    async fn check(&self, blob: &Blob, path: &RelPath) -> Result<Verdict, CacheError> {
+        let gone = || Verdict::Bad("it is gone".to_owned());
+        let head = GetOptions { head: true, ..GetOptions::default() };
+        let Some(found) = self.open_object(path, head).await? else { return Ok(gone()) };
+        if found.meta.size != blob.stored_bytes {
+            let why = format!("{} bytes are stored instead of {}", found.meta.size, blob.stored_bytes);
+            return Ok(Verdict::Bad(why));
+        }
+        if blob.stored_bytes <= self.read_back_bytes {
+            let Some(found) = self.open_object(path, GetOptions::default()).await? else { return Ok(gone()) };
+            let (stream, blob) = (stream(found, path), *blob);
+            let checked = read_blocking(stream, move |stored| verify(stored, &blob)).await;
+            return checked.map_err(|source| CacheError::Io { what: format!("read {path} back"), source });
+        }
+        if blob.encoding == Encoding::Zstd {
+            let head = GetOptions { range: Some(GetRange::Bounded(0..FRAME_HEAD_BYTES)), ..GetOptions::default() };
+            let Some(found) = self.open_object(path, head).await? else { return Ok(gone()) };
+            let head = found.bytes().await.map_err(CacheError::store("read", path))?;
+            if verify::plain_size(&head) != Some(blob.size_bytes) {
+                return Ok(Verdict::Bad("its zstd frame does not tell the blob's size".to_owned()));
+            }
+        }
+        Ok(Verdict::Good)
+    }
+
+    /// `None` if nothing is there; else whether it has the digest.
+    async fn is_published(
+        &self,
+        digest: &Digest,
+        path: &RelPath,
+    ) -> Result<Option<Result<(), CacheError>>, CacheError> {
+        let head = GetOptions { head: true, ..GetOptions::default() };
+        let Some(found) = self.open_object(path, head).await? else { return Ok(None) };
+        let told = found.attributes.get(&Attribute::Metadata(DIGEST.into()));
+        let same = told.is_some_and(|told| told.as_ref() == digest.to_string());
+        Ok(Some(if same { Ok(()) } else { Err(CacheError::Conflict { path: path.clone() }) }))
+    }
+
+    /// The rare case that a blob was stored compressed and is wanted as it is: by way of this machine.
+    async fn publish_decoded(&self, blob: &Blob, path: &RelPath) -> Result<(), CacheError> {
+        let from = layout::blob(blob);
+        let Some(found) = self.open_object(&from, GetOptions::default()).await? else {
+            return Err(CacheError::NoBlob { digest: blob.digest });
+        };
+        let decoded = read_blocking(stream(found, &from), |stored| {
+            let mut file = tempfile::NamedTempFile::new()?;
+            zstd::stream::copy_decode(stored, &mut file)?;
+            io::Result::Ok(file)
+        })
+        .await;
+        let file = decoded.map_err(CacheError::local("decode", from.as_str().as_ref()))?;
+        self.send_file(path, file.path(), Some(&blob.digest)).await
+    }
+
+    async fn send_file(&self, path: &RelPath, file: &Path, digest: Option<&Digest>) -> Result<(), CacheError> {
+        let reading = || CacheError::local("read", file);
+        let writing = || CacheError::store("write", path);
+        let key: Key = key(path)?;
+        let mut from = tokio::fs::File::open(file).await.map_err(reading())?;
+        let size = from.metadata().await.map_err(reading())?.len();
+        let part_bytes = usize::try_from(parts::part_bytes(size)).unwrap_or(usize::MAX);
+        if size <= part_bytes as u64 {
+            let mut bytes = Vec::new();
+            from.read_to_end(&mut bytes).await.map_err(reading())?;
+            let options = PutOptions { attributes: attributes(path, digest), ..Default::default() };
+            self.store.put_opts(&key, bytes.into(), options).await.map_err(writing())?;
+            return Ok(());
+        }
+        let options = PutMultipartOptions { attributes: attributes(path, digest), ..Default::default() };
+        let upload = self.store.put_multipart_opts(&key, options).await.map_err(writing())?;
+        let mut writer = WriteMultipart::new_with_chunk_size(upload, part_bytes);
+        let mut buffer = vec![0; 1024 * 1024];
+        loop {
+            writer.wait_for_capacity(PARALLEL_PARTS).await.map_err(writing())?;
+            match from.read(&mut buffer).await {
+                Ok(0) => break,
+                Ok(n) => writer.write(&buffer[..n]),
+                Err(error) => {
+                    // The read error is the one to tell; the bucket's lifecycle rule removes what is left.
+                    let _ = writer.abort().await;
+                    return Err(reading()(error));
+                }
+            }
+        }
+        writer.finish().await.map(|_| ()).map_err(writing())
+    }
+
+    async fn remove(&self, path: &RelPath) -> Result<(), CacheError> {
+        match self.store.delete(&key(path)?).await {
+            Ok(()) | Err(Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(CacheError::store("remove", path)(error)),
+        }
+    }
+}
+
+fn stream(found: GetResult, path: &RelPath) -> ByteStream {
+    let path = path.clone();
+    found.into_stream().map_err(move |error| CacheError::store("read", &path)(error)).boxed()
+}
+
+/// Without ETags nothing can be written conditionally, so a service must give them.
+fn etag(told: Option<String>, path: &RelPath) -> Result<String, CacheError> {
+    told.ok_or_else(|| CacheError::Store { what: format!("use {path}"), source: "the service gave no ETag".into() })
+}

@@ -1,0 +1,94 @@
+//! The controller's settings.
+
+use crate::cache::{CacheConfig, EmbeddedConfig};
+use bytesize::ByteSize;
+use serde::{Deserialize, Serialize};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// `railyard controller --config FILE`: TOML.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ControllerConfig {
+    /// The farm's name, in certificates and for people.
+    #[serde(default = "default_farm")]
+    pub farm: String,
+    /// Where journal, growing logs and keys lie; with the default cache also the cache.
+    pub data_dir: PathBuf,
+    /// The address of the one TLS port.
+    #[serde(default = "default_listen")]
+    pub listen: SocketAddr,
+    /// How workers and people reach that port: `https://HOST:PORT`. Default: `https://` and the listening address,
+    /// with `localhost` for an unspecified one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub public_url: Option<String>,
+    /// More host names and addresses for the server's certificate; `localhost`, `127.0.0.1` and those of `listen` and
+    /// `public_url` are in it always.
+    #[serde(default)]
+    pub names: Vec<String>,
+    /// Where artifacts, images and filed logs lie. Default: embedded, in `cache` below `data_dir`, readable with a signed
+    /// URL or a certificate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache: Option<CacheConfig>,
+    /// Longest log of an attempt; what is longer is cut, with a note that says how much.
+    #[serde(default = "default_log_max")]
+    pub log_max: ByteSize,
+}
+
+fn default_farm() -> String {
+    "railyard".to_owned()
+}
+
+fn default_listen() -> SocketAddr {
+    SocketAddr::from(([0, 0, 0, 0], 7411))
+}
+
+fn default_log_max() -> ByteSize {
+    ByteSize::gib(1)
+}
+
+impl ControllerConfig {
+    /// The defaults, with everything below `data_dir`.
+    pub fn new(data_dir: PathBuf) -> Self {
+        Self {
+            farm: default_farm(),
+            data_dir,
+            listen: default_listen(),
+            public_url: None,
+            names: Vec::new(),
+            cache: None,
+            log_max: default_log_max(),
+        }
+    }
+
+    /// The cache's settings, the default included.
+    pub fn cache(&self) -> CacheConfig {
+        let embedded = || EmbeddedConfig { dir: self.data_dir.join("cache"), public_read: false, key_file: None };
+        self.cache.clone().unwrap_or_else(|| CacheConfig::Embedded(embedded()))
+    }
+
+    /// How the port is reached, when it really listens at `bound`.
+    pub fn url(&self, bound: SocketAddr) -> String {
+        if let Some(url) = &self.public_url {
+            return url.trim_end_matches('/').to_owned();
+        }
+        let host = if bound.ip().is_unspecified() { "localhost".to_owned() } else { bound.ip().to_string() };
+        let host = if bound.is_ipv6() && !bound.ip().is_unspecified() { format!("[{host}]") } else { host };
+        format!("https://{host}:{}", bound.port())
+    }
+
+    /// Every name that the server's certificate is good for.
+    pub fn server_names(&self) -> Vec<String> {
+        let mut names = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
+        if !self.listen.ip().is_unspecified() {
+            names.push(self.listen.ip().to_string());
+        }
+        if let Some(host) = self.public_url.as_deref().and_then(|url| url.parse::<http::Uri>().ok()?.host().map(str::to_owned)) {
+            names.push(host.trim_matches(['[', ']']).to_owned());
+        }
+        names.extend(self.names.iter().cloned());
+        names.sort();
+        names.dedup();
+        names
+    }
+}

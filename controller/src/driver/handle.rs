@@ -1,0 +1,158 @@
+//! How the rest of the controller talks to the driver.
+
+use super::Live;
+use railyard_common::id::{BuildId, JobId, LeaseId, WorkerName};
+use railyard_core::{Command, Event, Farm, Refusal, WorkerOffer};
+use railyard_proto::v1;
+use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+/// The controller's end of a worker's stream.
+#[derive(Clone, Debug)]
+pub struct Link {
+    /// What goes to the worker.
+    pub messages: mpsc::Sender<v1::ControllerMessage>,
+    /// Cancelled when the driver lets go of the session: a later one of the same worker came, or its messages pile up.
+    pub cut: CancellationToken,
+}
+
+/// A look at the state, run by the driver.
+type Read = Box<dyn FnOnce(&Farm, &Live) + Send>;
+
+/// What the driver can be asked.
+pub(super) enum Request {
+    Decide { command: Command, reply: oneshot::Sender<Result<Vec<Event>, CommandError>> },
+    Attach(Attach),
+    Detach { worker: WorkerName, session: u64 },
+    Beat { worker: WorkerName, session: u64, beat: v1::Heartbeat },
+    NoteFinalizeError { build: BuildId, why: String },
+    Read(Read),
+}
+
+/// A worker's hello, with the stream that it came on.
+pub(super) struct Attach {
+    pub(super) offer: Box<WorkerOffer>,
+    pub(super) held: Vec<LeaseId>,
+    pub(super) builds: Vec<BuildId>,
+    pub(super) link: Link,
+    pub(super) reply: oneshot::Sender<Attached>,
+}
+
+/// A worker's session has begun.
+#[derive(Debug)]
+pub struct Attached {
+    /// Its number: a later one of the same worker ends it.
+    pub session: u64,
+    /// Which of the leases that it holds are still its own.
+    pub held: Vec<LeaseId>,
+    /// Which of the builds that it keeps images of are over.
+    pub builds_over: Vec<BuildId>,
+}
+
+/// A command was not carried out.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum CommandError {
+    /// The farm will not.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The journal cannot be written, so nothing can be promised.
+    #[error("the controller cannot write its journal, so it takes no new work: {0}; make room or repair the disk")]
+    Journal(String),
+    /// The controller is going down.
+    #[error("the controller is stopping; try again in a moment")]
+    Stopping,
+}
+
+/// Sends requests to the driver. Cheap to clone.
+#[derive(Clone)]
+pub struct Handle {
+    requests: mpsc::Sender<Request>,
+    changed: broadcast::Sender<BuildId>,
+}
+
+impl Handle {
+    pub(super) fn new(requests: mpsc::Sender<Request>, changed: broadcast::Sender<BuildId>) -> Self {
+        Self { requests, changed }
+    }
+
+    /// Carries out a command; returns when it is durable.
+    ///
+    /// # Errors
+    /// [`CommandError`]; nothing has changed then, or, for [`CommandError::Journal`], nothing may be relied on.
+    pub async fn decide(&self, command: Command) -> Result<Vec<Event>, CommandError> {
+        let (reply, answer) = oneshot::channel();
+        let sent = self.requests.send(Request::Decide { command, reply }).await;
+        sent.map_err(|_| CommandError::Stopping)?;
+        answer.await.map_err(|_| CommandError::Stopping)?
+    }
+
+    /// Looks at the state as it is between two rounds. `read` should be quick: the farm waits for it.
+    ///
+    /// # Errors
+    /// [`CommandError::Stopping`].
+    pub async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Farm, &Live) -> T + Send + 'static,
+    ) -> Result<T, CommandError> {
+        let (reply, answer) = oneshot::channel();
+        let boxed: Read = Box::new(move |farm, live| drop(reply.send(read(farm, live))));
+        self.requests.send(Request::Read(boxed)).await.map_err(|_| CommandError::Stopping)?;
+        answer.await.map_err(|_| CommandError::Stopping)
+    }
+
+    /// Begins a worker's session.
+    ///
+    /// # Errors
+    /// [`CommandError::Stopping`], also when the hello could not be made durable.
+    pub async fn attach(
+        &self,
+        offer: WorkerOffer,
+        held: Vec<LeaseId>,
+        builds: Vec<BuildId>,
+        link: Link,
+    ) -> Result<Attached, CommandError> {
+        let (reply, answer) = oneshot::channel();
+        let attach = Attach { offer: Box::new(offer), held, builds, link, reply };
+        self.requests.send(Request::Attach(attach)).await.map_err(|_| CommandError::Stopping)?;
+        answer.await.map_err(|_| CommandError::Stopping)
+    }
+
+    /// A worker's stream has ended.
+    pub async fn detach(&self, worker: WorkerName, session: u64) {
+        // A driver that has stopped has forgotten its sessions already.
+        let _ = self.requests.send(Request::Detach { worker, session }).await;
+    }
+
+    /// A heartbeat has come.
+    ///
+    /// # Errors
+    /// [`CommandError::Stopping`].
+    pub async fn beat(&self, worker: WorkerName, session: u64, beat: v1::Heartbeat) -> Result<(), CommandError> {
+        self.requests.send(Request::Beat { worker, session, beat }).await.map_err(|_| CommandError::Stopping)
+    }
+
+    /// A build could not be finalized yet; readers see why.
+    pub async fn note_finalize_error(&self, build: BuildId, why: String) {
+        // A driver that has stopped has no readers.
+        let _ = self.requests.send(Request::NoteFinalizeError { build, why }).await;
+    }
+
+    /// Names of builds that change, from now on.
+    pub fn changes(&self) -> broadcast::Receiver<BuildId> {
+        self.changed.subscribe()
+    }
+
+    /// The worker that holds a lease now.
+    ///
+    /// # Errors
+    /// [`CommandError::Refused`] with [`Refusal::StaleLease`] if `worker` does not.
+    pub async fn check_lease(&self, lease: LeaseId, worker: &WorkerName) -> Result<(), CommandError> {
+        let holder = self.read(move |farm, _| farm.holder(lease).cloned()).await?;
+        if holder.as_ref() == Some(worker) { Ok(()) } else { Err(Refusal::StaleLease(lease).into()) }
+    }
+}
+
+/// A lease as the protocol writes it; every pair of numbers is one.
+pub(super) fn lease_id(lease: &v1::LeaseId) -> LeaseId {
+    LeaseId { job: JobId(lease.job), attempt: lease.attempt }
+}

@@ -1,0 +1,381 @@
+//! The one owner of the farm.
+//!
+//! Everyone else sends it requests through a [`Handle`]. It drains what waits, decides and applies all of it, appends the events
+//! once, flushes once, and only then answers and lets effects out: orders to workers, cancels, notices to readers.
+//!
+//! **Invariant:** nothing leaves this task that a crash could undo.
+
+mod handle;
+mod live;
+
+pub use handle::{Attached, CommandError, Handle, Link};
+pub use live::Live;
+
+use crate::journal::{Journal, JournalError};
+use crate::trace;
+use handle::{Attach, Request};
+use railyard_common::id::{BuildId, LeaseId, WorkerName};
+use railyard_common::outcome::{Outcome, OutcomeKind, Reason};
+use railyard_common::time::Millis;
+use railyard_core::{BuildState, Command, Event, Farm, Next, Report};
+use railyard_proto::v1;
+use railyard_service::clock::Clock;
+use railyard_service::convert::ToProto as _;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{Notify, broadcast, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+/// Requests that may wait: many times the workers that could speak at once; beyond it, senders wait.
+const QUEUE_LEN: usize = 16_384;
+/// Requests that share one flush. A flush takes about a millisecond; more than this in that time is a flood.
+const BATCH_MAX: usize = 1_024;
+/// Placement and expiry are looked at this often even if nothing happens.
+const TICK: Duration = Duration::from_secs(1);
+
+/// What other parts of the controller listen to.
+#[derive(Clone)]
+pub struct Notices {
+    /// Builds that have changed.
+    pub changed: broadcast::Sender<BuildId>,
+    /// Leases that have ended: their logs can be filed.
+    pub ended: mpsc::UnboundedSender<LeaseId>,
+    /// Some build waits to be finalized.
+    pub finalize: Arc<Notify>,
+}
+
+/// The farm and everything that must change with it.
+pub struct Driver {
+    farm: Farm,
+    live: Live,
+    journal: Option<Box<dyn Journal>>,
+    clock: Arc<dyn Clock>,
+    requests: mpsc::Receiver<Request>,
+    own: VecDeque<Command>,
+    notices: Notices,
+}
+
+/// An answer that waits for the flush.
+enum Answer {
+    Decided(oneshot::Sender<Result<Vec<Event>, CommandError>>, Result<Vec<Event>, CommandError>),
+    Attached(Attach),
+}
+
+/// What one round has come to, before it is durable.
+#[derive(Default)]
+struct Round {
+    events: Vec<Event>,
+    answers: Vec<Answer>,
+}
+
+impl Driver {
+    /// Loads the farm from its journal.
+    ///
+    /// # Errors
+    /// [`JournalError`] if the journal cannot be read, or what it says breaks an invariant.
+    pub fn open(
+        mut journal: Box<dyn Journal>,
+        clock: Arc<dyn Clock>,
+        notices: Notices,
+    ) -> Result<(Self, Handle), JournalError> {
+        let farm = journal.load()?.farm();
+        for broken in farm.check() {
+            tracing::error!(%broken, "the journal's state breaks an invariant; this is a bug");
+        }
+        let (tx, requests) = mpsc::channel(QUEUE_LEN);
+        let handle = Handle::new(tx, notices.changed.clone());
+        let own = VecDeque::from([Command::Started]);
+        Ok((Self { farm, live: Live::default(), journal: Some(journal), clock, requests, own, notices }, handle))
+    }
+
+    /// Runs until `shutdown`, or until the journal can be neither written nor read again.
+    ///
+    /// # Errors
+    /// [`JournalError`] in the latter case.
+    pub async fn run(mut self, shutdown: CancellationToken) -> Result<(), JournalError> {
+        self.begin_leases();
+        self.notices.finalize.notify_one();
+        loop {
+            let mut waiting = Vec::new();
+            let wake = self.next_wake();
+            if self.own.is_empty() {
+                tokio::select! {
+                    biased;
+                    () = shutdown.cancelled() => return Ok(()),
+                    taken = self.requests.recv_many(&mut waiting, BATCH_MAX) => if taken == 0 { return Ok(()) },
+                    () = tokio::time::sleep(wake) => {}
+                }
+            }
+            let round = self.decide_round(waiting);
+            self.commit(round).await?;
+        }
+    }
+
+    /// Every live lease gets a full fresh TTL: workers may take that long to find the controller again.
+    fn begin_leases(&mut self) {
+        let now = self.monotonic();
+        let leases: Vec<LeaseId> = self.farm.live_leases().collect();
+        for lease in leases {
+            let ttl = self.farm.ttl_millis(lease).unwrap_or_default();
+            self.live.leases.begin(lease, now, ttl);
+        }
+    }
+
+    fn monotonic(&self) -> Millis {
+        Millis(u64::try_from(self.clock.monotonic().as_millis()).unwrap_or(u64::MAX))
+    }
+
+    fn next_wake(&self) -> Duration {
+        let expiry = self.live.leases.next_deadline().map(|at| at.since(self.monotonic()));
+        let now = self.clock.now();
+        let backoff = self.farm.next_backoff_end(now).map(|at| at.since(now));
+        let soonest = expiry.into_iter().chain(backoff).min().map(Duration::from_millis);
+        soonest.map_or(TICK, |soonest| soonest.min(TICK))
+    }
+
+    fn decide_round(&mut self, waiting: Vec<Request>) -> Round {
+        let mut round = Round::default();
+        let expired = self.live.leases.expired(self.monotonic());
+        self.own.extend(expired.into_iter().map(|lease| Command::Expire { lease }));
+        while let Some(command) = self.own.pop_front() {
+            if let Err(refusal) = self.decide(&command, &mut round) {
+                tracing::debug!(%refusal, ?command, "a command of the controller itself came too late");
+            }
+        }
+        for request in waiting {
+            self.take(request, &mut round);
+        }
+        let _ = self.decide(&Command::Place, &mut round);
+        round
+    }
+
+    fn decide(&mut self, command: &Command, round: &mut Round) -> Result<Vec<Event>, railyard_core::Refusal> {
+        let events = self.farm.decide(self.clock.now(), command)?;
+        events.iter().for_each(|event| self.farm.apply(event));
+        round.events.extend(events.iter().cloned());
+        Ok(events)
+    }
+
+    fn take(&mut self, request: Request, round: &mut Round) {
+        match request {
+            Request::Decide { command, reply } => {
+                let decided = self.decide(&command, round).map_err(CommandError::Refused);
+                round.answers.push(Answer::Decided(reply, decided));
+            }
+            Request::Attach(attach) => {
+                let command = Command::Hello { offer: attach.offer.clone(), held: attach.held.clone() };
+                // A hello is never refused; what it claims and does not hold is told in the answer.
+                let _ = self.decide(&command, round);
+                round.answers.push(Answer::Attached(attach));
+            }
+            Request::Detach { worker, session } => {
+                if self.live.detach(&worker, session) {
+                    let _ = self.decide(&Command::Goodbye { worker }, round);
+                }
+            }
+            Request::Beat { worker, session, beat } => self.beat(&worker, session, beat),
+            Request::NoteFinalizeError { build, why } => {
+                self.live.note_finalize_error(build.clone(), why);
+                self.build_changed(&build);
+            }
+            Request::Read(read) => read(&self.farm, &self.live),
+        }
+    }
+
+    /// A heartbeat renews what the worker holds and tells it what it has lost. Soft state: nothing is journaled.
+    fn beat(&mut self, worker: &WorkerName, session: u64, beat: v1::Heartbeat) {
+        let now = self.monotonic();
+        let mut lost = Vec::new();
+        for status in beat.leases {
+            let Some(lease) = status.lease.map(|lease| handle::lease_id(&lease)) else { continue };
+            if self.farm.holder(lease) == Some(worker) && self.live.leases.renew(lease, now) {
+                let phase = v1::Phase::try_from(status.phase).unwrap_or_default();
+                if self.live.set_phase(lease, phase) {
+                    self.changed(lease);
+                }
+            } else {
+                lost.push(lease.to_proto());
+            }
+        }
+        self.live.seen(worker, self.clock.now());
+        let ack = v1::HeartbeatAck { sequence: beat.sequence, lost };
+        self.live.send_to(worker, Some(session), v1::controller_message::Kind::HeartbeatAck(ack));
+    }
+
+    fn changed(&self, lease: LeaseId) {
+        if let Some(job) = self.farm.job(lease.job) {
+            // Nobody may be listening: that is fine.
+            let _ = self.notices.changed.send(job.build.clone());
+        }
+    }
+
+    /// Makes the round durable, then lets it out.
+    async fn commit(&mut self, round: Round) -> Result<(), JournalError> {
+        if !round.events.is_empty()
+            && let Err(error) = self.append(&round.events).await
+        {
+            return self.recover(error, round.answers).await;
+        }
+        for answer in round.answers {
+            match answer {
+                // A caller that went away does not want its answer any more.
+                Answer::Decided(reply, decided) => drop(reply.send(decided)),
+                Answer::Attached(attach) => self.welcome(attach),
+            }
+        }
+        for event in &round.events {
+            self.effect(event);
+        }
+        Ok(())
+    }
+
+    async fn append(&mut self, events: &[Event]) -> Result<(), JournalError> {
+        let Some(mut journal) = self.journal.take() else { return Ok(()) };
+        let events = events.to_vec();
+        let appended = tokio::task::spawn_blocking(move || {
+            let appended = journal.append(&events);
+            (journal, appended)
+        });
+        let (journal, appended) = appended.await.expect("the journal does not panic");
+        let wants_snapshot = journal.wants_snapshot();
+        self.journal = Some(journal);
+        appended?;
+        if wants_snapshot { self.install_snapshot().await } else { Ok(()) }
+    }
+
+    async fn install_snapshot(&mut self) -> Result<(), JournalError> {
+        let Some(mut journal) = self.journal.take() else { return Ok(()) };
+        let snapshot = self.farm.snapshot();
+        let installed = tokio::task::spawn_blocking(move || {
+            let installed = journal.install(&snapshot);
+            (journal, installed)
+        });
+        let (journal, installed) = installed.await.expect("the journal does not panic");
+        self.journal = Some(journal);
+        installed
+    }
+
+    /// The append failed: nothing of the round may be told. The state goes back to what is durable, callers hear why,
+    /// workers connect again and find out what holds.
+    async fn recover(&mut self, error: JournalError, answers: Vec<Answer>) -> Result<(), JournalError> {
+        let why = railyard_service::error_chain(&error);
+        tracing::error!(error = %why, "the journal cannot be written; refusing new work");
+        for answer in answers {
+            if let Answer::Decided(reply, _) = answer {
+                let _ = reply.send(Err(CommandError::Journal(why.clone())));
+            }
+        }
+        let Some(mut journal) = self.journal.take() else { return Ok(()) };
+        let loaded = tokio::task::spawn_blocking(move || {
+            let loaded = journal.load();
+            (journal, loaded)
+        });
+        let (journal, loaded) = loaded.await.expect("the journal does not panic");
+        self.journal = Some(journal);
+        self.farm = loaded?.farm();
+        self.live = Live::default();
+        self.own = VecDeque::from([Command::Started]);
+        self.begin_leases();
+        tokio::time::sleep(TICK).await;
+        Ok(())
+    }
+
+    /// The worker's session begins: first the welcome, then orders.
+    fn welcome(&mut self, attach: Attach) {
+        let name = attach.offer.name.clone();
+        let now = self.monotonic();
+        let held: Vec<LeaseId> =
+            attach.held.iter().copied().filter(|lease| self.farm.holder(*lease) == Some(&name)).collect();
+        let over = |build: &&BuildId| self.farm.build(build).is_none_or(|build| build.is_ended());
+        let builds_over = attach.builds.iter().filter(over).cloned().collect();
+        let session = self.live.attach(name.clone(), attach.link);
+        self.live.seen(&name, self.clock.now());
+        for lease in &held {
+            self.live.leases.renew(*lease, now);
+        }
+        let stopping: Vec<(LeaseId, String)> =
+            held.iter().filter_map(|lease| Some((*lease, self.cancel_reason(*lease)?))).collect();
+        let _ = attach.reply.send(Attached { session, held, builds_over });
+        for (lease, reason) in stopping {
+            self.send_cancel(lease, reason);
+        }
+    }
+
+    fn cancel_reason(&self, lease: LeaseId) -> Option<String> {
+        let build = self.farm.job(lease.job).and_then(|job| self.farm.build(&job.build))?;
+        match &build.state {
+            BuildState::Cancelling { reason } => Some(reason.clone()),
+            _ => None,
+        }
+    }
+
+    fn send_cancel(&mut self, lease: LeaseId, reason: String) {
+        let Some(worker) = self.farm.holder(lease).cloned() else { return };
+        let cancel = v1::CancelLease { lease: Some(lease.to_proto()), reason };
+        self.live.send_to(&worker, None, v1::controller_message::Kind::Cancel(cancel));
+    }
+
+    /// What a durable event lets out.
+    fn effect(&mut self, event: &Event) {
+        match event {
+            Event::BuildAccepted { plan, .. } => self.build_changed(&plan.build),
+            Event::JobLeased { lease, worker, .. } => {
+                let ttl = self.farm.ttl_millis(*lease).unwrap_or_default();
+                self.live.leases.begin(*lease, self.monotonic(), ttl);
+                self.send_order(*lease, worker);
+                self.changed(*lease);
+            }
+            Event::AttemptEnded { lease, next, .. } => {
+                self.live.end(*lease);
+                let _ = self.notices.ended.send(*lease);
+                if *next == Next::End {
+                    trace::record_job(&self.farm, lease.job);
+                }
+                self.changed(*lease);
+                self.notices.finalize.notify_one();
+            }
+            Event::BuildCancelled { build, reason, .. } => {
+                let jobs: Vec<_> = self.farm.build(build).map(|build| build.jobs().collect()).unwrap_or_default();
+                let leases: Vec<LeaseId> =
+                    jobs.into_iter().filter_map(|id| self.farm.job(id).and_then(|job| job.live_lease(id))).collect();
+                leases.into_iter().for_each(|lease| self.send_cancel(lease, reason.clone()));
+                self.build_changed(build);
+                self.notices.finalize.notify_one();
+            }
+            Event::BuildResumed { build, .. } => self.build_changed(build),
+            Event::BuildEnded { build, .. } => {
+                self.live.forget_finalize_error(build);
+                trace::record_build(&self.farm, build);
+                let over = v1::BuildOver { build: build.to_string() };
+                self.live.send_to_all(v1::controller_message::Kind::BuildOver(over));
+                self.build_changed(build);
+            }
+            Event::WorkerOnline { .. }
+            | Event::WorkerOffline { .. }
+            | Event::WorkerDraining { .. }
+            | Event::ControllerStarted { .. } => {}
+        }
+    }
+
+    fn build_changed(&self, build: &BuildId) {
+        // Nobody may be listening: that is fine.
+        let _ = self.notices.changed.send(build.clone());
+    }
+
+    fn send_order(&mut self, lease: LeaseId, worker: &WorkerName) {
+        match self.farm.order(lease) {
+            Ok(mut order) => {
+                order.traceparent = trace::job_traceparent(&self.farm, lease.job);
+                self.live.send_to(worker, None, v1::controller_message::Kind::Lease(order.to_proto()));
+            }
+            Err(why) => {
+                // Found only now, because artifacts are known only when their job has ended. It is the pipeline's fault.
+                let outcome = Outcome::new(OutcomeKind::Failed, Reason::InputMissing, why);
+                let report =
+                    Report { lease, worker: worker.clone(), outcome, artifacts: Vec::new(), image: None, log_bytes: 0 };
+                self.own.push_back(Command::Report(Box::new(report)));
+            }
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! The form of a record: format, checksum, JSON. Self-describing, so that old journals stay readable.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// The format that is written. Readers accept it and all before it.
+pub(super) const FORMAT: u8 = 1;
+
+/// Bytes in front of the JSON: the format and the CRC-32 of the JSON, little endian.
+const HEADER_BYTES: usize = 5;
+
+/// Why a record cannot be read.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum BadRecord {
+    TooNew(u8),
+    Corrupt(String),
+}
+
+pub(super) fn encode<T: Serialize>(value: &T) -> Vec<u8> {
+    let mut bytes = vec![FORMAT, 0, 0, 0, 0];
+    // Events and snapshots hold nothing that JSON cannot: no maps with composite keys, no floats.
+    serde_json::to_writer(&mut bytes, value).expect("journal records are plain JSON");
+    let sum = crc32fast::hash(&bytes[HEADER_BYTES..]);
+    bytes[1..HEADER_BYTES].copy_from_slice(&sum.to_le_bytes());
+    bytes
+}
+
+pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, BadRecord> {
+    let Some((header, json)) = bytes.split_at_checked(HEADER_BYTES) else {
+        return Err(BadRecord::Corrupt(format!("{} bytes are too few for a record", bytes.len())));
+    };
+    if header[0] == 0 || header[0] > FORMAT {
+        return Err(BadRecord::TooNew(header[0]));
+    }
+    let (want, have) = (u32::from_le_bytes([header[1], header[2], header[3], header[4]]), crc32fast::hash(json));
+    if want != have {
+        return Err(BadRecord::Corrupt(format!("its checksum is {have:08x}, {want:08x} was written")));
+    }
+    serde_json::from_slice(json).map_err(|error| BadRecord::Corrupt(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_flipped_bit_is_found() {
+        let bytes = encode(&vec!["an event", "another"]);
+        assert_eq!(decode::<Vec<String>>(&bytes).unwrap(), ["an event", "another"]);
+        for bit in 0..bytes.len() * 8 {
+            let mut bad = bytes.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            assert!(decode::<Vec<String>>(&bad).is_err(), "bit {bit}");
+        }
+        assert!(matches!(decode::<Vec<String>>(&bytes[..3]), Err(BadRecord::Corrupt(_))));
+        assert_eq!(decode::<Vec<String>>(&[9, 0, 0, 0, 0]), Err(BadRecord::TooNew(9)));
+    }
+}

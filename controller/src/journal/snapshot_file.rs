@@ -1,0 +1,44 @@
+//! Snapshots as checksummed files, made visible by an atomic rename.
+
+use super::record::{self, BadRecord};
+use super::{JournalError, sled_tail::sync_dir};
+use railyard_core::Snapshot;
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+/// Where the snapshot of a generation lies.
+pub(super) fn path(dir: &Path, generation: u64) -> PathBuf {
+    dir.join(format!("snapshot-{generation:08}"))
+}
+
+/// Writes a snapshot durably; it is there whole, or not at all.
+pub(super) fn write(dir: &Path, generation: u64, snapshot: &Snapshot) -> Result<(), JournalError> {
+    let (target, staging) = (path(dir, generation), dir.join("snapshot.new"));
+    let io = |what: &'static str, path: &Path| {
+        let path = path.to_owned();
+        move |source| JournalError::Io { what, path, source }
+    };
+    let mut file = File::create(&staging).map_err(io("create", &staging))?;
+    file.write_all(&record::encode(snapshot)).map_err(io("write", &staging))?;
+    file.sync_all().map_err(io("sync", &staging))?;
+    fs::rename(&staging, &target).map_err(io("rename", &staging))?;
+    sync_dir(dir)
+}
+
+/// Reads the snapshot of a generation.
+pub(super) fn read(dir: &Path, generation: u64) -> Result<Snapshot, JournalError> {
+    let path = path(dir, generation);
+    let bytes = fs::read(&path).map_err(|source| JournalError::Io { what: "read", path: path.clone(), source })?;
+    record::decode(&bytes).map_err(|bad| match bad {
+        BadRecord::TooNew(found) => JournalError::TooNew { path, found, known: record::FORMAT },
+        BadRecord::Corrupt(why) => JournalError::Corrupt { path, record: generation, why },
+    })
+}
+
+/// The newest generation that has a snapshot; 0 if none has.
+pub(super) fn newest(dir: &Path) -> Result<u64, JournalError> {
+    let entries = fs::read_dir(dir).map_err(|source| JournalError::Io { what: "list", path: dir.to_owned(), source })?;
+    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    Ok(names.filter_map(|name| name.strip_prefix("snapshot-")?.parse().ok()).max().unwrap_or(0))
+}

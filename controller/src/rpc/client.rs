@@ -1,0 +1,334 @@
+//! What people and scripts call.
+
+use super::auth::{Act, allow};
+use super::{bad_request, cache_status, check_protocol, command_status, log_status, read, submit, view};
+use crate::cache::Cache;
+use crate::driver::Handle;
+use crate::logs::LogStore;
+use crate::trace;
+use futures_util::Stream;
+use railyard_common::id::{BuildId, JobName, PipelineName};
+use railyard_common::layout;
+use railyard_common::path::{Glob, RelPath};
+use railyard_common::plan::Plan;
+use railyard_core::{Command, Event, Farm, Submission};
+use railyard_proto::v1;
+use railyard_proto::v1::client_service_server::ClientService;
+use railyard_service::clock::Clock;
+use railyard_service::convert::ToProto as _;
+use railyard_service::{rpc_error, task, telemetry};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio_stream::StreamExt as _;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Request, Response, Status};
+
+/// Builds that a listing gives if it is not told how many.
+const LIST_DEFAULT: usize = 50;
+/// Most builds that a listing gives.
+const LIST_MAX: usize = 1_000;
+/// How long a URL to an artifact is good.
+const ARTIFACT_TTL: Duration = Duration::from_secs(3600);
+/// Longest idempotency key.
+const KEY_MAX_LEN: usize = 256;
+/// A watcher hears of a build at most this often; in between, changes are put together.
+const WATCH_INTERVAL: Duration = Duration::from_millis(100);
+
+/// The client service.
+pub struct Client {
+    farm: Handle,
+    cache: Arc<dyn Cache>,
+    logs: Arc<LogStore>,
+    clock: Arc<dyn Clock>,
+    farm_name: String,
+    shutdown: CancellationToken,
+}
+
+impl Client {
+    /// Serves clients of `farm`. Watchers and followers are let go at `shutdown`.
+    pub fn new(
+        farm: Handle,
+        cache: Arc<dyn Cache>,
+        logs: Arc<LogStore>,
+        clock: Arc<dyn Clock>,
+        farm_name: String,
+        shutdown: CancellationToken,
+    ) -> Self {
+        Self { farm, cache, logs, clock, farm_name, shutdown }
+    }
+
+    /// The root of published paths: what stands in front of every one.
+    fn cache_url(&self) -> String {
+        let path: RelPath = "x".parse().expect("a letter is a path");
+        self.cache.url(&path).trim_end_matches('x').trim_end_matches('/').to_owned()
+    }
+
+    async fn view(&self, id: BuildId) -> Result<v1::BuildView, Status> {
+        let (now, cache_url, wanted) = (self.clock.now(), self.cache_url(), id.clone());
+        let found = self.farm.read(move |farm, live| {
+            farm.build(&wanted).map(|build| view::build(farm, live, build, now, &cache_url, true))
+        });
+        let found = found.await.map_err(command_status)?;
+        found.ok_or_else(|| command_status(railyard_core::Refusal::UnknownBuild(id).into()))
+    }
+}
+
+type Outbound<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl ClientService for Client {
+    type WatchBuildStream = Outbound<v1::BuildView>;
+    type ReadLogStream = Outbound<v1::LogChunk>;
+
+    async fn get_farm(&self, request: Request<v1::GetFarmRequest>) -> Result<Response<v1::GetFarmResponse>, Status> {
+        let identity = allow(&request, Act::Read)?;
+        let request = request.into_inner();
+        check_protocol("the client", &request.client_version, request.protocol)?;
+        Ok(Response::new(v1::GetFarmResponse {
+            farm: self.farm_name.clone(),
+            version: railyard_common::VERSION.to_owned(),
+            protocol: railyard_common::PROTOCOL,
+            cache_url: self.cache_url(),
+            identity: format!("{} {}", identity.role.as_str(), identity.name),
+        }))
+    }
+
+    async fn plan(&self, request: Request<v1::SubmitRequest>) -> Result<Response<v1::PlanResponse>, Status> {
+        allow(&request, Act::Read)?;
+        let plan = submit::Checked::new(request.into_inner())?.plan(&self.farm, self.clock.now()).await?;
+        let response = self.farm.read(move |farm, _| v1::PlanResponse {
+            pipeline: plan.build.pipeline.to_string(),
+            jobs: planned_jobs(farm, &plan),
+            warnings: submit::warnings(farm, &plan),
+        });
+        Ok(Response::new(response.await.map_err(command_status)?))
+    }
+
+    async fn submit(&self, request: Request<v1::SubmitRequest>) -> Result<Response<v1::SubmitResponse>, Status> {
+        let identity = allow(&request, Act::Change)?;
+        let trace = trace::begin(&telemetry::extract(request.metadata()));
+        let request = request.into_inner();
+        let key = Some(request.idempotency_key.clone()).filter(|key| !key.is_empty());
+        if key.as_ref().is_some_and(|key| key.len() > KEY_MAX_LEN) {
+            return Err(bad_request(format!("the idempotency key is longer than {KEY_MAX_LEN} bytes")));
+        }
+        let plan = submit::Checked::new(request)?.plan(&self.farm, self.clock.now()).await?;
+        let (mut build, known) = (plan.build.clone(), plan.clone());
+        let submission = Submission { plan, key: key.clone(), by: identity.name, trace };
+        let events = self.farm.decide(Command::Submit(Box::new(submission))).await.map_err(command_status)?;
+        let existing = !events.iter().any(|event| matches!(event, Event::BuildAccepted { .. }));
+        if let (true, Some(key)) = (existing, key) {
+            let found = self.farm.read(move |farm, _| farm.by_key(&key).cloned()).await.map_err(command_status)?;
+            build = found.unwrap_or(build);
+        }
+        let warnings = self.farm.read(move |farm, _| submit::warnings(farm, &known)).await.map_err(command_status)?;
+        Ok(Response::new(v1::SubmitResponse { build: build.to_string(), existing, warnings }))
+    }
+
+    async fn list_builds(
+        &self,
+        request: Request<v1::ListBuildsRequest>,
+    ) -> Result<Response<v1::ListBuildsResponse>, Status> {
+        allow(&request, Act::Read)?;
+        let request = request.into_inner();
+        let pipeline = Some(request.pipeline).filter(|text| !text.is_empty());
+        let pipeline: Option<PipelineName> = pipeline.map(|text| text.parse()).transpose().map_err(bad_request)?;
+        let limit = if request.limit == 0 { LIST_DEFAULT } else { (request.limit as usize).min(LIST_MAX) };
+        let (now, cache_url) = (self.clock.now(), self.cache_url());
+        let builds = self.farm.read(move |farm, live| {
+            let wanted = |name: &PipelineName| pipeline.as_ref().is_none_or(|pipeline| pipeline == name);
+            let mut found: Vec<_> = farm.builds().filter(|build| wanted(&build.id().pipeline)).collect();
+            found.sort_by_key(|build| std::cmp::Reverse(build.first_job));
+            found.truncate(limit);
+            found.into_iter().map(|build| view::build(farm, live, build, now, &cache_url, false)).collect()
+        });
+        Ok(Response::new(v1::ListBuildsResponse { builds: builds.await.map_err(command_status)? }))
+    }
+
+    async fn get_build(&self, request: Request<v1::GetBuildRequest>) -> Result<Response<v1::BuildView>, Status> {
+        allow(&request, Act::Read)?;
+        let id = read::resolve(&self.farm, &request.into_inner().build).await?;
+        Ok(Response::new(self.view(id).await?))
+    }
+
+    async fn watch_build(
+        &self,
+        request: Request<v1::GetBuildRequest>,
+    ) -> Result<Response<Self::WatchBuildStream>, Status> {
+        allow(&request, Act::Read)?;
+        // Listens before it looks: a change in between is seen twice rather than not at all.
+        let changes = self.farm.changes();
+        let id = read::resolve(&self.farm, &request.into_inner().build).await?;
+        let (tx, rx) = mpsc::channel(1);
+        let watcher = Watcher { farm: self.farm.clone(), clock: self.clock.clone(), cache_url: self.cache_url(), id };
+        let shutdown = self.shutdown.clone();
+        task::spawn("build watcher", async move { shutdown.run_until_cancelled(watcher.run(changes, tx)).await });
+        Ok(Response::new(Box::pin(ReceiverStream::new(rx))))
+    }
+
+    async fn read_log(&self, request: Request<v1::ReadLogRequest>) -> Result<Response<Self::ReadLogStream>, Status> {
+        allow(&request, Act::Read)?;
+        let request = request.into_inner();
+        let build = read::resolve(&self.farm, &request.build).await?;
+        let name = read::log_name(&self.farm, build, &request.job, request.attempt).await?;
+        let chunks = ReceiverStream::new(self.logs.read(name, request.offset, request.follow));
+        let chunks = futures_util::StreamExt::take_until(chunks, self.shutdown.clone().cancelled_owned());
+        let stream = chunks.map(|chunk| {
+            chunk.map(|(offset, data)| v1::LogChunk { offset, data }).map_err(|error| log_status(&error))
+        });
+        Ok(Response::new(Box::pin(stream)))
+    }
+
+    async fn sign_artifacts(
+        &self,
+        request: Request<v1::SignArtifactsRequest>,
+    ) -> Result<Response<v1::SignArtifactsResponse>, Status> {
+        allow(&request, Act::Read)?;
+        let request = request.into_inner();
+        let id = read::resolve(&self.farm, &request.build).await?;
+        let globs = request.paths.iter().map(|text| text.parse::<Glob>()).collect::<Result<Vec<_>, _>>();
+        let matchers: Vec<_> = globs.map_err(bad_request)?.iter().map(Glob::matcher).collect();
+        let found = self.farm.read(move |farm, _| artifacts_of(farm, &id)).await.map_err(command_status)?;
+        let mut artifacts = Vec::new();
+        for (job, artifact) in found {
+            let path = artifact.path.as_str();
+            let names = [path.to_owned(), artifact.path.file_name().to_owned(), format!("{job}/{path}")];
+            let published = artifact.published.as_ref().map(|path| path.as_str().to_owned());
+            let named = |name: &String| matchers.iter().any(|matcher| matcher.is_match(name));
+            if !matchers.is_empty() && !names.iter().chain(&published).any(named) {
+                continue;
+            }
+            let url = self.cache.sign_get(&layout::blob(&artifact.blob), ARTIFACT_TTL).await;
+            let url = url.map_err(|error| cache_status(&error))?;
+            artifacts.push(v1::SignedArtifact { job: job.to_string(), artifact: Some(artifact.to_proto()), url });
+        }
+        if artifacts.is_empty() && !request.paths.is_empty() {
+            let message = format!("no artifact matches {}; `railyard artifacts {}` lists them", request.paths.join(", "), request.build);
+            return Err(rpc_error::refusal(Code::NotFound, rpc_error::NOT_FOUND, message));
+        }
+        Ok(Response::new(v1::SignArtifactsResponse { artifacts }))
+    }
+
+    async fn cancel(&self, request: Request<v1::CancelRequest>) -> Result<Response<v1::CancelResponse>, Status> {
+        let by = allow(&request, Act::Change)?.name;
+        let request = request.into_inner();
+        let build = read::resolve(&self.farm, &request.build).await?;
+        let reason = if request.reason.is_empty() { format!("cancelled by {by}") } else { request.reason };
+        self.farm.decide(Command::Cancel { build, by, reason }).await.map_err(command_status)?;
+        Ok(Response::new(v1::CancelResponse {}))
+    }
+
+    async fn retry(&self, request: Request<v1::RetryRequest>) -> Result<Response<v1::RetryResponse>, Status> {
+        allow(&request, Act::Change)?;
+        let request = request.into_inner();
+        let build = read::resolve(&self.farm, &request.build).await?;
+        let step = Some(request.step).filter(|step| !step.is_empty());
+        let step = step.map(|step| step.parse()).transpose().map_err(bad_request)?;
+        let events = self.farm.decide(Command::Retry { build, step }).await.map_err(command_status)?;
+        let again: Vec<_> = events
+            .into_iter()
+            .flat_map(|event| match event {
+                Event::BuildResumed { jobs, .. } => jobs,
+                _ => Vec::new(),
+            })
+            .collect();
+        let names = self.farm.read(move |farm, _| {
+            again.iter().filter_map(|id| farm.spec(*id)).map(|spec| spec.name.to_string()).collect()
+        });
+        Ok(Response::new(v1::RetryResponse { jobs: names.await.map_err(command_status)? }))
+    }
+
+    async fn list_workers(
+        &self,
+        request: Request<v1::ListWorkersRequest>,
+    ) -> Result<Response<v1::ListWorkersResponse>, Status> {
+        allow(&request, Act::Read)?;
+        let workers =
+            self.farm.read(|farm, live| farm.workers().map(|worker| view::worker(farm, live, worker)).collect());
+        Ok(Response::new(v1::ListWorkersResponse { workers: workers.await.map_err(command_status)? }))
+    }
+}
+
+fn planned_jobs(farm: &Farm, plan: &Plan) -> Vec<v1::PlannedJob> {
+    let planned = plan.jobs.iter().map(|spec| {
+        let able = farm.workers().filter(|worker| worker.takes_leases() && worker.offer.objection(spec).is_none());
+        v1::PlannedJob {
+            name: spec.name.to_string(),
+            needs: spec.needs.iter().map(ToString::to_string).collect(),
+            image: view::image_source(&spec.image),
+            resources: Some(view::capacity(&spec.run.resources)),
+            outputs: spec.run.outputs.iter().map(|output| output.glob.to_string()).collect(),
+            workers: able.map(|worker| worker.offer.name.to_string()).collect(),
+            why: farm.why_never(spec).unwrap_or_default(),
+        }
+    });
+    planned.collect()
+}
+
+fn artifacts_of(farm: &Farm, id: &BuildId) -> Vec<(JobName, railyard_common::blob::Artifact)> {
+    let Some(build) = farm.build(id) else { return Vec::new() };
+    let jobs = build.jobs().zip(&build.plan.jobs);
+    let results = jobs.filter_map(|(id, spec)| Some((spec.name.clone(), farm.job(id)?.result()?.artifacts.clone())));
+    results.flat_map(|(name, artifacts)| artifacts.into_iter().map(move |artifact| (name.clone(), artifact))).collect()
+}
+
+/// Sends a build to one reader whenever it changes, until it has ended.
+struct Watcher {
+    farm: Handle,
+    clock: Arc<dyn Clock>,
+    cache_url: String,
+    id: BuildId,
+}
+
+impl Watcher {
+    async fn run(
+        self,
+        mut changes: tokio::sync::broadcast::Receiver<BuildId>,
+        tx: mpsc::Sender<Result<v1::BuildView, Status>>,
+    ) {
+        let mut last = None;
+        loop {
+            let (id, now, url) = (self.id.clone(), self.clock.now(), self.cache_url.clone());
+            let view = self.farm.read(move |farm, live| {
+                farm.build(&id).map(|build| (build.is_ended(), view::build(farm, live, build, now, &url, true)))
+            });
+            let Ok(Some((ended, view))) = view.await else { return };
+            if last.as_ref() != Some(&view) {
+                if tx.send(Ok(view.clone())).await.is_err() {
+                    return;
+                }
+                last = Some(view);
+            }
+            if ended || !self.changed(&mut changes, &tx).await {
+                return;
+            }
+        }
+    }
+
+    /// Waits for the next change; `false` when nobody reads any more, or nothing can change any more.
+    async fn changed(
+        &self,
+        changes: &mut tokio::sync::broadcast::Receiver<BuildId>,
+        tx: &mpsc::Sender<Result<v1::BuildView, Status>>,
+    ) -> bool {
+        use tokio::sync::broadcast::error::RecvError;
+        loop {
+            tokio::select! {
+                biased;
+                () = tx.closed() => return false,
+                change = changes.recv() => match change {
+                    Ok(build) if build != self.id => {}
+                    // What was missed may have been ours.
+                    Ok(_) | Err(RecvError::Lagged(_)) => {
+                        tokio::time::sleep(WATCH_INTERVAL).await;
+                        return true;
+                    }
+                    Err(RecvError::Closed) => return false,
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! The gRPC services: messages are parsed here, refusals become statuses here, and nothing else happens here.
+
+mod auth;
+mod client;
+mod read;
+mod submit;
+mod view;
+mod worker;
+
+pub use client::Client;
+pub use worker::Workers;
+
+use crate::cache::CacheError;
+use crate::driver::CommandError;
+use crate::logs::LogError;
+use railyard_core::RefusalKind;
+use railyard_service::{error_chain, rpc_error};
+use tonic::{Code, Status};
+
+/// A refusal of the farm, for the one who asked.
+fn command_status(error: CommandError) -> Status {
+    match &error {
+        CommandError::Refused(refusal) => {
+            let code = match refusal.kind() {
+                RefusalKind::NotFound => Code::NotFound,
+                RefusalKind::Exists => Code::AlreadyExists,
+                RefusalKind::State | RefusalKind::Stale => Code::FailedPrecondition,
+                RefusalKind::Invalid => Code::InvalidArgument,
+                RefusalKind::Limit => Code::ResourceExhausted,
+            };
+            rpc_error::refusal(code, refusal.reason(), error.to_string())
+        }
+        CommandError::Journal(_) => rpc_error::refusal(Code::Unavailable, rpc_error::BUSY, error.to_string()),
+        CommandError::Stopping => rpc_error::refusal(Code::Unavailable, rpc_error::STOPPING, error.to_string()),
+    }
+}
+
+/// A failure of the cache, for the one who asked.
+fn cache_status(error: &CacheError) -> Status {
+    let (code, reason) = match error {
+        CacheError::Corrupt { .. } | CacheError::Incomplete { .. } => (Code::DataLoss, rpc_error::BAD_UPLOAD),
+        CacheError::UnknownUpload { .. } | CacheError::NoBlob { .. } => (Code::NotFound, rpc_error::NOT_FOUND),
+        CacheError::Invalid { .. } | CacheError::TooLarge { .. } | CacheError::BadPath { .. } => {
+            (Code::InvalidArgument, rpc_error::BAD_REQUEST)
+        }
+        CacheError::Conflict { .. } => (Code::AlreadyExists, rpc_error::CACHE),
+        CacheError::DiskFull { .. } => (Code::ResourceExhausted, rpc_error::CACHE),
+        CacheError::Io { .. } | CacheError::Store { .. } | CacheError::Config { .. } => {
+            (Code::Unavailable, rpc_error::CACHE)
+        }
+    };
+    rpc_error::refusal(code, reason, error_chain(error))
+}
+
+/// A failure of a log, for the one who asked.
+fn log_status(error: &LogError) -> Status {
+    let (code, reason) = match error {
+        LogError::Gap { .. } => (Code::OutOfRange, rpc_error::LOG_GAP),
+        LogError::Io { .. } | LogError::Cache { .. } => (Code::Unavailable, rpc_error::INTERNAL),
+    };
+    rpc_error::refusal(code, reason, error_chain(error))
+}
+
+/// A text of the request that cannot be parsed.
+fn bad_request(error: impl std::fmt::Display) -> Status {
+    rpc_error::refusal(Code::InvalidArgument, rpc_error::BAD_REQUEST, error.to_string())
+}
+
+/// Both sides must speak a protocol that the other knows: this one, or the one before.
+fn check_protocol(who: &str, version: &str, protocol: u32) -> Result<(), Status> {
+    let known = railyard_common::PROTOCOL.saturating_sub(1).max(1)..=railyard_common::PROTOCOL;
+    if known.contains(&protocol) {
+        return Ok(());
+    }
+    let (mine, software) = (railyard_common::PROTOCOL, railyard_common::VERSION);
+    let message = format!(
+        "{who} {version} speaks protocol {protocol}, the controller ({software}) speaks {} to {mine}; upgrade the older one",
+        known.start()
+    );
+    Err(rpc_error::refusal(Code::FailedPrecondition, rpc_error::PROTOCOL, message))
+}

@@ -1,0 +1,129 @@
+//! The farm's state as readers see it.
+
+use crate::driver::Live;
+use railyard_common::id::{JobId, LeaseId};
+use railyard_common::job::{Capacity, ImageSource};
+use railyard_common::outcome::OutcomeKind;
+use railyard_common::time::Millis;
+use railyard_core::{Attempt, Build, BuildState, Farm, Job, JobState, Verdict, Worker};
+use railyard_proto::v1;
+use railyard_service::convert::{ToProto as _, timestamp};
+
+/// A build with everything of it, or, without `detail`, without artifacts and images.
+pub(super) fn build(farm: &Farm, live: &Live, build: &Build, now: Millis, cache_url: &str, detail: bool) -> v1::BuildView {
+    let (state, ended_at, error) = match &build.state {
+        BuildState::Running | BuildState::Cancelling { .. } => (v1::BuildState::Running, None, None),
+        BuildState::Finalizing { .. } => (v1::BuildState::Finalizing, None, None),
+        BuildState::Ended { verdict, at, error } => (verdict_state(*verdict), Some(*at), error.clone()),
+    };
+    let error = error.or_else(|| live.finalize_error(build.id()).map(str::to_owned)).unwrap_or_default();
+    v1::BuildView {
+        build: build.id().to_string(),
+        state: state.into(),
+        submitted_at: Some(timestamp(build.submitted_at)),
+        ended_at: ended_at.map(timestamp),
+        submitted_by: build.by.clone(),
+        params: build.plan.params.clone().into_iter().collect(),
+        jobs: build.jobs().filter_map(|id| job(farm, live, id, now, detail)).collect(),
+        cache_url: cache_url.to_owned(),
+        trace_id: build.trace.trace_id.clone(),
+        finalize_error: error,
+    }
+}
+
+fn verdict_state(verdict: Verdict) -> v1::BuildState {
+    match verdict {
+        Verdict::Succeeded => v1::BuildState::Succeeded,
+        Verdict::Failed => v1::BuildState::Failed,
+        Verdict::Cancelled => v1::BuildState::Cancelled,
+    }
+}
+
+fn job(farm: &Farm, live: &Live, id: JobId, now: Millis, detail: bool) -> Option<v1::JobView> {
+    let (job, spec) = farm.job(id).zip(farm.spec(id))?;
+    let result = job.result().filter(|_| detail);
+    let queued_at = match job.state {
+        JobState::Queued { since, .. } => Some(since),
+        _ => None,
+    };
+    let last_end = job.attempts.last().and_then(|attempt| attempt.end.as_ref()).map(|end| end.at);
+    Some(v1::JobView {
+        job: id.0,
+        name: spec.name.to_string(),
+        state: job_state(job).into(),
+        why: farm.why_waiting(id, now),
+        needs: spec.needs.iter().map(ToString::to_string).collect(),
+        attempts: job.attempts.iter().map(|one| attempt(live, id, one)).collect(),
+        artifacts: result.map(|result| result.artifacts.iter().map(|a| a.to_proto()).collect()).unwrap_or_default(),
+        image: result.and_then(|result| result.image.as_ref()).map(|image| image.to_proto()),
+        queued_at: queued_at.map(timestamp),
+        ended_at: last_end.filter(|_| job.is_terminal()).map(timestamp),
+    })
+}
+
+fn job_state(job: &Job) -> v1::JobState {
+    match &job.state {
+        JobState::Blocked { .. } => v1::JobState::Blocked,
+        JobState::Queued { .. } => v1::JobState::Queued,
+        JobState::Leased { .. } => v1::JobState::Running,
+        JobState::Succeeded(_) => v1::JobState::Succeeded,
+        JobState::Skipped { .. } => v1::JobState::Skipped,
+        JobState::Ended { kind, .. } => match kind {
+            OutcomeKind::Succeeded => v1::JobState::Succeeded,
+            OutcomeKind::Failed => v1::JobState::Failed,
+            OutcomeKind::TimedOut => v1::JobState::TimedOut,
+            OutcomeKind::Cancelled => v1::JobState::Cancelled,
+            OutcomeKind::Lost | OutcomeKind::Refused => v1::JobState::Lost,
+        },
+    }
+}
+
+fn attempt(live: &Live, job: JobId, attempt: &Attempt) -> v1::AttemptView {
+    let phase = match attempt.end {
+        Some(_) => v1::Phase::Unspecified,
+        None => live.phase(LeaseId { job, attempt: attempt.number }),
+    };
+    v1::AttemptView {
+        attempt: attempt.number,
+        worker: attempt.worker.to_string(),
+        leased_at: Some(timestamp(attempt.leased_at)),
+        ended_at: attempt.end.as_ref().map(|end| timestamp(end.at)),
+        outcome: attempt.end.as_ref().map(|end| end.outcome.to_proto()),
+        phase: phase.into(),
+    }
+}
+
+/// A worker.
+pub(super) fn worker(farm: &Farm, live: &Live, worker: &Worker) -> v1::WorkerView {
+    let job_of = |lease: &LeaseId| {
+        let (job, spec) = farm.job(lease.job).zip(farm.spec(lease.job))?;
+        let (build, name) = (job.build.to_string(), spec.name.to_string());
+        Some(v1::WorkerJob { lease: Some(lease.to_proto()), build, job: name, phase: live.phase(*lease).into() })
+    };
+    let offer = &worker.offer;
+    v1::WorkerView {
+        name: offer.name.to_string(),
+        connected: worker.online,
+        platforms: offer.platforms.iter().map(|platform| platform.to_proto()).collect(),
+        capacity: Some(offer.capacity.to_proto()),
+        reserved: Some(worker.reserved.to_proto()),
+        jobs: worker.leases.iter().filter_map(job_of).collect(),
+        version: offer.version.clone(),
+        last_seen_at: Some(timestamp(live.last_seen(&offer.name).unwrap_or(worker.changed_at))),
+        labels: offer.labels.clone().into_iter().collect(),
+    }
+}
+
+/// Where an image comes from, for people.
+pub(super) fn image_source(source: &ImageSource) -> String {
+    match source {
+        ImageSource::Registry(reference) => reference.clone(),
+        ImageSource::Job(job) => format!("image of {job}"),
+        ImageSource::Import { job, artifact } => format!("{artifact} of {job}"),
+    }
+}
+
+/// What a job reserves.
+pub(super) fn capacity(capacity: &Capacity) -> v1::Capacity {
+    capacity.to_proto()
+}

@@ -1,0 +1,337 @@
+//! What workers call. Everything that acts for a job carries its lease, and a stale one is refused.
+
+use super::{auth, bad_request, cache_status, check_protocol, command_status, log_status};
+use crate::cache::{Cache, Grant};
+use crate::driver::{Handle, Link};
+use crate::logs::LogStore;
+use futures_util::Stream;
+use railyard_common::blob::{Artifact, Blob, Image};
+use railyard_common::id::{BootId, BuildId, LeaseId, WorkerName};
+use railyard_common::job::{Capacity, JobSpec};
+use railyard_common::layout;
+use railyard_common::outcome::{Outcome, OutcomeKind};
+use railyard_common::platform::PlatformOffer;
+use railyard_core::{Command, Refusal, Report, WorkerOffer};
+use railyard_proto::v1;
+use railyard_proto::v1::worker_service_server::WorkerService;
+use railyard_service::convert::{FromProto, ToProto as _};
+use railyard_service::{rpc_error, task};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio_stream::StreamExt as _;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Request, Response, Status, Streaming};
+
+/// Messages that wait for a worker to read them: a few for each lease that it can hold.
+const LINK_LEN: usize = 256;
+/// A stream on which nobody says hello is closed.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often workers send a heartbeat: a sixth of the shortest lease TTL in use would be 20 s for the default of two
+/// minutes; ten is the most that an observer should wait, and short leases want two.
+const HEARTBEAT: Duration = Duration::from_secs(2);
+/// How long a URL to read is good.
+const DOWNLOAD_TTL: Duration = Duration::from_secs(3600);
+/// Log acks that wait for the worker to read them.
+const ACKS_LEN: usize = 16;
+
+/// The worker service.
+pub struct Workers {
+    farm: Handle,
+    cache: Arc<dyn Cache>,
+    logs: Arc<LogStore>,
+    farm_name: String,
+    shutdown: CancellationToken,
+}
+
+impl Workers {
+    /// Serves workers of `farm`. Sessions end at `shutdown`; workers come back to whoever listens next.
+    pub fn new(
+        farm: Handle,
+        cache: Arc<dyn Cache>,
+        logs: Arc<LogStore>,
+        farm_name: String,
+        shutdown: CancellationToken,
+    ) -> Self {
+        Self { farm, cache, logs, farm_name, shutdown }
+    }
+
+    async fn held_by(&self, lease: Option<v1::LeaseId>, worker: &WorkerName) -> Result<LeaseId, Status> {
+        let lease = lease_of(lease)?;
+        self.farm.check_lease(lease, worker).await.map_err(command_status)?;
+        Ok(lease)
+    }
+
+    async fn welcome(&self, hello: v1::Hello, worker: WorkerName, link: Link) -> Result<u64, Status> {
+        if hello.worker != worker.as_str() {
+            let message = format!("the certificate is {worker}'s, the hello says {}; set `name` to {worker}", hello.worker);
+            return Err(rpc_error::refusal(Code::PermissionDenied, rpc_error::FORBIDDEN, message));
+        }
+        check_protocol(&format!("worker {worker}"), &hello.version, hello.protocol)?;
+        let held = hello.held.iter().map(|lease| LeaseId::from_proto(*lease)).collect::<Result<Vec<_>, _>>()?;
+        let builds = hello.builds.iter().map(|build| build.parse()).collect::<Result<Vec<BuildId>, _>>();
+        let builds = builds.map_err(bad_request)?;
+        let offer = offer_of(hello, worker)?;
+        let attached = self.farm.attach(offer, held, builds, link.clone()).await.map_err(command_status)?;
+        let welcome = v1::Welcome {
+            farm: self.farm_name.clone(),
+            version: railyard_common::VERSION.to_owned(),
+            protocol: railyard_common::PROTOCOL,
+            heartbeat_millis: HEARTBEAT.as_millis() as u32,
+            held: attached.held.iter().map(|lease| lease.to_proto()).collect(),
+            builds_over: attached.builds_over.iter().map(ToString::to_string).collect(),
+        };
+        let message = v1::ControllerMessage { kind: Some(v1::controller_message::Kind::Welcome(welcome)) };
+        link.messages.send(message).await.map_err(|_| Status::cancelled("the worker went away"))?;
+        Ok(attached.session)
+    }
+
+    /// What the report says is there must be there, complete and checked.
+    async fn settle(&self, report: &v1::ReportRequest) -> Result<(), Status> {
+        for upload in &report.uploads {
+            let blob = Blob::from_proto(upload.blob.clone().ok_or_else(|| bad_request("an upload without its blob"))?)?;
+            let completed = self.cache.complete_upload(&blob, &upload.upload_id, &upload.etags).await;
+            completed.map_err(|error| cache_status(&error))?;
+        }
+        Ok(())
+    }
+
+    /// The blob as the cache holds it.
+    async fn stored(&self, claimed: &Blob, what: &str) -> Result<Blob, Status> {
+        let found = self.cache.find(&claimed.digest).await.map_err(|error| cache_status(&error))?;
+        match found {
+            Some(found) if found.size_bytes == claimed.size_bytes => Ok(found),
+            // The cache may not know the plain length of what it holds compressed.
+            Some(found) if found.encoding != Default::default() => Ok(Blob { size_bytes: claimed.size_bytes, ..found }),
+            Some(found) => {
+                let message = format!("{what} has {} bytes in the cache, {} were reported", found.size_bytes, claimed.size_bytes);
+                Err(rpc_error::refusal(Code::DataLoss, rpc_error::BAD_UPLOAD, message))
+            }
+            None => {
+                let message = format!("{what} ({}) is not in the cache; upload it before the report", claimed.digest);
+                Err(rpc_error::refusal(Code::FailedPrecondition, rpc_error::BAD_UPLOAD, message))
+            }
+        }
+    }
+
+    async fn artifacts(&self, spec: &JobSpec, claimed: Vec<v1::Artifact>) -> Result<Vec<Artifact>, Status> {
+        let mut artifacts = Vec::new();
+        for artifact in claimed {
+            let mut artifact = Artifact::from_proto(artifact)?;
+            artifact.blob = self.stored(&artifact.blob, artifact.path.as_str()).await?;
+            artifact.published = published(spec, &artifact)?;
+            artifacts.push(artifact);
+        }
+        Ok(artifacts)
+    }
+
+    async fn image(&self, spec: &JobSpec, claimed: Option<v1::Image>) -> Result<Option<Image>, Status> {
+        let Some(claimed) = claimed else {
+            return if spec.run.commit { Err(bad_request("the step commits its image, and the report has none")) } else { Ok(None) };
+        };
+        let mut image = Image::from_proto(claimed)?;
+        image.config = self.stored(&image.config, "the image's configuration").await?;
+        for (index, layer) in image.layers.iter_mut().enumerate() {
+            *layer = self.stored(layer, &format!("layer {index} of the image")).await?;
+        }
+        Ok(Some(image))
+    }
+}
+
+fn lease_of(lease: Option<v1::LeaseId>) -> Result<LeaseId, Status> {
+    let lease = lease.ok_or_else(|| bad_request("the call names no lease"))?;
+    Ok(LeaseId::from_proto(lease)?)
+}
+
+fn offer_of(hello: v1::Hello, name: WorkerName) -> Result<WorkerOffer, Status> {
+    let platforms = hello.platforms.into_iter().map(PlatformOffer::from_proto).collect::<Result<Vec<_>, _>>()?;
+    let capacity = hello.capacity.ok_or_else(|| bad_request("the hello has no capacity"))?;
+    Ok(WorkerOffer {
+        name,
+        boot: BootId(hello.boot_id),
+        version: hello.version,
+        platforms,
+        capacity: Capacity::from_proto(capacity)?,
+        labels: hello.labels.into_iter().collect(),
+        allows_privileged: hello.allows_privileged,
+    })
+}
+
+/// Where an artifact is published: the plan says, not the worker.
+fn published(spec: &JobSpec, artifact: &Artifact) -> Result<Option<railyard_common::path::RelPath>, Status> {
+    let mut outputs = spec.run.outputs.iter().filter(|output| output.glob.matcher().is_match(artifact.path.as_str()));
+    let Some(first) = outputs.next() else {
+        return Err(bad_request(format!("{} is not an output of {}", artifact.path, spec.name)));
+    };
+    let publish = first.publish.as_ref().or_else(|| outputs.find_map(|output| output.publish.as_ref()));
+    let path = publish.map(|dir| dir.join(artifact.path.file_name())).transpose().map_err(bad_request)?;
+    match path {
+        Some(path) if !layout::is_publishable(&path) => Err(bad_request(format!("nothing can be published at {path}"))),
+        path => Ok(path),
+    }
+}
+
+type Outbound<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl WorkerService for Workers {
+    type SessionStream = Outbound<v1::ControllerMessage>;
+    type AppendLogStream = Outbound<v1::LogAck>;
+
+    async fn session(
+        &self,
+        request: Request<Streaming<v1::WorkerMessage>>,
+    ) -> Result<Response<Self::SessionStream>, Status> {
+        let worker = auth::worker(&request)?;
+        let mut inbound = request.into_inner();
+        let first = tokio::time::timeout(HELLO_TIMEOUT, inbound.message()).await;
+        let first = first.map_err(|_| Status::deadline_exceeded("no hello came"))??;
+        let Some(v1::worker_message::Kind::Hello(hello)) = first.and_then(|message| message.kind) else {
+            return Err(bad_request("the first message of a session is a hello"));
+        };
+        let (messages, outbound) = mpsc::channel(LINK_LEN);
+        let link = Link { messages, cut: CancellationToken::new() };
+        let session = self.welcome(hello, worker.clone(), link.clone()).await?;
+        tracing::info!(%worker, session, "worker connected");
+        let (farm, shutdown) = (self.farm.clone(), self.shutdown.clone());
+        task::spawn("worker session", async move {
+            let ended = tokio::select! {
+                biased;
+                ended = listen(&farm, &worker, session, &mut inbound) => ended,
+                () = link.cut.cancelled() => "another session of it began, or it did not read its messages".to_owned(),
+                () = shutdown.cancelled() => "the controller is stopping".to_owned(),
+                () = link.messages.closed() => "its stream was closed".to_owned(),
+            };
+            tracing::info!(%worker, session, why = %ended, "worker disconnected");
+            farm.detach(worker, session).await;
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(outbound).map(Ok))))
+    }
+
+    async fn prepare_upload(
+        &self,
+        request: Request<v1::PrepareUploadRequest>,
+    ) -> Result<Response<v1::PrepareUploadResponse>, Status> {
+        let worker = auth::worker(&request)?;
+        let request = request.into_inner();
+        self.held_by(request.lease, &worker).await?;
+        let mut tickets = Vec::new();
+        for blob in request.blobs {
+            let blob = Blob::from_proto(blob)?;
+            let digest = blob.digest.to_string();
+            tickets.push(match self.cache.begin_upload(&blob).await.map_err(|error| cache_status(&error))? {
+                Grant::Present(present) => {
+                    v1::UploadTicket { digest, present: true, blob: Some(present.to_proto()), ..Default::default() }
+                }
+                Grant::Send { upload_id, part_bytes, part_urls } => v1::UploadTicket {
+                    digest,
+                    present: false,
+                    blob: Some(blob.to_proto()),
+                    upload_id,
+                    part_bytes,
+                    part_urls,
+                },
+            });
+        }
+        Ok(Response::new(v1::PrepareUploadResponse { tickets }))
+    }
+
+    async fn prepare_download(
+        &self,
+        request: Request<v1::PrepareDownloadRequest>,
+    ) -> Result<Response<v1::PrepareDownloadResponse>, Status> {
+        let worker = auth::worker(&request)?;
+        let request = request.into_inner();
+        self.held_by(request.lease, &worker).await?;
+        let mut urls = Vec::new();
+        for blob in request.blobs {
+            let path = layout::blob(&Blob::from_proto(blob)?);
+            urls.push(self.cache.sign_get(&path, DOWNLOAD_TTL).await.map_err(|error| cache_status(&error))?);
+        }
+        Ok(Response::new(v1::PrepareDownloadResponse { urls }))
+    }
+
+    async fn append_log(
+        &self,
+        request: Request<Streaming<v1::LogBatch>>,
+    ) -> Result<Response<Self::AppendLogStream>, Status> {
+        let worker = auth::worker(&request)?;
+        let mut inbound = request.into_inner();
+        let (farm, logs, shutdown) = (self.farm.clone(), self.logs.clone(), self.shutdown.clone());
+        let (acks, outbound) = mpsc::channel(ACKS_LEN);
+        task::spawn("log stream", async move {
+            while let Some(Some(batch)) = shutdown.run_until_cancelled(inbound.next()).await {
+                let ack = match batch {
+                    Ok(batch) => append(&farm, &logs, &worker, batch).await,
+                    Err(status) => Err(status),
+                };
+                let failed = ack.is_err();
+                if acks.send(ack).await.is_err() || failed {
+                    return;
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(outbound))))
+    }
+
+    async fn report(&self, request: Request<v1::ReportRequest>) -> Result<Response<v1::ReportResponse>, Status> {
+        let worker = auth::worker(&request)?;
+        let mut request = request.into_inner();
+        let lease = lease_of(request.lease)?;
+        let outcome = request.outcome.take().ok_or_else(|| bad_request("the report has no outcome"))?;
+        let outcome = Outcome::from_proto(outcome)?;
+        let mut report =
+            Report { lease, worker: worker.clone(), outcome, artifacts: Vec::new(), image: None, log_bytes: request.log_bytes };
+        let spec = self.farm.read(move |farm, _| (farm.holder(lease).cloned(), farm.spec(lease.job).cloned())).await;
+        let (holder, spec) = spec.map_err(command_status)?;
+        let succeeded = report.outcome.kind == OutcomeKind::Succeeded;
+        if let (Some(spec), true, true) = (spec, succeeded, holder.as_ref() == Some(&worker)) {
+            self.settle(&request).await?;
+            report.artifacts = self.artifacts(&spec, std::mem::take(&mut request.artifacts)).await?;
+            report.image = self.image(&spec, request.image.take()).await?;
+        }
+        // Decides once more whether the lease is live: it may have ended while the uploads were checked.
+        self.farm.decide(Command::Report(Box::new(report))).await.map_err(command_status)?;
+        Ok(Response::new(v1::ReportResponse {}))
+    }
+}
+
+/// Takes a worker's messages until its stream ends; says why it did.
+async fn listen(
+    farm: &Handle,
+    worker: &WorkerName,
+    session: u64,
+    inbound: &mut Streaming<v1::WorkerMessage>,
+) -> String {
+    use v1::worker_message::Kind;
+    loop {
+        let handled = match inbound.message().await {
+            Ok(Some(v1::WorkerMessage { kind: Some(Kind::Heartbeat(beat)) })) => {
+                farm.beat(worker.clone(), session, beat).await
+            }
+            Ok(Some(v1::WorkerMessage { kind: Some(Kind::Draining(_)) })) => {
+                farm.decide(Command::Drain { worker: worker.clone() }).await.map(drop)
+            }
+            Ok(Some(v1::WorkerMessage { kind: Some(Kind::Hello(_)) })) => return "it said hello twice".to_owned(),
+            // A kind that a newer worker knows and this controller does not.
+            Ok(Some(v1::WorkerMessage { kind: None })) => Ok(()),
+            Ok(None) => return "it closed its stream".to_owned(),
+            Err(status) => return status.message().to_owned(),
+        };
+        if let Err(error) = handled {
+            return error.to_string();
+        }
+    }
+}
+
+async fn append(farm: &Handle, logs: &LogStore, worker: &WorkerName, batch: v1::LogBatch) -> Result<v1::LogAck, Status> {
+    let lease = lease_of(batch.lease)?;
+    let holder = farm.read(move |farm, _| farm.holder(lease).cloned()).await.map_err(command_status)?;
+    if holder.as_ref() != Some(worker) {
+        return Err(command_status(Refusal::StaleLease(lease).into()));
+    }
+    let durable_offset = logs.append(lease, batch.offset, batch.data).await.map_err(|error| log_status(&error))?;
+    Ok(v1::LogAck { durable_offset })
+}

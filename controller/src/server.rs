@@ -1,0 +1,131 @@
+//! Starting and stopping a controller.
+
+use crate::cache::{self, Cache};
+use crate::config::ControllerConfig;
+use crate::driver::{Driver, Handle, Notices};
+use crate::finalize::{self, Finalizer};
+use crate::journal::SledJournal;
+use crate::logs::LogStore;
+use crate::rpc::{Client, Workers};
+use crate::setup::Pki;
+use anyhow::Context as _;
+use axum::Router;
+use axum::routing::get;
+use railyard_proto::v1;
+use railyard_proto::v1::client_service_server::ClientServiceServer;
+use railyard_proto::v1::worker_service_server::WorkerServiceServer;
+use railyard_service::clock::{Clock, SystemClock};
+use railyard_service::{MESSAGE_MAX_BYTES, listener, task, tls};
+use std::path::PathBuf;
+use std::sync::Arc;
+use tokio::net::TcpListener;
+use tokio::sync::{Notify, broadcast, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+
+/// The controller listens.
+#[derive(Clone, Debug)]
+pub struct Ready {
+    /// `https://HOST:PORT`
+    pub url: String,
+    /// The root of the cache, for people.
+    pub cache_url: String,
+    /// Client settings for this farm.
+    pub client_settings: PathBuf,
+}
+
+/// Runs a controller until `shutdown`. `ready` hears when it listens.
+///
+/// # Errors
+/// If it cannot start (data directory, journal, certificates, address, cache), or its journal fails for good.
+pub async fn run(
+    config: ControllerConfig,
+    shutdown: CancellationToken,
+    ready: oneshot::Sender<Ready>,
+) -> anyhow::Result<()> {
+    let data = &config.data_dir;
+    std::fs::create_dir_all(data).with_context(|| format!("cannot create the data directory {}", data.display()))?;
+    let pki = Pki::open_or_create(&config)?;
+    let tcp = TcpListener::bind(config.listen).await;
+    let tcp = tcp.with_context(|| format!("cannot listen at {}; is another controller running?", config.listen))?;
+    let url = config.url(tcp.local_addr()?);
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let opened = cache::open(&config.cache(), &format!("{url}/cache"), clock.clone()).await?;
+    let logs = Arc::new(LogStore::open(&data.join("logs"), opened.cache.clone(), config.log_max.as_u64())?);
+
+    let (changed, ended, finalize) = (broadcast::Sender::new(CHANGES_LEN), mpsc::unbounded_channel(), Arc::new(Notify::new()));
+    let notices = Notices { changed, ended: ended.0, finalize: finalize.clone() };
+    let journal_dir = data.join("journal");
+    let journal = tokio::task::spawn_blocking(move || SledJournal::open(&journal_dir)).await??;
+    let (driver, farm) = Driver::open(Box::new(journal), clock.clone(), notices)?;
+
+    let app = routes(&config, farm.clone(), opened.cache.clone(), logs.clone(), clock, opened.router, &shutdown)?;
+    let tls = tls::server_config(&pki.server(&config.server_names())?, pki.ca_pem())?;
+    pki.operator(&config, &url)?;
+
+    // The driver goes last: what is still asked while connections end gets its answer.
+    let driver_stop = CancellationToken::new();
+    let driver = task::spawn("driver", driver.run(driver_stop.clone()));
+    let finalizer = Finalizer::new(farm, opened.cache.clone(), finalize);
+    let background = finalize::start(finalizer, logs, ended.1, &shutdown);
+    let server = task::spawn("listener", listener::serve(tcp, tls, app, shutdown.clone()));
+    let cache_url = format!("{url}/cache");
+    tracing::info!(%url, data = %data.display(), "the controller listens");
+    // Whoever started this may have stopped waiting.
+    let _ = ready.send(Ready { url, cache_url, client_settings: data.join("client.toml") });
+
+    let mut driver = driver;
+    let driver_ended = tokio::select! {
+        () = shutdown.cancelled() => None,
+        ended = &mut driver => Some(ended),
+    };
+    shutdown.cancel();
+    server.await??;
+    for task in background {
+        task.await?;
+    }
+    driver_stop.cancel();
+    let ended = match driver_ended {
+        Some(ended) => ended,
+        None => driver.await,
+    };
+    ended?.context("the journal failed")
+}
+
+/// Changed builds that a slow watcher may be behind before it reads everything again.
+const CHANGES_LEN: usize = 4_096;
+
+fn routes(
+    config: &ControllerConfig,
+    farm: Handle,
+    cache: Arc<dyn Cache>,
+    logs: Arc<LogStore>,
+    clock: Arc<dyn Clock>,
+    cache_router: Option<Router>,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<Router> {
+    let client = Client::new(farm.clone(), cache.clone(), logs.clone(), clock, config.farm.clone(), shutdown.clone());
+    let workers = Workers::new(farm, cache, logs, config.farm.clone(), shutdown.clone());
+    let client = ClientServiceServer::new(client)
+        .max_decoding_message_size(MESSAGE_MAX_BYTES)
+        .max_encoding_message_size(MESSAGE_MAX_BYTES);
+    let workers = WorkerServiceServer::new(workers)
+        .max_decoding_message_size(MESSAGE_MAX_BYTES)
+        .max_encoding_message_size(MESSAGE_MAX_BYTES);
+    let (health, health_service) = tonic_health::server::health_reporter();
+    task::spawn("health", async move {
+        health.set_serving::<ClientServiceServer<Client>>().await;
+        health.set_serving::<WorkerServiceServer<Workers>>().await;
+    });
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(v1::DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()?;
+    let grpc = Routes::new(client).add_service(workers).add_service(health_service).add_service(reflection);
+    let probes = Router::new().route("/healthz", get(|| async { "ok\n" })).route("/readyz", get(|| async { "ok\n" }));
+    let mut app = grpc.prepare().into_axum_router().merge(probes);
+    if let Some(cache) = cache_router {
+        app = app.merge(cache);
+    }
+    Ok(app)
+}

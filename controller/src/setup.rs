@@ -1,0 +1,84 @@
+//! What a controller makes at its first start: the farm's CA, its own certificate, an operator's, and the client settings
+//! that go with it.
+//!
+//! ```text
+//! DATA/pki/ca.pem ca.key server.pem server.key operator.pem operator.key
+//! DATA/client.toml
+//! ```
+
+use crate::config::ControllerConfig;
+use anyhow::Context as _;
+use railyard_service::tls::{Authority, CLIENT_VALIDITY_SECS, Identity, PemPair, Role};
+use std::path::{Path, PathBuf};
+
+/// The farm's keys and certificates.
+pub struct Pki {
+    authority: Authority,
+    dir: PathBuf,
+}
+
+impl Pki {
+    /// Opens what is there; makes what is not.
+    ///
+    /// # Errors
+    /// If a file cannot be read or written, or the CA's files do not fit together.
+    pub fn open_or_create(config: &ControllerConfig) -> anyhow::Result<Self> {
+        let dir = config.data_dir.join("pki");
+        std::fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
+        let authority = Authority::open_or_create(&dir, &config.farm)?;
+        Ok(Self { authority, dir })
+    }
+
+    /// The CA's certificate, PEM.
+    pub fn ca_pem(&self) -> &str {
+        self.authority.ca_pem()
+    }
+
+    /// A fresh certificate for the server: names may have changed since the last start.
+    ///
+    /// # Errors
+    /// If it cannot be made or written.
+    pub fn server(&self, names: &[String]) -> anyhow::Result<PemPair> {
+        let pair = self.authority.issue_server(names)?;
+        pair.write(&self.dir, "server")?;
+        Ok(pair)
+    }
+
+    /// Writes a client's certificate and key as `NAME.pem` and `NAME.key` into `dir`, with the CA's as `ca.pem`.
+    ///
+    /// # Errors
+    /// If they cannot be made or written.
+    pub fn issue(&self, identity: &Identity, dir: &Path, name: &str) -> anyhow::Result<()> {
+        std::fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
+        self.authority.issue_client(identity, CLIENT_VALIDITY_SECS)?.write(dir, name)?;
+        let ca = dir.join("ca.pem");
+        if !ca.exists() {
+            std::fs::write(&ca, self.ca_pem()).with_context(|| format!("cannot write {}", ca.display()))?;
+        }
+        Ok(())
+    }
+
+    /// An operator's certificate and the client settings that use it, unless they are there.
+    ///
+    /// # Errors
+    /// If they cannot be made or written.
+    pub fn operator(&self, config: &ControllerConfig, url: &str) -> anyhow::Result<()> {
+        if !self.dir.join("operator.pem").exists() {
+            self.issue(&Identity::new(Role::Operator, "operator")?, &self.dir, "operator")?;
+        }
+        let path = config.data_dir.join("client.toml");
+        let text = format!(
+            "# Written by the controller at each start; paths are relative to this file.\n\
+             url = \"{url}\"\nca = \"pki/ca.pem\"\ncert = \"pki/operator.pem\"\nkey = \"pki/operator.key\"\n"
+        );
+        std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
+    }
+}
+
+/// Issues a certificate without a running controller, from its data directory.
+///
+/// # Errors
+/// If the farm has no CA there, or files cannot be written.
+pub fn issue(config: &ControllerConfig, identity: &Identity, dir: &Path) -> anyhow::Result<()> {
+    Pki::open_or_create(config)?.issue(identity, dir, &identity.name)
+}

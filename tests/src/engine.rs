@@ -1,0 +1,119 @@
+//! Docker engines: the machine's own, and private ones that a test may stop.
+
+use crate::process::Process;
+use crate::wait;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::Duration;
+use tempfile::TempDir;
+
+/// How long a private engine may take to answer.
+const START_LIMIT: Duration = Duration::from_secs(60);
+
+/// An engine that answers.
+pub struct Engine {
+    socket: PathBuf,
+    private: Option<Private>,
+}
+
+struct Private {
+    daemon: Process,
+    dir: TempDir,
+}
+
+impl Engine {
+    /// The machine's own engine.
+    ///
+    /// # Panics
+    /// With a sentence that says what to do, if none answers.
+    pub fn shared() -> Self {
+        let engine = Self { socket: PathBuf::from("/var/run/docker.sock"), private: None };
+        let answer = engine.docker(&["version", "--format", "{{.Server.Version}}"]);
+        assert!(
+            answer.status.success(),
+            "no Docker engine answers at {}, and this test runs real containers; start one (tests/run.sh does): {}",
+            engine.socket.display(),
+            String::from_utf8_lossy(&answer.stderr)
+        );
+        engine
+    }
+
+    /// An engine of the test's own, with no image and no container, and no network for its containers.
+    pub fn private() -> Self {
+        let dir = tempfile::tempdir().expect("a directory can be made");
+        let socket = dir.path().join("docker.sock");
+        let daemon = Process::start(Self::daemon(dir.path()), &dir.path().join("dockerd.log"));
+        let engine = Self { socket, private: Some(Private { daemon, dir }) };
+        engine.wait();
+        engine
+    }
+
+    fn daemon(dir: &Path) -> Command {
+        let at = |name: &str| dir.join(name).display().to_string();
+        let mut command = Command::new("dockerd");
+        command
+            .arg(format!("--host=unix://{}", at("docker.sock")))
+            .arg(format!("--data-root={}", at("data")))
+            .arg(format!("--exec-root={}", at("exec")))
+            .arg(format!("--pidfile={}", at("dockerd.pid")))
+            .args(["--bridge=none", "--iptables=false", "--ip6tables=false"]);
+        command
+    }
+
+    fn wait(&self) {
+        wait::until("the answer of a private engine", START_LIMIT, || {
+            let answer = self.docker(&["version"]);
+            if answer.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&answer.stderr).into_owned()) }
+        });
+    }
+
+    /// Where it listens.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Ends a private engine as a crash would.
+    ///
+    /// # Panics
+    /// For the machine's own engine, which is not the test's to kill.
+    pub fn kill(&mut self) {
+        self.private.as_mut().expect("only a private engine is killed").daemon.kill();
+    }
+
+    /// Runs the `docker` client against it.
+    pub fn docker(&self, args: &[&str]) -> Output {
+        let mut command = Command::new("docker");
+        command.arg("--host").arg(format!("unix://{}", self.socket.display())).args(args);
+        command.output().expect("the docker client can be run; tests/run.sh installs it")
+    }
+
+    /// The client's output, trimmed.
+    ///
+    /// # Panics
+    /// If the client fails.
+    pub fn query(&self, args: &[&str]) -> String {
+        let output = self.docker(args);
+        assert!(output.status.success(), "docker {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    }
+
+    /// Ids of containers, running or not, of a farm.
+    pub fn containers_of(&self, farm: &str) -> Vec<String> {
+        let listed = self.query(&["ps", "--all", "--quiet", "--filter", &format!("label=railyard.farm={farm}")]);
+        listed.lines().map(str::to_owned).collect()
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        if let Some(private) = &mut self.private {
+            private.daemon.stop(START_LIMIT);
+            // overlay2 and network namespaces may still be mounted below the directory after a crash.
+            let mounts = std::fs::read_to_string("/proc/mounts").unwrap_or_default();
+            let below = private.dir.path().display().to_string();
+            for target in mounts.lines().filter_map(|line| line.split(' ').nth(1)).filter(|path| path.starts_with(&below)) {
+                let _ = Command::new("umount").args(["--lazy", target]).status();
+            }
+        }
+    }
+}

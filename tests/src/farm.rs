@@ -1,0 +1,242 @@
+//! A farm of real processes: one controller, some workers, and the client's verbs.
+
+use crate::engine::Engine;
+use crate::process::{Process, railyard};
+use crate::{unique, wait};
+use serde_json::Value;
+use std::fmt::Write as _;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+use tempfile::TempDir;
+
+/// How long a process of the farm may take to be there.
+const START_LIMIT: Duration = Duration::from_secs(60);
+/// How long a small build may take on a busy machine.
+pub const BUILD_LIMIT: Duration = Duration::from_secs(240);
+
+/// A controller and its workers.
+pub struct Farm {
+    /// The farm's name, in the labels of its containers.
+    pub name: String,
+    /// Everything that the farm writes lies below.
+    pub dir: TempDir,
+    port: u16,
+    controller: Option<Process>,
+    env: Vec<(String, String)>,
+}
+
+/// A worker process.
+pub struct Worker {
+    /// Its name.
+    pub name: String,
+    /// Its process.
+    pub process: Process,
+    /// Its data directory.
+    pub data: PathBuf,
+}
+
+/// What a verb printed, and its exit code.
+#[derive(Debug)]
+pub struct Answer {
+    /// The exit code.
+    pub code: i32,
+    /// What it printed.
+    pub stdout: String,
+    /// What it said besides.
+    pub stderr: String,
+}
+
+impl Farm {
+    /// Starts a controller with an embedded cache, and waits until it answers.
+    pub fn start() -> Self {
+        Self::start_with("", &[])
+    }
+
+    /// The same with more lines of configuration, and with variables for every process of the farm.
+    pub fn start_with(config: &str, env: &[(&str, &str)]) -> Self {
+        let dir = tempfile::tempdir().expect("a directory can be made");
+        let name = format!("t-{}", unique());
+        let mut text = format!("farm = \"{name}\"\ndata_dir = \"{}\"\n", dir.path().join("controller").display());
+        let port = free_port();
+        writeln!(text, "listen = \"127.0.0.1:{port}\"\n{config}").expect("a string takes text");
+        std::fs::write(dir.path().join("controller.toml"), text).expect("the configuration can be written");
+        let env = env.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        let mut farm = Self { name, dir, port, controller: None, env };
+        farm.start_controller();
+        farm
+    }
+
+    /// Starts the controller (again), and waits until it answers.
+    pub fn start_controller(&mut self) {
+        let mut command = self.command();
+        command.arg("controller").arg("--config").arg(self.dir.path().join("controller.toml"));
+        self.controller = Some(Process::start(command, &self.dir.path().join("controller.log")));
+        wait::until("the controller's answer", START_LIMIT, || {
+            let answer = self.cli(&["workers"]);
+            if answer.code == 0 { Ok(()) } else { Err(answer.stderr) }
+        });
+    }
+
+    /// Ends the controller as a power cut would.
+    pub fn kill_controller(&mut self) {
+        if let Some(mut controller) = self.controller.take() {
+            controller.kill();
+        }
+    }
+
+    /// The controller's process.
+    ///
+    /// # Panics
+    /// If it was killed.
+    pub fn controller(&mut self) -> &mut Process {
+        self.controller.as_mut().expect("the controller runs")
+    }
+
+    /// Where it listens.
+    pub fn url(&self) -> String {
+        format!("https://127.0.0.1:{}", self.port)
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(railyard());
+        command.envs(self.env.iter().map(|(key, value)| (key, value)));
+        command.env("RAILYARD_CONFIG", self.dir.path().join("controller/client.toml"));
+        command.env("RAILYARD_LOG", "info").env_remove("RAILYARD_URL");
+        command
+    }
+
+    /// Issues a certificate for a worker, starts it, and waits until the controller knows it. `config` are more lines of its TOML.
+    pub fn worker(&self, suffix: &str, engine: &Engine, config: &str) -> Worker {
+        let name = format!("{suffix}-{}", &self.name[2..]);
+        let (pki, data) = (self.dir.path().join("pki"), self.dir.path().join(&name));
+        let config_path = self.dir.path().join("controller.toml");
+        let answer = self.cli(&[
+            "controller",
+            "cert",
+            "worker",
+            &name,
+            "--config",
+            &config_path.display().to_string(),
+            "--out",
+            &pki.display().to_string(),
+        ]);
+        assert_eq!(answer.code, 0, "{answer:?}");
+        let text = format!(
+            "controller = \"{}\"\nname = \"{name}\"\nca = \"{pki}/ca.pem\"\ncert = \"{pki}/{name}.pem\"\nkey = \"{pki}/{name}.key\"\n\
+             data_dir = \"{}\"\ndocker_socket = \"{}\"\n{config}\n",
+            self.url(),
+            data.display(),
+            engine.socket().display(),
+            pki = pki.display(),
+        );
+        let path = self.dir.path().join(format!("{name}.toml"));
+        std::fs::write(&path, text).expect("the configuration can be written");
+        let process = self.start_worker(&name);
+        Worker { name, process, data }
+    }
+
+    /// Starts a worker that has been configured (again), and waits until it is connected.
+    pub fn start_worker(&self, name: &str) -> Process {
+        let mut command = self.command();
+        command.arg("worker").arg("--config").arg(self.dir.path().join(format!("{name}.toml")));
+        let mut process = Process::start(command, &self.dir.path().join(format!("{name}.log")));
+        wait::until("the worker's hello", START_LIMIT, || {
+            assert!(!process.has_ended(), "the worker ended: {}", process.log());
+            let workers = self.json(&["workers", "-o", "json"]);
+            let connected = list(&workers).iter().any(|worker| worker["name"] == name && worker["connected"] == true);
+            if connected { Ok(()) } else { Err(workers.to_string()) }
+        });
+        process
+    }
+
+    /// Runs a verb to its end.
+    pub fn cli(&self, args: &[&str]) -> Answer {
+        let output = self.command().args(args).env("RAILYARD_LOG", "warn").output().expect("the binary can be run");
+        Answer {
+            code: output.status.code().unwrap_or(-1),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+
+    /// A verb's JSON.
+    ///
+    /// # Panics
+    /// If the verb fails or prints something else.
+    pub fn json(&self, args: &[&str]) -> Value {
+        let answer = self.cli(args);
+        assert_eq!(answer.code, 0, "railyard {args:?}: {}", answer.stderr);
+        serde_json::from_str(&answer.stdout).unwrap_or_else(|error| panic!("railyard {args:?}: {error}: {}", answer.stdout))
+    }
+
+    /// Writes a pipeline file and returns its path.
+    pub fn pipeline(&self, name: &str, text: &str) -> String {
+        let path = self.dir.path().join(format!("{name}.yaml"));
+        std::fs::write(&path, text).expect("the pipeline can be written");
+        path.display().to_string()
+    }
+
+    /// Submits a pipeline file; returns the build's name.
+    ///
+    /// # Panics
+    /// If it is not accepted.
+    pub fn submit(&self, path: &str, more: &[&str]) -> String {
+        let submitted = self.json(&[&["submit", path, "-o", "json"], more].concat());
+        submitted["build"].as_str().expect("a build's name").to_owned()
+    }
+
+    /// The build as `show -o json` gives it.
+    pub fn show(&self, build: &str) -> Value {
+        self.json(&["show", build, "-o", "json"])
+    }
+
+    /// Waits until the build has ended, and gives it.
+    pub fn ended(&self, build: &str) -> Value {
+        wait::until(&format!("the end of {build}"), BUILD_LIMIT, || {
+            let shown = self.show(build);
+            match shown["state"].as_str() {
+                Some("succeeded" | "failed" | "cancelled") => Ok(shown),
+                _ => Err(shown.to_string()),
+            }
+        })
+    }
+
+    /// Waits until a job's log has a line that contains `text`.
+    pub fn logged(&self, build: &str, job: &str, text: &str) {
+        wait::until(&format!("{text:?} in the log of {job}"), BUILD_LIMIT, || {
+            let answer = self.cli(&["logs", build, job]);
+            if answer.stdout.contains(text) { Ok(()) } else { Err(format!("{answer:?}; {}", self.show(build))) }
+        });
+    }
+}
+
+/// A job of a build that `show` gave.
+///
+/// # Panics
+/// If the build has no such job.
+pub fn job<'a>(build: &'a Value, name: &str) -> &'a Value {
+    let found = list(&build["jobs"]).iter().find(|job| job["name"].as_str().is_some_and(|full| full.starts_with(name)));
+    found.unwrap_or_else(|| panic!("no job {name} in {build}"))
+}
+
+/// The elements of a JSON list.
+pub fn list(value: &Value) -> &[Value] {
+    value.as_array().map_or(&[], Vec::as_slice)
+}
+
+/// Files and directories below `path`, without `path` itself.
+pub fn files_below(path: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(path).into_iter().flatten().flatten() {
+        found.extend(files_below(&entry.path()));
+        found.push(entry.path());
+    }
+    found
+}
+
+fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    listener.local_addr().expect("a bound socket has an address").port()
+}

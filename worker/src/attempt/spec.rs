@@ -1,0 +1,118 @@
+//! A job's container, spelt out.
+
+use super::dirs::{DataDir, JobDir};
+use super::fault::Fault;
+use crate::config::WorkerConfig;
+use crate::inputs::InputMount;
+use crate::outputs::WORK_DIR;
+use crate::runtime::{ContainerSpec, DeviceMount, FileMount};
+use railyard_common::job::Device;
+use railyard_common::order::Order;
+use railyard_common::outcome::{OutcomeKind, Reason};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// Where the script is in the container.
+const SCRIPT: &str = "/railyard/script";
+
+/// What runs a script that does not say.
+const DEFAULT_INTERPRETER: &str = "#!/bin/sh -e\n";
+
+/// Lets a container remount what is mounted read-only.
+const REMOUNTS: &str = "SYS_ADMIN";
+
+/// Refuses what this worker must not or cannot run.
+///
+/// # Errors
+/// [`Fault`]: refused.
+pub fn check(config: &WorkerConfig, order: &Order) -> Result<(), Fault> {
+    let refuse = |message: String| Err(Fault::ended(OutcomeKind::Refused, Reason::Unsupported, message));
+    if order.run.privileged && !config.allow_privileged {
+        return refuse(format!(
+            "the job is privileged, and worker {} does not allow that; set `allow_privileged` there, or use another worker",
+            config.name
+        ));
+    }
+    match order.run.devices.iter().find(|device| !device.optional && !is_there(device)) {
+        Some(device) => refuse(format!(
+            "worker {} has no {}; write `{}?` if the job can do without",
+            config.name, device.path, device.path
+        )),
+        None => Ok(()),
+    }
+}
+
+/// Whether the container could write through a read-only mount.
+pub fn can_remount(order: &Order) -> bool {
+    let capabilities = ContainerSpec::capabilities_of(&order.run.capabilities);
+    order.run.privileged || capabilities.iter().any(|name| name == REMOUNTS || name == "ALL")
+}
+
+/// The script as a program.
+pub fn script(text: &str) -> String {
+    if text.starts_with("#!") { text.to_owned() } else { format!("{DEFAULT_INTERPRETER}{text}") }
+}
+
+/// The container's name on the engine. The farm is in it for engines that serve two farms with workers of one name.
+pub fn container_name(farm: &str, config: &WorkerConfig, order: &Order) -> String {
+    format!("railyard-{farm}-{}-{}", config.name, order.lease)
+}
+
+/// Everything that the container is created with.
+pub fn container(
+    farm: &str,
+    config: &WorkerConfig,
+    data: &DataDir,
+    dir: &JobDir,
+    order: &Order,
+    image: &str,
+    inputs: &[InputMount],
+) -> ContainerSpec {
+    let mount = |source: &Path, target: &str, read_only| FileMount {
+        source: data.on_host(source),
+        target: target.to_owned(),
+        read_only,
+    };
+    let mut mounts = vec![mount(&dir.work(), WORK_DIR, false), mount(&dir.script(), SCRIPT, true)];
+    mounts.extend(inputs.iter().map(|input| mount(&input.source, &input.target, true)));
+    let run = &order.run;
+    let devices = run.devices.iter().filter(|device| is_there(device));
+    ContainerSpec {
+        name: container_name(farm, config, order),
+        image: image.to_owned(),
+        platform: order.job.platform,
+        labels: ContainerSpec::labels_of(farm, &config.name, order),
+        env: environment(order),
+        mounts,
+        devices: devices.map(|device| DeviceMount { path: device.path.clone() }).collect(),
+        command: vec![SCRIPT.to_owned()],
+        work_dir: WORK_DIR.to_owned(),
+        cpu_millis: run.resources.cpu_millis,
+        memory_bytes: run.resources.memory_bytes,
+        privileged: run.privileged,
+        capabilities: ContainerSpec::capabilities_of(&run.capabilities),
+        network_none: run.network_none,
+    }
+}
+
+fn is_there(device: &Device) -> bool {
+    Path::new(&device.path).exists()
+}
+
+/// The step's own variables, and those that tell a script where it is. The latter win.
+fn environment(order: &Order) -> BTreeMap<String, String> {
+    let mut env = order.run.env.clone();
+    let own = [
+        ("CI", "true".to_owned()),
+        ("RAILYARD_PIPELINE", order.build.pipeline.to_string()),
+        ("RAILYARD_VERSION", order.build.version.to_string()),
+        ("RAILYARD_BUILD", order.build.to_string()),
+        ("RAILYARD_STEP", order.job.step.to_string()),
+        ("RAILYARD_JOB", order.job.to_string()),
+        ("RAILYARD_PLATFORM", order.job.platform.to_string()),
+        ("RAILYARD_ARCH", order.job.platform.arch().to_owned()),
+        ("RAILYARD_ATTEMPT", order.lease.attempt.to_string()),
+    ];
+    env.extend(own.map(|(key, value)| (key.to_owned(), value)));
+    env
+}

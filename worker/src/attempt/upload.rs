@@ -1,0 +1,147 @@
+//! Bytes on their way into the cache: only those that it lacks.
+
+use super::fault::Fault;
+use crate::disk::DiskError;
+use crate::log::JobLog;
+use crate::outputs::{self, Found};
+use crate::uplink::Grant;
+use crate::workshop::Workshop;
+use bytesize::ByteSize;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use railyard_common::blob::{Artifact, Blob, media_type_of};
+use railyard_common::id::LeaseId;
+use railyard_common::job::OutputSpec;
+use railyard_common::outcome::{OutcomeKind, Reason};
+use railyard_transfer::{Finished, Ticket, TransferError, hash_file};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+/// Files that one job sends at a time. Each goes in parallel parts of its own; more only helps many small ones.
+const FILES_AT_A_TIME: usize = 4;
+
+/// Files that are hashed at a time; it is the disk and the processor that limit, not waiting.
+const HASHES_AT_A_TIME: usize = 2;
+
+/// Tickets that are asked for anew when they have expired on the way.
+const FRESH_TICKETS: u32 = 3;
+
+/// A blob and the file with its stored bytes.
+#[derive(Clone, Debug)]
+pub struct Upload {
+    /// The blob.
+    pub blob: Blob,
+    /// Its stored bytes.
+    pub file: PathBuf,
+}
+
+/// What was sent so far; the report completes it.
+pub type Uploads = Vec<Finished>;
+
+/// Sends what the cache lacks. Gives each blob as the cache holds it, in order.
+///
+/// # Errors
+/// [`Fault`].
+pub async fn push(
+    shop: &Workshop,
+    lease: LeaseId,
+    wanted: Vec<Upload>,
+    uploads: &mut Uploads,
+) -> Result<Vec<Blob>, Fault> {
+    // Files with the same content are one blob, and a blob that this report already has is not sent again.
+    let done: BTreeMap<_, _> = uploads.iter().map(|finished| (finished.blob.digest, finished.blob)).collect();
+    let mut seen: BTreeSet<_> = done.keys().copied().collect();
+    let fresh: Vec<&Upload> = wanted.iter().filter(|upload| seen.insert(upload.blob.digest)).collect();
+    let blobs: Vec<Blob> = fresh.iter().map(|upload| upload.blob).collect();
+    let grants = shop.uplink.prepare_upload(lease, &blobs).await?;
+    let mut stored = done;
+    let mut tickets = Vec::new();
+    for (upload, grant) in fresh.into_iter().zip(grants) {
+        match grant {
+            Grant::Present(blob) => drop(stored.insert(blob.digest, blob)),
+            Grant::Send(ticket) => tickets.push((upload, ticket)),
+        }
+    }
+    let sent: Vec<Sent> = stream::iter(tickets)
+        .map(|(upload, ticket)| push_one(shop, lease, upload, ticket))
+        .buffer_unordered(FILES_AT_A_TIME)
+        .try_collect()
+        .await?;
+    for one in sent {
+        match one {
+            Sent::Now(finished) => {
+                stored.insert(finished.blob.digest, finished.blob);
+                uploads.push(finished);
+            }
+            Sent::ByOther(blob) => drop(stored.insert(blob.digest, blob)),
+        }
+    }
+    Ok(wanted.iter().map(|upload| stored.get(&upload.blob.digest).copied().unwrap_or(upload.blob)).collect())
+}
+
+enum Sent {
+    Now(Finished),
+    /// Somebody else had completed the same blob when ours was asked for again.
+    ByOther(Blob),
+}
+
+async fn push_one(shop: &Workshop, lease: LeaseId, upload: &Upload, mut ticket: Ticket) -> Result<Sent, Fault> {
+    for n in 1.. {
+        match shop.transfer.push(&upload.file, &upload.blob, &ticket, &railyard_transfer::silent).await {
+            Ok(finished) => return Ok(Sent::Now(finished)),
+            Err(TransferError::Expired { .. } | TransferError::Gone { .. }) if n < FRESH_TICKETS => {}
+            Err(error) => return Err(error.into()),
+        }
+        let grants = shop.uplink.prepare_upload(lease, std::slice::from_ref(&upload.blob)).await?;
+        match grants.into_iter().next() {
+            Some(Grant::Send(fresh)) => ticket = fresh,
+            Some(Grant::Present(blob)) => return Ok(Sent::ByOther(blob)),
+            None => break,
+        }
+    }
+    let message = format!("the cache gave no way to send {}", upload.file.display());
+    Err(Fault::ended(OutcomeKind::Lost, Reason::Transfer, message))
+}
+
+/// Finds the outputs, hashes them, and sends what the cache lacks.
+///
+/// # Errors
+/// [`Fault`].
+pub async fn artifacts(
+    shop: &Workshop,
+    lease: LeaseId,
+    work: &Path,
+    specs: &[OutputSpec],
+    uploads: &mut Uploads,
+    log: &JobLog,
+) -> Result<Vec<Artifact>, Fault> {
+    let (dir, specs) = (work.to_owned(), specs.to_vec());
+    let found = tokio::task::spawn_blocking(move || outputs::find(&dir, &specs)).await;
+    let found = found.map_err(|error| DiskError::at("search", work)(std::io::Error::other(error)))??;
+    if found.is_empty() {
+        return Ok(Vec::new());
+    }
+    let started = shop.clock.monotonic();
+    let wanted: Vec<Upload> =
+        stream::iter(&found).map(|one| hashed(&one.file)).buffered(HASHES_AT_A_TIME).try_collect().await?;
+    let before = uploads.len();
+    let stored = push(shop, lease, wanted.clone(), uploads).await?;
+    for upload in &wanted {
+        // The next job here that takes it in need not fetch it.
+        shop.blobs.adopt(&upload.file, upload.blob.digest).await;
+    }
+    let total = ByteSize::b(wanted.iter().map(|upload| upload.blob.size_bytes).sum()).display().iec();
+    let sent = ByteSize::b(uploads[before..].iter().map(|one| one.blob.stored_bytes).sum()).display().iec();
+    let secs = (shop.clock.monotonic() - started).as_secs_f32();
+    log.note(&format!("saved {} files, {total} ({sent} of them new) in {secs:.1} s", found.len())).await?;
+    Ok(found.into_iter().zip(stored).map(|(found, blob)| artifact(found, blob)).collect())
+}
+
+async fn hashed(file: &Path) -> Result<Upload, Fault> {
+    let (digest, size_bytes) = hash_file(file).await?;
+    Ok(Upload { blob: Blob::plain(digest, size_bytes), file: file.to_owned() })
+}
+
+fn artifact(found: Found, blob: Blob) -> Artifact {
+    let media_type = media_type_of(found.path.file_name()).to_owned();
+    Artifact { path: found.path, blob, media_type, published: found.published }
+}

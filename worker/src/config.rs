@@ -1,0 +1,206 @@
+//! The worker's settings, as they stand in its TOML file.
+
+use bytesize::ByteSize;
+use railyard_common::id::WorkerName;
+use railyard_common::platform::PlatformOffer;
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Settings of a worker. What has no default must be given.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WorkerConfig {
+    /// Where the controller listens, for instance `https://farm.example:7411`.
+    pub controller: String,
+    /// This worker's name: the name in its certificate. 1 to 63 of a-z, 0-9 and `-`.
+    pub name: WorkerName,
+    /// The farm's CA certificate (PEM).
+    pub ca: PathBuf,
+    /// This worker's certificate (PEM).
+    pub cert: PathBuf,
+    /// This worker's private key (PEM), readable by the worker only.
+    pub key: PathBuf,
+    /// Directory for job directories and fetched blobs. The worker owns it alone; it should be on a fast, big disk.
+    pub data_dir: PathBuf,
+    /// `data_dir` as the engine's host sees it. Needed where the worker runs in a container and uses the host's
+    /// engine: bind mounts are resolved on the host. Default: the same as `data_dir`.
+    #[serde(default)]
+    pub host_data_dir: Option<PathBuf>,
+    /// The engine's socket. Default: `/var/run/docker.sock`.
+    #[serde(default = "docker_socket")]
+    pub docker_socket: PathBuf,
+    /// What jobs can run here, as a list of tables with `platform` and `emulated`. Default: the host's own platform,
+    /// and the other one as emulated if binfmt runs it through QEMU with the `F` flag, so that it works in containers.
+    #[serde(default)]
+    pub platforms: Option<Vec<PlatformOffer>>,
+    /// Labels that jobs can ask for. Default: none.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// What jobs can use, where it differs from what the host has.
+    #[serde(default)]
+    pub capacity: CapacityConfig,
+    /// Jobs may be privileged here. Such a job can do anything to this host. Default: false.
+    #[serde(default)]
+    pub allow_privileged: bool,
+    /// At shutdown, how long running jobs may go on before they are stopped and given back. Default: 0.
+    #[serde(default)]
+    pub drain_grace_secs: u64,
+    /// How long a container has between SIGTERM and SIGKILL when a job is cancelled or times out. Default: 5.
+    #[serde(default = "stop_grace_secs")]
+    pub stop_grace_secs: u64,
+    /// Fetched blobs are kept for other jobs up to this size in all; the least recently used go first, and never one
+    /// that a job uses. Default: 10GiB.
+    #[serde(default = "blob_cache")]
+    pub blob_cache: ByteSize,
+    /// How strongly image layers are compressed for the cache: a zstd level, 1 (fast) to 19 (small). Default: 1.
+    #[serde(default = "layer_compression")]
+    pub layer_compression: i32,
+    /// How logs travel.
+    #[serde(default)]
+    pub log: LogConfig,
+}
+
+/// What jobs can use on this worker.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CapacityConfig {
+    /// Thousandths of a processor. Default: all processors.
+    pub cpu_millis: Option<u32>,
+    /// Default: 80 % of the memory, so that the host, the engine and the worker keep the rest.
+    pub memory: Option<ByteSize>,
+    /// Scratch space. Default: what is free on the disk of `data_dir`, without `disk_reserve`.
+    pub disk: Option<ByteSize>,
+    /// Jobs at a time. Default: twice the number of processors.
+    pub slots: Option<u32>,
+    /// Never given to jobs: room for logs, and for cleaning up on a disk that is nearly full. Default: 2GiB.
+    pub disk_reserve: ByteSize,
+}
+
+impl Default for CapacityConfig {
+    fn default() -> Self {
+        Self { cpu_millis: None, memory: None, disk: None, slots: None, disk_reserve: ByteSize::gib(2) }
+    }
+}
+
+/// How logs travel to the controller.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogConfig {
+    /// Largest batch; at most 1MiB. Default: 256KiB.
+    pub batch: ByteSize,
+    /// How long a batch that is not full waits for more. Default: 100.
+    pub flush_millis: u64,
+    /// Longest log of one attempt; of the rest only the end is kept, and the log says how much is missing.
+    /// Default: 1GiB.
+    pub max: ByteSize,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self { batch: ByteSize::kib(256), flush_millis: 100, max: ByteSize::gib(1) }
+    }
+}
+
+/// Largest log batch that the protocol carries: well below the 4 MiB that gRPC peers decode by default.
+pub const LOG_BATCH_MAX_BYTES: u64 = 1024 * 1024;
+
+fn docker_socket() -> PathBuf {
+    PathBuf::from("/var/run/docker.sock")
+}
+
+fn stop_grace_secs() -> u64 {
+    5
+}
+
+fn blob_cache() -> ByteSize {
+    ByteSize::gib(10)
+}
+
+fn layer_compression() -> i32 {
+    1
+}
+
+impl WorkerConfig {
+    /// The settings of a worker with every default. `pki` is the directory with `ca.pem`, `NAME.pem` and `NAME.key`.
+    pub fn new(controller: impl Into<String>, name: WorkerName, pki: &Path, data_dir: impl Into<PathBuf>) -> Self {
+        Self {
+            controller: controller.into(),
+            ca: pki.join("ca.pem"),
+            cert: pki.join(format!("{name}.pem")),
+            key: pki.join(format!("{name}.key")),
+            name,
+            data_dir: data_dir.into(),
+            host_data_dir: None,
+            docker_socket: docker_socket(),
+            platforms: None,
+            labels: BTreeMap::new(),
+            capacity: CapacityConfig::default(),
+            allow_privileged: false,
+            drain_grace_secs: 0,
+            stop_grace_secs: stop_grace_secs(),
+            blob_cache: blob_cache(),
+            layer_compression: layer_compression(),
+            log: LogConfig::default(),
+        }
+    }
+
+    /// Time between SIGTERM and SIGKILL.
+    pub fn stop_grace(&self) -> Duration {
+        Duration::from_secs(self.stop_grace_secs)
+    }
+
+    /// The largest log batch, within what the protocol carries.
+    pub fn log_batch_bytes(&self) -> usize {
+        usize::try_from(self.log.batch.as_u64().clamp(1, LOG_BATCH_MAX_BYTES)).unwrap_or(usize::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SMALLEST: &str = r#"
+        controller = "https://farm.example:7411"
+        name = "w1"
+        ca = "ca.pem"
+        cert = "w1.pem"
+        key = "w1.key"
+        data_dir = "/var/lib/railyard"
+    "#;
+
+    fn parse(text: &str) -> Result<WorkerConfig, String> {
+        railyard_service::config::parse(text, Path::new("worker.toml")).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn what_is_not_given_has_its_default() {
+        let config = parse(SMALLEST).unwrap();
+        let built = WorkerConfig::new("https://farm.example:7411", "w1".parse().unwrap(), Path::new(""), "/var/lib/railyard");
+        assert_eq!(format!("{config:?}"), format!("{built:?}"));
+    }
+
+    #[test]
+    fn everything_can_be_given() {
+        let config = parse(&format!(
+            "{SMALLEST}
+            host_data_dir = '/srv/railyard'
+            platforms = [{{ platform = 'linux/arm64', emulated = true }}]
+            labels = {{ pool = 'big' }}
+            allow_privileged = true
+            capacity = {{ cpu_millis = 4000, memory = '8GiB', disk = '100GiB', slots = 3, disk_reserve = '1GiB' }}
+            log = {{ batch = '4MiB', flush_millis = 50, max = '10MiB' }}"
+        ))
+        .unwrap();
+        assert_eq!(config.capacity.memory, Some(ByteSize::gib(8)));
+        assert_eq!(config.log_batch_bytes() as u64, LOG_BATCH_MAX_BYTES);
+    }
+
+    #[test]
+    fn a_misspelt_setting_is_an_error() {
+        let error = parse(&format!("{SMALLEST}\nallow_priviliged = true")).unwrap_err();
+        assert!(error.contains("allow_priviliged"), "{error}");
+        assert!(parse(&SMALLEST.replace("\"w1\"", "\"W 1\"")).unwrap_err().contains("worker name"));
+    }
+}

@@ -1,0 +1,101 @@
+//! An archive that `docker load` takes: a configuration, layers, and a manifest that names them.
+
+use crate::runtime::{ByteStream, ImageName};
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use railyard_common::digest::Digest;
+use serde_json::json;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::PathBuf;
+use tar::{Builder, Header};
+use tokio_util::io::{ReaderStream, SyncIoBridge};
+
+/// Bytes between the thread that writes the archive and the one that sends it.
+const PIPE_BYTES: usize = 1024 * 1024;
+
+/// A layer of the archive.
+#[derive(Clone, Debug)]
+pub struct Layer {
+    /// Its diff id.
+    pub digest: Digest,
+    /// Where its tar is; `None` leaves it out, because the engine has it.
+    pub tar: Option<LayerTar>,
+}
+
+/// A layer's tar on this disk.
+#[derive(Clone, Debug)]
+pub struct LayerTar {
+    /// The file.
+    pub file: PathBuf,
+    /// How it is packed.
+    pub packing: super::root::Packing,
+    /// Its length when it is unpacked.
+    pub size_bytes: u64,
+}
+
+/// The archive, written while it is read.
+pub fn stream(config: Bytes, layers: Vec<Layer>, name: ImageName) -> ByteStream {
+    let (writing, reading) = tokio::io::duplex(PIPE_BYTES);
+    let writer = tokio::task::spawn_blocking(move || {
+        let mut pipe = SyncIoBridge::new(writing);
+        let written = write(&mut pipe, &config, &layers, &name);
+        // Closed in any case, so that the reader gets to the error.
+        pipe.shutdown().and(written)
+    });
+    // A reader that sees the end asks the writer whether it was the real one.
+    let end = futures_util::stream::once(async move { writer.await.map_err(io::Error::other)? })
+        .filter_map(|written| async { written.err().map(Err) });
+    ReaderStream::with_capacity(reading, PIPE_BYTES).chain(end).boxed()
+}
+
+fn write(out: &mut impl Write, config: &[u8], layers: &[Layer], name: &ImageName) -> io::Result<()> {
+    let mut tar = Builder::new(out);
+    let config_path = format!("{}.json", Digest::of(config).hex());
+    append(&mut tar, &config_path, config.len() as u64, config)?;
+    for layer in layers {
+        let Some(LayerTar { file, packing, size_bytes }) = &layer.tar else { continue };
+        let plain = packing.open(File::open(file)?)?;
+        append(&mut tar, &layer_path(&layer.digest), *size_bytes, plain)?;
+    }
+    let manifest = json!([{
+        "Config": config_path,
+        "RepoTags": [name.to_string()],
+        "Layers": layers.iter().map(|layer| layer_path(&layer.digest)).collect::<Vec<_>>(),
+    }]);
+    let manifest = manifest.to_string();
+    append(&mut tar, "manifest.json", manifest.len() as u64, manifest.as_bytes())?;
+    tar.finish()
+}
+
+fn layer_path(digest: &Digest) -> String {
+    format!("{}/layer.tar", digest.hex())
+}
+
+fn append(tar: &mut Builder<impl Write>, path: &str, size_bytes: u64, content: impl Read) -> io::Result<()> {
+    let mut header = Header::new_gnu();
+    header.set_size(size_bytes);
+    header.set_mode(0o644);
+    // The header promises a length; content that is longer or shorter would make the rest of the archive nonsense.
+    let mut counted = Counted { content, left: size_bytes };
+    tar.append_data(&mut header, path, &mut counted)?;
+    match counted.left {
+        0 => Ok(()),
+        left => Err(io::Error::other(format!("{path} is {left} bytes shorter than expected"))),
+    }
+}
+
+/// Content that is read up to its promised length.
+struct Counted<R> {
+    content: R,
+    left: u64,
+}
+
+impl<R: Read> Read for Counted<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let most = usize::try_from(self.left).unwrap_or(usize::MAX).min(buffer.len());
+        let n = self.content.read(&mut buffer[..most])?;
+        self.left -= n as u64;
+        Ok(n)
+    }
+}

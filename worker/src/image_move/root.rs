@@ -1,0 +1,130 @@
+//! Tarballs: how they are packed, and what is in them when they are not.
+
+use railyard_common::digest::Digest;
+use sha2::{Digest as _, Sha256};
+use std::fs::File;
+use std::io::{self, BufReader, Read, Seek as _, SeekFrom};
+use std::path::Path;
+
+/// Read at a time while hashing.
+const READ_BYTES: usize = 1024 * 1024;
+
+/// How a tarball is packed, told by its first bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Packing {
+    /// Not at all.
+    Plain,
+    /// gzip.
+    Gzip,
+    /// Zstandard.
+    Zstd,
+}
+
+impl Packing {
+    /// Longest of the magic numbers.
+    pub const MAGIC_BYTES: usize = 4;
+
+    /// By the first [`Packing::MAGIC_BYTES`].
+    pub fn of(magic: &[u8]) -> Self {
+        match magic {
+            [0x1f, 0x8b, ..] => Self::Gzip,
+            [0x28, 0xb5, 0x2f, 0xfd, ..] => Self::Zstd,
+            _ => Self::Plain,
+        }
+    }
+
+    /// The plain bytes of `packed`.
+    pub fn open<'a>(self, packed: impl Read + 'a) -> io::Result<Box<dyn Read + 'a>> {
+        Ok(match self {
+            Self::Plain => Box::new(BufReader::with_capacity(READ_BYTES, packed)),
+            Self::Gzip => Box::new(flate2::read::MultiGzDecoder::new(BufReader::with_capacity(READ_BYTES, packed))),
+            Self::Zstd => Box::new(zstd::Decoder::new(packed)?),
+        })
+    }
+}
+
+/// What a tarball is when it is unpacked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Measured {
+    /// How it is packed.
+    pub packing: Packing,
+    /// Of the plain tar: its diff id as a layer.
+    pub digest: Digest,
+    /// Length of the plain tar.
+    pub size_bytes: u64,
+}
+
+/// Reads a tarball once, without keeping what is in it.
+///
+/// # Errors
+/// If it cannot be read, unpacked, or is not a tar at all.
+pub fn measure(path: &Path) -> io::Result<Measured> {
+    let mut file = File::open(path)?;
+    let mut magic = Vec::new();
+    file.by_ref().take(Packing::MAGIC_BYTES as u64).read_to_end(&mut magic)?;
+    file.seek(SeekFrom::Start(0))?;
+    let packing = Packing::of(&magic);
+    let mut plain = packing.open(file)?;
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0; READ_BYTES];
+    let mut size_bytes = 0;
+    loop {
+        let n = plain.read(&mut buffer)?;
+        if n == 0 {
+            break;
+        }
+        if size_bytes == 0 && !begins_like_tar(&buffer[..n]) {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "it is not a tar archive (plain, gzip or zstd)"));
+        }
+        hasher.update(&buffer[..n]);
+        size_bytes += n as u64;
+    }
+    if size_bytes == 0 {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "it is empty"));
+    }
+    Ok(Measured { packing, digest: Digest::finish(hasher), size_bytes })
+}
+
+/// The magic of POSIX and GNU tar; bytes 257 to 261 of the first header. A short first read is not judged.
+fn begins_like_tar(bytes: &[u8]) -> bool {
+    bytes.get(257..262).is_none_or(|magic| magic == b"ustar")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write as _;
+
+    #[test]
+    fn the_same_tar_is_the_same_however_it_is_packed() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut tar = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        header.set_size(3);
+        tar.append_data(&mut header, "etc/os-release", &b"x=1"[..]).unwrap();
+        let plain = tar.into_inner().unwrap();
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        gzip.write_all(&plain).unwrap();
+        let packed = [
+            (Packing::Plain, plain.clone()),
+            (Packing::Gzip, gzip.finish().unwrap()),
+            (Packing::Zstd, zstd::encode_all(&plain[..], 1).unwrap()),
+        ];
+        for (packing, bytes) in packed {
+            let path = dir.path().join("root");
+            std::fs::write(&path, bytes).unwrap();
+            let want = Measured { packing, digest: Digest::of(&plain), size_bytes: plain.len() as u64 };
+            assert_eq!(measure(&path).unwrap(), want);
+        }
+    }
+
+    #[test]
+    fn what_is_not_a_tar_is_told_apart() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("root");
+        for bytes in [vec![], vec![b'x'; 1000], vec![0x1f, 0x8b, 9, 9, 9]] {
+            std::fs::write(&path, bytes).unwrap();
+            assert!(measure(&path).is_err());
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! What a job takes in: blobs from the cache, laid out as its container will see them.
+
+use crate::attempt::fault::Fault;
+use crate::blobs::Held;
+use crate::disk::DiskError;
+use crate::workshop::Workshop;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use railyard_common::blob::Blob;
+use railyard_common::id::LeaseId;
+use railyard_common::order::InputArtifact;
+use railyard_common::outcome::{OutcomeKind, Reason};
+use railyard_transfer::TransferError;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Blobs that one job fetches at a time: a few, so that many small files do not wait for each other's round trips.
+const FETCHES: usize = 4;
+
+/// Signed URLs that are asked for anew when they have expired on the way.
+const FRESH_URLS: u32 = 3;
+
+/// Fetches blobs, each once on this worker. They stay while the result is held. In the order asked for.
+///
+/// # Errors
+/// [`Fault`].
+pub async fn fetch(shop: &Workshop, lease: LeaseId, blobs: &[Blob]) -> Result<Vec<Held>, Fault> {
+    stream::iter(blobs.iter().copied())
+        .map(|blob| shop.blobs.get(blob.digest, async move |path: &Path| pull(shop, lease, &blob, path).await))
+        .buffered(FETCHES)
+        .try_collect()
+        .await
+}
+
+async fn pull(shop: &Workshop, lease: LeaseId, blob: &Blob, path: &Path) -> Result<(), Fault> {
+    for n in 1.. {
+        let urls = shop.uplink.prepare_download(lease, std::slice::from_ref(blob)).await?;
+        let Some(url) = urls.first() else { break };
+        match shop.transfer.pull(url, blob, path, &railyard_transfer::silent).await {
+            Err(TransferError::Expired { .. }) if n < FRESH_URLS => {}
+            other => return Ok(other?),
+        }
+    }
+    let message = format!("the cache gave no way to fetch {}", blob.digest);
+    Err(Fault::ended(OutcomeKind::Lost, Reason::Transfer, message))
+}
+
+/// A file or directory of the tree of inputs, and where it is mounted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InputMount {
+    /// On this host.
+    pub source: PathBuf,
+    /// In the container, absolute.
+    pub target: String,
+}
+
+/// Lays the files out below `tree`, each at its own path, and says what must be mounted: as few directories as hold
+/// them all. `apart` makes copies: a container that can remount could write through to what other jobs read.
+///
+/// # Errors
+/// [`Fault`] if the disk fails, or two inputs want the same path.
+pub fn lay_out(tree: &Path, inputs: &[InputArtifact], held: &[Held], apart: bool) -> Result<Vec<InputMount>, Fault> {
+    let mut taken = BTreeMap::new();
+    for (input, held) in inputs.iter().zip(held) {
+        let path = tree.join(input.mount_path.trim_start_matches('/'));
+        let digest = input.artifact.blob.digest;
+        match taken.insert(input.mount_path.clone(), digest) {
+            Some(same) if same == digest => continue,
+            Some(_) => return Err(clash(&input.mount_path)),
+            None => {}
+        }
+        let placed = match path.parent() {
+            Some(dir) => fs::create_dir_all(dir),
+            None => Ok(()),
+        };
+        match placed.and_then(|()| place(held.path(), &path, apart)) {
+            Err(error) if matches!(error.kind(), io::ErrorKind::AlreadyExists | io::ErrorKind::NotADirectory) => {
+                return Err(clash(&input.mount_path));
+            }
+            other => other.map_err(DiskError::at("write", &path))?,
+        }
+    }
+    let targets = mount_points(inputs.iter().map(|input| input.mount_path.as_str()));
+    Ok(targets.into_iter().map(|target| InputMount { source: tree.join(target.trim_start_matches('/')), target }).collect())
+}
+
+fn place(from: &Path, to: &Path, apart: bool) -> io::Result<()> {
+    if apart { fs::copy(from, to).map(drop) } else { fs::hard_link(from, to) }
+}
+
+fn clash(path: &str) -> Fault {
+    let message = format!("two inputs want to be at {path}; give one of them another `path`");
+    Fault::ended(OutcomeKind::Refused, Reason::Unsupported, message)
+}
+
+/// The directories of the files, without those inside another one. A file in the root directory is mounted itself.
+fn mount_points<'a>(files: impl Iterator<Item = &'a str>) -> BTreeSet<String> {
+    let wanted: BTreeSet<&str> = files
+        .map(|file| match file.trim_end_matches('/').rsplit_once('/') {
+            Some(("", _)) | None => file,
+            Some((dir, _)) => dir,
+        })
+        .collect();
+    let inside = |dir: &str| {
+        Path::new(dir).ancestors().skip(1).any(|above| above.to_str().is_some_and(|above| wanted.contains(above)))
+    };
+    wanted.iter().filter(|dir| !inside(dir)).map(|dir| (*dir).to_owned()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_few_directories_as_hold_all_files_are_mounted() {
+        let files = ["/inputs/image/disk.raw", "/inputs/image/out/list.txt", "/inputs/sdk/a", "/single"];
+        let mounts: Vec<_> = mount_points(files.into_iter()).into_iter().collect();
+        assert_eq!(mounts, ["/inputs/image", "/inputs/sdk", "/single"]);
+    }
+}

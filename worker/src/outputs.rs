@@ -1,0 +1,272 @@
+//! Which files of the work directory a job leaves behind.
+//!
+//! **Invariant:** every file that is found is a plain file inside the work directory, also after its links are resolved.
+//! It is read after the container has ended, so nothing can change under us.
+
+use crate::disk::DiskError;
+use railyard_common::job::OutputSpec;
+use railyard_common::path::{Glob, RelPath};
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Component, Path, PathBuf};
+
+/// Where the work directory is in the container: what an absolute link in it is relative to.
+pub const WORK_DIR: &str = "/work";
+
+/// Most artifacts of one job: what a report can carry.
+const ARTIFACTS_MAX: usize = 10_000;
+
+/// Links behind links that are followed: what the kernel does.
+const LINKS_MAX: usize = 40;
+
+/// Files that a message names before it only counts.
+const NAMED_MAX: usize = 20;
+
+/// A file that is an artifact.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Its path as an artifact.
+    pub path: RelPath,
+    /// The plain file on this host.
+    pub file: PathBuf,
+    /// Where it will be published.
+    pub published: Option<RelPath>,
+}
+
+/// The job did not leave what it must.
+#[derive(Debug, thiserror::Error)]
+pub enum OutputError {
+    /// A required output matched nothing.
+    #[error("no file matches the output `{glob}`; {present}")]
+    Missing {
+        /// The output.
+        glob: Glob,
+        /// What is in the work directory instead.
+        present: String,
+    },
+    /// What matched cannot be an artifact.
+    #[error("`{path}` cannot be an output: {why}")]
+    Bad {
+        /// Relative to the work directory.
+        path: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The work directory cannot be read.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+}
+
+/// A name in the work directory that is not a directory.
+struct Entry {
+    /// Relative, `/` separated; lossy where it is not UTF-8.
+    name: String,
+    path: PathBuf,
+    kind: fs::FileType,
+}
+
+/// Finds the files that the outputs name. Links are resolved, but none that leads out of `work`.
+///
+/// # Errors
+/// [`OutputError`], which names the output or the file.
+pub fn find(work: &Path, outputs: &[OutputSpec]) -> Result<Vec<Found>, OutputError> {
+    let work = work.canonicalize().map_err(DiskError::at("read", work))?;
+    let entries = walk(&work)?;
+    let mut found: BTreeMap<RelPath, Found> = BTreeMap::new();
+    for output in outputs {
+        let matcher = output.glob.matcher();
+        let mut matched = false;
+        for entry in entries.iter().filter(|entry| matcher.is_match(&entry.name)) {
+            if let Some(one) = artifact(&work, entry, output)? {
+                matched = true;
+                let known = found.entry(one.path.clone()).or_insert_with(|| one.clone());
+                // The first output that publishes a file decides where.
+                known.published = known.published.take().or(one.published);
+            }
+        }
+        if !matched && !output.optional {
+            return Err(OutputError::Missing { glob: output.glob.clone(), present: present(&work, &entries) });
+        }
+    }
+    check(found.into_values().collect())
+}
+
+/// Everything below `work` but directories, sorted by name. Links to directories are not followed.
+fn walk(work: &Path) -> Result<Vec<Entry>, DiskError> {
+    let mut entries = Vec::new();
+    let mut dirs = vec![(work.to_owned(), String::new())];
+    while let Some((dir, prefix)) = dirs.pop() {
+        for entry in fs::read_dir(&dir).map_err(DiskError::at("read", &dir))? {
+            let entry = entry.map_err(DiskError::at("read", &dir))?;
+            let kind = entry.file_type().map_err(DiskError::at("read", &entry.path()))?;
+            let name = format!("{prefix}{}", entry.file_name().to_string_lossy());
+            if kind.is_dir() {
+                dirs.push((entry.path(), format!("{name}/")));
+            } else {
+                entries.push(Entry { name, path: entry.path(), kind });
+            }
+        }
+    }
+    entries.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(entries)
+}
+
+/// The artifact that a matched entry is; `None` for a link to a directory, which an output does not mean.
+fn artifact(work: &Path, entry: &Entry, output: &OutputSpec) -> Result<Option<Found>, OutputError> {
+    let bad = |why: String| OutputError::Bad { path: entry.name.clone(), why };
+    let path: RelPath = match entry.name.parse() {
+        Ok(path) if entry.path.to_str().is_some() => path,
+        Ok(_) => return Err(bad("its name is not UTF-8".to_owned())),
+        Err(error) => return Err(bad(error.to_string())),
+    };
+    let file = if entry.kind.is_symlink() { resolve(work, &entry.path).map_err(bad)? } else { entry.path.clone() };
+    let kind = fs::symlink_metadata(&file).map_err(DiskError::at("read", &file))?.file_type();
+    if kind.is_dir() {
+        return Ok(None);
+    }
+    if !kind.is_file() {
+        return Err(bad("it is not a plain file".to_owned()));
+    }
+    let published = match &output.publish {
+        Some(dir) => Some(dir.join(path.file_name()).map_err(|error| bad(error.to_string()))?),
+        None => None,
+    };
+    Ok(Some(Found { path, file, published }))
+}
+
+/// Where a link leads, as the container saw it, if that is inside `work`.
+fn resolve(work: &Path, link: &Path) -> Result<PathBuf, String> {
+    let mut path = link.to_owned();
+    for _ in 0..LINKS_MAX {
+        let Ok(target) = fs::read_link(&path) else { break };
+        let outside = || format!("it is a link to {}, outside the work directory", target.display());
+        path = if target.is_absolute() {
+            let inside = target.strip_prefix(WORK_DIR).map_err(|_| outside())?;
+            // `/work/../x` is not inside, whatever it begins with.
+            if inside.components().any(|part| part == Component::ParentDir) {
+                return Err(outside());
+            }
+            work.join(inside)
+        } else {
+            path.parent().unwrap_or(work).join(&target)
+        };
+    }
+    match path.canonicalize() {
+        Ok(real) if real.starts_with(work) => Ok(real),
+        Ok(_) => Err("it is a link that leads out of the work directory".to_owned()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err("it is a link to nothing".to_owned()),
+        Err(error) => Err(format!("its link cannot be followed: {error}")),
+    }
+}
+
+/// Limits, and no two artifacts at one published path.
+fn check(found: Vec<Found>) -> Result<Vec<Found>, OutputError> {
+    if let Some(beyond) = found.get(ARTIFACTS_MAX) {
+        let why = format!("the outputs match more than {ARTIFACTS_MAX} files; pack them into an archive");
+        return Err(OutputError::Bad { path: beyond.path.to_string(), why });
+    }
+    let mut taken: BTreeMap<&RelPath, &RelPath> = BTreeMap::new();
+    for one in &found {
+        if let Some(published) = &one.published
+            && let Some(other) = taken.insert(published, &one.path)
+        {
+            let why = format!("`{other}` would be published at the same path, {published}");
+            return Err(OutputError::Bad { path: one.path.to_string(), why });
+        }
+    }
+    Ok(found)
+}
+
+/// What there is, for the person whose output is missing.
+fn present(work: &Path, entries: &[Entry]) -> String {
+    if entries.is_empty() {
+        let dirs = fs::read_dir(work).map_or(0, Iterator::count);
+        let only = if dirs > 0 { "has only empty directories" } else { "is empty" };
+        return format!("the work directory {only}");
+    }
+    let names: Vec<&str> = entries.iter().take(NAMED_MAX).map(|entry| entry.name.as_str()).collect();
+    let more = match entries.len().saturating_sub(NAMED_MAX) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    format!("the work directory has {}{more}", names.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    fn output(glob: &str) -> OutputSpec {
+        OutputSpec { glob: glob.parse().unwrap(), publish: None, optional: false }
+    }
+
+    /// A work directory with two files, a directory and links of every kind.
+    fn work() -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        fs::create_dir_all(at("out/deep")).unwrap();
+        fs::write(at("out/a.raw"), "a").unwrap();
+        fs::write(at("out/deep/b.raw"), "b").unwrap();
+        symlink("out/a.raw", at("inside")).unwrap();
+        symlink("/work/out/a.raw", at("absolute")).unwrap();
+        symlink("absolute", at("twice")).unwrap();
+        symlink("/etc/passwd", at("escape-absolute")).unwrap();
+        symlink("../../../../../../etc/passwd", at("escape-relative")).unwrap();
+        symlink("/work/../etc/passwd", at("escape-dots")).unwrap();
+        symlink("/etc", at("etc")).unwrap();
+        symlink("nothing", at("dangling")).unwrap();
+        symlink("loop", at("loop")).unwrap();
+        symlink("out", at("to-dir")).unwrap();
+        nix::unistd::mkfifo(&at("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        dir
+    }
+
+    fn names(work: &Path, globs: &[&str]) -> Result<Vec<String>, OutputError> {
+        let outputs: Vec<_> = globs.iter().map(|glob| output(glob)).collect();
+        Ok(find(work, &outputs)?.into_iter().map(|found| found.path.to_string()).collect())
+    }
+
+    #[test]
+    fn globs_find_files_each_once() {
+        let dir = work();
+        assert_eq!(names(dir.path(), &["out/*", "out/**"]).unwrap(), ["out/a.raw", "out/deep/b.raw"]);
+        let found = find(dir.path(), &[output("twice")]).unwrap();
+        assert_eq!(fs::read(&found[0].file).unwrap(), b"a", "links that stay inside are followed");
+        assert_eq!(names(dir.path(), &["inside", "absolute"]).unwrap(), ["absolute", "inside"]);
+    }
+
+    #[test]
+    fn what_is_missing_is_named_with_what_is_there() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(names(dir.path(), &["*.raw"]).unwrap_err().to_string().contains("the work directory is empty"));
+        fs::write(dir.path().join("disk.img"), "").unwrap();
+        let message = names(dir.path(), &["*.raw"]).unwrap_err().to_string();
+        assert_eq!(message, "no file matches the output `*.raw`; the work directory has disk.img");
+        let optional = OutputSpec { optional: true, ..output("*.raw") };
+        assert_eq!(find(dir.path(), &[optional]).unwrap(), []);
+    }
+
+    #[test]
+    fn nothing_outside_and_nothing_but_plain_files() {
+        let dir = work();
+        for bad in ["escape-absolute", "escape-relative", "escape-dots", "dangling", "loop", "fifo", "etc"] {
+            let error = names(dir.path(), &[bad]).unwrap_err();
+            assert!(matches!(&error, OutputError::Bad { path, .. } if path == bad), "{bad}: {error}");
+        }
+        assert!(matches!(names(dir.path(), &["to-dir"]), Err(OutputError::Missing { .. })), "a directory is no file");
+        assert!(matches!(names(dir.path(), &["etc/passwd"]), Err(OutputError::Missing { .. })), "not followed");
+    }
+
+    #[test]
+    fn two_files_cannot_be_published_at_one_path() {
+        let dir = work();
+        let all = OutputSpec { publish: Some("images".parse().unwrap()), ..output("out/**") };
+        let found = find(dir.path(), std::slice::from_ref(&all)).unwrap();
+        assert_eq!(found[1].published.as_ref().unwrap().as_str(), "images/b.raw");
+        fs::write(dir.path().join("out/b.raw"), "other").unwrap();
+        let message = find(dir.path(), &[all]).unwrap_err().to_string();
+        assert!(message.contains("published at the same path, images/b.raw"), "{message}");
+    }
+}

@@ -1,0 +1,304 @@
+//! The Docker engine, over its socket.
+
+use super::{ByteStream, ContainerSpec, Exit, ImageName, LocalImage, Running, Runtime, RuntimeError};
+use async_trait::async_trait;
+use bollard::container::LogOutput;
+use bollard::models::{
+    ContainerConfig, ContainerCreateBody, DeviceMapping, HostConfig, HostConfigLogConfig, ImageInspect, Mount, MountType,
+};
+use bollard::query_parameters as query;
+use futures_util::{StreamExt as _, TryStreamExt as _};
+use railyard_common::digest::Digest;
+use railyard_common::platform::Platform;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// How long the engine may take to answer a short question.
+const ANSWER_TIMEOUT_SECS: u64 = 120;
+
+/// How long it may take to begin to answer what moves gigabytes: commit, export, load, pull.
+const LONG_ANSWER_TIMEOUT_SECS: u64 = 6 * 3600;
+
+/// Processes in one container: plenty for a parallel compile, far from what a host can bear.
+const PIDS_MAX: i64 = 8192;
+
+/// The Docker engine. Cheap to clone.
+#[derive(Clone)]
+pub struct Docker {
+    socket: PathBuf,
+    short: bollard::Docker,
+    long: bollard::Docker,
+    /// Docker refuses a limit above what the host has.
+    host_cpu_millis: u32,
+}
+
+impl Docker {
+    /// Uses the engine at `socket`. Does not speak to it yet, except to ask for its size.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Unreachable`] if none answers.
+    pub async fn connect(socket: &Path) -> Result<Self, RuntimeError> {
+        let unreachable = |error: bollard::errors::Error| RuntimeError::from_engine(socket, "connect", error);
+        let path = socket.to_string_lossy();
+        let open = |timeout| bollard::Docker::connect_with_unix(&path, timeout, bollard::API_DEFAULT_VERSION);
+        let short = open(ANSWER_TIMEOUT_SECS).map_err(unreachable)?;
+        let long = open(LONG_ANSWER_TIMEOUT_SECS).map_err(unreachable)?;
+        let info = short.info().await.map_err(unreachable)?;
+        let cpus = info.ncpu.and_then(|n| u32::try_from(n).ok()).unwrap_or(1);
+        Ok(Self { socket: socket.to_owned(), short, long, host_cpu_millis: cpus.saturating_mul(1000) })
+    }
+
+    fn error<'a>(&'a self, doing: &'a str) -> impl Fn(bollard::errors::Error) -> RuntimeError + 'a {
+        move |error| RuntimeError::from_engine(&self.socket, doing, error)
+    }
+
+    fn body(&self, spec: &ContainerSpec) -> ContainerCreateBody {
+        ContainerCreateBody {
+            image: Some(spec.image.clone()),
+            user: Some("0:0".to_owned()),
+            env: Some(spec.env.iter().map(|(key, value)| format!("{key}={value}")).collect()),
+            entrypoint: Some(spec.command.clone()),
+            // Empty, not missing: missing would be the image's own command behind our program.
+            cmd: Some(Vec::new()),
+            working_dir: Some(spec.work_dir.clone()),
+            labels: Some(spec.labels.clone().into_iter().collect()),
+            host_config: Some(self.host_config(spec)),
+            ..Default::default()
+        }
+    }
+
+    fn host_config(&self, spec: &ContainerSpec) -> HostConfig {
+        let memory = match spec.memory_bytes {
+            0 => None,
+            bytes => Some(i64::try_from(bytes).unwrap_or(i64::MAX)),
+        };
+        let cpu_millis = spec.cpu_millis.min(self.host_cpu_millis);
+        HostConfig {
+            nano_cpus: (cpu_millis > 0).then(|| i64::from(cpu_millis) * 1_000_000),
+            memory,
+            memory_swap: memory,
+            pids_limit: Some(PIDS_MAX),
+            init: Some(true),
+            mounts: Some(spec.mounts.iter().map(mount).collect()),
+            devices: Some(spec.devices.iter().map(|device| device_mapping(&device.path)).collect()),
+            network_mode: Some(if spec.network_none { "none" } else { "bridge" }.to_owned()),
+            // The worker reads the output as it is written and keeps it; the engine need not write it to disk again.
+            log_config: Some(HostConfigLogConfig { typ: Some("none".to_owned()), config: None }),
+            privileged: Some(spec.privileged),
+            cap_drop: (!spec.privileged).then(|| vec!["ALL".to_owned()]),
+            cap_add: (!spec.privileged).then(|| spec.capabilities.clone()),
+            // What is privileged could undo it, and image builds that need privilege need sudo as well.
+            security_opt: (!spec.privileged).then(|| vec!["no-new-privileges".to_owned()]),
+            ..Default::default()
+        }
+    }
+
+    /// Waits until the container does not run, however often the connection breaks while the engine still answers.
+    async fn wait(&self, container: &str) -> Result<Exit, RuntimeError> {
+        loop {
+            let options = query::WaitContainerOptionsBuilder::default().condition("not-running").build();
+            let mut waiting = self.short.wait_container(container, Some(options));
+            // A non-zero exit comes as an error; inspect tells the truth about both.
+            let heard = waiting.next().await;
+            let doing = format!("inspect container {container}");
+            let inspect = self.short.inspect_container(container, None).await.map_err(self.error(&doing))?;
+            let state = inspect.state.unwrap_or_default();
+            if state.running != Some(true) {
+                let code = state.exit_code.unwrap_or(-1);
+                return Ok(Exit { code, oom_killed: state.oom_killed.unwrap_or(false) });
+            }
+            tracing::debug!(container, ?heard, "the wait for a container broke off; waiting again");
+        }
+    }
+}
+
+fn mount(mount: &super::FileMount) -> Mount {
+    Mount {
+        typ: Some(MountType::BIND),
+        source: Some(mount.source.to_string_lossy().into_owned()),
+        target: Some(mount.target.clone()),
+        read_only: Some(mount.read_only),
+        ..Default::default()
+    }
+}
+
+fn device_mapping(path: &str) -> DeviceMapping {
+    DeviceMapping {
+        path_on_host: Some(path.to_owned()),
+        path_in_container: Some(path.to_owned()),
+        cgroup_permissions: Some("rwm".to_owned()),
+    }
+}
+
+fn local_image(inspect: ImageInspect) -> Option<LocalImage> {
+    let layers = inspect.root_fs.and_then(|root| root.layers).unwrap_or_default();
+    Some(LocalImage {
+        id: inspect.id?,
+        os: inspect.os.unwrap_or_default(),
+        architecture: inspect.architecture.unwrap_or_default(),
+        created: inspect.created.unwrap_or_default(),
+        layers: layers.iter().map(|layer| layer.parse().ok()).collect::<Option<_>>()?,
+        config: serde_json::to_value(inspect.config.unwrap_or_default()).ok()?,
+    })
+}
+
+/// With neither tag nor digest the engine would pull every tag that there is.
+fn with_tag(reference: &str) -> String {
+    let name = reference.rsplit('/').next().unwrap_or(reference);
+    if name.contains([':', '@']) { reference.to_owned() } else { format!("{reference}:latest") }
+}
+
+#[async_trait]
+impl Runtime for Docker {
+    async fn ping(&self) -> Result<String, RuntimeError> {
+        let version = self.short.version().await.map_err(self.error("tell its version"))?;
+        Ok(version.version.unwrap_or_default())
+    }
+
+    async fn image(&self, reference: &str) -> Result<Option<LocalImage>, RuntimeError> {
+        let doing = format!("inspect image {reference}");
+        match self.short.inspect_image(reference).await.map_err(self.error(&doing)) {
+            Ok(inspect) => Ok(local_image(inspect)),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn pull(&self, reference: &str, platform: Platform) -> Result<(), RuntimeError> {
+        let options = query::CreateImageOptionsBuilder::default()
+            .from_image(&with_tag(reference))
+            .platform(platform.as_str())
+            .build();
+        let doing = format!("pull image {reference}");
+        let steps = self.long.create_image(Some(options), None, None);
+        steps.map_err(self.error(&doing)).try_for_each(|_| async { Ok(()) }).await
+    }
+
+    async fn tag(&self, image: &str, name: &ImageName) -> Result<(), RuntimeError> {
+        let options = query::TagImageOptionsBuilder::default().repo(&name.repository).tag(&name.tag).build();
+        let doing = format!("name image {image} {name}");
+        self.short.tag_image(image, Some(options)).await.map_err(self.error(&doing))
+    }
+
+    async fn untag(&self, reference: &str) -> Result<(), RuntimeError> {
+        let doing = format!("remove image {reference}");
+        let options = query::RemoveImageOptionsBuilder::default().force(false).noprune(false).build();
+        match self.short.remove_image(reference, Some(options), None).await.map_err(self.error(&doing)) {
+            Err(error) if !error.is_not_found() => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    async fn names_below(&self, prefix: &str) -> Result<Vec<String>, RuntimeError> {
+        let images = self.short.list_images(None).await.map_err(self.error("list images"))?;
+        let names = images.into_iter().flat_map(|image| image.repo_tags);
+        Ok(names.filter(|name| name.starts_with(prefix)).collect())
+    }
+
+    async fn layer_chains(&self) -> Result<Vec<Vec<Digest>>, RuntimeError> {
+        let options = query::ListImagesOptionsBuilder::default().all(true).build();
+        let images = self.short.list_images(Some(options)).await.map_err(self.error("list images"))?;
+        let mut chains = Vec::with_capacity(images.len());
+        for image in images {
+            // One that was removed meanwhile is no loss.
+            if let Some(image) = self.image(&image.id).await? {
+                chains.push(image.layers);
+            }
+        }
+        Ok(chains)
+    }
+
+    async fn export(&self, reference: &str) -> Result<ByteStream, RuntimeError> {
+        Ok(self.long.export_image(reference).map_err(std::io::Error::other).boxed())
+    }
+
+    async fn load(&self, archive: ByteStream) -> Result<(), RuntimeError> {
+        let options = query::ImportImageOptionsBuilder::default().quiet(true).build();
+        let steps = self.long.import_image_stream(options, archive, None);
+        steps.map_err(self.error("load an image")).try_for_each(|_| async { Ok(()) }).await
+    }
+
+    async fn create(&self, spec: &ContainerSpec) -> Result<(), RuntimeError> {
+        let options =
+            query::CreateContainerOptionsBuilder::default().name(&spec.name).platform(spec.platform.as_str()).build();
+        let doing = format!("create container {}", spec.name);
+        self.short.create_container(Some(options), self.body(spec)).await.map_err(self.error(&doing))?;
+        Ok(())
+    }
+
+    async fn start(&self, container: &str) -> Result<Running, RuntimeError> {
+        let doing = format!("start container {container}");
+        // Attached before the start, or the first lines would be lost.
+        let attach = query::AttachContainerOptionsBuilder::default().stream(true).stdout(true).stderr(true).build();
+        let attached = self.long.attach_container(container, Some(attach)).await.map_err(self.error(&doing))?;
+        self.short.start_container(container, None).await.map_err(self.error(&doing))?;
+        let socket = self.socket.clone();
+        let output = attached
+            .output
+            .map_ok(LogOutput::into_bytes)
+            .map_err(move |error| RuntimeError::from_engine(&socket, "read a container's output", error))
+            .boxed();
+        let engine = self.clone();
+        let container = container.to_owned();
+        let exit = Box::pin(async move { engine.wait(&container).await });
+        Ok(Running { output, exit })
+    }
+
+    async fn stop(&self, container: &str, grace: Duration) -> Result<(), RuntimeError> {
+        let doing = format!("stop container {container}");
+        let secs = i32::try_from(grace.as_secs()).unwrap_or(i32::MAX);
+        let options = query::StopContainerOptionsBuilder::default().t(secs).build();
+        match self.long.stop_container(container, Some(options)).await.map_err(self.error(&doing)) {
+            Err(RuntimeError::Refused { status: Some(304 | 404), .. }) => Ok(()),
+            other => other,
+        }
+    }
+
+    async fn commit(&self, container: &str, name: &ImageName) -> Result<(), RuntimeError> {
+        let options = query::CommitContainerOptionsBuilder::default()
+            .container(container)
+            .repo(&name.repository)
+            .tag(&name.tag)
+            .pause(true)
+            .build();
+        let doing = format!("commit container {container}");
+        self.long.commit_container(options, ContainerConfig::default()).await.map_err(self.error(&doing))?;
+        Ok(())
+    }
+
+    async fn remove(&self, container: &str) -> Result<(), RuntimeError> {
+        let doing = format!("remove container {container}");
+        let options = query::RemoveContainerOptionsBuilder::default().force(true).v(true).build();
+        match self.long.remove_container(container, Some(options)).await.map_err(self.error(&doing)) {
+            // 409: somebody removes it already.
+            Err(error) if !error.is_not_found() && !error.is_conflict() => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    async fn containers(&self, labels: &[(String, String)]) -> Result<Vec<String>, RuntimeError> {
+        let labels = labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        let filters: HashMap<String, Vec<String>> = HashMap::from([("label".to_owned(), labels)]);
+        let options = query::ListContainersOptionsBuilder::default().all(true).filters(&filters).build();
+        let found = self.short.list_containers(Some(options)).await.map_err(self.error("list containers"))?;
+        Ok(found.into_iter().filter_map(|container| container.id).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bare_name_means_its_latest_tag() {
+        for (reference, want) in [
+            ("debian", "debian:latest"),
+            ("host:5000/debian", "host:5000/debian:latest"),
+            ("host:5000/debian:12", "host:5000/debian:12"),
+            ("debian@sha256:00", "debian@sha256:00"),
+        ] {
+            assert_eq!(with_tag(reference), want);
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! What can go wrong with the engine.
+
+use bollard::errors::Error;
+use std::path::PathBuf;
+
+/// The engine did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum RuntimeError {
+    /// It does not answer.
+    #[error("no container engine answers at {}: {why}; is it running?", socket.display())]
+    Unreachable {
+        /// Where it should be.
+        socket: PathBuf,
+        /// What was seen instead.
+        why: String,
+    },
+    /// It refused, or failed.
+    #[error("the container engine could not {doing}: {message}")]
+    Refused {
+        /// What was asked.
+        doing: String,
+        /// HTTP status, if it answered with one.
+        status: Option<u16>,
+        /// In its own words.
+        message: String,
+    },
+}
+
+impl RuntimeError {
+    pub(super) fn from_engine(socket: &std::path::Path, doing: &str, error: Error) -> Self {
+        match error {
+            Error::DockerResponseServerError { status_code, message } => {
+                Self::Refused { doing: doing.to_owned(), status: Some(status_code), message: one_line(&message) }
+            }
+            Error::DockerStreamError { error } => {
+                Self::Refused { doing: doing.to_owned(), status: None, message: one_line(&error) }
+            }
+            Error::JsonDataError { message, .. } => {
+                let message = format!("its answer makes no sense here: {message}");
+                Self::Refused { doing: doing.to_owned(), status: None, message }
+            }
+            other => Self::Unreachable { socket: socket.to_owned(), why: one_line(&chain(&other)) },
+        }
+    }
+
+    /// The engine is gone or does not answer.
+    pub fn is_unreachable(&self) -> bool {
+        matches!(self, Self::Unreachable { .. })
+    }
+
+    /// The engine says that what was named is not there.
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, Self::Refused { status: Some(404), .. })
+    }
+
+    /// The engine says that it is being done already, or that what was named is in use.
+    pub fn is_conflict(&self) -> bool {
+        matches!(self, Self::Refused { status: Some(409), .. })
+    }
+
+    /// A disk is full: the engine's, or one that it writes to.
+    pub fn is_disk_full(&self) -> bool {
+        match self {
+            Self::Refused { message, .. } | Self::Unreachable { why: message, .. } => crate::disk::says_full(message),
+        }
+    }
+
+    /// A pull failed because the registry answered and has no such image for us, not because it could not be asked.
+    pub fn is_image_unknown(&self) -> bool {
+        let Self::Refused { status, message, .. } = self else { return false };
+        const ANSWERS: [&str; 7] = [
+            "manifest unknown",
+            "not found",
+            "pull access denied",
+            "repository does not exist",
+            "no matching manifest",
+            "invalid reference format",
+            "does not match the specified platform",
+        ];
+        *status == Some(404) || *status == Some(400) || ANSWERS.iter().any(|answer| message.contains(answer))
+    }
+}
+
+/// The error with its causes, for libraries that keep the interesting part in the source.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}

@@ -1,0 +1,129 @@
+//! What runs containers, as narrowly as the worker needs it.
+//!
+//! **Invariant:** the worker touches only containers that carry its own labels and images below its own names.
+
+mod docker;
+mod error;
+mod spec;
+
+pub use docker::Docker;
+pub use error::RuntimeError;
+pub use spec::{ContainerSpec, DEFAULT_CAPABILITIES, DeviceMount, FileMount, labels};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use futures_util::stream::BoxStream;
+use railyard_common::digest::Digest;
+use railyard_common::platform::Platform;
+use std::io;
+use std::time::Duration;
+
+/// Bytes of an archive.
+pub type ByteStream = BoxStream<'static, io::Result<Bytes>>;
+
+/// An image that the engine has.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LocalImage {
+    /// The engine's name for it: the digest of its configuration.
+    pub id: String,
+    /// `linux`.
+    pub os: String,
+    /// `amd64`, `arm64`, …
+    pub architecture: String,
+    /// When it was made, as the engine writes it.
+    pub created: String,
+    /// Layers by diff id, base first.
+    pub layers: Vec<Digest>,
+    /// The part of its configuration that containers inherit: environment, command, user, …
+    pub config: serde_json::Value,
+}
+
+impl LocalImage {
+    /// Whether jobs of `platform` can use it.
+    pub fn is_for(&self, platform: Platform) -> bool {
+        self.os == "linux" && self.architecture == platform.arch()
+    }
+}
+
+/// How a container ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Exit {
+    /// What its process returned; 128 and more for a signal.
+    pub code: i64,
+    /// The kernel killed something in it for want of memory.
+    pub oom_killed: bool,
+}
+
+/// A container that was started.
+pub struct Running {
+    /// What it writes, standard output and standard error together, in the order in which the engine got it.
+    /// Ends when the container has ended and everything was read.
+    pub output: BoxStream<'static, Result<Bytes, RuntimeError>>,
+    /// How it ends.
+    pub exit: BoxFuture<'static, Result<Exit, RuntimeError>>,
+}
+
+/// A container engine.
+#[async_trait]
+pub trait Runtime: Send + Sync + 'static {
+    /// The engine answers; its version.
+    async fn ping(&self) -> Result<String, RuntimeError>;
+
+    /// The image of that name or id, if the engine has it.
+    async fn image(&self, reference: &str) -> Result<Option<LocalImage>, RuntimeError>;
+
+    /// Pulls an image from its registry.
+    async fn pull(&self, reference: &str, platform: Platform) -> Result<(), RuntimeError>;
+
+    /// Gives an image one more name.
+    async fn tag(&self, image: &str, name: &ImageName) -> Result<(), RuntimeError>;
+
+    /// Takes a name (or an id without names) from an image, and removes the image with its last one. Nothing there is fine.
+    async fn untag(&self, reference: &str) -> Result<(), RuntimeError>;
+
+    /// Every image name that begins with `prefix`.
+    async fn names_below(&self, prefix: &str) -> Result<Vec<String>, RuntimeError>;
+
+    /// The layers of every image that the engine has.
+    async fn layer_chains(&self) -> Result<Vec<Vec<Digest>>, RuntimeError>;
+
+    /// An archive of the image, as `docker save` writes it.
+    async fn export(&self, reference: &str) -> Result<ByteStream, RuntimeError>;
+
+    /// Takes in an archive as `docker load` does; layers that the engine has may be missing from it.
+    async fn load(&self, archive: ByteStream) -> Result<(), RuntimeError>;
+
+    /// Makes a container; does not start it.
+    async fn create(&self, spec: &ContainerSpec) -> Result<(), RuntimeError>;
+
+    /// Starts it.
+    async fn start(&self, container: &str) -> Result<Running, RuntimeError>;
+
+    /// SIGTERM, and SIGKILL after `grace`. Returns when it does not run any more. One that does not run is fine.
+    async fn stop(&self, container: &str, grace: Duration) -> Result<(), RuntimeError>;
+
+    /// Makes an image of that name of the container's file system.
+    async fn commit(&self, container: &str, name: &ImageName) -> Result<(), RuntimeError>;
+
+    /// Removes a container, running or not, with its anonymous volumes. Nothing there is fine.
+    async fn remove(&self, container: &str) -> Result<(), RuntimeError>;
+
+    /// Names of all containers, running or not, with every one of these labels.
+    async fn containers(&self, labels: &[(String, String)]) -> Result<Vec<String>, RuntimeError>;
+}
+
+/// A local image name, `repository:tag`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+pub struct ImageName {
+    /// Before the colon.
+    pub repository: String,
+    /// Behind it.
+    pub tag: String,
+}
+
+impl std::fmt::Display for ImageName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}", self.repository, self.tag)
+    }
+}

@@ -1,0 +1,224 @@
+//! Calls to the controller that act for a lease. Each is tried until it is answered: an outage is no reason to lose work.
+
+use futures_util::Stream;
+use railyard_common::backoff::Backoff;
+use railyard_common::blob::Blob;
+use railyard_common::id::LeaseId;
+use railyard_proto::v1;
+use railyard_proto::v1::worker_service_client::WorkerServiceClient;
+use railyard_service::convert::{BadMessage, ToProto as _, all, required};
+use railyard_service::{MESSAGE_MAX_BYTES, rpc_error};
+use railyard_transfer::{Finished, Ticket};
+use std::time::Duration;
+use tonic::transport::Channel;
+use tonic::{Code, Request, Response, Status, Streaming};
+
+/// The waits between tries: soon after a hiccup, and not so long that a controller that is back is not noticed.
+pub const RETRY: Backoff = Backoff { base_millis: 100, max_millis: 5_000 };
+
+/// How long the controller may take for an answer. A report may have it complete many uploads.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Blobs in one request: keeps a request with its signed URLs well below the message limit.
+const BLOBS_PER_CALL: usize = 200;
+
+/// The controller refused for good.
+#[derive(Debug, thiserror::Error)]
+pub enum UplinkError {
+    /// The lease is not ours any more.
+    #[error("the lease is over")]
+    Stale,
+    /// Trying again would not help.
+    #[error("the controller refused {call}: {}", status.message())]
+    Refused {
+        /// Which call.
+        call: &'static str,
+        /// Its answer.
+        status: Box<Status>,
+    },
+    /// It answered something else than it promises.
+    #[error("the controller's answer to {call} cannot be used")]
+    Answer {
+        /// Which call.
+        call: &'static str,
+        /// What is wrong with it.
+        source: BadMessage,
+    },
+}
+
+/// What to do with a blob that the cache should have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Grant {
+    /// Nothing: it is there, in this form.
+    Present(Blob),
+    /// Send it.
+    Send(Ticket),
+}
+
+/// The controller, for one worker. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Uplink {
+    client: WorkerServiceClient<Channel>,
+}
+
+impl Uplink {
+    /// Calls over `channel`.
+    pub fn new(channel: Channel) -> Self {
+        let client = WorkerServiceClient::new(channel)
+            .max_decoding_message_size(MESSAGE_MAX_BYTES)
+            .max_encoding_message_size(MESSAGE_MAX_BYTES);
+        Self { client }
+    }
+
+    /// The client, for the streams.
+    pub fn client(&self) -> WorkerServiceClient<Channel> {
+        self.client.clone()
+    }
+
+    /// Asks which blobs the cache lacks. One answer for each blob, in order.
+    ///
+    /// # Errors
+    /// [`UplinkError`].
+    pub async fn prepare_upload(&self, lease: LeaseId, blobs: &[Blob]) -> Result<Vec<Grant>, UplinkError> {
+        const CALL: &str = "an upload";
+        let mut grants = Vec::with_capacity(blobs.len());
+        for blobs in blobs.chunks(BLOBS_PER_CALL) {
+            let request = v1::PrepareUploadRequest { lease: Some(lease.to_proto()), blobs: all(blobs) };
+            let response = self
+                .persist(CALL, || request.clone(), |mut client, request| async move { client.prepare_upload(request).await })
+                .await?;
+            expect_len(CALL, response.tickets.len(), blobs.len())?;
+            for (ticket, blob) in response.tickets.into_iter().zip(blobs) {
+                grants.push(grant(ticket, blob).map_err(|source| UplinkError::Answer { call: CALL, source })?);
+            }
+        }
+        Ok(grants)
+    }
+
+    /// Signed URLs to read blobs. One for each blob, in order.
+    ///
+    /// # Errors
+    /// [`UplinkError`].
+    pub async fn prepare_download(&self, lease: LeaseId, blobs: &[Blob]) -> Result<Vec<String>, UplinkError> {
+        const CALL: &str = "a download";
+        let mut urls = Vec::with_capacity(blobs.len());
+        for blobs in blobs.chunks(BLOBS_PER_CALL) {
+            let request = v1::PrepareDownloadRequest { lease: Some(lease.to_proto()), blobs: all(blobs) };
+            let response = self
+                .persist(CALL, || request.clone(), |mut client, request| async move {
+                    client.prepare_download(request).await
+                })
+                .await?;
+            expect_len(CALL, response.urls.len(), blobs.len())?;
+            urls.extend(response.urls);
+        }
+        Ok(urls)
+    }
+
+    /// Reports an attempt's end, until the controller has it.
+    ///
+    /// # Errors
+    /// [`UplinkError`].
+    pub async fn report(&self, report: &v1::ReportRequest) -> Result<(), UplinkError> {
+        self.persist("the report", || report.clone(), |mut client, request| async move { client.report(request).await })
+            .await?;
+        Ok(())
+    }
+
+    /// Opens a log stream. Tried once: the log shipper has its own way to begin again.
+    ///
+    /// # Errors
+    /// The status.
+    pub async fn append_log(
+        &self,
+        batches: impl Stream<Item = v1::LogBatch> + Send + 'static,
+    ) -> Result<Streaming<v1::LogAck>, Status> {
+        let mut request = Request::new(batches);
+        railyard_service::telemetry::inject(&tracing::Span::current(), request.metadata_mut());
+        Ok(self.client.clone().append_log(request).await?.into_inner())
+    }
+
+    /// Calls until there is an answer that means something.
+    async fn persist<Q, A, F>(
+        &self,
+        call: &'static str,
+        message: impl Fn() -> Q,
+        send: impl Fn(WorkerServiceClient<Channel>, Request<Q>) -> F,
+    ) -> Result<A, UplinkError>
+    where
+        F: Future<Output = Result<Response<A>, Status>>,
+    {
+        for n in 1.. {
+            let mut request = Request::new(message());
+            request.set_timeout(ANSWER_TIMEOUT);
+            railyard_service::telemetry::inject(&tracing::Span::current(), request.metadata_mut());
+            let status = match send(self.client.clone(), request).await {
+                Ok(response) => return Ok(response.into_inner()),
+                Err(status) => status,
+            };
+            if is_stale(&status) {
+                return Err(UplinkError::Stale);
+            }
+            if !is_passing(&status) {
+                return Err(UplinkError::Refused { call, status: Box::new(status) });
+            }
+            tracing::debug!(call, %status, "a call to the controller failed; trying again");
+            tokio::time::sleep(pause(n)).await;
+        }
+        unreachable!("the loop above has no end")
+    }
+}
+
+/// How long to wait before try `n`.
+pub fn pause(n: u32) -> Duration {
+    Duration::from_millis(RETRY.jittered_millis(n, noise()))
+}
+
+/// A random number that spreads a crowd of workers. Without entropy they only crowd.
+fn noise() -> u64 {
+    let mut bytes = [0; 8];
+    getrandom::fill(&mut bytes).map_or(0, |()| u64::from_le_bytes(bytes))
+}
+
+/// Whether the refusal says that the lease is over.
+pub fn is_stale(status: &Status) -> bool {
+    rpc_error::reason_of(status).as_deref() == Some(rpc_error::STALE_LEASE)
+}
+
+/// Whether the same call may be answered later.
+pub fn is_passing(status: &Status) -> bool {
+    match rpc_error::reason_of(status).as_deref() {
+        Some(rpc_error::BUSY | rpc_error::STOPPING | rpc_error::CACHE | rpc_error::INTERNAL) => true,
+        Some(_) => false,
+        None => !matches!(
+            status.code(),
+            Code::InvalidArgument | Code::NotFound | Code::PermissionDenied | Code::Unauthenticated | Code::Unimplemented
+        ),
+    }
+}
+
+fn expect_len(call: &'static str, got: usize, want: usize) -> Result<(), UplinkError> {
+    if got == want {
+        return Ok(());
+    }
+    let source = BadMessage::new("", format!("it has {got} entries for {want} blobs"));
+    Err(UplinkError::Answer { call, source })
+}
+
+fn grant(ticket: v1::UploadTicket, asked: &Blob) -> Result<Grant, BadMessage> {
+    if ticket.present {
+        let blob: Blob = required("blob", ticket.blob)?;
+        if blob.digest != asked.digest {
+            return Err(BadMessage::new("blob.digest", format!("it is {}, asked for was {}", blob.digest, asked.digest)));
+        }
+        return Ok(Grant::Present(blob));
+    }
+    let v1::UploadTicket { upload_id, part_bytes, part_urls, .. } = ticket;
+    Ok(Grant::Send(Ticket { upload_id, part_bytes, part_urls }))
+}
+
+/// A finished upload in the protocol's form.
+pub fn finished_upload(finished: Finished) -> v1::FinishedUpload {
+    let Finished { blob, upload_id, etags } = finished;
+    v1::FinishedUpload { blob: Some(blob.to_proto()), upload_id, etags }
+}

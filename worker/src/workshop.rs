@@ -1,0 +1,35 @@
+//! What all attempts of a worker share.
+
+use crate::attempt::dirs::DataDir;
+use crate::blobs::Blobs;
+use crate::config::WorkerConfig;
+use crate::images::{KnownLayers, Shelf};
+use crate::runtime::Runtime;
+use crate::uplink::Uplink;
+use railyard_service::clock::Clock;
+use railyard_transfer::Transfer;
+use std::sync::Arc;
+
+/// What all attempts of a worker share.
+pub struct Workshop {
+    /// The settings.
+    pub config: WorkerConfig,
+    /// Tells farms that share an engine apart: a fingerprint of the farm's CA.
+    pub farm: String,
+    /// Where everything lies.
+    pub data: DataDir,
+    /// The engine.
+    pub runtime: Arc<dyn Runtime>,
+    /// The controller.
+    pub uplink: Uplink,
+    /// The way to and from the cache.
+    pub transfer: Transfer,
+    /// Fetched blobs.
+    pub blobs: Blobs,
+    /// Images in the engine.
+    pub shelf: Shelf,
+    /// Layers in the cache.
+    pub layers: KnownLayers,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+}
