@@ -534,7 +534,11 @@ fn parse_fetch_output(text: &str) -> Result<FetchOutput, String> {
 fn parse_cpus(text: &str) -> Result<u32, String> {
     let cpus: f64 = text.parse().map_err(|_| "a number is expected, for instance 2 or 1.5".to_owned())?;
     let millis = (cpus * 1000.0).round();
-    if millis >= 1.0 && millis <= f64::from(u32::MAX) { Ok(millis as u32) } else { Err("more than 0 is expected".to_owned()) }
+    if millis >= 1.0 && millis <= f64::from(u32::MAX) {
+        Ok(millis as u32)
+    } else {
+        Err("more than 0 is expected".to_owned())
+    }
 }
 
 fn parse_param(text: &str) -> Result<(String, String), String> {

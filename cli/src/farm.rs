@@ -30,14 +30,15 @@ impl Farm {
     /// # Errors
     /// [`Failure::Usage`] for settings that cannot work, [`Failure::Farm`] when nobody answers or the protocol is another.
     pub async fn open(args: &FarmArgs) -> Result<Self, Failure> {
-        let settings = Settings::resolve(args, &Surroundings::of_process()).map_err(|error| Failure::Usage(chain(&error)))?;
+        let settings =
+            Settings::resolve(args, &Surroundings::of_process()).map_err(|error| Failure::Usage(chain(&error)))?;
         let endpoint = settings.endpoint().map_err(|error| Failure::Usage(chain(&error)))?;
         let channel = channel::connect(&endpoint).map_err(|error| Failure::Usage(chain(&error)))?;
         let client = ClientServiceClient::new(channel).max_decoding_message_size(MESSAGE_MAX_BYTES);
         let farm = Self { client, endpoint };
         let hello = GetFarmRequest { client_version: VERSION.to_owned(), protocol: PROTOCOL };
         let about = farm.client().get_farm(farm.request(hello)).await.map_err(|status| farm.refused(&status))?;
-        farm.check_protocol(about.get_ref())?;
+        check_protocol(&farm.endpoint.url, about.get_ref())?;
         Ok(farm)
     }
 
@@ -78,46 +79,49 @@ impl Farm {
 
     /// What a refusal, or silence, means for people.
     pub fn refused(&self, status: &Status) -> Failure {
-        let url = &self.endpoint.url;
-        if is_connection_trouble(status) {
-            return Failure::Farm(unreachable(url, status));
-        }
-        let message = status.message();
-        match (status.code(), rpc_error::reason_of(status).as_deref()) {
-            (_, Some(rpc_error::BAD_PIPELINE | rpc_error::BAD_REQUEST)) | (Code::InvalidArgument, _) => {
-                Failure::Usage(message.to_owned())
-            }
-            (_, Some(rpc_error::PROTOCOL)) => Failure::Farm(format!(
-                "the controller at {url} and this railyard {VERSION} (protocol {PROTOCOL}) do not speak the same \
-                 protocol: {message}. Install the railyard that the farm runs"
-            )),
-            (Code::Unauthenticated, _) => Failure::Farm(format!(
-                "the controller at {url} does not know you: {message}. Show a certificate with --cert and --key; \
-                 `railyard controller cert` makes one"
-            )),
-            (Code::PermissionDenied, _) => Failure::Farm(format!("the farm does not allow it: {message}")),
-            (Code::Unimplemented, _) => {
-                Failure::Farm(format!("the controller at {url} cannot do that; it may be older than this railyard {VERSION}"))
-            }
-            (Code::DeadlineExceeded | Code::Cancelled, _) => {
-                Failure::Farm(format!("the controller at {url} did not answer within {}s", ANSWER_TIMEOUT.as_secs()))
-            }
-            _ if message.is_empty() => Failure::Farm(format!("the farm refuses: {}", status.code())),
-            _ => Failure::Farm(message.to_owned()),
-        }
+        refused(&self.endpoint.url, status)
     }
+}
 
-    fn check_protocol(&self, about: &GetFarmResponse) -> Result<(), Failure> {
-        // A controller speaks its own number and the one before; a newer one that we do not fit has refused already.
-        if about.protocol >= PROTOCOL {
-            return Ok(());
-        }
-        Err(Failure::Farm(format!(
-            "the controller at {} is version {} and speaks protocol {}; this railyard {VERSION} needs protocol {PROTOCOL}. \
-             Update the controller first, or use the railyard that it runs",
-            self.endpoint.url, about.version, about.protocol
-        )))
+fn refused(url: &str, status: &Status) -> Failure {
+    if is_connection_trouble(status) {
+        return Failure::Farm(unreachable(url, status));
     }
+    let message = status.message();
+    match (status.code(), rpc_error::reason_of(status).as_deref()) {
+        (_, Some(rpc_error::BAD_PIPELINE | rpc_error::BAD_REQUEST)) | (Code::InvalidArgument, _) => {
+            Failure::Usage(message.to_owned())
+        }
+        (_, Some(rpc_error::PROTOCOL)) => Failure::Farm(format!(
+            "the controller at {url} and this railyard {VERSION} (protocol {PROTOCOL}) do not speak the same \
+             protocol: {message}. Use the railyard that the farm runs"
+        )),
+        (Code::Unauthenticated, _) => Failure::Farm(format!(
+            "the controller at {url} does not know you: {message}. Show a certificate with --cert and --key; \
+             `railyard controller cert` makes one"
+        )),
+        (Code::PermissionDenied, _) => Failure::Farm(format!("the farm does not allow it: {message}")),
+        (Code::Unimplemented, _) => Failure::Farm(format!(
+            "the controller at {url} cannot do that; it may be older than this railyard {VERSION}"
+        )),
+        (Code::DeadlineExceeded | Code::Cancelled, _) => {
+            Failure::Farm(format!("the controller at {url} did not answer within {}s", ANSWER_TIMEOUT.as_secs()))
+        }
+        _ if message.is_empty() => Failure::Farm(format!("the farm refuses: {}", status.code())),
+        _ => Failure::Farm(message.to_owned()),
+    }
+}
+
+fn check_protocol(url: &str, about: &GetFarmResponse) -> Result<(), Failure> {
+    // A controller speaks its own number and the one before; a newer one that we do not fit has refused already.
+    if about.protocol >= PROTOCOL {
+        return Ok(());
+    }
+    Err(Failure::Farm(format!(
+        "the controller at {url} is version {} and speaks protocol {}; this railyard {VERSION} needs protocol {PROTOCOL}. \
+         Update the controller first, or use the railyard that it runs",
+        about.version, about.protocol
+    )))
 }
 
 /// The connection failed, not the call: worth another try. A status that came from the farm's own code has no source, one
@@ -137,10 +141,9 @@ pub fn root_cause(status: &Status) -> String {
     while let Some(deeper) = cause.and_then(Error::source) {
         cause = Some(deeper);
     }
-    match cause {
-        Some(cause) => cause.to_string(),
-        None => status.message().to_owned(),
-    }
+    let text = cause.map_or_else(|| status.message().to_owned(), ToString::to_string);
+    // What rustls says when a peer is killed, with a link to its manual behind it.
+    if text.contains("close_notify") { "it closed the connection".to_owned() } else { text }
 }
 
 fn unreachable(url: &str, status: &Status) -> String {
@@ -167,4 +170,58 @@ pub fn chain(error: &dyn Error) -> String {
         source = cause.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const URL: &str = "https://farm:7411";
+
+    fn told(status: &Status) -> (u8, String) {
+        match refused(URL, status) {
+            Failure::Usage(message) => (2, message),
+            Failure::Farm(message) => (3, message),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn refusals_say_whose_turn_it_is() {
+        for (code, reason, exit, words) in [
+            (Code::InvalidArgument, rpc_error::BAD_PIPELINE, 2, "no good"),
+            (Code::NotFound, rpc_error::UNKNOWN_BUILD, 3, "no good"),
+            (Code::FailedPrecondition, rpc_error::PROTOCOL, 3, "do not speak the same protocol: no good"),
+            (Code::Unauthenticated, rpc_error::UNAUTHENTICATED, 3, "--cert and --key"),
+            (Code::PermissionDenied, rpc_error::FORBIDDEN, 3, "does not allow it: no good"),
+            (Code::Unavailable, rpc_error::STOPPING, 3, "no good"),
+        ] {
+            let (found, message) = told(&rpc_error::refusal(code, reason, "no good"));
+            assert!(found == exit && message.contains(words), "{reason}: {found} {message}");
+        }
+        assert_eq!(told(&Status::not_found("")).0, 3);
+    }
+
+    #[test]
+    fn a_lost_connection_is_told_from_a_refusal() {
+        let broken = Status::from_error(Box::new(std::io::Error::other("connection refused")));
+        assert!(is_connection_trouble(&broken) && is_passing(&broken));
+        let (exit, message) = told(&broken);
+        assert_eq!(exit, 3);
+        assert!(message.ends_with("at https://farm:7411: connection refused; is `railyard dev` running?"), "{message}");
+
+        let stopping = rpc_error::refusal(Code::Unavailable, rpc_error::STOPPING, "stopping");
+        assert!(!is_connection_trouble(&stopping) && is_passing(&stopping));
+        assert!(!is_passing(&rpc_error::refusal(Code::NotFound, rpc_error::UNKNOWN_BUILD, "x")));
+    }
+
+    #[test]
+    fn an_older_controller_is_explained() {
+        let about = |protocol| GetFarmResponse { version: "0.0.9".to_owned(), protocol, ..GetFarmResponse::default() };
+        assert!(check_protocol(URL, &about(PROTOCOL)).is_ok() && check_protocol(URL, &about(PROTOCOL + 1)).is_ok());
+        let refusal = check_protocol(URL, &about(PROTOCOL - 1));
+        assert!(
+            matches!(refusal, Err(Failure::Farm(message)) if message.contains("0.0.9") && message.contains("Update"))
+        );
+    }
 }

@@ -107,12 +107,8 @@ impl PipelineFile {
     /// The fault with its line and a caret below it.
     fn describe(&self, fault: &Diagnostic, style: Style) -> String {
         let place = format!("{}:{}:{}", fault.file, fault.line, fault.column);
-        let mut text = format!(
-            "{}: {} {}\n",
-            style.paint(Tone::Heading, &place),
-            style.paint(Tone::Bad, "error:"),
-            fault.message
-        );
+        let mut text =
+            format!("{}: {} {}\n", style.paint(Tone::Heading, &place), style.paint(Tone::Bad, "error:"), fault.message);
         let line = usize::try_from(fault.line).ok().and_then(|line| self.text.lines().nth(line.checked_sub(1)?));
         if let Some(line) = line.filter(|_| fault.file == self.name) {
             let column = usize::try_from(fault.column).unwrap_or(1).max(1);

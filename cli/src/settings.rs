@@ -23,7 +23,9 @@ pub enum SettingsError {
          (RAILYARD_URL, RAILYARD_CA), or in {user_config} (url, ca, cert, key)"
     )]
     NoFarm { user_config: String },
-    #[error("the URL of the farm is known ({url}) but not its CA certificate: give --ca FILE, RAILYARD_CA or `ca` in the file")]
+    #[error(
+        "the URL of the farm is known ({url}) but not its CA certificate: give --ca FILE, RAILYARD_CA or `ca` in the file"
+    )]
     NoCa { url: String },
     #[error("{there} is given without {missing}: a certificate and its key belong together")]
     HalfPair { there: &'static str, missing: &'static str },
@@ -80,7 +82,8 @@ impl Settings {
         let layers = layers(flags, around)?;
         let first = |field: fn(&Layer) -> Option<&PathBuf>| layers.iter().find_map(field).cloned();
         let url = layers.iter().find_map(|layer| layer.url.clone());
-        let url = url.ok_or_else(|| SettingsError::NoFarm { user_config: user_config(around).display().to_string() })?;
+        let url =
+            url.ok_or_else(|| SettingsError::NoFarm { user_config: user_config(around).display().to_string() })?;
         let url = url.trim_end_matches('/').to_owned();
         if !url.starts_with("https://") || url.len() == "https://".len() {
             return Err(SettingsError::BadUrl { url });
@@ -217,8 +220,8 @@ mod tests {
         config(&dir.path().join(DEV_CONFIG), "dev:1");
         let alone = resolve(&FarmArgs::default(), &[("RAILYARD_CERT", "x.pem")], dir.path());
         assert!(matches!(alone, Err(SettingsError::HalfPair { .. })), "{alone:?}");
-        let pair =
-            resolve(&FarmArgs::default(), &[("RAILYARD_CERT", "x.pem"), ("RAILYARD_KEY", "x.key")], dir.path()).unwrap();
+        let pair = resolve(&FarmArgs::default(), &[("RAILYARD_CERT", "x.pem"), ("RAILYARD_KEY", "x.key")], dir.path())
+            .unwrap();
         assert_eq!(pair.identity, Some(("x.pem".into(), "x.key".into())));
     }
 

@@ -1,69 +1,9 @@
 //! The command line without a farm: usage, checks, settings, and what a farm that is not there looks like.
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+mod place;
 
-/// The program, in an empty directory, with no settings of the machine's user.
-struct Place {
-    dir: tempfile::TempDir,
-}
-
-impl Place {
-    fn new() -> Self {
-        Self { dir: tempfile::tempdir().expect("a temporary directory") }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    fn write(&self, name: &str, text: &str) {
-        let path = self.path(name);
-        std::fs::create_dir_all(path.parent().expect("a parent")).expect("a directory");
-        std::fs::write(path, text).expect("a file");
-    }
-
-    fn run(&self, args: &[&str]) -> Output {
-        self.command(args).output().expect("railyard starts")
-    }
-
-    fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_railyard"));
-        command.args(args).current_dir(self.dir.path()).env_clear().env("HOME", self.dir.path());
-        command
-    }
-}
-
-fn out(output: &Output) -> &str {
-    std::str::from_utf8(&output.stdout).expect("UTF-8")
-}
-
-fn err(output: &Output) -> &str {
-    std::str::from_utf8(&output.stderr).expect("UTF-8")
-}
-
-#[track_caller]
-fn exits(output: &Output, code: i32) {
-    assert_eq!(output.status.code(), Some(code), "stdout: {}\nstderr: {}", out(output), err(output));
-}
-
-const GOOD: &str = "\
-name: mini
-platforms: [linux/amd64, linux/arm64]
-params:
-  suite: { default: bookworm }
-  mirror: { description: where packages come from }
-steps:
-  - name: packages
-    image: \"debian:{{ suite }}\"
-    script: { file: steps/packages.sh }
-    env: { MIRROR: \"{{ mirror }}\" }
-    outputs: [{ path: \"pkgs/*\" }]
-  - name: image
-    image: debian:bookworm
-    script: echo hello
-    inputs: [{ step: packages }]
-";
+use place::{GOOD, Place, err, exits, json, out};
+use std::path::Path;
 
 #[test]
 fn usage_errors_exit_2_and_say_why() {
@@ -123,9 +63,9 @@ fn check_says_in_a_line_that_a_file_is_good() {
     );
     assert_eq!(err(&output), "");
 
-    let json = place.run(&["check", "p/railyard.yaml", "-o", "json"]);
-    exits(&json, 0);
-    let value: serde_json::Value = serde_json::from_str(out(&json)).expect("JSON");
+    let checked = place.run(&["check", "p/railyard.yaml", "-o", "json"]);
+    exits(&checked, 0);
+    let value = json(&checked);
     assert_eq!((&value["valid"], &value["name"], &value["jobs"]), (&true.into(), &"mini".into(), &4.into()));
 }
 
@@ -144,9 +84,9 @@ fn check_points_at_the_place() {
     assert_eq!(lines[2], "   |             ^");
     assert_eq!(out(&output), "");
 
-    let json = place.run(&["check", "r.yaml", "-o", "json"]);
-    exits(&json, 2);
-    let value: serde_json::Value = serde_json::from_str(out(&json)).expect("JSON");
+    let checked = place.run(&["check", "r.yaml", "-o", "json"]);
+    exits(&checked, 2);
+    let value = json(&checked);
     assert_eq!(value["valid"], false);
     assert_eq!((&value["diagnostics"][0]["line"], &value["diagnostics"][0]["column"]), (&13.into(), &13.into()));
 }
@@ -184,9 +124,7 @@ fn a_file_cannot_write_to_the_terminal_of_who_checks_it() {
 
 #[test]
 fn submit_refuses_a_bad_request_before_it_looks_for_a_farm() {
-    let place = Place::new();
-    place.write("r.yaml", GOOD);
-    place.write("steps/packages.sh", "echo packages\n");
+    let place = Place::with_pipeline();
     for (args, word) in [
         (&["submit", "r.yaml"][..], "mirror"),
         (&["submit", "r.yaml", "-p", "mirror=x", "-p", "mirror=y"], "twice"),
@@ -224,11 +162,9 @@ fn dead_farm(place: &Place) -> String {
 
 #[test]
 fn an_unreachable_farm_exits_3() {
-    let place = Place::new();
+    let place = Place::with_pipeline();
     let url = dead_farm(&place);
     place.write("railyard-data/client.toml", &format!("url = \"{url}\"\nca = \"../pki/ca.pem\"\n"));
-    place.write("r.yaml", GOOD);
-    place.write("steps/packages.sh", "echo packages\n");
     for args in [
         &["builds"][..],
         &["show", "mini"],
@@ -257,7 +193,9 @@ fn settings_that_cannot_work_exit_2() {
     place.write("bad.toml", "url = \"https://127.0.0.1:1\"\nca_file = \"x\"\n");
     place.write("notpem.toml", "url = \"https://127.0.0.1:1\"\nca = \"notpem.toml\"\n");
     place.write("gone.toml", "url = \"https://127.0.0.1:1\"\nca = \"gone.pem\"\n");
-    for (file, word) in [("bad.toml", "bad.toml:2:1"), ("notpem.toml", "CA"), ("gone.toml", "gone.pem"), ("no.toml", "no.toml")] {
+    for (file, word) in
+        [("bad.toml", "bad.toml:2:1"), ("notpem.toml", "CA"), ("gone.toml", "gone.pem"), ("no.toml", "no.toml")]
+    {
         let output = place.run(&["builds", "--config", file]);
         exits(&output, 2);
         assert!(err(&output).contains(word), "{file}: {}", err(&output));

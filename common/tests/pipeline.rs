@@ -9,7 +9,7 @@
 //! ```
 
 use railyard_common::job::{ImageSource, JobSpec};
-use railyard_common::pipeline::{Diagnostic, Pipeline, Request, Source};
+use railyard_common::pipeline::{Diagnostic, Pipeline, Request, Source, script_files};
 use railyard_common::plan::Plan;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -161,4 +161,47 @@ fn a_summary_is_json() {
         prepend_module_to_snapshot => false,
         omit_expression => true,
     }, { insta::assert_json_snapshot!("summary", pipeline.summary()) });
+}
+
+/// The pipelines that come with the farm, read as the command line reads them.
+#[test]
+fn shipped_pipelines_are_valid() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/pipelines");
+    let mut found = 0;
+    for directory in std::fs::read_dir(&root).unwrap().map(|entry| entry.unwrap().path()) {
+        let path = directory.join("railyard.yaml");
+        let text = std::fs::read_to_string(&path).unwrap();
+        let names = script_files(&text, "railyard.yaml").unwrap();
+        let read = |name: &String| (name.clone(), std::fs::read_to_string(directory.join(name)).unwrap());
+        let files: BTreeMap<String, String> = names.iter().map(read).collect();
+        let source = Source { file_name: "railyard.yaml", text: &text, files: &files };
+        let pipeline =
+            Pipeline::parse(&source).unwrap_or_else(|problems| panic!("{}", show_problems(&text, &problems)));
+        let platforms = pipeline.platforms().to_vec();
+        let request = Request { version: "1.0.0".parse().unwrap(), params: BTreeMap::new(), platforms };
+        if pipeline.params().iter().all(|param| param.default.is_some()) {
+            let plan = pipeline.plan(&request);
+            plan.unwrap_or_else(|problems| panic!("{}", show_problems(&text, &problems)));
+        }
+        found += 1;
+    }
+    assert!(found > 0, "no pipelines in {}", root.display());
+}
+
+#[test]
+fn script_files_are_listed_once_and_only_those_that_may_be_read() {
+    let text = "steps:\n  - script: { file: a/b.sh }\n  - script: { file: ../secret }\n  - script: { file: /etc/passwd }\n  \
+        - script: { file: a/b.sh }\n  - script: echo\n  - text\n  - script: { file: c.sh }\nother: 1\n";
+    assert_eq!(script_files(text, "p.yaml").unwrap(), ["a/b.sh", "c.sh"]);
+    let problems = script_files("steps: [", "p.yaml").unwrap_err();
+    assert!(problems[0].to_string().starts_with("p.yaml:"), "{}", problems[0]);
+}
+
+/// The first example of the reference is one that works.
+#[test]
+fn the_documented_example_is_valid() {
+    let reference = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/pipeline.md")).unwrap();
+    let example = reference.split("```yaml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+    let (_, plan) = run("example", example).unwrap_or_else(|problems| panic!("{}", show_problems(example, &problems)));
+    golden("good", "documented-example", &show_plan(&plan));
 }

@@ -126,7 +126,7 @@ fn valid_pipeline() -> impl Strategy<Value = Value> {
     (prop::collection::vec(step, 1..8), any::<bool>()).prop_map(|(seeds, both)| {
         let mut steps = Vec::new();
         for (n, (one, two, variants, commit, secs, retries)) in seeds.iter().enumerate() {
-            let before = |seed: &u16| (n > 0 && seed % 4 != 0).then(|| *seed as usize % n.max(1));
+            let before = |seed: &u16| (n > 0 && !seed.is_multiple_of(4)).then(|| *seed as usize % n.max(1));
             let mut step = json!({
                 "name": name(n),
                 "script": "echo {{ step }} \\{{ {{ p }}\nexit 0\n",
@@ -283,7 +283,11 @@ fn dependencies_of_all_jobs_together_have_a_limit() {
 #[test]
 fn hostile_texts_are_refused_in_time() {
     let fill = |piece: &str| piece.repeat((FILE_MAX_BYTES - 200) / piece.len());
-    let aliases = (0..2000).map(|n| format!("k{n}: &a{n} [*a{0}, *a{0}]\n", n.max(1) - 1)).collect::<String>();
+    let aliases = (1..2000).map(|n| format!("k{n}: &a{n} [*a{0}, *a{0}]\n", n - 1)).collect::<String>();
+    let names = (0..400).map(|n| format!("  - name: step-number-{n}\n")).collect::<String>();
+    let merged = (0..30_000).map(|n| format!("{{k{n}: 1}}, ")).collect::<String>();
+    let wide = (0..100).map(|n| format!("      - {{ step: step-number-0, path: /{n} }}\n")).collect::<String>();
+    let matrix = (0..200).map(|n| format!("{n}, ")).collect::<String>();
     let chain = (1..2000).map(|n| format!("k{n}: &a{n} [*a{}]\n", n - 1)).collect::<String>();
     let scripts = "- *s\n".repeat(100_000);
     for text in [
@@ -300,6 +304,15 @@ fn hostile_texts_are_refused_in_time() {
         format!("{HEAD}steps: [{}]", fill("{},")),
         format!("k0: &a0 [x]\n{aliases}"),
         format!("k0: &a0 [x]\n{chain}"),
+        format!("<<: [{merged}]\n"),
+        fill("longer-than-needed-é: x\n"),
+        (0..40_000).map(|n| format!("scrip-{n}: x\n")).collect::<String>(),
+        format!("{HEAD}steps:\n{names}  - name: a\n    needs: [{}]\n", "step-numbr-x, ".repeat(100)),
+        format!("{HEAD}steps:\n{}", format!("  - needs: [{}]\n", "step-numbr, ".repeat(100)).repeat(400) + &names),
+        format!(
+            "{HEAD}steps:\n{names}    matrix: {{ a: [{matrix}] }}\n  - &big\n    inputs:\n{wide}{}",
+            "  - *big\n".repeat(90)
+        ),
         format!("s: &s \"{}\"\nl:\n{scripts}", "{{ x }}".repeat(70_000)),
         format!("{HEAD}steps:\n  - name: a\n    image: x\n    script: x\n    env: {{ {} }}\n", fill("<<: {a: b}, ")),
         format!("{HEAD}steps:\n  - name: {}\n  - name: b\n    needs: [{}]\n", "a".repeat(400_000), "b".repeat(400_000)),

@@ -10,6 +10,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::OwnedMutexGuard;
 
 /// Names the boot of the host's kernel in which the files were written.
 const BOOT_FILE: &str = "host-boot";
@@ -65,6 +66,40 @@ impl Held {
     }
 }
 
+/// What became of a wish for a blob.
+#[derive(Debug)]
+pub enum Claim {
+    /// It is here.
+    Here(Held),
+    /// It must be fetched.
+    Fetch(Fetch),
+}
+
+/// The right to fetch a blob; whoever wants the same one waits until this is dropped.
+#[derive(Debug)]
+pub struct Fetch {
+    blobs: Blobs,
+    digest: Digest,
+    path: PathBuf,
+    _one: OwnedMutexGuard<()>,
+}
+
+impl Fetch {
+    /// Where the complete, verified file must appear.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// It has appeared.
+    ///
+    /// # Errors
+    /// [`DiskError`] if it has not.
+    pub fn done(self) -> Result<Held, DiskError> {
+        let size_bytes = fs::metadata(&self.path).map_err(DiskError::at("read", &self.path))?.len();
+        Ok(self.blobs.add(self.digest, size_bytes))
+    }
+}
+
 impl Drop for Held {
     fn drop(&mut self) {
         let mut shelf = self.shared.shelf();
@@ -98,24 +133,13 @@ impl Blobs {
         Ok(Self { shared: Arc::new(shared) })
     }
 
-    /// The blob, fetched by `fetch` into the path that it is given if it is not here. Two who want the same blob
-    /// fetch it once. `fetch` must leave a complete, verified file or none.
-    ///
-    /// # Errors
-    /// What `fetch` says, or [`DiskError`].
-    pub async fn get<E: From<DiskError>>(
-        &self,
-        digest: Digest,
-        fetch: impl AsyncFnOnce(&Path) -> Result<(), E>,
-    ) -> Result<Held, E> {
-        let _one = self.shared.fetching.lock(digest).await;
-        if let Some(held) = self.hold(digest) {
-            return Ok(held);
+    /// The blob, or the right to fetch it. Two who want the same blob fetch it once: the other one waits here.
+    pub async fn claim(&self, digest: Digest) -> Claim {
+        let one = self.shared.fetching.lock(digest).await;
+        match self.hold(digest) {
+            Some(held) => Claim::Here(held),
+            None => Claim::Fetch(Fetch { blobs: self.clone(), digest, path: self.path(digest), _one: one }),
         }
-        let path = self.path(digest);
-        fetch(&path).await?;
-        let size_bytes = fs::metadata(&path).map_err(DiskError::at("read", &path))?.len();
-        Ok(self.add(digest, size_bytes))
     }
 
     /// Takes in a file that was just hashed, by a second name for the same bytes: the next job here that wants it need
@@ -210,8 +234,13 @@ mod tests {
     use super::*;
 
     async fn get(blobs: &Blobs, text: &str) -> Held {
-        let fetch = async |path: &Path| fs::write(path, text).map_err(DiskError::at("write", path));
-        blobs.get(Digest::of(text.as_bytes()), fetch).await.unwrap()
+        match blobs.claim(Digest::of(text.as_bytes())).await {
+            Claim::Here(held) => held,
+            Claim::Fetch(fetch) => {
+                fs::write(fetch.path(), text).unwrap();
+                fetch.done().unwrap()
+            }
+        }
     }
 
     #[tokio::test]
@@ -239,8 +268,7 @@ mod tests {
         drop(get(&blobs, "aaaa").await);
         fs::write(dir.path().join("half.part"), "x").unwrap();
         let blobs = Blobs::open(dir.path(), 100).unwrap();
-        let never = async |_: &Path| -> Result<(), DiskError> { panic!("it is here") };
-        let held = blobs.get(Digest::of(b"aaaa"), never).await.unwrap();
+        let Claim::Here(held) = blobs.claim(Digest::of(b"aaaa")).await else { panic!("it is not here") };
         assert_eq!(fs::read(held.path()).unwrap(), b"aaaa");
         assert!(!dir.path().join("half.part").exists());
         fs::write(dir.path().join(BOOT_FILE), "another boot").unwrap();

@@ -1,7 +1,7 @@
 //! What a job takes in: blobs from the cache, laid out as its container will see them.
 
 use crate::attempt::fault::Fault;
-use crate::blobs::Held;
+use crate::blobs::{Claim, Held};
 use crate::disk::DiskError;
 use crate::workshop::Workshop;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
@@ -27,10 +27,24 @@ const FRESH_URLS: u32 = 3;
 /// [`Fault`].
 pub async fn fetch(shop: &Workshop, lease: LeaseId, blobs: &[Blob]) -> Result<Vec<Held>, Fault> {
     stream::iter(blobs.iter().copied())
-        .map(|blob| shop.blobs.get(blob.digest, async move |path: &Path| pull(shop, lease, &blob, path).await))
+        .map(|blob| async move { fetch_one(shop, lease, &blob).await })
         .buffered(FETCHES)
         .try_collect()
         .await
+}
+
+/// Fetches one blob.
+///
+/// # Errors
+/// [`Fault`].
+pub async fn fetch_one(shop: &Workshop, lease: LeaseId, blob: &Blob) -> Result<Held, Fault> {
+    match shop.blobs.claim(blob.digest).await {
+        Claim::Here(held) => Ok(held),
+        Claim::Fetch(fetch) => {
+            pull(shop, lease, blob, fetch.path()).await?;
+            Ok(fetch.done()?)
+        }
+    }
 }
 
 async fn pull(shop: &Workshop, lease: LeaseId, blob: &Blob, path: &Path) -> Result<(), Fault> {

@@ -1,1 +1,96 @@
-//! Placeholder.
+//! The worker: takes leased jobs from a controller and runs each as a container.
+//!
+//! Reading order: [`session`] (what is held and until when; pure), [`link`] (the stream), [`daemon`] (the one owner that
+//! joins them), [`attempt`] (one job from its order to its report), and what an attempt uses: [`inputs`], [`images`],
+//! [`runtime`], [`outputs`], [`log`], [`uplink`].
+//!
+//! **Invariant:** whatever happens to a job, its container, its directory and, when its build is over, its images go;
+//! and a container never runs longer than its lease.
+
+pub mod config;
+pub mod host;
+pub mod session;
+pub mod link;
+mod daemon;
+pub mod attempt;
+pub mod workshop;
+pub mod inputs;
+pub mod images;
+pub mod image_move;
+pub mod runtime;
+pub mod outputs;
+pub mod log;
+pub mod uplink;
+pub mod blobs;
+pub mod keyed;
+mod blocking;
+pub mod cleanup;
+pub mod disk;
+
+pub use config::WorkerConfig;
+
+use anyhow::Context as _;
+use attempt::dirs::DataDir;
+use railyard_common::digest::Digest;
+use railyard_service::channel::{self, Endpoint};
+use railyard_service::clock::SystemClock;
+use railyard_service::tls::PemPair;
+use railyard_transfer::{Settings, Transfer};
+use runtime::Runtime;
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
+use workshop::Workshop;
+
+/// Hex digits of the farm's fingerprint in names and labels: enough to tell the farms of one engine apart.
+const FARM_LEN: usize = 12;
+
+/// Runs a worker until `shutdown`, with the engine that its settings name.
+///
+/// # Errors
+/// If the settings cannot work, no engine answers, the data directory is another worker's, or the controller refuses
+/// this worker. A controller that cannot be reached is no error: it is tried for ever.
+pub async fn run(config: WorkerConfig, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let engine = runtime::Docker::connect(&config.docker_socket).await.context("a worker needs a container engine")?;
+    run_with(config, Arc::new(engine), shutdown).await
+}
+
+/// The same with another engine.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_with(config: WorkerConfig, runtime: Arc<dyn Runtime>, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let data = DataDir::open(&config.data_dir, config.host_data_dir.as_deref())?;
+    let _lock = lock(&data.lock())?;
+    let shop = Arc::new(open(config, data, runtime)?);
+    cleanup::jobs(&shop).await.context("cannot clean up what an earlier start left")?;
+    cleanup::images(&shop).await.context("cannot clean up images that an earlier start left")?;
+    let (daemon, events) = daemon::Daemon::new(shop)?;
+    Ok(daemon.run(events, shutdown).await?)
+}
+
+fn open(config: WorkerConfig, data: DataDir, runtime: Arc<dyn Runtime>) -> anyhow::Result<Workshop> {
+    let ca_pem = read(&config.ca)?;
+    let identity = PemPair { cert_pem: read(&config.cert)?, key_pem: read(&config.key)? };
+    let farm = Digest::of(ca_pem.as_bytes()).hex()[..FARM_LEN].to_owned();
+    let endpoint = Endpoint { url: config.controller.clone(), ca_pem, identity: Some(identity) };
+    let uplink = uplink::Uplink::new(channel::connect(&endpoint)?);
+    let transfer = Transfer::new(channel::http_client(&endpoint)?, Settings::default());
+    let blobs = blobs::Blobs::open(&data.blobs(), config.blob_cache.as_u64())?;
+    let shelf = images::Shelf::open(runtime.clone(), &farm, &config.name, &data.images())?;
+    let (layers, clock) = (images::KnownLayers::default(), Arc::new(SystemClock));
+    Ok(Workshop { config, farm, data, runtime, uplink, transfer, blobs, shelf, layers, clock })
+}
+
+fn read(path: &Path) -> anyhow::Result<String> {
+    std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+/// Held while the worker lives; the kernel lets go of it however that ends.
+fn lock(path: &Path) -> anyhow::Result<File> {
+    let file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
+    let why = || format!("{} is locked: another worker uses this data directory", path.display());
+    file.try_lock().with_context(why)?;
+    Ok(file)
+}

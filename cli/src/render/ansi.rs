@@ -199,16 +199,16 @@ mod tests {
     #[test]
     fn nothing_else_is_executed() {
         for (input, want) in [
-            (&b"a\x1b[2J\x1b[Hb"[..], "ab"),                  // clear, home
-            (b"a\x1b]0;title\x07b", "ab"),                    // window title
+            (&b"a\x1b[2J\x1b[Hb"[..], "ab"), // clear, home
+            (b"a\x1b]0;title\x07b", "ab"),   // window title
             (b"a\x1b]8;;http://x\x1b\\link\x1b]8;;\x1b\\b", "alinkb"),
-            (b"a\x1bP$q\"p\x1b\\b", "ab"),                    // device control
-            (b"a\x1b(0b", "ab"),                              // character set
-            (b"a\x1bcb", "ab"),                               // reset
-            (b"a\x1b[>0;1mb", "ab"),                          // ends in m, is no colour
+            (b"a\x1bP$q\"p\x1b\\b", "ab"), // device control
+            (b"a\x1b(0b", "ab"),           // character set
+            (b"a\x1bcb", "ab"),            // reset
+            (b"a\x1b[>0;1mb", "ab"),       // ends in m, is no colour
             (b"a\x07\x08b\x7f\x00", "ab"),
-            (b"a\xc2\x9b2Jb", "ab"),                          // CSI as C1
-            (b"a\xc2\x9d0;t\x07b", "ab"),                     // OSC as C1
+            (b"a\xc2\x9b2Jb", "ab"),      // CSI as C1
+            (b"a\xc2\x9d0;t\x07b", "ab"), // OSC as C1
             ("a\u{a0}ä€b".as_bytes(), "a\u{a0}ä€b"),
             (b"one\r\ntwo\r\n", "one\ntwo\n"),
             (b"10%\r20%\r100%\n", "10%\n20%\n100%\n"),

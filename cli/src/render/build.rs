@@ -1,6 +1,6 @@
 //! A build for people: its header, its jobs, what failed.
 
-use super::changes::{finalize_trouble, why};
+use super::changes::{finalize_trouble, first_line, why};
 use super::style::{Style, Tone};
 use super::table::{Cell, Table};
 use super::{Console, ansi, human};
@@ -15,10 +15,35 @@ pub fn show(build: &Build, console: &Console) -> String {
     let mut text = header(build, console, now);
     text.push('\n');
     text.push_str(&jobs(build, now).render(style));
-    let failed = failures(build, style);
-    if !failed.is_empty() {
-        text.push('\n');
-        text.push_str(&failed);
+    for part in [earlier_attempts(build), failures(build, style)] {
+        if !part.is_empty() {
+            text.push('\n');
+            text.push_str(&part);
+        }
+    }
+    text
+}
+
+/// Attempts that were followed by another: what they died of. Empty if every job had one at most.
+fn earlier_attempts(build: &Build) -> String {
+    let mut text = String::new();
+    for job in &build.jobs {
+        let earlier = job.attempts.len().saturating_sub(1);
+        for attempt in &job.attempts[..earlier] {
+            let (kind, why) = match &attempt.outcome {
+                Some(outcome) => (outcome.kind, first_line(&outcome.message).unwrap_or(&outcome.reason)),
+                None => ("unfinished", ""),
+            };
+            let took = human::between(attempt.leased_at, attempt.ended_at).map(|took| format!(" after {took}"));
+            let line = format!(
+                "{} attempt {} {kind} on {}{}: {why}",
+                job.name,
+                attempt.attempt,
+                attempt.worker,
+                took.unwrap_or_default()
+            );
+            let _ = writeln!(text, "{}", ansi::one_line(&line));
+        }
     }
     text
 }
@@ -27,7 +52,7 @@ fn header(build: &Build, console: &Console, now: Timestamp) -> String {
     let style = console.out;
     let mut text = String::new();
     let mut line = |name: &str, value: &str| {
-        let name = format!("{name:<10}");
+        let name = format!("{name:<11}");
         let _ = writeln!(text, "{}{value}", style.paint(Tone::Faint, &name));
     };
     line("build", &build.build);
@@ -142,7 +167,11 @@ mod tests {
 
     #[test]
     fn jobs_and_failures_read_well() {
-        let mut sample = build(vec![job("packages@linux/amd64", &[]), job("image@linux/amd64", &[]), job("vms.vhd@linux/amd64", &[])]);
+        let mut sample = build(vec![
+            job("packages@linux/amd64", &[]),
+            job("image@linux/amd64", &[]),
+            job("vms.vhd@linux/amd64", &[]),
+        ]);
         sample.jobs[0].state = JobState::Failed;
         sample.jobs[0].ended_at = at(70);
         sample.jobs[0].attempts = vec![
@@ -164,6 +193,7 @@ image@linux/amd64     running  w1             1     20s    10s
 vms.vhd@linux/amd64   blocked                                   waits for image@linux/amd64
 "
         );
+        assert_eq!(earlier_attempts(&sample), "packages@linux/amd64 attempt 1 lost on w1 after 3.0s: no word\n");
         assert_eq!(
             failures(&sample, Style::PLAIN),
             "\

@@ -32,7 +32,8 @@ fn progress(build: &Build) -> String {
 
 /// `workers`
 pub fn workers(workers: &[Worker], now: Timestamp) -> Table {
-    let headings = ["WORKER", "STATE", "PLATFORMS", ">SLOTS", ">CPU", ">MEMORY", ">DISK", "JOBS", "VERSION", "LAST SEEN"];
+    let headings =
+        ["WORKER", "STATE", "PLATFORMS", ">SLOTS", ">CPU", ">MEMORY", ">DISK", "JOBS", "VERSION", "LAST SEEN"];
     let mut table = Table::new(&headings);
     for worker in workers {
         let (state, tone) = if worker.connected { ("connected", Tone::Good) } else { ("away", Tone::Bad) };

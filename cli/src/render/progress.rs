@@ -11,6 +11,8 @@ use std::time::Duration;
 
 /// How often a spinner turns: often enough to look alive, seldom enough to cost nothing over ssh.
 const TICK: Duration = Duration::from_millis(120);
+/// The summary shows whole seconds.
+const SUMMARY_TICK: Duration = Duration::from_secs(1);
 
 /// Follows one build.
 pub struct Progress {
@@ -71,7 +73,8 @@ struct Bars {
 impl Bars {
     fn new() -> Self {
         let all = MultiProgress::new();
-        let summary = all.add(ProgressBar::new(0).with_style(template("{bar:24.green} {pos}/{len} jobs  {elapsed}  {msg}")));
+        let summary =
+            all.add(ProgressBar::new(0).with_style(template("{bar:24.green} {pos}/{len} jobs  {elapsed}  {msg}")));
         Self { all, summary, running: BTreeMap::new() }
     }
 
@@ -96,7 +99,7 @@ impl Bars {
         self.summary.set_position(over as u64);
         self.summary.set_elapsed(since(build.submitted_at, now));
         self.summary.set_message(summary(build));
-        self.summary.enable_steady_tick(TICK);
+        self.summary.enable_steady_tick(SUMMARY_TICK);
     }
 
     fn show(&mut self, job: &Job, now: Timestamp) {

@@ -62,8 +62,7 @@ impl Table {
             cells.filter(|&widest| widest > 0).map(|widest| widest.max(self.columns[index].0.chars().count()))
         };
         let widths: Vec<Option<usize>> = (0..self.columns.len()).map(width).collect();
-        let headings: Vec<Cell> =
-            self.columns.iter().map(|(heading, _)| Cell::toned(heading, Tone::Heading)).collect();
+        let headings: Vec<Cell> = self.columns.iter().map(|(heading, _)| Cell::toned(heading, Tone::Heading)).collect();
         let mut out = String::new();
         for row in std::iter::once(&headings).chain(&self.rows) {
             self.line(row, &widths, style, &mut out);

@@ -48,9 +48,10 @@ pub async fn fetch(args: &FetchArgs, console: &Console) -> Result<(), Failure> {
     let wanted = SignArtifactsRequest { build: args.build.clone(), paths: args.paths.clone() };
     let signed = sign(&farm, &wanted).await?;
     if signed.is_empty() {
-        let what = if args.paths.is_empty() { "at all".to_owned() } else { format!("like {}", args.paths.join(", ")) };
         let build = &args.build;
-        return Err(Failure::Failed(format!("{build} has no artifact {what}; `railyard artifacts {build}` lists them")));
+        return Err(Failure::Failed(format!(
+            "{build} has no artifacts yet; `railyard show {build}` tells how far it is"
+        )));
     }
     let http = channel::http_client(farm.endpoint()).map_err(|error| Failure::Usage(chain(&error)))?;
     let fetcher = Fetcher {
@@ -61,8 +62,11 @@ pub async fn fetch(args: &FetchArgs, console: &Console) -> Result<(), Failure> {
         bars: console.err.terminal.then(MultiProgress::new),
     };
     let files = place(&args.dir(), signed);
-    let fetched: Vec<Fetched> =
-        futures_util::stream::iter(files).map(|file| fetcher.fetch(file)).buffered(PARALLEL_FILES).try_collect().await?;
+    let fetched: Vec<Fetched> = futures_util::stream::iter(files)
+        .map(|file| fetcher.fetch(file))
+        .buffered(PARALLEL_FILES)
+        .try_collect()
+        .await?;
     if console.is_json() {
         return console.json(&fetched);
     }
@@ -96,7 +100,9 @@ async fn sign(farm: &Farm, wanted: &SignArtifactsRequest) -> Result<Vec<Wanted>,
         let (job, artifact) = (parsed("job", &signed.job)?, required("artifact", signed.artifact)?);
         Ok(Wanted { job, artifact, url: signed.url })
     };
-    let bad = |error: railyard_service::convert::BadMessage| Failure::Farm(format!("the farm's answer is not usable: {error}"));
+    let bad = |error: railyard_service::convert::BadMessage| {
+        Failure::Farm(format!("the farm's answer is not usable: {error}"))
+    };
     answer.artifacts.into_iter().map(read).collect::<Result<_, _>>().map_err(bad)
 }
 
@@ -158,7 +164,8 @@ impl Fetcher<'_> {
         let Some(bars) = &self.bars else {
             return self.transfer.pull(&file.url, blob, dest, &railyard_transfer::silent).await;
         };
-        let style = template("{prefix}  {bar:24.green} {binary_bytes}/{binary_total_bytes}  {binary_bytes_per_sec}  {eta}");
+        let style =
+            template("{prefix}  {bar:24.green} {binary_bytes}/{binary_total_bytes}  {binary_bytes_per_sec}  {eta}");
         let name = ansi::one_line(file.artifact.path.as_str());
         let bar = bars.add(ProgressBar::new(blob.stored_bytes).with_style(style).with_prefix(name));
         let pulled = self.transfer.pull(&file.url, blob, dest, &|bytes| bar.set_position(bytes)).await;
@@ -185,7 +192,8 @@ impl Fetcher<'_> {
 
 /// Whether the very file lies there.
 async fn is_there(dest: &Path, artifact: &Artifact) -> bool {
-    let same_size = tokio::fs::metadata(dest).await.is_ok_and(|meta| meta.is_file() && meta.len() == artifact.blob.size_bytes);
+    let same_size =
+        tokio::fs::metadata(dest).await.is_ok_and(|meta| meta.is_file() && meta.len() == artifact.blob.size_bytes);
     same_size && hash_file(dest).await.is_ok_and(|(digest, _)| digest == artifact.blob.digest)
 }
 

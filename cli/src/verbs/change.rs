@@ -42,6 +42,10 @@ pub async fn retry(args: &RetryArgs, console: &Console) -> Result<(), Failure> {
         }
         return console.json(&Retried { build: &args.build, jobs: &answer.jobs });
     }
-    console.note(&format!("{} will run again; `railyard watch {}` follows them", human::count(answer.jobs.len(), "job"), args.build));
+    console.note(&format!(
+        "{} will run again; `railyard watch {}` follows them",
+        human::count(answer.jobs.len(), "job"),
+        args.build
+    ));
     console.print(&answer.jobs.iter().map(|job| format!("{job}\n")).collect::<String>())
 }

@@ -89,6 +89,9 @@ impl Logs<'_> {
             }
             self.console.write(&self.printer.end(&job.name, attempt))?;
         }
+        if chosen.len() > 1 && build.jobs.iter().all(|job| job.attempts.is_empty()) {
+            self.console.note(&format!("no job of {} has run yet", build.build));
+        }
         Ok(())
     }
 
@@ -264,7 +267,11 @@ mod tests {
 
     #[test]
     fn jobs_are_chosen_by_what_is_named() {
-        let sample = build(vec![job("vms.vhd@linux/amd64", &[]), job("vms.vhd@linux/arm64", &[]), job("image@linux/amd64", &[])]);
+        let sample = build(vec![
+            job("vms.vhd@linux/amd64", &[]),
+            job("vms.vhd@linux/arm64", &[]),
+            job("image@linux/amd64", &[]),
+        ]);
         let chosen = |text: &str| choose(&sample, Some(&text.parse().unwrap()));
         assert_eq!(chosen("vms").unwrap().len(), 2);
         assert_eq!(chosen("vms@linux/arm64").unwrap(), ["vms.vhd@linux/arm64"]);

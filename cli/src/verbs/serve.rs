@@ -100,13 +100,17 @@ fn issue(args: &ControllerArgs, cert: &CertArgs, console: &Console) -> Result<()
         (Some(data), _) => ControllerConfig::new(data.clone()),
         (None, Some(_)) => controller_config(args.config.as_deref())?,
         (None, None) => {
-            return Err(Failure::Usage("whose certificate? Give --data DIR or --config FILE of the controller".to_owned()));
+            return Err(Failure::Usage(
+                "whose certificate? Give --data DIR or --config FILE of the controller".to_owned(),
+            ));
         }
     };
     // Without this a mistyped directory would become a farm of its own.
     if !config.data_dir.join("pki/ca.pem").is_file() {
         let dir = config.data_dir.display();
-        return Err(Failure::Usage(format!("{dir} is not the data of a controller; start the controller once, then try again")));
+        return Err(Failure::Usage(format!(
+            "{dir} is not the data of a controller; start the controller once, then try again"
+        )));
     }
     let role = match cert.role {
         CertRole::Worker => Role::Worker,

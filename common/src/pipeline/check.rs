@@ -2,7 +2,6 @@
 
 use super::diagnostic::{Position, Problems, quote, quote_list};
 use super::model::{Dependency, Image, Pipeline, Step};
-use super::suggest::did_you_mean;
 use crate::platform::Platform;
 use std::collections::VecDeque;
 
@@ -53,7 +52,7 @@ fn check_variant(dependency: &Dependency, target: &Step, problems: &mut Problems
     let known: Vec<&str> = target.variants.iter().filter_map(|v| v.name.as_ref()).map(|name| name.as_str()).collect();
     if !known.contains(&variant.as_str()) {
         let message = format!("step `{}` has no variant {}", target.name, quote(variant.as_str()));
-        problems.add_help(dependency.at, message, did_you_mean(variant.as_str(), "variants", &known));
+        problems.add_unknown(dependency.at, message, variant.as_str(), "variants", &known);
     }
 }
 

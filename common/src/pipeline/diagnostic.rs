@@ -1,6 +1,7 @@
 //! What is wrong with a pipeline file, and where.
 
 use super::limits::DIAGNOSTICS_MAX;
+use super::suggest::did_you_mean;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -45,14 +46,19 @@ impl Position {
 pub(super) struct Problems {
     file: String,
     found: Vec<Diagnostic>,
+    /// Found but not kept, because there were too many.
+    dropped: usize,
 }
+
+/// Most problems that are kept: far more than are shown, so that the order by line is right for all ordinary files.
+const KEPT_MAX: usize = 10 * DIAGNOSTICS_MAX;
 
 /// Longest message or help: a quoted text is cut long before, so this only stops what nobody would read.
 const MESSAGE_MAX_CHARS: usize = 1000;
 
 impl Problems {
     pub fn new(file: &str) -> Self {
-        Self { file: printable(file, MESSAGE_MAX_CHARS), found: Vec::new() }
+        Self { file: printable(file, MESSAGE_MAX_CHARS), found: Vec::new(), dropped: 0 }
     }
 
     pub fn add(&mut self, at: Position, message: impl AsRef<str>) {
@@ -63,9 +69,17 @@ impl Problems {
         self.push(at, message.as_ref(), Some(help.as_ref()));
     }
 
+    /// A name that is none of `known`, with the nearest one as help. `kind` names them, in the plural.
+    pub fn add_unknown(&mut self, at: Position, message: impl AsRef<str>, name: &str, kind: &str, known: &[&str]) {
+        // Comparing names is the one slow thing here, so not for problems that nobody will see.
+        let help = (self.found.len() < KEPT_MAX).then(|| did_you_mean(name, kind, known));
+        self.push(at, message.as_ref(), help.as_deref());
+    }
+
     fn push(&mut self, at: Position, message: &str, help: Option<&str>) {
-        // Far more than is shown, so that the order by line is right for all ordinary files.
-        if self.found.len() < 100 * DIAGNOSTICS_MAX {
+        if self.found.len() >= KEPT_MAX {
+            self.dropped += 1;
+        } else {
             self.found.push(Diagnostic {
                 file: self.file.clone(),
                 line: at.line,
@@ -78,7 +92,7 @@ impl Problems {
 
     /// How many so far.
     pub fn len(&self) -> usize {
-        self.found.len()
+        self.found.len() + self.dropped
     }
 
     pub fn is_empty(&self) -> bool {
@@ -89,7 +103,7 @@ impl Problems {
     pub fn into_list(mut self) -> Vec<Diagnostic> {
         self.found.sort();
         self.found.dedup();
-        let rest = self.found.len().saturating_sub(DIAGNOSTICS_MAX);
+        let rest = self.found.len().saturating_sub(DIAGNOSTICS_MAX) + self.dropped;
         if rest > 0 {
             self.found.truncate(DIAGNOSTICS_MAX);
             if let Some(last) = self.found.last().cloned() {

@@ -28,6 +28,8 @@ pub(super) struct Expander<'a> {
     blamed: BTreeSet<Position>,
     /// Outputs by job; `None` where one is not known.
     outputs: BTreeMap<Key, Vec<Option<OutputSpec>>>,
+    /// Which pairs of globs could meet: the jobs of a step ask for the same ones, and a matcher costs far more to make.
+    met: BTreeMap<(Glob, Glob), bool>,
     text_bytes: usize,
 }
 
@@ -38,8 +40,8 @@ impl<'a> Expander<'a> {
         params: &'a BTreeMap<String, Option<Template>>,
         problems: &'a mut Problems,
     ) -> Self {
-        let (blamed, outputs) = (BTreeSet::new(), BTreeMap::new());
-        Self { pipeline, version, params, problems, blamed, outputs, text_bytes: 0 }
+        let (blamed, outputs, met) = (BTreeSet::new(), BTreeMap::new(), BTreeMap::new());
+        Self { pipeline, version, params, problems, blamed, outputs, met, text_bytes: 0 }
     }
 
     /// The jobs of `keys`, in their order. A job is left out where it has a problem or an unknown value.
@@ -242,10 +244,14 @@ impl<'a> Expander<'a> {
     }
 
     /// Whether job `target` could leave an artifact that `glob` matches; `true` where nobody can know.
-    fn could_leave(&self, target: Key, glob: &Glob) -> bool {
+    fn could_leave(&mut self, target: Key, glob: &Glob) -> bool {
         let unsure = self.pipeline.steps[target.step].outputs_unsure;
         let Some(outputs) = self.outputs.get(&target).filter(|_| !unsure) else { return true };
-        outputs.iter().any(|output| output.as_ref().is_none_or(|output| could_match(glob, &output.glob)))
+        let met = &mut self.met;
+        let mut meets = |output: &OutputSpec| {
+            *met.entry((glob.clone(), output.glob.clone())).or_insert_with(|| could_match(glob, &output.glob))
+        };
+        outputs.iter().any(|output| output.as_ref().is_none_or(&mut meets))
     }
 
     /// Reports it if none of `targets`, jobs of one step, could leave what `glob` asks for.

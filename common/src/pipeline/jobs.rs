@@ -1,6 +1,6 @@
 //! Which jobs a build has, and in what order they stand in its plan.
 
-use super::model::{Dependency, Pipeline};
+use super::model::{Dependency, Pipeline, Step};
 use crate::id::JobName;
 use crate::job::JobSpec;
 use crate::platform::Platform;
@@ -58,20 +58,18 @@ impl Pipeline {
         self.steps.iter().map(|step| step.platforms.len() * step.variants.len()).sum()
     }
 
-    /// How many dependencies, input globs and outputs `keys` have together.
-    pub(super) fn part_count<'k>(&self, keys: impl IntoIterator<Item = &'k Key>) -> usize {
-        let mut of_step: BTreeMap<usize, usize> = BTreeMap::new();
+    /// How many dependencies, input globs and outputs the jobs of all platforms have together.
+    pub(super) fn part_count(&self) -> usize {
         let width = |dependency: &Dependency| match dependency.variant {
             Some(_) => 1,
             None => self.steps.get(dependency.step).map_or(0, |target| target.variants.len()),
         };
-        let parts = |step: usize| {
-            let step = &self.steps[step];
+        let parts = |step: &Step| {
             let waits: usize = step.dependencies().map(width).sum();
             let globs: usize = step.inputs.iter().map(|input| width(&input.from) * input.artifacts.len()).sum();
             waits + globs + step.outputs.len()
         };
-        keys.into_iter().map(|key| *of_step.entry(key.step).or_insert_with(|| parts(key.step))).sum()
+        self.steps.iter().map(|step| step.platforms.len() * step.variants.len() * parts(step)).sum()
     }
 }
 

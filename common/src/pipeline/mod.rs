@@ -32,10 +32,8 @@ use crate::plan::Plan;
 use crate::platform::Platform;
 use diagnostic::{Position, Problems, quote, quote_list};
 use expand::Expander;
-use jobs::Key;
 use limits::{JOBS_MAX, PLAN_MAX_PARTS, VALUE_MAX_BYTES};
 use std::collections::{BTreeMap, BTreeSet};
-use suggest::did_you_mean;
 use template::{BUILT_IN, Name, Template};
 use yaml::{Node, Value};
 
@@ -108,28 +106,21 @@ impl Pipeline {
 
     /// Expands every job with the defaults of the parameters, only to see whether that gives valid values.
     fn check_values(&self, problems: &mut Problems) {
-        let keys = self.keys(&self.platforms);
-        if !self.check_size(&keys, problems) {
+        let (jobs, parts) = (self.job_count(), self.part_count());
+        if jobs > JOBS_MAX {
+            problems.add(self.steps_at, format!("the steps make {jobs} jobs; at most {JOBS_MAX} are allowed"));
+            return;
+        }
+        if parts > PLAN_MAX_PARTS {
+            let what = "dependencies, input globs and outputs together";
+            problems.add(self.steps_at, format!("the jobs have {parts} {what}; at most {PLAN_MAX_PARTS} are allowed"));
             return;
         }
         let default = |param: &model::Param| param.default.as_ref().map(|(_, template)| template.clone());
         let params = self.params.iter().map(|param| (param.name.clone(), default(param))).collect();
+        let keys = self.keys(&self.platforms);
         // Stands for any version, in messages too: it has the form of one.
         Expander::new(self, "version", &params, problems).jobs(&keys);
-    }
-
-    fn check_size(&self, keys: &BTreeSet<Key>, problems: &mut Problems) -> bool {
-        let parts = self.part_count(keys);
-        if keys.len() > JOBS_MAX {
-            let message = format!("the pipeline makes {} jobs; at most {JOBS_MAX} are allowed", keys.len());
-            problems.add(Position::START, message);
-        } else if parts > PLAN_MAX_PARTS {
-            let message = format!(
-                "the jobs have {parts} dependencies, input globs and outputs together; at most {PLAN_MAX_PARTS} are allowed"
-            );
-            problems.add(Position::START, message);
-        }
-        keys.len() <= JOBS_MAX && parts <= PLAN_MAX_PARTS
     }
 
     /// The frozen plan of one build. Platforms that the requested ones need jobs of are added to them.
@@ -146,7 +137,7 @@ impl Pipeline {
             let names = quote_list(requested.iter().map(|platform| platform.as_str()));
             problems.add(self.platforms_at, format!("no step of the pipeline runs on {names}"));
         }
-        if !problems.is_empty() || !self.check_size(&keys, &mut problems) {
+        if !problems.is_empty() {
             return Err(problems.into_list());
         }
         let jobs = Expander::new(self, request.version.as_str(), &params, &mut problems).jobs(&keys);
@@ -186,7 +177,7 @@ impl Pipeline {
         let known: Vec<&str> = self.params.iter().map(|param| param.name.as_str()).collect();
         for name in request.params.keys().filter(|name| !known.contains(&name.as_str())) {
             let message = format!("parameter {} was given, but the pipeline does not declare it", quote(name));
-            problems.add_help(self.params_at, message, did_you_mean(name, "parameters", &known));
+            problems.add_unknown(self.params_at, message, name, "parameters", &known);
         }
         let (mut values, mut templates) = (BTreeMap::new(), BTreeMap::new());
         for param in &self.params {

@@ -20,6 +20,7 @@ pub struct Pipeline {
     pub(super) params: Vec<Param>,
     pub(super) params_at: Position,
     pub(super) steps: Vec<Step>,
+    pub(super) steps_at: Position,
 }
 
 /// A declared parameter.

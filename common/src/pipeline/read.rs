@@ -11,8 +11,8 @@ use crate::id::{BadId, PipelineName};
 use crate::platform::Platform;
 use std::collections::{BTreeMap, BTreeSet};
 
-const FIELDS: [&str; 6] = ["name", "description", "platforms", "default_platforms", "params", "steps"];
-const PARAM_FIELDS: [&str; 2] = ["default", "description"];
+pub(super) const FIELDS: [&str; 6] = ["name", "description", "platforms", "default_platforms", "params", "steps"];
+pub(super) const PARAM_FIELDS: [&str; 2] = ["default", "description"];
 
 /// The pipeline behind `root`, and the problems found on the way. With problems it may have gaps.
 pub(super) fn read(
@@ -66,6 +66,7 @@ impl Reader<'_> {
             params,
             params_at: position("params"),
             steps,
+            steps_at: position("steps"),
         }
     }
 

@@ -9,7 +9,6 @@ use super::limits::{
 use super::matrix;
 use super::model::{Dependency, Image, Input, Output, Script, Step};
 use super::reader::{Fields, Reader};
-use super::suggest::did_you_mean;
 use super::template::Template;
 use super::values;
 use super::yaml::{Node, Value};
@@ -19,7 +18,7 @@ use crate::path::RelPath;
 use crate::platform::Platform;
 use std::ops::RangeInclusive;
 
-pub(super) const FIELDS: [&str; 20] = [
+const FIELDS: [&str; 20] = [
     "name",
     "description",
     "needs",
@@ -207,7 +206,7 @@ impl Reader<'_> {
         let Some(text) = self.files.get(path) else {
             let known: Vec<&str> = self.files.keys().map(String::as_str).collect();
             let message = format!("there is no script file {} beside the pipeline file", quote(path));
-            self.problems.add_help(file.at, message, did_you_mean(path, "files", &known));
+            self.problems.add_unknown(file.at, message, path, "files", &known);
             return None;
         };
         let fault = if text.trim().is_empty() {
@@ -263,7 +262,7 @@ impl Reader<'_> {
         let Some(&step) = self.steps.get(name) else {
             let known: Vec<&str> = self.steps.keys().map(String::as_str).collect();
             let message = format!("{what} names {}, but there is no such step", quote(name));
-            self.problems.add_help(node.at, message, did_you_mean(name, "steps", &known));
+            self.problems.add_unknown(node.at, message, name, "steps", &known);
             return None;
         };
         let platform = match platform.map(str::parse::<Platform>) {
@@ -411,7 +410,7 @@ impl Reader<'_> {
                 Err(known) => {
                     let message = format!("{} is not a Linux capability", quote(text));
                     let bare = text.strip_prefix("CAP_").unwrap_or(text);
-                    self.problems.add_help(item.at, message, did_you_mean(bare, "capabilities", &known));
+                    self.problems.add_unknown(item.at, message, bare, "capabilities", &known);
                 }
                 Ok(name) if names.contains(&name) => {
                     self.problems.add(item.at, format!("{} stands in `capabilities` twice", quote(&name)));
@@ -420,5 +419,31 @@ impl Reader<'_> {
             }
         }
         names
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A field is either in the reference or not in the format.
+    #[test]
+    fn every_field_is_documented() {
+        let reference = include_str!("../../../docs/pipeline.md");
+        let rows: Vec<&str> =
+            reference.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect();
+        let nested = |parent: &str, fields: &[&str]| fields.iter().map(|f| format!("{parent}.{f}")).collect::<Vec<_>>();
+        let fields = [
+            FIELDS.map(str::to_owned).to_vec(),
+            crate::pipeline::read::FIELDS.map(str::to_owned).to_vec(),
+            nested("params.NAME", &crate::pipeline::read::PARAM_FIELDS),
+            nested("image", &IMAGE_FIELDS),
+            nested("inputs", &INPUT_FIELDS),
+            nested("outputs", &OUTPUT_FIELDS),
+            nested("resources", &RESOURCE_FIELDS),
+        ];
+        for field in fields.concat() {
+            assert!(rows.contains(&field.as_str()), "docs/pipeline.md has no row for `{field}`");
+        }
     }
 }

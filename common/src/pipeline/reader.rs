@@ -2,7 +2,6 @@
 
 use super::diagnostic::{Position, Problems, quote, quote_list};
 use super::limits::STEP_LIST_MAX;
-use super::suggest::did_you_mean;
 use super::template::{BUILT_IN, Name, Template};
 use super::yaml::{Entry, Node, Value};
 use std::collections::{BTreeMap, BTreeSet};
@@ -52,7 +51,7 @@ impl Reader<'_> {
         };
         for entry in entries.iter().filter(|entry| !allowed.contains(&entry.key.as_str())) {
             let message = format!("unknown field {} in {what}", quote(&entry.key));
-            self.problems.add_help(entry.at, message, did_you_mean(&entry.key, "fields", allowed));
+            self.problems.add_unknown(entry.at, message, &entry.key, "fields", allowed);
         }
         Some(Fields { at: node.at, entries })
     }
@@ -171,13 +170,13 @@ impl Reader<'_> {
             Name::Param(param) => {
                 let known: Vec<&str> = self.params.iter().map(String::as_str).chain(BUILT_IN).collect();
                 let message = format!("{} is neither a declared parameter nor a built-in name", quote(param));
-                self.problems.add_help(at, message, did_you_mean(param, "names", &known));
+                self.problems.add_unknown(at, message, param, "names", &known);
             }
             Name::Matrix(key) if self.matrix.contains(key) => {}
             Name::Matrix(key) => {
                 let known: Vec<&str> = self.matrix.iter().map(String::as_str).collect();
                 let message = format!("the step's matrix has no key {}", quote(key));
-                self.problems.add_help(at, message, did_you_mean(key, "keys", &known));
+                self.problems.add_unknown(at, message, key, "keys", &known);
             }
         }
     }

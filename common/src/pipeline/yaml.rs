@@ -9,7 +9,7 @@
 use super::diagnostic::{Position, Problems, quote};
 use super::limits::{DEPTH_MAX, EXPANDED_MAX_BYTES, FILE_MAX_BYTES, NODES_MAX};
 use serde_saphyr::granit_parser::{ErrorKind, Event, Marker, Parser, ScalarStyle, ScanError, Span, Tag};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
 
 /// A value and where it stands.
@@ -282,6 +282,10 @@ impl Builder<'_> {
 
     /// Adds what `<<: *anchor` brings in and the map does not say itself.
     fn merge(&mut self, mut entries: Vec<Entry>, merged: Vec<Node>) -> Vec<Entry> {
+        let mut known: HashSet<String> = match merged.is_empty() {
+            true => return entries,
+            false => entries.iter().map(|entry| entry.key.clone()).collect(),
+        };
         for node in merged {
             let at = node.at;
             let maps = match node.value {
@@ -293,8 +297,7 @@ impl Builder<'_> {
                     self.problems.add(at, format!("expected a map after `<<`, found {}", map.value.kind()));
                     continue;
                 };
-                let known: std::collections::HashSet<String> = entries.iter().map(|entry| entry.key.clone()).collect();
-                entries.extend(more.into_iter().filter(|entry| !known.contains(&entry.key)));
+                entries.extend(more.into_iter().filter(|entry| known.insert(entry.key.clone())));
             }
         }
         entries

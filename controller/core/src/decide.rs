@@ -247,6 +247,12 @@ fn check_plan(plan: &Plan) -> Result<(), Refusal> {
         if let Some(need) = spec.needs.iter().find(|need| !seen.contains(need)) {
             return Err(Refusal::BadPlan(format!("{} needs {need}, which does not come before it", spec.name)));
         }
+        // A need is counted down once, so a second mention would never be met.
+        if let Some(need) =
+            spec.needs.iter().enumerate().find_map(|(n, need)| spec.needs[..n].contains(need).then_some(need))
+        {
+            return Err(Refusal::BadPlan(format!("{} needs {need} twice", spec.name)));
+        }
         if !seen.insert(&spec.name) {
             return Err(Refusal::BadPlan(format!("{} comes twice", spec.name)));
         }

@@ -32,7 +32,7 @@ pub struct Farm {
 }
 
 /// The state as a snapshot holds it; what can be derived is left out.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Snapshot {
     builds: Vec<Build>,
     jobs: Vec<(JobId, Job)>,
@@ -269,13 +269,22 @@ impl Farm {
 
     /// Why no connected worker could ever run `spec`; `None` if one could.
     pub fn why_never(&self, spec: &JobSpec) -> Option<String> {
-        let online: Vec<&Worker> = self.workers.values().filter(|worker| worker.takes_leases()).collect();
-        if online.is_empty() {
-            return Some("no worker is connected".to_owned());
+        let (online, draining): (Vec<&Worker>, Vec<&Worker>) =
+            self.workers.values().filter(|worker| worker.online).partition(|worker| worker.takes_leases());
+        match (online.is_empty(), draining.is_empty()) {
+            (true, true) => return Some("no worker is connected".to_owned()),
+            (true, false) => return Some("every connected worker is draining".to_owned()),
+            (false, _) => {}
         }
         let platform = spec.name.platform;
-        if online.iter().all(|worker| worker.offer.offers(platform).is_none()) {
-            return Some(format!("no connected worker offers {platform}"));
+        let offers = |worker: &&&Worker| worker.offer.offers(platform).is_some();
+        if online.iter().find(offers).is_none() {
+            return Some(match draining.iter().find(offers) {
+                Some(worker) => {
+                    format!("{} offers {platform} and is draining; no other worker does", worker.offer.name)
+                }
+                None => format!("no connected worker offers {platform}"),
+            });
         }
         let objections: Vec<String> = online.iter().filter_map(|worker| worker.offer.objection(spec)).collect();
         (objections.len() == online.len()).then(|| objections.join("; "))

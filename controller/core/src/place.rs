@@ -15,7 +15,7 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 /// How well a worker suits a job; the greatest wins. Fields in order of weight.
-type Score = (bool, bool, usize, Capacity, Reverse<WorkerName>);
+type Score = (Reverse<usize>, bool, usize, Capacity, Reverse<WorkerName>);
 
 impl Farm {
     pub(crate) fn decide_place(&self, now: Millis) -> Vec<Event> {
@@ -57,7 +57,8 @@ impl Farm {
 
     fn score(&self, job: &Job, spec: &JobSpec, worker: &Worker, free: Capacity) -> Score {
         let name = &worker.offer.name;
-        let lost_there = job.attempts.iter().any(|attempt| {
+        // Counted, so that a loss elsewhere does not send a job back to where it is lost every time.
+        let lost_there = job.attempts.iter().filter(|attempt| {
             let kind = attempt.end.as_ref().map(|end| end.outcome.kind);
             attempt.worker == *name && matches!(kind, Some(OutcomeKind::Lost | OutcomeKind::Refused))
         });
@@ -67,7 +68,7 @@ impl Farm {
             let need = self.job_id(build, need).and_then(|id| self.jobs.get(&id));
             need.and_then(|need| need.attempts.last()).is_some_and(|attempt| attempt.worker == *name)
         });
-        (!lost_there, native, needs_ran_there.count(), free, Reverse(name.clone()))
+        (Reverse(lost_there.count()), native, needs_ran_there.count(), free, Reverse(name.clone()))
     }
 }
 

@@ -75,15 +75,12 @@ impl From<ShelfError> for Fault {
 
 impl From<OutputError> for Fault {
     fn from(error: OutputError) -> Self {
-        let reason = match &error {
+        let reason = match error {
+            OutputError::Disk(error) => return Self::Disk(error),
             OutputError::Missing { .. } => Reason::OutputMissing,
             OutputError::Bad { .. } => Reason::OutputBad,
-            OutputError::Disk(_) => Reason::DiskFull,
         };
-        match error {
-            OutputError::Disk(error) => Self::Disk(error),
-            other => Self::ended(OutcomeKind::Failed, reason, other.to_string()),
-        }
+        Self::ended(OutcomeKind::Failed, reason, error.to_string())
     }
 }
 

@@ -1,7 +1,7 @@
 //! Bytes on their way into the cache: only those that it lacks.
 
 use super::fault::Fault;
-use crate::disk::DiskError;
+use crate::blocking::blocking;
 use crate::log::JobLog;
 use crate::outputs::{self, Found};
 use crate::uplink::Grant;
@@ -58,7 +58,7 @@ pub async fn push(
     for (upload, grant) in fresh.into_iter().zip(grants) {
         match grant {
             Grant::Present(blob) => drop(stored.insert(blob.digest, blob)),
-            Grant::Send(ticket) => tickets.push((upload, ticket)),
+            Grant::Send(ticket) => tickets.push((upload.clone(), ticket)),
         }
     }
     let sent: Vec<Sent> = stream::iter(tickets)
@@ -84,7 +84,7 @@ enum Sent {
     ByOther(Blob),
 }
 
-async fn push_one(shop: &Workshop, lease: LeaseId, upload: &Upload, mut ticket: Ticket) -> Result<Sent, Fault> {
+async fn push_one(shop: &Workshop, lease: LeaseId, upload: Upload, mut ticket: Ticket) -> Result<Sent, Fault> {
     for n in 1.. {
         match shop.transfer.push(&upload.file, &upload.blob, &ticket, &railyard_transfer::silent).await {
             Ok(finished) => return Ok(Sent::Now(finished)),
@@ -115,14 +115,14 @@ pub async fn artifacts(
     log: &JobLog,
 ) -> Result<Vec<Artifact>, Fault> {
     let (dir, specs) = (work.to_owned(), specs.to_vec());
-    let found = tokio::task::spawn_blocking(move || outputs::find(&dir, &specs)).await;
-    let found = found.map_err(|error| DiskError::at("search", work)(std::io::Error::other(error)))??;
+    let found = blocking(move || outputs::find(&dir, &specs)).await?;
     if found.is_empty() {
         return Ok(Vec::new());
     }
     let started = shop.clock.monotonic();
+    let files: Vec<PathBuf> = found.iter().map(|one| one.file.clone()).collect();
     let wanted: Vec<Upload> =
-        stream::iter(&found).map(|one| hashed(&one.file)).buffered(HASHES_AT_A_TIME).try_collect().await?;
+        stream::iter(files).map(hashed).buffered(HASHES_AT_A_TIME).try_collect().await?;
     let before = uploads.len();
     let stored = push(shop, lease, wanted.clone(), uploads).await?;
     for upload in &wanted {
@@ -136,9 +136,9 @@ pub async fn artifacts(
     Ok(found.into_iter().zip(stored).map(|(found, blob)| artifact(found, blob)).collect())
 }
 
-async fn hashed(file: &Path) -> Result<Upload, Fault> {
-    let (digest, size_bytes) = hash_file(file).await?;
-    Ok(Upload { blob: Blob::plain(digest, size_bytes), file: file.to_owned() })
+async fn hashed(file: PathBuf) -> Result<Upload, Fault> {
+    let (digest, size_bytes) = hash_file(&file).await?;
+    Ok(Upload { blob: Blob::plain(digest, size_bytes), file })
 }
 
 fn artifact(found: Found, blob: Blob) -> Artifact {

@@ -1,14 +1,15 @@
 //! Makes sure that the engine has a job's image.
 
 use super::Shelf;
-use crate::attempt::fault::{Fault, chain};
-use crate::disk::{DiskError, is_full};
+use crate::attempt::fault::Fault;
+use crate::blocking::blocking;
+use crate::disk::DiskError;
 use crate::image_move::archive::{self, Layer, LayerTar};
 use crate::image_move::config;
 use crate::image_move::root::{self, Packing};
-use crate::inputs::fetch;
+use crate::inputs::{fetch, fetch_one};
 use crate::log::JobLog;
-use crate::runtime::{ImageName, LocalImage, Runtime, RuntimeError};
+use crate::runtime::{ImageName, LocalImage, RuntimeError};
 use crate::workshop::Workshop;
 use bytes::Bytes;
 use bytesize::ByteSize;
@@ -117,13 +118,11 @@ async fn load(
     let bytes = ByteSize::b(missing.iter().map(|layer| layer.stored_bytes).sum()).display().iec();
     log.note(&format!("fetching the image: {} of {} layers, {bytes}", missing.len(), image.layers.len())).await?;
     let started = shop.clock.monotonic();
-    let mut wanted = vec![image.config];
-    wanted.extend_from_slice(missing);
-    let held = fetch(shop, order.lease, &wanted).await?;
-    let Some((config, tars)) = held.split_first() else { return Err(engine_fault("an image has a configuration")) };
+    let config = fetch_one(shop, order.lease, &image.config).await?;
     let config = tokio::fs::read(config.path()).await.map_err(DiskError::at("read", config.path()))?;
+    let held = fetch(shop, order.lease, missing).await?;
     let absent = image.layers[..have].iter().map(|layer| Layer { digest: layer.digest, tar: None });
-    let present = missing.iter().zip(tars).map(|(layer, held)| Layer {
+    let present = missing.iter().zip(&held).map(|(layer, held)| Layer {
         digest: layer.digest,
         tar: Some(LayerTar {
             file: held.path().to_owned(),
@@ -154,11 +153,9 @@ async fn from_tarball(shop: &Workshop, order: &Order, artifact: &Artifact, log: 
     let size = ByteSize::b(artifact.blob.stored_bytes).display().iec();
     log.note(&format!("making an image of {} ({size})", artifact.path)).await?;
     let started = shop.clock.monotonic();
-    let held = fetch(shop, order.lease, std::slice::from_ref(&artifact.blob)).await?;
-    let Some(held) = held.first() else { return Err(engine_fault("a tarball was fetched")) };
+    let held = fetch_one(shop, order.lease, &artifact.blob).await?;
     let file = held.path().to_owned();
-    let measured = tokio::task::spawn_blocking(move || root::measure(&file)).await;
-    let measured = measured.map_err(|error| engine_fault(&error.to_string()))?.map_err(|error| {
+    let measured = blocking(move || root::measure(&file)).await.map_err(|error| {
         let message = format!("{} cannot become an image: {error}", artifact.path);
         Fault::ended(OutcomeKind::Failed, Reason::ImageMissing, message)
     })?;
@@ -183,7 +180,7 @@ pub(super) async fn load_archive(
     name: &ImageName,
 ) -> Result<LocalImage, Fault> {
     let wanted: Vec<Digest> = layers.iter().map(|layer| layer.digest).collect();
-    shop.runtime.load(archive::stream(config, layers, name.clone())).await.map_err(|error| disk_or(shop, error))?;
+    shop.runtime.load(archive::stream(config, layers, name.clone())).await?;
     match shop.runtime.image(&name.to_string()).await? {
         Some(local) if local.layers == wanted => Ok(local),
         Some(_) => Err(refused(&format!("load image {name}"), "it has other layers than were loaded")),
@@ -216,26 +213,11 @@ fn common_prefix(a: &[Digest], b: &[Digest]) -> usize {
     a.iter().zip(b).take_while(|(a, b)| a == b).count()
 }
 
-/// A failed load may be our own disk's fault, from which the archive was read.
-fn disk_or(shop: &Workshop, error: RuntimeError) -> Fault {
-    let full = std::io::Error::other(error.to_string());
-    if is_full(&full) { Fault::Disk(DiskError::at("read", shop.data.root())(full)) } else { error.into() }
-}
-
 fn refused(doing: &str, message: &str) -> Fault {
     Fault::Runtime(RuntimeError::Refused { doing: doing.to_owned(), status: None, message: message.to_owned() })
-}
-
-fn engine_fault(what: &str) -> Fault {
-    Fault::ended(OutcomeKind::Lost, Reason::Engine, format!("a bug in the worker: {what}"))
 }
 
 /// The blob of bytes that are at hand.
 pub(super) fn plain_blob(bytes: &[u8]) -> Blob {
     Blob::plain(Digest::of(bytes), bytes.len() as u64)
-}
-
-/// For callers that only tell people.
-pub(super) fn told(error: &dyn std::error::Error) -> String {
-    chain(error)
 }

@@ -3,12 +3,13 @@
 use super::prepare::{load_archive, plain_blob};
 use crate::attempt::fault::Fault;
 use crate::attempt::upload::{Upload, Uploads, push};
+use crate::blocking::blocking;
 use crate::disk::{DiskError, is_full};
 use crate::image_move::archive::Layer;
 use crate::image_move::config;
 use crate::image_move::split::{Packed, Wanted, split};
 use crate::log::JobLog;
-use crate::runtime::{ImageName, LocalImage, Runtime as _, RuntimeError};
+use crate::runtime::{ImageName, LocalImage, RuntimeError};
 use crate::uplink::Grant;
 use crate::workshop::Workshop;
 use bytes::Bytes;
@@ -140,13 +141,13 @@ async fn export(
     let (wanted, dir) = (wanted.clone(), scratch.to_owned());
     // The bridge must be made where the runtime is known.
     let archive = SyncIoBridge::new(StreamReader::new(stream));
-    let split = tokio::task::spawn_blocking(move || split(archive, &wanted, &dir)).await;
-    match split {
-        Ok(Ok(packed)) => Ok(packed),
-        Ok(Err(error)) if is_full(&error) => Err(DiskError::at("write", scratch)(error).into()),
-        Ok(Err(error)) => Err(missing(name, &format!("its archive cannot be read: {error}"))),
-        Err(error) => Err(missing(name, &format!("a bug in the worker: {error}"))),
-    }
+    blocking(move || split(archive, &wanted, &dir)).await.map_err(|error| {
+        if is_full(&error) {
+            DiskError::at("write", scratch)(error).into()
+        } else {
+            missing(name, &format!("its archive cannot be read: {error}"))
+        }
+    })
 }
 
 fn missing(name: &ImageName, message: &str) -> Fault {

@@ -123,9 +123,10 @@ impl JobLog {
     /// The last lines, for the message of a failure. What is not UTF-8 is replaced.
     pub async fn last_lines(&self, count: usize) -> Vec<String> {
         let spool = self.spool.lock().await;
+        let length = self.written.borrow().bytes;
         let bytes = match &spool.cut {
             Some(cut) => cut.tail.iter().copied().collect(),
-            None => read_end(&self.path, self.written.borrow().bytes).await.unwrap_or_default(),
+            None => read_end(&self.path, length).await.unwrap_or_default(),
         };
         let text = String::from_utf8_lossy(&bytes);
         let lines: Vec<&str> = text.lines().collect();

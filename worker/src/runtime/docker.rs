@@ -191,7 +191,7 @@ impl Runtime for Docker {
     }
 
     async fn names_below(&self, prefix: &str) -> Result<Vec<String>, RuntimeError> {
-        let images = self.short.list_images(None).await.map_err(self.error("list images"))?;
+        let images = self.short.list_images(None::<query::ListImagesOptions>).await.map_err(self.error("list images"))?;
         let names = images.into_iter().flat_map(|image| image.repo_tags);
         Ok(names.filter(|name| name.starts_with(prefix)).collect())
     }

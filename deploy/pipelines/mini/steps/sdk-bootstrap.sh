@@ -25,7 +25,7 @@ mirror=${APT_MIRROR:-$(apt-get indextargets --format '$(REPO_URI)' 'Identifier: 
 stage "bootstrapping $SUITE for $RAILYARD_ARCH"
 root=/var/tmp/sdk-root # Not in /work: that may be mounted nodev.
 debootstrap --variant=minbase --keyring=/usr/share/keyrings/debian-archive-keyring.gpg "$SUITE" "$root" "$mirror" |
-    grep --line-buffered -vE '^I: (Retrieving|Validating|Extracting|Unpacking|Configuring) '
+    grep --line-buffered -vE 'mount -t proc|debootstrap.log for details|^I: (Retrieving|Validating|Extracting|Unpacking|Configuring) '
 
 stage "settling the SDK's own configuration"
 cat >"$root/etc/apt/sources.list" <<END

@@ -114,7 +114,7 @@ fn action() -> impl Strategy<Value = Action> {
     let index = any::<Index>;
     let worker = || 0..WORKERS;
     prop_oneof![
-        4 => (0..5u8, proptest::option::of(0..4u8), vec(step(), 1..6))
+        4 => (0..5u8, proptest::option::of(0..4u8), vec(step(), 1..5))
             .prop_map(|(version, key, steps)| Action::Submit { version, key, steps }),
         6 => (worker(), offer(), proptest::bool::weighted(0.3), prop_oneof![3 => Just(0u8), 1 => any::<u8>()])
             .prop_map(|(worker, offer, reboot, forgets)| Action::Hello { worker, offer, reboot, forgets }),
@@ -159,7 +159,7 @@ fn offer() -> impl Strategy<Value = Offer> {
 
 fn outcome() -> impl Strategy<Value = OutcomeKind> {
     prop_oneof![
-        6 => Just(OutcomeKind::Succeeded),
+        12 => Just(OutcomeKind::Succeeded),
         2 => Just(OutcomeKind::Failed),
         1 => Just(OutcomeKind::TimedOut),
         1 => Just(OutcomeKind::Cancelled),

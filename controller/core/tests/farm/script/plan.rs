@@ -26,11 +26,12 @@ fn read_job(item: &str, earlier: &[JobSpec]) -> Result<JobSpec, String> {
     let words: Vec<&str> = item.split(|c: char| c.is_whitespace() || c == ',').filter(|w| !w.is_empty()).collect();
     let (name, rest) = words.split_first().ok_or("a job has a name")?;
     let name: JobName = if name.contains('@') { parsed(name)? } else { parsed(&format!("{name}@linux/amd64"))? };
-    let mut needs: BTreeSet<JobName> = BTreeSet::new();
+    // What is written after `needs` is kept as it is; what `from` and `inputs` imply is added.
+    let (mut needs, mut implied) = (Vec::new(), BTreeSet::new());
     let mut spec = job_spec(name);
     let mut reads_needs = false;
     for word in rest {
-        let is_option = set_option(&mut spec, word, earlier, &mut needs)?;
+        let is_option = set_option(&mut spec, word, earlier, &mut implied)?;
         reads_needs = *word == "needs" || (reads_needs && !is_option);
         match () {
             () if is_option || *word == "needs" => {}
@@ -38,7 +39,10 @@ fn read_job(item: &str, earlier: &[JobSpec]) -> Result<JobSpec, String> {
             () => return Err(format!("`{word}` is not an option; needs come after `needs`")),
         }
     }
-    spec.needs = needs.into_iter().collect();
+    implied.retain(|need| !needs.contains(need));
+    needs.extend(implied);
+    needs.sort();
+    spec.needs = needs;
     Ok(spec)
 }
 

@@ -29,6 +29,7 @@ pub fn event(event: &Event, farm: &Farm) -> String {
             text
         }
         Event::BuildCancelled { build, by, reason, .. } => format!("build-cancelled {build} by {by}: {reason}"),
+        Event::BuildResumed { build, jobs, .. } if jobs.is_empty() => format!("build-resumed {build}: its manifest"),
         Event::BuildResumed { build, jobs, .. } => {
             let jobs: Vec<String> = jobs.iter().map(ToString::to_string).collect();
             format!("build-resumed {build}: {}", jobs.join(" "))
@@ -157,7 +158,8 @@ fn offer(offer: &WorkerOffer) -> String {
 
 fn capacity(capacity: &Capacity) -> String {
     let Capacity { cpu_millis, memory_bytes, disk_bytes, slots } = capacity;
-    format!("{} cpu {} GiB mem {} GiB disk {slots} slots", cpu_millis / 1000, memory_bytes / GIB, disk_bytes / GIB)
+    let slots = if *slots == 1 { "1 slot".to_owned() } else { format!("{slots} slots") };
+    format!("{} cpu, {} GiB mem, {} GiB disk, {slots}", cpu_millis / 1000, memory_bytes / GIB, disk_bytes / GIB)
 }
 
 fn build_state(build: &Build) -> String {

@@ -1,0 +1,51 @@
+//! The build cache: one suite against both backends, over real listeners and with the real transfer code.
+
+#[path = "cache/embedded.rs"]
+mod embedded;
+#[path = "cache/fixture.rs"]
+mod fixture;
+#[path = "cache/suite.rs"]
+mod suite;
+
+macro_rules! on_both {
+    ($($case:ident),* $(,)?) => {
+        mod on_embedded {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $case() {
+                    super::suite::$case(super::fixture::Fixture::open(super::fixture::Backend::Embedded).await).await;
+                }
+            )*
+        }
+        mod on_s3 {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $case() {
+                    super::suite::$case(super::fixture::Fixture::open(super::fixture::Backend::S3).await).await;
+                }
+            )*
+        }
+    };
+}
+
+on_both!(
+    round_trip,
+    compressed,
+    dedupe,
+    damaged_part,
+    wrong_digest,
+    oversized_part,
+    missing_parts,
+    aborted,
+    concurrent_uploads,
+    a_corrupt_upload_does_not_replace_a_good_blob,
+    ranges,
+    interrupted_pull,
+    signatures,
+    expired,
+    conditional_put,
+    publish,
+    list_and_delete,
+    files_and_streams,
+    senseless_requests,
+);

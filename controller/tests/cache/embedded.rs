@@ -1,0 +1,249 @@
+//! What only the embedded cache has: its listing, its access rules, its disk.
+
+use super::fixture::{Fixture, TestClock, blob_of, noise, path};
+use axum::body::Body;
+use axum::http::{Request, StatusCode};
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use railyard_common::layout;
+use railyard_controller::cache::{self, CacheConfig, CacheError, EmbeddedConfig, PutMode};
+use railyard_service::task;
+use railyard_service::tls::Role;
+use railyard_transfer::TransferError;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use tower::ServiceExt as _;
+
+const MIB: usize = 1024 * 1024;
+
+#[tokio::test]
+async fn headers_of_a_file() {
+    let fixture = Fixture::embedded(true, None).await;
+    let at = path("images/amd64/version.txt");
+    fixture.cache.put(&at, Bytes::from_static(b"1.0.0\n"), PutMode::Create).await.unwrap();
+    let url = fixture.cache.url(&at);
+    assert_eq!(url, format!("{}/images/amd64/version.txt", fixture.base_url));
+
+    let head = fixture.http.head(&url).send().await.unwrap();
+    assert_eq!((head.status(), &head.headers()["content-length"]), (StatusCode::OK, &"6".parse().unwrap()));
+    assert_eq!(head.headers()["content-type"], "text/plain; charset=utf-8");
+    assert_eq!(head.headers()["accept-ranges"], "bytes");
+    assert!(head.headers()["last-modified"].to_str().unwrap().ends_with(" GMT"));
+    let etag = head.headers()["etag"].clone();
+    assert_eq!(head.bytes().await.unwrap(), "");
+
+    let same = fixture.http.get(&url).header("if-none-match", &etag).send().await.unwrap();
+    assert_eq!(same.status(), StatusCode::NOT_MODIFIED);
+    fixture.cache.put(&at, Bytes::from_static(b"1.0.1\n"), PutMode::Overwrite).await.unwrap();
+    let other = fixture.http.get(&url).header("if-none-match", &etag).send().await.unwrap();
+    assert_eq!((other.status(), other.text().await.unwrap()), (StatusCode::OK, "1.0.1\n".to_owned()));
+    let resumed = fixture.http.get(&url).header("range", "bytes=2-").header("if-range", &etag).send().await.unwrap();
+    assert_eq!(resumed.status(), StatusCode::OK, "the file changed: the rest of it would be of another one");
+    assert_eq!(fixture.http.post(&url).send().await.unwrap().status(), StatusCode::METHOD_NOT_ALLOWED);
+    assert_eq!(fixture.http.get(format!("{url}x")).send().await.unwrap().status(), StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn listings_for_people_and_programs() {
+    let fixture = Fixture::embedded(true, None).await;
+    for at in ["images/<b>&.txt", "images/deep/er", "builds/mini/1.0.0+x/build.json"] {
+        fixture.cache.put(&path(at), Bytes::from_static(b"12345"), PutMode::Create).await.unwrap();
+    }
+    let waiting = fixture.begin(&blob_of(b"not complete")).await;
+    let get = async |at: &str| fixture.http.get(format!("{}{at}", fixture.base_url)).send().await.unwrap();
+
+    let front = get("/").await.text().await.unwrap();
+    assert!(front.contains("builds/mini/1.0.0+x/build.json") && front.contains("images/"), "{front}");
+    assert!(!front.contains("uploads"), "{front}");
+    let page = get("/images").await;
+    assert!(page.url().path().ends_with("/images/"), "not sent to the slash: {}", page.url());
+    let page = page.text().await.unwrap();
+    assert!(page.contains("./%3Cb%3E%26.txt") && !page.contains("<b>"), "{page}");
+
+    let json: serde_json::Value = serde_json::from_str(&get("/images/?format=json").await.text().await.unwrap()).unwrap();
+    assert_eq!(json["path"], "images");
+    assert_eq!((&json["entries"][0]["name"], &json["entries"][0]["kind"]), (&"deep".into(), &"directory".into()));
+    assert_eq!((&json["entries"][1]["size"], &json["entries"][1]["kind"]), (&5.into(), &"file".into()));
+    let accepted = fixture.http.get(format!("{}/builds/", fixture.base_url)).header("accept", "application/json");
+    assert_eq!(accepted.send().await.unwrap().headers()["content-type"], "application/json");
+    for hidden in ["/uploads/".to_owned(), format!("/uploads/{}/data", waiting.upload_id), "/nothing/".to_owned()] {
+        assert_eq!(get(&hidden).await.status(), StatusCode::NOT_FOUND, "{hidden}");
+    }
+}
+
+#[tokio::test]
+async fn nothing_outside_of_the_cache_can_be_read_or_written() {
+    let fixture = Fixture::embedded(true, None).await;
+    std::fs::write(fixture.dir.path().join("private"), "private").unwrap();
+    let root = fixture.dir.path().join("cache");
+    std::fs::create_dir_all(root.join("images")).unwrap();
+    std::os::unix::fs::symlink(fixture.dir.path(), root.join("images/out")).unwrap();
+    std::os::unix::fs::symlink(fixture.dir.path().join("private"), root.join("images/file")).unwrap();
+    std::os::unix::fs::symlink("../uploads", root.join("images/staging")).unwrap();
+    std::fs::write(root.join("images/real"), "fine").unwrap();
+    std::os::unix::fs::symlink("real", root.join("images/inside")).unwrap();
+
+    // Straight to the routes: clients would tidy these paths up before they send them.
+    let ask = async |method: &str, raw: &str| {
+        let request = Request::builder().method(method).uri(raw).body(Body::from("x")).unwrap();
+        fixture.router.clone().unwrap().oneshot(request).await.unwrap().status().as_u16()
+    };
+    for raw in [
+        "/cache/../private",
+        "/cache/images/../../private",
+        "/cache/%2e%2e/private",
+        "/cache/images/%2E%2E/%2e./private",
+        "/cache/..%2fprivate",
+        "/cache/%2fetc/passwd",
+        "/cache//etc/passwd",
+        "/cache/images/real%00.txt",
+        "/cache/./images/real",
+        "/cache/images/out/private",
+        "/cache/images/file",
+        "/cache/images/staging/",
+        "/cache/images/out/",
+    ] {
+        let status = ask("GET", raw).await;
+        assert!(status == 400 || status == 404, "GET {raw}: {status}");
+        let status = ask("PUT", raw).await;
+        assert!(status == 400 || status == 403, "PUT {raw}: {status}");
+    }
+    assert_eq!(ask("GET", "/cache/images/inside").await, 200);
+    for raw in ["/cache/", "/cache/images/new", "/cache/uploads/x", "/cache/uploads/x?part=1&length=1"] {
+        assert_eq!(ask("PUT", raw).await, 403, "{raw}");
+    }
+}
+
+#[tokio::test]
+async fn a_private_cache_is_read_by_people_of_the_farm() {
+    let fixture = Fixture::embedded(false, None).await;
+    let at = path("images/a.txt");
+    fixture.cache.put(&at, Bytes::from_static(b"a"), PutMode::Create).await.unwrap();
+    let urls = [fixture.cache.url(&at), format!("{}/", fixture.base_url), format!("{}/images/", fixture.base_url)];
+    for url in &urls {
+        assert_eq!(fixture.http.get(url).send().await.unwrap().status(), 403, "{url}");
+        assert_eq!(fixture.http_as(Role::Worker, "w1").get(url).send().await.unwrap().status(), 403, "{url}");
+        for role in [Role::Viewer, Role::Submitter, Role::Operator] {
+            assert_eq!(fixture.http_as(role, "anna").get(url).send().await.unwrap().status(), 200, "{role} {url}");
+        }
+    }
+    let url = fixture.signed(&at).await;
+    assert_eq!(fixture.http.get(&url).send().await.unwrap().text().await.unwrap(), "a");
+    assert_eq!(fixture.http.head(&url).send().await.unwrap().status(), 403, "signed for GET only");
+}
+
+#[tokio::test]
+async fn publishing_moves_no_bytes() {
+    let fixture = Fixture::embedded(false, None).await;
+    let blob = fixture.upload_bytes(&noise(1000, 1)).await;
+    fixture.cache.publish(&blob, &path("images/disk.raw")).await.unwrap();
+    let root = fixture.dir.path().join("cache");
+    let inode = |at: &str| std::fs::metadata(root.join(at)).unwrap().ino();
+    assert_eq!(inode("images/disk.raw"), inode(layout::blob(&blob).as_str()));
+    assert_eq!(std::fs::read_dir(root.join("uploads")).unwrap().count(), 0, "staging is empty");
+}
+
+#[tokio::test]
+async fn an_upload_outlives_a_restart() {
+    let fixture = Fixture::embedded(false, None).await;
+    let bytes = noise(17 * MIB, 2);
+    let blob = blob_of(&bytes);
+    let ticket = fixture.begin(&blob).await;
+    let (first, second) = bytes.split_at(16 * MIB);
+    let (_, one) = fixture.put(&ticket.part_urls[0], first, first).await;
+    let (_, two) = fixture.put(&ticket.part_urls[1], second, second).await;
+    let config = EmbeddedConfig {
+        dir: fixture.dir.path().join("cache"),
+        public_read: false,
+        key_file: Some(fixture.dir.path().join("cache.key")),
+    };
+    let again = cache::open(&CacheConfig::Embedded(config), &fixture.base_url, Arc::new(TestClock::default())).await;
+    let again = again.unwrap().cache;
+    again.complete_upload(&blob, &ticket.upload_id, &[one, two]).await.unwrap();
+    assert_eq!(again.find(&blob.digest).await.unwrap(), Some(blob));
+}
+
+#[tokio::test]
+async fn a_part_that_hangs_gives_way_to_its_next_try() {
+    let fixture = Fixture::embedded(false, None).await;
+    let bytes = noise(100, 3);
+    let blob = blob_of(&bytes);
+    let ticket = fixture.begin(&blob).await;
+    let url = ticket.part_urls[0].clone();
+
+    // The first try sends half of the part and then nothing more.
+    let half = Bytes::copy_from_slice(&noise(100, 4)[..50]);
+    let (half_taken, taken) = tokio::sync::oneshot::channel();
+    let body = futures_util::stream::once(async { Ok::<_, std::io::Error>(half) }).chain(
+        futures_util::stream::once(async move {
+            let _ = half_taken.send(());
+            std::future::pending().await
+        }),
+    );
+    let hanging = fixture.http.put(&url).header("content-length", 100).header("content-md5", "AAAAAAAAAAAAAAAAAAAAAA==");
+    let hanging = task::spawn("hanging try", hanging.body(reqwest::Body::wrap_stream(body)).send());
+    taken.await.unwrap();
+
+    let (status, etag) = fixture.put(&url, &bytes, &bytes).await;
+    assert_eq!(status, 200, "{etag}");
+    fixture.cache.complete_upload(&blob, &ticket.upload_id, &[etag]).await.unwrap();
+    assert_eq!(fixture.cache.find(&blob.digest).await.unwrap(), Some(blob));
+    hanging.abort();
+}
+
+/// A file system of a few megabytes.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn mount(at: &Path) -> Self {
+        std::fs::create_dir_all(at).unwrap();
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", "size=8m", "railyard-test"]).arg(at);
+        assert!(mount.status().unwrap().success(), "this test mounts a tmpfs and needs root");
+        Self(at.to_owned())
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // Lazy: files may still be open while a failing test unwinds.
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_is_told_as_such() {
+    let mount = tempfile::tempdir().unwrap();
+    let disk = SmallDisk::mount(&mount.path().join("disk"));
+    let fixture = Fixture::embedded(false, Some(&disk.0.join("cache"))).await;
+
+    let long = blob_of(&noise(9 * MIB, 5));
+    let error = fixture.cache.begin_upload(&long).await.unwrap_err();
+    assert!(matches!(error, CacheError::DiskFull { .. }), "{error}");
+
+    let bytes = noise(5 * MIB, 6);
+    let blob = blob_of(&bytes);
+    let file = fixture.file("blob", &bytes);
+    let ticket = fixture.begin(&blob).await;
+    let filler = disk.0.join("filler");
+    std::fs::write(&filler, vec![0; 5 * MIB]).unwrap();
+    let (status, text) = fixture.put(&ticket.part_urls[0], &bytes, &bytes).await;
+    assert_eq!(status, 507, "{text}");
+    let error = fixture.transfer.push(&file, &blob, &ticket, &railyard_transfer::silent).await.unwrap_err();
+    assert!(matches!(error, TransferError::CacheFull { .. }), "{error}");
+    let error = fixture.cache.put_file(&path("logs/x"), &file).await.unwrap_err();
+    assert!(matches!(error, CacheError::DiskFull { .. }), "{error}");
+
+    // With room again the same upload goes on.
+    std::fs::remove_file(&filler).unwrap();
+    let sent = fixture.transfer.push(&file, &blob, &ticket, &railyard_transfer::silent).await.unwrap();
+    fixture.cache.complete_upload(&blob, &sent.upload_id, &sent.etags).await.unwrap();
+
+    // And a pull onto a full disk is typed as well.
+    let url = fixture.signed(&layout::blob(&blob)).await;
+    let error = fixture.transfer.pull(&url, &blob, &disk.0.join("dest"), &railyard_transfer::silent).await.unwrap_err();
+    assert!(matches!(error, TransferError::DiskFull { .. }), "{error}");
+    assert!(!disk.0.join("dest").exists());
+}

@@ -1,0 +1,246 @@
+//! A cache behind a real listener: the embedded one over HTTPS, or S3 over HTTP with s3s-fs as the service.
+
+use axum::Router;
+use railyard_common::blob::Blob;
+use railyard_common::digest::Digest;
+use railyard_common::path::RelPath;
+use railyard_common::time::Millis;
+use railyard_controller::cache::{self, Cache, CacheConfig, EmbeddedConfig, Grant, S3Config};
+use railyard_service::channel::{Endpoint, http_client};
+use railyard_service::clock::{Clock, SystemClock};
+use railyard_service::tls::{Authority, Identity, Role, client_config, server_config};
+use railyard_service::{listener, task};
+use railyard_transfer::{Finished, Settings, Ticket, Transfer, silent};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+/// The system's clock, put forward by hand.
+#[derive(Default)]
+pub struct TestClock {
+    ahead_millis: AtomicU64,
+}
+
+impl TestClock {
+    pub fn advance(&self, by: Duration) {
+        self.ahead_millis.fetch_add(by.as_millis() as u64, Ordering::SeqCst);
+    }
+}
+
+impl Clock for TestClock {
+    fn now(&self) -> Millis {
+        SystemClock.now().plus(self.ahead_millis.load(Ordering::SeqCst))
+    }
+
+    fn monotonic(&self) -> Duration {
+        SystemClock.monotonic()
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Backend {
+    Embedded,
+    S3,
+}
+
+pub struct Fixture {
+    pub backend: Backend,
+    pub cache: Arc<dyn Cache>,
+    /// As a worker has it: trusts the farm, shows no certificate.
+    pub http: reqwest::Client,
+    pub transfer: Transfer,
+    pub clock: Arc<TestClock>,
+    /// Holds `cache` (the embedded cache's directory, or the bucket) and room for the test's files.
+    pub dir: TempDir,
+    pub router: Option<Router>,
+    pub base_url: String,
+    pub authority: Option<Authority>,
+    _shutdown: DropGuard,
+}
+
+impl Fixture {
+    pub async fn open(backend: Backend) -> Self {
+        match backend {
+            Backend::Embedded => Self::embedded(false, None).await,
+            Backend::S3 => Self::s3().await,
+        }
+    }
+
+    /// The embedded cache, in `root` if one is given.
+    pub async fn embedded(public_read: bool, root: Option<&Path>) -> Self {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let dir = tempfile::tempdir().unwrap();
+        let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let base = format!("https://127.0.0.1:{}", tcp.local_addr().unwrap().port());
+        let cache_dir = root.map_or_else(|| dir.path().join("cache"), Path::to_owned);
+        let config = EmbeddedConfig { dir: cache_dir, public_read, key_file: Some(dir.path().join("cache.key")) };
+        let clock = Arc::new(TestClock::default());
+        let base_url = format!("{base}/cache");
+        let opened = cache::open(&CacheConfig::Embedded(config), &base_url, Arc::clone(&clock) as _).await.unwrap();
+
+        let authority = Authority::open_or_create(&dir.path().join("ca"), "test").unwrap();
+        let pair = authority.issue_server(&["127.0.0.1".to_owned()]).unwrap();
+        let tls = server_config(&pair, authority.ca_pem()).unwrap();
+        let shutdown = CancellationToken::new();
+        let router = opened.router.unwrap();
+        task::spawn("listener", listener::serve(tcp, tls, router.clone(), shutdown.clone()));
+        let endpoint = Endpoint { url: base, ca_pem: authority.ca_pem().to_owned(), identity: None };
+        let http = http_client(&endpoint).unwrap();
+        Self {
+            backend: Backend::Embedded,
+            cache: opened.cache,
+            transfer: Transfer::new(http.clone(), settings()),
+            http,
+            clock,
+            dir,
+            router: Some(router),
+            base_url,
+            authority: Some(authority),
+            _shutdown: shutdown.drop_guard(),
+        }
+    }
+
+    async fn s3() -> Self {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("cache");
+        std::fs::create_dir_all(root.join("farm")).unwrap();
+        let mut service = s3s::service::S3ServiceBuilder::new(s3s_fs::FileSystem::new(&root).unwrap());
+        service.set_auth(s3s::auth::SimpleAuth::from_single("AKTEST", "secret-of-the-store"));
+        let service = service.build();
+
+        let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = format!("http://127.0.0.1:{}", tcp.local_addr().unwrap().port());
+        let shutdown = CancellationToken::new();
+        let stop = shutdown.clone();
+        task::spawn("s3s", async move { stop.run_until_cancelled(serve_http(tcp, service)).await });
+        let keys = dir.path().join("credentials");
+        std::fs::write(&keys, "[default]\naws_access_key_id = AKTEST\naws_secret_access_key = secret-of-the-store\n")
+            .unwrap();
+        let config = S3Config {
+            bucket: "farm".to_owned(),
+            region: "us-east-1".to_owned(),
+            endpoint: Some(endpoint.clone()),
+            credentials_file: Some(keys),
+            allow_http: true,
+            path_style: true,
+            public_url: None,
+            read_back: bytesize::ByteSize::mib(64),
+        };
+        let clock = Arc::new(TestClock::default());
+        let opened = cache::open(&CacheConfig::S3(config), "", Arc::clone(&clock) as _).await.unwrap();
+        assert!(opened.router.is_none());
+        let http = reqwest::Client::new();
+        Self {
+            backend: Backend::S3,
+            cache: opened.cache,
+            transfer: Transfer::new(http.clone(), settings()),
+            http,
+            clock,
+            dir,
+            router: None,
+            base_url: format!("{endpoint}/farm"),
+            authority: None,
+            _shutdown: shutdown.drop_guard(),
+        }
+    }
+
+    /// A client that shows a certificate.
+    pub fn http_as(&self, role: Role, name: &str) -> reqwest::Client {
+        let authority = self.authority.as_ref().unwrap();
+        let pair = authority.issue_client(&Identity::new(role, name).unwrap(), 3600).unwrap();
+        let tls = client_config(authority.ca_pem(), Some(&pair)).unwrap();
+        reqwest::Client::builder().tls_backend_preconfigured(tls).build().unwrap()
+    }
+
+    pub fn file(&self, name: &str, bytes: &[u8]) -> PathBuf {
+        let path = self.dir.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        path
+    }
+
+    pub async fn begin(&self, blob: &Blob) -> Ticket {
+        match self.cache.begin_upload(blob).await.unwrap() {
+            Grant::Send { upload_id, part_bytes, part_urls } => Ticket { upload_id, part_bytes, part_urls },
+            Grant::Present(blob) => panic!("{} is there already", blob.digest),
+        }
+    }
+
+    pub async fn send(&self, blob: &Blob, file: &Path) -> Finished {
+        let ticket = self.begin(blob).await;
+        self.transfer.push(file, blob, &ticket, &silent).await.unwrap()
+    }
+
+    /// Uploads a file as a blob.
+    pub async fn upload(&self, blob: &Blob, file: &Path) {
+        let sent = self.send(blob, file).await;
+        self.cache.complete_upload(blob, &sent.upload_id, &sent.etags).await.unwrap();
+    }
+
+    pub async fn upload_bytes(&self, bytes: &[u8]) -> Blob {
+        let blob = blob_of(bytes);
+        let file = self.file(&blob.digest.hex(), bytes);
+        self.upload(&blob, &file).await;
+        blob
+    }
+
+    pub async fn signed(&self, path: &RelPath) -> String {
+        self.cache.sign_get(path, Duration::from_secs(60)).await.unwrap()
+    }
+
+    /// Sends bytes to a part's URL as they are; returns the status and the body.
+    pub async fn put(&self, url: &str, bytes: &[u8], md5_of: &[u8]) -> (u16, String) {
+        use base64::Engine as _;
+        use md5::Digest as _;
+        let md5 = base64::engine::general_purpose::STANDARD.encode(md5::Md5::digest(md5_of));
+        let request = self.http.put(url).header("content-md5", md5).body(bytes.to_vec());
+        let answer = request.send().await.unwrap();
+        let (status, etag) = (answer.status().as_u16(), answer.headers().get("etag").cloned());
+        let body = answer.text().await.unwrap();
+        (status, etag.map_or(body, |etag| etag.to_str().unwrap().to_owned()))
+    }
+}
+
+/// Few and fast tries: what fails here shall fail soon.
+fn settings() -> Settings {
+    let backoff = railyard_common::backoff::Backoff { base_millis: 5, max_millis: 20 };
+    Settings { attempts: 3, progress_timeout: Duration::from_secs(20), backoff, ..Settings::default() }
+}
+
+async fn serve_http(tcp: TcpListener, service: s3s::service::S3Service) {
+    loop {
+        let (stream, _) = tcp.accept().await.unwrap();
+        let service = service.clone();
+        task::spawn("s3s connection", async move {
+            let builder = hyper_util::server::conn::auto::Builder::new(hyper_util::rt::TokioExecutor::new());
+            // A client that goes away ends its connection, nothing else.
+            let _ = builder.serve_connection(hyper_util::rt::TokioIo::new(stream), service).await;
+        });
+    }
+}
+
+pub fn path(text: &str) -> RelPath {
+    text.parse().unwrap()
+}
+
+pub fn blob_of(bytes: &[u8]) -> Blob {
+    Blob::plain(Digest::of(bytes), bytes.len() as u64)
+}
+
+/// Bytes that do not compress; the same for the same seed.
+pub fn noise(length: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut bytes = Vec::with_capacity(length + 8);
+    while bytes.len() < length {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend_from_slice(&state.to_le_bytes());
+    }
+    bytes.truncate(length);
+    bytes
+}

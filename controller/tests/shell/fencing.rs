@@ -1,0 +1,180 @@
+//! A lease is one worker's: nobody else reports, uploads or logs with it. What is reported must be in the cache.
+
+use crate::common::pipelines::{ONE, PUBLISH};
+use crate::common::transfers::{artifact, blob_of};
+use crate::common::worker::{failed, lease, report, succeeded};
+use crate::common::{Controller, Worker, refused};
+use railyard_common::blob::Encoding;
+use railyard_proto::v1;
+use railyard_service::convert::ToProto as _;
+use tonic::Code;
+
+/// A worker with the lease of the one job of `pipeline`.
+async fn at_work(controller: &Controller, pipeline: &str) -> (String, Worker, v1::LeaseId) {
+    let mut worker = controller.worker("anvil").await;
+    let build = controller.operator().submit(pipeline, "1").await;
+    let lease = lease(&worker.order().await);
+    (build, worker, lease)
+}
+
+async fn refused_for_all(worker: &Worker, lease: v1::LeaseId) {
+    let blob = blob_of(b"anything");
+    refused(worker.try_report(report(lease, succeeded())).await, Code::FailedPrecondition, "stale-lease");
+    refused(worker.prepare_upload(lease, &[blob]).await, Code::FailedPrecondition, "stale-lease");
+    refused(worker.log(lease, 0, b"forged\n").await, Code::FailedPrecondition, "stale-lease");
+    let download = v1::PrepareDownloadRequest { lease: Some(lease), blobs: vec![blob.to_proto()] };
+    refused(worker.rpc.clone().prepare_download(download).await, Code::FailedPrecondition, "stale-lease");
+}
+
+#[tokio::test]
+async fn another_worker_can_do_nothing_with_a_lease() {
+    let controller = Controller::start().await;
+    let (build, worker, mine) = at_work(&controller, ONE).await;
+    let mut other = controller.worker("hammer").await;
+    refused_for_all(&other, mine).await;
+    assert_eq!(other.beat(&[mine], v1::Phase::Run).await.lost, [mine]);
+    let never = v1::LeaseId { job: mine.job, attempt: mine.attempt + 1 };
+    refused_for_all(&worker, never).await;
+    refused_for_all(&worker, v1::LeaseId { job: 4_711, attempt: 1 }).await;
+
+    let person = controller.operator();
+    assert_eq!(person.job(&build, "work@linux/amd64").await.state(), v1::JobState::Running);
+    worker.log(mine, 0, b"mine\n").await.unwrap();
+    worker.succeed(mine).await;
+    person.ended(&build).await;
+    assert_eq!(person.log(&build, "work", 0).await, b"mine\n");
+    refused_for_all(&other, mine).await;
+}
+
+#[tokio::test]
+async fn a_repeated_report_is_accepted_and_a_changed_one_is_not() {
+    let controller = Controller::start().await;
+    let (build, worker, lease) = at_work(&controller, ONE).await;
+    worker.succeed(lease).await;
+    worker.succeed(lease).await;
+    let changed = worker.try_report(report(lease, failed("on second thoughts"))).await;
+    refused(changed, Code::FailedPrecondition, "stale-lease");
+    let view = controller.operator().ended(&build).await;
+    assert_eq!((view.state(), view.jobs[0].attempts.len()), (v1::BuildState::Succeeded, 1));
+}
+
+#[tokio::test]
+async fn a_report_of_what_was_never_uploaded_is_refused_and_the_lease_lives() {
+    let controller = Controller::start().await;
+    let (build, worker, lease) = at_work(&controller, PUBLISH).await;
+    let missing = blob_of(b"only promised").to_proto();
+    let mut request = report(lease, succeeded());
+    request.artifacts = vec![artifact("out/a", &missing)];
+    let message = refused(worker.try_report(request.clone()).await, Code::FailedPrecondition, "bad-upload");
+    assert!(message.contains("out/a") && message.contains(&missing.digest), "{message}");
+
+    // An upload that was begun, and whose part never came.
+    let ticket = worker.prepare_upload(lease, &[blob_of(b"only promised")]).await.unwrap().remove(0);
+    let empty = v1::FinishedUpload { blob: Some(missing), upload_id: ticket.upload_id, etags: Vec::new() };
+    request.uploads = vec![empty.clone()];
+    refused(worker.try_report(request.clone()).await, Code::DataLoss, "bad-upload");
+    request.uploads = vec![v1::FinishedUpload { upload_id: "0123456789abcdef".to_owned(), ..empty }];
+    refused(worker.try_report(request).await, Code::NotFound, "not-found");
+
+    worker.succeed_with(lease, &[("out/a", b"only promised")]).await;
+    assert_eq!(controller.operator().ended(&build).await.state(), v1::BuildState::Succeeded);
+}
+
+#[tokio::test]
+async fn a_corrupt_upload_is_refused_and_the_lease_lives() {
+    let controller = Controller::start().await;
+    let (build, worker, lease) = at_work(&controller, PUBLISH).await;
+    let sent = worker.upload_as(lease, b"the right bytes", b"the wrong bytes").await;
+    let mut request = report(lease, succeeded());
+    request.artifacts = vec![artifact("out/a", &sent.blob)];
+    request.uploads = Vec::from_iter(sent.upload);
+    let message = refused(worker.try_report(request).await, Code::DataLoss, "bad-upload");
+    assert!(message.contains("corrupt"), "{message}");
+
+    worker.succeed_with(lease, &[("out/a", b"the right bytes")]).await;
+    assert_eq!(controller.operator().ended(&build).await.state(), v1::BuildState::Succeeded);
+    assert_eq!(controller.cached("images/1/a").await.unwrap(), "the right bytes");
+}
+
+#[tokio::test]
+async fn a_wrong_size_of_a_blob_is_refused() {
+    let controller = Controller::start().await;
+    let (_, worker, lease) = at_work(&controller, PUBLISH).await;
+    let sent = worker.upload(lease, b"12345").await;
+    let mut request = report(lease, succeeded());
+    request.artifacts = vec![artifact("out/a", &v1::Blob { size_bytes: 6, stored_bytes: 6, ..sent.blob.clone() })];
+    request.uploads = Vec::from_iter(sent.upload);
+    let message = refused(worker.try_report(request).await, Code::DataLoss, "bad-upload");
+    assert!(message.contains("5 bytes") && message.contains("6 were reported"), "{message}");
+
+    // The same when the cache holds it compressed.
+    let plain = b"railyard ".repeat(1_000);
+    let packed = zstd::bulk::compress(&plain, 3).unwrap();
+    let mut blob = blob_of(&plain);
+    (blob.encoding, blob.stored_bytes) = (Encoding::Zstd, packed.len() as u64);
+    let ticket = worker.prepare_upload(lease, &[blob]).await.unwrap().remove(0);
+    let md5 = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, <md5::Md5 as md5::Digest>::digest(&packed));
+    let put = worker.http.put(&ticket.part_urls[0]).header("content-md5", md5).body(packed).send().await.unwrap();
+    assert_eq!(put.status(), 200);
+    let etag = put.headers()["etag"].to_str().unwrap().to_owned();
+    let upload = v1::FinishedUpload { blob: Some(blob.to_proto()), upload_id: ticket.upload_id, etags: vec![etag] };
+    let mut request = report(lease, succeeded());
+    request.uploads = vec![upload];
+    request.artifacts = vec![artifact("out/a", &v1::Blob { size_bytes: 7, ..blob.to_proto() })];
+    refused(worker.try_report(request).await, Code::DataLoss, "bad-upload");
+}
+
+#[tokio::test]
+async fn an_artifact_that_is_no_output_of_the_step_is_refused() {
+    let controller = Controller::start().await;
+    let (build, worker, lease) = at_work(&controller, PUBLISH).await;
+    let sent = worker.upload(lease, b"secret").await;
+    let mut request = report(lease, succeeded());
+    request.uploads = Vec::from_iter(sent.upload);
+    for (path, word) in [("etc/passwd", "etc/passwd is not an output of make"), ("out/../x", "..")] {
+        request.artifacts = vec![artifact(path, &sent.blob)];
+        let message = refused(worker.try_report(request.clone()).await, Code::InvalidArgument, "bad-request");
+        assert!(message.contains(word), "{message}");
+    }
+    request.artifacts = vec![artifact("out/a", &sent.blob), artifact("out/a", &sent.blob)];
+    let message = refused(worker.try_report(request.clone()).await, Code::InvalidArgument, "bad-request");
+    assert!(message.contains("out/a") && message.contains("twice"), "{message}");
+
+    // Where it is published is the plan's to say, not the worker's.
+    let claimed = v1::Artifact { published: "images/1/other".to_owned(), ..artifact("out/a", &sent.blob) };
+    request.artifacts = vec![claimed];
+    worker.try_report(request).await.unwrap();
+    let view = controller.operator().ended(&build).await;
+    assert_eq!(view.jobs[0].artifacts[0].published, "images/1/a");
+}
+
+#[tokio::test]
+async fn a_blob_that_is_there_is_not_sent_again() {
+    let controller = Controller::start().await;
+    let (build, mut worker, first) = at_work(&controller, PUBLISH).await;
+    worker.succeed_with(first, &[("out/a", b"the same"), ("out/b", b"the same"), ("out/empty", b"")]).await;
+    let person = controller.operator();
+    assert_eq!(person.ended(&build).await.state(), v1::BuildState::Succeeded);
+    person.submit(PUBLISH, "2").await;
+    let second = lease(&worker.order().await);
+    for bytes in [b"the same".as_slice(), b""] {
+        assert!(worker.upload(second, bytes).await.upload.is_none());
+    }
+}
+
+#[tokio::test]
+async fn a_step_that_commits_must_report_its_image_and_no_other_may() {
+    let controller = Controller::start().await;
+    let committing = ONE.to_owned() + "    commit: true\n";
+    let (build, worker, lease) = at_work(&controller, &committing).await;
+    let message = refused(worker.try_report(report(lease, succeeded())).await, Code::InvalidArgument, "bad-request");
+    assert!(message.contains("commits its image"), "{message}");
+    let (image, uploads) = worker.image(lease, b"{}", &[b"layer"]).await;
+    let absent = v1::Image { layers: vec![blob_of(b"no such layer").to_proto()], ..image.clone() };
+    let request = v1::ReportRequest { image: Some(absent), uploads: uploads.clone(), ..report(lease, succeeded()) };
+    let message = refused(worker.try_report(request).await, Code::FailedPrecondition, "bad-upload");
+    assert!(message.contains("layer 0"), "{message}");
+    let request = v1::ReportRequest { image: Some(image), uploads, ..report(lease, succeeded()) };
+    worker.try_report(request).await.unwrap();
+    assert!(controller.operator().ended(&build).await.jobs[0].image.is_some());
+}

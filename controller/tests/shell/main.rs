@@ -1,0 +1,17 @@
+//! The controller from outside: gRPC and HTTP over TLS on loopback, with workers that speak the real protocol.
+
+mod access;
+mod cancel;
+mod common;
+mod crash;
+mod fencing;
+mod flow;
+mod leases;
+mod logs;
+mod probes;
+mod publish;
+mod restart;
+mod sessions;
+mod shutdown;
+mod submit;
+mod watch;

@@ -1,0 +1,381 @@
+//! The worker's one owner: it holds the session, and tells attempts and the link what to do.
+
+use crate::attempt::{self, Event, Stop};
+use crate::cleanup;
+use crate::disk::free_bytes;
+use crate::host;
+use crate::link::{self, LinkEvent, LinkRefused};
+use crate::session::{Action, Session};
+use crate::workshop::Workshop;
+use anyhow::Context as _;
+use railyard_common::id::{BuildId, LeaseId};
+use railyard_common::job::Capacity;
+use railyard_common::order::Order;
+use railyard_common::outcome::{Outcome, OutcomeKind, Reason};
+use railyard_common::platform::PlatformOffer;
+use railyard_common::{PROTOCOL, VERSION};
+use railyard_proto::v1;
+use railyard_proto::v1::{controller_message, worker_message};
+use railyard_service::convert::{FromProto as _, ToProto as _, all};
+use railyard_service::task;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// Events of attempts and of the link that wait to be looked at. Whoever sends more waits.
+const QUEUE_EVENTS: usize = 256;
+
+/// At shutdown, how long stopped attempts may take to clean up and to be reported, beyond their containers' grace.
+const LAST_REPORTS: Duration = Duration::from_secs(5);
+
+/// Heartbeats before the controller has said how often it wants them.
+const HEARTBEAT: Duration = Duration::from_secs(10);
+
+/// Images that are still in use when their build is over: tries to remove them, and the wait between.
+const FORGET_TRIES: u32 = 10;
+const FORGET_PAUSE: Duration = Duration::from_secs(3);
+
+/// Whether new jobs are taken.
+enum Standing {
+    Working,
+    /// Running jobs may go on until then.
+    Draining(Duration),
+    /// All jobs were told to stop; what has not ended by then is dropped.
+    Stopping(Duration),
+}
+
+/// The worker.
+pub struct Daemon {
+    shop: Arc<Workshop>,
+    boot_id: String,
+    platforms: Vec<PlatformOffer>,
+    capacity: Capacity,
+    session: Session,
+    standing: Standing,
+    /// How each running attempt is told to stop.
+    stops: BTreeMap<LeaseId, watch::Sender<Option<Stop>>>,
+    /// Orders between their arrival and their start.
+    orders: BTreeMap<LeaseId, Order>,
+    attempts: JoinSet<()>,
+    events: mpsc::Sender<Event>,
+    /// Where messages go while a stream is open.
+    outbound: Option<mpsc::Sender<v1::WorkerMessage>>,
+    heartbeat: Duration,
+    next_beat_at: Duration,
+}
+
+impl Daemon {
+    /// A worker that holds nothing yet.
+    ///
+    /// # Errors
+    /// If the host cannot be measured.
+    pub fn new(shop: Arc<Workshop>) -> anyhow::Result<(Self, mpsc::Receiver<Event>)> {
+        let (events, heard) = mpsc::channel(QUEUE_EVENTS);
+        let mut boot = [0; 16];
+        getrandom::fill(&mut boot).context("the kernel gave no random bytes for the boot id")?;
+        let daemon = Self {
+            boot_id: hex::encode(boot),
+            platforms: host::platforms(&shop.config),
+            capacity: host::capacity(&shop.config).context("cannot tell what this host has to offer")?,
+            shop,
+            session: Session::new(),
+            standing: Standing::Working,
+            stops: BTreeMap::new(),
+            orders: BTreeMap::new(),
+            attempts: JoinSet::new(),
+            events,
+            outbound: None,
+            heartbeat: HEARTBEAT,
+            next_beat_at: Duration::ZERO,
+        };
+        Ok((daemon, heard))
+    }
+
+    /// Works until `shutdown`, or until the controller refuses the worker.
+    ///
+    /// # Errors
+    /// [`LinkRefused`].
+    pub async fn run(mut self, mut heard: mpsc::Receiver<Event>, shutdown: CancellationToken) -> Result<(), LinkRefused> {
+        let (link_events, mut link_heard) = mpsc::channel(QUEUE_EVENTS);
+        let mut link = task::spawn("link", link::keep(self.shop.uplink.client(), link_events));
+        let mut refused = None;
+        tracing::info!(
+            worker = %self.shop.config.name, controller = self.shop.config.controller, ?self.platforms, ?self.capacity,
+            "worker started"
+        );
+        while !self.is_over() {
+            let wake_in = self.wake_at().saturating_sub(self.now());
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled(), if matches!(self.standing, Standing::Working) => self.drain(),
+                ended = &mut link, if refused.is_none() => {
+                    refused = Some(refusal(ended));
+                    self.outbound = None;
+                    self.stop_all();
+                }
+                Some(event) = link_heard.recv() => self.handle_link(event),
+                Some(event) = heard.recv() => self.handle_event(event),
+                () = tokio::time::sleep(wake_in) => {}
+            }
+            self.handle_time();
+        }
+        link.abort();
+        self.attempts.shutdown().await;
+        if let Err(error) = cleanup::jobs(&self.shop).await {
+            tracing::warn!(%error, "not everything could be cleaned up; the next start tries again");
+        }
+        tracing::info!("worker stopped");
+        refused.flatten().map_or(Ok(()), Err)
+    }
+
+    fn now(&self) -> Duration {
+        self.shop.clock.monotonic()
+    }
+
+    fn is_over(&self) -> bool {
+        match self.standing {
+            Standing::Working => false,
+            Standing::Draining(_) => self.stops.is_empty(),
+            Standing::Stopping(until) => self.stops.is_empty() || self.now() >= until,
+        }
+    }
+
+    /// When there is something to do even if nothing happens.
+    fn wake_at(&self) -> Duration {
+        let beat = self.outbound.as_ref().map(|_| self.next_beat_at);
+        let over = match self.standing {
+            Standing::Working => None,
+            Standing::Draining(until) | Standing::Stopping(until) => Some(until),
+        };
+        let never = self.now() + HEARTBEAT;
+        [self.session.next_tick_at(), beat, over].into_iter().flatten().fold(never, Duration::min)
+    }
+
+    fn handle_time(&mut self) {
+        let now = self.now();
+        let actions = self.session.tick(now);
+        self.act(actions);
+        if let Standing::Draining(until) = self.standing
+            && now >= until
+        {
+            self.stop_all();
+        }
+        if self.outbound.is_some() && now >= self.next_beat_at {
+            self.beat(now);
+        }
+    }
+
+    fn beat(&mut self, now: Duration) {
+        let (sequence, statuses) = self.session.handle_beat(now);
+        self.next_beat_at = now + self.session.heartbeat_interval(self.heartbeat);
+        let leases = statuses
+            .into_iter()
+            .map(|(lease, phase)| v1::LeaseStatus { lease: Some(lease.to_proto()), phase: phase.into() })
+            .collect();
+        let free_disk_bytes = free_bytes(self.shop.data.root()).unwrap_or_default();
+        self.say(worker_message::Kind::Heartbeat(v1::Heartbeat { sequence, leases, free_disk_bytes }));
+    }
+
+    fn say(&mut self, kind: worker_message::Kind) {
+        let Some(outbound) = &self.outbound else { return };
+        // A full queue is a stream that does not move. The link notices that nothing is answered, and opens another.
+        if let Err(error) = outbound.try_send(v1::WorkerMessage { kind: Some(kind) }) {
+            tracing::debug!(%error, "a message to the controller was dropped");
+        }
+    }
+
+    fn handle_link(&mut self, event: LinkEvent) {
+        match event {
+            LinkEvent::Opening(answer) => {
+                let hello = self.hello();
+                // The link was aborted if nobody waits for the answer.
+                let _ = answer.send(hello);
+            }
+            LinkEvent::Opened(welcome, outbound) => self.handle_welcome(welcome, outbound),
+            LinkEvent::Heard(kind) => self.handle_heard(kind),
+            LinkEvent::Closed => self.outbound = None,
+        }
+    }
+
+    fn hello(&mut self) -> v1::Hello {
+        let config = &self.shop.config;
+        let held = self.session.handle_hello(self.shop.clock.monotonic());
+        v1::Hello {
+            worker: config.name.to_string(),
+            boot_id: self.boot_id.clone(),
+            version: VERSION.to_owned(),
+            protocol: PROTOCOL,
+            platforms: all(&self.platforms),
+            labels: config.labels.clone().into_iter().collect(),
+            capacity: Some(self.capacity.to_proto()),
+            held: all(&held),
+            builds: self.shop.shelf.builds().iter().map(ToString::to_string).collect(),
+            allows_privileged: config.allow_privileged,
+        }
+    }
+
+    fn handle_welcome(&mut self, welcome: v1::Welcome, outbound: mpsc::Sender<v1::WorkerMessage>) {
+        tracing::info!(farm = welcome.farm, version = welcome.version, "connected to the controller");
+        self.outbound = Some(outbound);
+        if welcome.heartbeat_millis > 0 {
+            self.heartbeat = Duration::from_millis(welcome.heartbeat_millis.into());
+        }
+        // At once: what is held must be confirmed, and for how long it had not been is not known.
+        self.next_beat_at = self.now();
+        let actions = self.session.handle_welcome(&leases(welcome.held));
+        self.act(actions);
+        if !matches!(self.standing, Standing::Working) {
+            self.say(worker_message::Kind::Draining(v1::Draining {}));
+        }
+        welcome.builds_over.into_iter().for_each(|build| self.forget(&build));
+    }
+
+    fn handle_heard(&mut self, kind: controller_message::Kind) {
+        match kind {
+            controller_message::Kind::Welcome(_) => tracing::debug!("the controller welcomes a second time"),
+            controller_message::Kind::Lease(order) => self.handle_order(order),
+            controller_message::Kind::HeartbeatAck(ack) => {
+                let lost: Vec<LeaseId> = leases(ack.lost).into_iter().collect();
+                let actions = self.session.handle_ack(ack.sequence, &lost);
+                self.act(actions);
+            }
+            controller_message::Kind::Cancel(cancel) => {
+                for lease in leases(cancel.lease.into_iter().collect()) {
+                    let actions = self.session.handle_cancel(lease, cancel.reason.clone());
+                    self.act(actions);
+                }
+            }
+            controller_message::Kind::BuildOver(over) => self.forget(&over.build),
+        }
+    }
+
+    fn handle_order(&mut self, proto: v1::LeaseOrder) {
+        let lease = proto.lease;
+        let order = match Order::from_proto(proto) {
+            Ok(order) => order,
+            Err(error) => return self.refuse(lease, &format!("the order cannot be used: {error}")),
+        };
+        let ttl = Duration::from_millis(order.ttl_millis.into());
+        let actions = self.session.handle_order(self.now(), order.lease, ttl);
+        self.orders.insert(order.lease, order);
+        self.act(actions);
+        self.orders.clear();
+    }
+
+    /// An order that makes no sense is told so, or its lease would have to expire.
+    fn refuse(&self, lease: Option<v1::LeaseId>, why: &str) {
+        tracing::error!(?lease, why, "an order was refused");
+        let outcome = Outcome::new(OutcomeKind::Refused, Reason::Unsupported, why);
+        let report = v1::ReportRequest { lease, outcome: Some(outcome.to_proto()), ..Default::default() };
+        let uplink = self.shop.uplink.clone();
+        task::spawn("refuse", async move {
+            if let Err(error) = uplink.report(&report).await {
+                tracing::warn!(%error, "a refusal could not be reported");
+            }
+        });
+    }
+
+    fn handle_event(&mut self, event: Event) {
+        match event {
+            Event::Entered(lease, phase) => self.session.handle_phase(lease, phase),
+            Event::Stale(lease) => {
+                let actions = self.session.handle_stale(lease);
+                self.act(actions);
+            }
+            Event::Done(lease) => {
+                self.session.handle_done(lease);
+                self.stops.remove(&lease);
+                // Its task has nothing more to do; taken out so that the set does not grow.
+                while self.attempts.try_join_next().is_some() {}
+            }
+        }
+    }
+
+    fn act(&mut self, actions: Vec<Action>) {
+        for action in actions {
+            match action {
+                Action::Start(lease) => self.start(lease),
+                Action::Cancel { lease, reason } => self.stop(lease, Stop::Cancelled(reason)),
+                Action::Fence { lease, silent_for } => self.stop(lease, Stop::Fenced { silent_for }),
+                Action::Abandon(lease) => self.stop(lease, Stop::Abandoned),
+            }
+        }
+    }
+
+    fn start(&mut self, lease: LeaseId) {
+        let Some(order) = self.orders.remove(&lease) else { return };
+        if self.stops.contains_key(&lease) {
+            return;
+        }
+        // One that comes while we are leaving is given back at once.
+        let at_once = (!matches!(self.standing, Standing::Working)).then_some(Stop::Drained);
+        let (stop, told) = watch::channel(at_once);
+        self.stops.insert(lease, stop);
+        #[allow(clippy::disallowed_methods, reason = "a JoinSet owns its tasks")]
+        self.attempts.spawn(attempt::run(self.shop.clone(), order, told, self.events.clone()));
+    }
+
+    fn stop(&self, lease: LeaseId, why: Stop) {
+        if let Some(stop) = self.stops.get(&lease) {
+            tracing::info!(%lease, ?why, "stopping an attempt");
+            stop.send_replace(Some(why));
+        }
+    }
+
+    fn drain(&mut self) {
+        let grace = Duration::from_secs(self.shop.config.drain_grace_secs);
+        tracing::info!(running = self.stops.len(), ?grace, "draining");
+        self.say(worker_message::Kind::Draining(v1::Draining {}));
+        self.standing = Standing::Draining(self.now() + grace);
+    }
+
+    fn stop_all(&mut self) {
+        if matches!(self.standing, Standing::Stopping(_)) {
+            return;
+        }
+        self.standing = Standing::Stopping(self.now() + self.shop.config.stop_grace() + LAST_REPORTS);
+        for stop in self.stops.values() {
+            stop.send_if_modified(|why| why.is_none().then(|| *why = Some(Stop::Drained)).is_some());
+        }
+    }
+
+    /// The build is over: its images go, when nothing uses them any more.
+    fn forget(&self, build: &str) {
+        let build: BuildId = match build.parse() {
+            Ok(build) => build,
+            Err(error) => return tracing::warn!(%error, "the controller named a build that is none"),
+        };
+        let shop = self.shop.clone();
+        task::spawn("forget", async move {
+            for _ in 0..FORGET_TRIES {
+                if let Err(error) = shop.shelf.forget(&build).await {
+                    tracing::warn!(%build, %error, "a build's images could not be removed");
+                }
+                if !shop.shelf.builds().contains(&build) {
+                    return;
+                }
+                tokio::time::sleep(FORGET_PAUSE).await;
+            }
+        });
+    }
+}
+
+/// Leases out of a message; what is none is left out.
+fn leases(protos: Vec<v1::LeaseId>) -> BTreeSet<LeaseId> {
+    protos.into_iter().filter_map(|lease| LeaseId::from_proto(lease).ok()).collect()
+}
+
+/// Why the link ended: `None` if nobody said.
+fn refusal(ended: Result<Result<(), LinkRefused>, tokio::task::JoinError>) -> Option<LinkRefused> {
+    match ended {
+        Ok(Ok(())) => None,
+        Ok(Err(refused)) => Some(refused),
+        Err(error) => {
+            let why = format!("the link to the controller ended in a bug: {error}");
+            Some(LinkRefused(Box::new(tonic::Status::internal(why))))
+        }
+    }
+}
