@@ -121,7 +121,9 @@ impl Blobs {
         let same_boot = !boot.is_empty() && fs::read_to_string(dir.join(BOOT_FILE)).is_ok_and(|text| text == boot);
         if !same_boot {
             match fs::remove_dir_all(dir) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(DiskError::at("empty", dir)(error)),
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(DiskError::at("empty", dir)(error));
+                }
                 _ => {}
             }
         }

@@ -177,7 +177,8 @@ mod tests {
     #[test]
     fn what_is_not_given_has_its_default() {
         let config = parse(SMALLEST).unwrap();
-        let built = WorkerConfig::new("https://farm.example:7411", "w1".parse().unwrap(), Path::new(""), "/var/lib/railyard");
+        let built =
+            WorkerConfig::new("https://farm.example:7411", "w1".parse().unwrap(), Path::new(""), "/var/lib/railyard");
         assert_eq!(format!("{config:?}"), format!("{built:?}"));
     }
 

@@ -98,7 +98,11 @@ impl Daemon {
     ///
     /// # Errors
     /// [`LinkRefused`].
-    pub async fn run(mut self, mut heard: mpsc::Receiver<Event>, shutdown: CancellationToken) -> Result<(), LinkRefused> {
+    pub async fn run(
+        mut self,
+        mut heard: mpsc::Receiver<Event>,
+        shutdown: CancellationToken,
+    ) -> Result<(), LinkRefused> {
         let (link_events, mut link_heard) = mpsc::channel(QUEUE_EVENTS);
         let mut link = task::spawn("link", link::keep(self.shop.uplink.client(), link_events));
         let mut refused = None;
@@ -195,7 +199,7 @@ impl Daemon {
                 let _ = answer.send(hello);
             }
             LinkEvent::Opened(welcome, outbound) => self.handle_welcome(welcome, outbound),
-            LinkEvent::Heard(kind) => self.handle_heard(kind),
+            LinkEvent::Heard(kind) => self.handle_heard(*kind),
             LinkEvent::Closed => self.outbound = None,
         }
     }

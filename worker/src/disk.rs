@@ -47,7 +47,7 @@ pub fn says_full(text: &str) -> bool {
 /// If the file system cannot be asked.
 pub fn free_bytes(path: &Path) -> io::Result<u64> {
     let stat = statvfs(path)?;
-    Ok(u64::from(stat.blocks_available()).saturating_mul(u64::from(stat.fragment_size())))
+    Ok(stat.blocks_available().saturating_mul(stat.fragment_size()))
 }
 
 /// Removes a directory and everything below it; nothing there is fine.

@@ -96,7 +96,10 @@ pub fn lay_out(tree: &Path, inputs: &[InputArtifact], held: &[Held], apart: bool
         }
     }
     let targets = mount_points(inputs.iter().map(|input| input.mount_path.as_str()));
-    Ok(targets.into_iter().map(|target| InputMount { source: tree.join(target.trim_start_matches('/')), target }).collect())
+    Ok(targets
+        .into_iter()
+        .map(|target| InputMount { source: tree.join(target.trim_start_matches('/')), target })
+        .collect())
 }
 
 fn place(from: &Path, to: &Path, apart: bool) -> io::Result<()> {

@@ -7,25 +7,25 @@
 //! **Invariant:** whatever happens to a job, its container, its directory and, when its build is over, its images go;
 //! and a container never runs longer than its lease.
 
-pub mod config;
-pub mod host;
-pub mod session;
-pub mod link;
-mod daemon;
 pub mod attempt;
-pub mod workshop;
-pub mod inputs;
-pub mod images;
-pub mod image_move;
-pub mod runtime;
-pub mod outputs;
-pub mod log;
-pub mod uplink;
 pub mod blobs;
-pub mod keyed;
 mod blocking;
 pub mod cleanup;
+pub mod config;
+mod daemon;
 pub mod disk;
+pub mod host;
+pub mod image_move;
+pub mod images;
+pub mod inputs;
+pub mod keyed;
+pub mod link;
+pub mod log;
+pub mod outputs;
+pub mod runtime;
+pub mod session;
+pub mod uplink;
+pub mod workshop;
 
 pub use config::WorkerConfig;
 
@@ -60,7 +60,11 @@ pub async fn run(config: WorkerConfig, shutdown: CancellationToken) -> anyhow::R
 ///
 /// # Errors
 /// As [`run`].
-pub async fn run_with(config: WorkerConfig, runtime: Arc<dyn Runtime>, shutdown: CancellationToken) -> anyhow::Result<()> {
+pub async fn run_with(
+    config: WorkerConfig,
+    runtime: Arc<dyn Runtime>,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
     let data = DataDir::open(&config.data_dir, config.host_data_dir.as_deref())?;
     let _lock = lock(&data.lock())?;
     let shop = Arc::new(open(config, data, runtime)?);

@@ -33,7 +33,7 @@ pub enum LinkEvent {
     /// The controller has answered; messages go there from now on.
     Opened(v1::Welcome, mpsc::Sender<v1::WorkerMessage>),
     /// The controller says something.
-    Heard(controller_message::Kind),
+    Heard(Box<controller_message::Kind>),
     /// The stream is gone. Another one will be opened.
     Closed,
 }
@@ -102,7 +102,7 @@ async fn stream(
         let heard = heard.map_err(|_| Status::deadline_exceeded("the controller does not answer heartbeats"))??;
         let Some(message) = heard else { return Err(Status::unavailable("the controller closed the stream")) };
         if let Some(kind) = message.kind
-            && events.send(LinkEvent::Heard(kind)).await.is_err()
+            && events.send(LinkEvent::Heard(Box::new(kind))).await.is_err()
         {
             return Ok(());
         }

@@ -85,7 +85,11 @@ impl Uplink {
         for blobs in blobs.chunks(BLOBS_PER_CALL) {
             let request = v1::PrepareUploadRequest { lease: Some(lease.to_proto()), blobs: all(blobs) };
             let response = self
-                .persist(CALL, || request.clone(), |mut client, request| async move { client.prepare_upload(request).await })
+                .persist(
+                    CALL,
+                    || request.clone(),
+                    |mut client, request| async move { client.prepare_upload(request).await },
+                )
                 .await?;
             expect_len(CALL, response.tickets.len(), blobs.len())?;
             for (ticket, blob) in response.tickets.into_iter().zip(blobs) {
@@ -105,9 +109,11 @@ impl Uplink {
         for blobs in blobs.chunks(BLOBS_PER_CALL) {
             let request = v1::PrepareDownloadRequest { lease: Some(lease.to_proto()), blobs: all(blobs) };
             let response = self
-                .persist(CALL, || request.clone(), |mut client, request| async move {
-                    client.prepare_download(request).await
-                })
+                .persist(
+                    CALL,
+                    || request.clone(),
+                    |mut client, request| async move { client.prepare_download(request).await },
+                )
                 .await?;
             expect_len(CALL, response.urls.len(), blobs.len())?;
             urls.extend(response.urls);
@@ -120,8 +126,12 @@ impl Uplink {
     /// # Errors
     /// [`UplinkError`].
     pub async fn report(&self, report: &v1::ReportRequest) -> Result<(), UplinkError> {
-        self.persist("the report", || report.clone(), |mut client, request| async move { client.report(request).await })
-            .await?;
+        self.persist(
+            "the report",
+            || report.clone(),
+            |mut client, request| async move { client.report(request).await },
+        )
+        .await?;
         Ok(())
     }
 
@@ -192,7 +202,11 @@ pub fn is_passing(status: &Status) -> bool {
         Some(_) => false,
         None => !matches!(
             status.code(),
-            Code::InvalidArgument | Code::NotFound | Code::PermissionDenied | Code::Unauthenticated | Code::Unimplemented
+            Code::InvalidArgument
+                | Code::NotFound
+                | Code::PermissionDenied
+                | Code::Unauthenticated
+                | Code::Unimplemented
         ),
     }
 }
@@ -209,7 +223,10 @@ fn grant(ticket: v1::UploadTicket, asked: &Blob) -> Result<Grant, BadMessage> {
     if ticket.present {
         let blob: Blob = required("blob", ticket.blob)?;
         if blob.digest != asked.digest {
-            return Err(BadMessage::new("blob.digest", format!("it is {}, asked for was {}", blob.digest, asked.digest)));
+            return Err(BadMessage::new(
+                "blob.digest",
+                format!("it is {}, asked for was {}", blob.digest, asked.digest),
+            ));
         }
         return Ok(Grant::Present(blob));
     }

@@ -10,11 +10,13 @@
 mod check;
 mod diagnostic;
 mod expand;
+mod globs;
 mod jobs;
 pub mod limits;
 mod matrix;
 mod model;
 mod read;
+mod read_container;
 mod read_step;
 mod reader;
 mod suggest;

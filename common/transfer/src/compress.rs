@@ -17,24 +17,27 @@ use zstd::stream::write::Encoder;
 ///
 /// # Errors
 /// [`TransferError::NotFound`], [`TransferError::DiskFull`], [`TransferError::Changed`] if the file grew or shrank
-/// meanwhile, or [`TransferError::Io`]. `dst` does not exist then.
+/// meanwhile, or [`TransferError::Io`]. Nothing half written is left.
 pub async fn compress_zstd(src: &Path, dst: &Path, level: i32) -> Result<Blob, TransferError> {
     let (src, dst) = (src.to_owned(), dst.to_owned());
     blocking(move || {
-        compress(&src, &dst, level).inspect_err(|_| {
-            // What is half written is of no use; if it cannot be removed, the first error is the one to tell.
-            let _ = fs::remove_file(&dst);
+        let input = File::open(&src).map_err(TransferError::local("read", &src))?;
+        let output = File::create(&dst).map_err(TransferError::local("write", &dst))?;
+        let is_file = output.metadata().is_ok_and(|metadata| metadata.is_file());
+        compress((input, &src), (output, &dst), level).inspect_err(|_| {
+            // What is half written is of no use; a device that somebody named is not ours to remove.
+            if is_file {
+                // If it cannot be removed, the first error is still the one to tell.
+                let _ = fs::remove_file(&dst);
+            }
         })
     })
     .await
 }
 
-fn compress(src: &Path, dst: &Path, level: i32) -> Result<Blob, TransferError> {
-    let mut input = File::open(src).map_err(TransferError::local("read", src))?;
+fn compress((mut input, src): (File, &Path), (output, dst): (File, &Path), level: i32) -> Result<Blob, TransferError> {
     let expected = input.metadata().map_err(TransferError::local("read", src))?.len();
     let writing = || TransferError::local("write", dst);
-
-    let output = File::create(dst).map_err(writing())?;
     let mut encoder = Encoder::new(output, level).map_err(writing())?;
     encoder.set_pledged_src_size(Some(expected)).map_err(writing())?;
     let threads = std::thread::available_parallelism().map_or(1, NonZero::get);

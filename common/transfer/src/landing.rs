@@ -41,8 +41,8 @@ impl Landing {
         part.push(".part");
         let part = PathBuf::from(part);
         let (blob, opening) = (*blob, part.clone());
-        let (sink, kept) = blocking(move || open_sink(&blob, &opening).map_err(TransferError::local("write", &opening)))
-            .await?;
+        let (sink, kept) =
+            blocking(move || open_sink(&blob, &opening).map_err(TransferError::local("write", &opening))).await?;
         let (chunks, queue) = mpsc::channel(QUEUE_CHUNKS);
         let writer = tokio::task::spawn_blocking(move || write(sink, queue));
         Ok((Self { chunks, writer, blob, dest: dest.to_owned(), part, url }, kept))

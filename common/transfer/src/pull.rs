@@ -7,7 +7,7 @@ use crate::{Progress, Transfer};
 use bytes::{Buf as _, Bytes};
 use http::StatusCode;
 use http::header::{CONTENT_RANGE, RANGE};
-use railyard_common::blob::Blob;
+use railyard_common::blob::{Blob, Encoding};
 use reqwest::Response;
 use std::path::Path;
 
@@ -31,9 +31,10 @@ impl Transfer {
     pub async fn pull(&self, url: &str, blob: &Blob, dest: &Path, progress: Progress<'_>) -> Result<(), TransferError> {
         let (landing, mut done) = Landing::open(blob, dest, bare(url)).await?;
         let mut tries = Tries::new(&self.settings);
-        while done < blob.stored_bytes {
+        let mut stored_bytes = blob.stored_bytes;
+        while done < stored_bytes {
             let before = done;
-            match self.pull_from(url, blob, &landing, &mut done, progress).await {
+            match self.pull_from(url, blob, &landing, (&mut done, &mut stored_bytes), progress).await {
                 Ok(Ended::Whole) => {}
                 Ok(Ended::LandingFailed) => break,
                 Err(error) => {
@@ -51,13 +52,13 @@ impl Transfer {
         landing.finish().await
     }
 
-    /// Fetches the stored bytes from `done` on, and counts `done` up.
+    /// Fetches the stored bytes from `done` on, and counts `done` up to `stored_bytes`.
     async fn pull_from(
         &self,
         url: &str,
         blob: &Blob,
         landing: &Landing,
-        done: &mut u64,
+        (done, stored_bytes): (&mut u64, &mut u64),
         progress: Progress<'_>,
     ) -> Result<Ended, TransferError> {
         let limit = self.settings.progress_timeout;
@@ -72,7 +73,12 @@ impl Transfer {
         if !answer.status().is_success() {
             return Err(refused(bare(url), answer).await);
         }
-        let mut skip = *done - starts_at(&answer, *done, url)?;
+        let start = starts_at(&answer, *done, url)?;
+        if let (Encoding::Zstd, Some(length)) = (blob.encoding, answer.content_length()) {
+            // Another host may have packed the same bytes in another way; what counts is what they unpack to.
+            *stored_bytes = start.saturating_add(length);
+        }
+        let mut skip = *done - start;
         while let Some(mut bytes) =
             tokio::time::timeout(limit, answer.chunk()).await.map_err(stalled)?.map_err(network)?
         {
@@ -81,8 +87,8 @@ impl Transfer {
                 continue;
             }
             *done += bytes.len() as u64;
-            if *done > blob.stored_bytes {
-                let why = format!("it has more than the announced {} stored bytes", blob.stored_bytes);
+            if *done > *stored_bytes {
+                let why = format!("it has more than the announced {stored_bytes} stored bytes");
                 return Err(TransferError::Corrupt { url: bare(url), why });
             }
             if !landing.take(bytes).await {
@@ -90,10 +96,10 @@ impl Transfer {
             }
             progress(*done);
         }
-        if *done == blob.stored_bytes {
+        if *done == *stored_bytes {
             return Ok(Ended::Whole);
         }
-        let why = format!("it ends after {done} of {} stored bytes", blob.stored_bytes);
+        let why = format!("it ends after {done} of {stored_bytes} stored bytes");
         Err(TransferError::Corrupt { url: bare(url), why })
     }
 }

@@ -67,10 +67,9 @@ impl Transfer {
         let opened = open_checked(file, blob.stored_bytes).await?;
         let meter = Meter::default();
         let parts = parts(&opened, file, blob.stored_bytes, ticket)?;
-        let sending = stream::iter(parts)
-            .map(|part| self.push_part(part, &meter))
-            .buffered(self.settings.parallel_parts.max(1))
-            .try_collect();
+        // Futures, not a stream that makes them: a closure over borrowed parts would keep callers from spawning this.
+        let sending: Vec<_> = parts.into_iter().map(|part| self.push_part(part, &meter)).collect();
+        let sending = stream::iter(sending).buffered(self.settings.parallel_parts.max(1)).try_collect();
         let etags = telling(sending, &meter, progress).await?;
         Ok(Finished { blob: *blob, upload_id: ticket.upload_id.clone(), etags })
     }

@@ -202,8 +202,7 @@ async fn a_broken_pull_goes_on_where_it_ended() {
     assert_eq!(bench.pull(&blob_of(bytes), &server).await.unwrap(), bytes);
     assert!(server.requests()[1].contains("range: bytes=4-\r\n"));
 
-    let server =
-        Server::play(vec![Act::Answer(beginning("200 OK", 10, &bytes[..4])), answer("200 OK", bytes)]);
+    let server = Server::play(vec![Act::Answer(beginning("200 OK", 10, &bytes[..4])), answer("200 OK", bytes)]);
     assert_eq!(bench.pull(&blob_of(bytes), &server).await.unwrap(), bytes, "a server without ranges");
 }
 
@@ -221,6 +220,20 @@ async fn a_broken_pull_of_a_compressed_blob_goes_on_too() {
         answer(&range, &stored[half..]),
     ]);
     assert!(bench.pull(&blob, &server).await.unwrap() == plain);
+}
+
+#[tokio::test]
+async fn a_compressed_blob_may_be_stored_in_another_length() {
+    let bench = Bench::new();
+    let plain = b"two hosts pack the same bytes in two ways ".repeat(1000);
+    std::fs::write(bench.path("plain"), &plain).unwrap();
+    let blob = compress_zstd(&bench.path("plain"), &bench.path("packed"), 3).await.unwrap();
+    for level in [-5, 19] {
+        let stored = zstd::bulk::compress(&plain, level).unwrap();
+        assert_ne!(stored.len() as u64, blob.stored_bytes);
+        let server = Server::play(vec![answer("200 OK", &stored)]);
+        assert!(bench.pull(&blob, &server).await.unwrap() == plain);
+    }
 }
 
 #[tokio::test]
@@ -256,11 +269,9 @@ async fn a_silent_peer_is_an_error_and_not_a_hang() {
 #[tokio::test]
 async fn wrong_bytes_are_refused_and_removed() {
     let bench = Bench::new();
-    for (body, kind) in [
-        (&b"0123456780"[..], "wrong-digest"),
-        (&b"0123456789 and more"[..], "corrupt"),
-        (&b"01234"[..], "corrupt"),
-    ] {
+    for (body, kind) in
+        [(&b"0123456780"[..], "wrong-digest"), (&b"0123456789 and more"[..], "corrupt"), (&b"01234"[..], "corrupt")]
+    {
         let server = Server::play(vec![answer("200 OK", body)]);
         let error = bench.pull(&blob_of(b"0123456789"), &server).await.unwrap_err();
         assert_eq!(error.kind(), kind, "{error}");
@@ -311,6 +322,9 @@ async fn local_errors_have_types() {
     assert!(matches!(compress_zstd(&missing, &bench.path("x"), 3).await, Err(TransferError::NotFound { .. })));
     assert!(!bench.path("x").exists());
     std::fs::write(bench.path("file"), vec![1; 1 << 20]).unwrap();
-    let full = compress_zstd(&bench.path("file"), std::path::Path::new("/dev/full"), 3).await;
+    // A device that says what a full disk says. It is not a file of ours, so it stays.
+    std::os::unix::fs::symlink("/dev/full", bench.path("full")).unwrap();
+    let full = compress_zstd(&bench.path("file"), &bench.path("full"), 3).await;
     assert!(matches!(full, Err(TransferError::DiskFull { .. })), "{full:?}");
+    assert!(bench.path("full").exists());
 }

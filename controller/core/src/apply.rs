@@ -140,8 +140,7 @@ impl Farm {
 
     fn resume(&mut self, at: Millis, id: &BuildId, again: &[JobId]) {
         let Some(build) = self.builds.get_mut(id) else { return };
-        let is_over = |job: &JobId| self.jobs.get(job).is_some_and(Job::is_terminal);
-        let again: BTreeSet<JobId> = build.jobs().filter(|job| again.contains(job) && is_over(job)).collect();
+        let again: BTreeSet<JobId> = build.jobs().filter(|job| again.contains(job)).collect();
         build.state = BuildState::Running;
         build.unfinished += again.len();
         close_if_over(build, &self.jobs);

@@ -14,6 +14,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
+use std::time::Duration;
 use tower::ServiceExt as _;
 
 const MIB: usize = 1024 * 1024;
@@ -62,7 +63,8 @@ async fn listings_for_people_and_programs() {
     let page = page.text().await.unwrap();
     assert!(page.contains("./%3Cb%3E%26.txt") && !page.contains("<b>"), "{page}");
 
-    let json: serde_json::Value = serde_json::from_str(&get("/images/?format=json").await.text().await.unwrap()).unwrap();
+    let json: serde_json::Value =
+        serde_json::from_str(&get("/images/?format=json").await.text().await.unwrap()).unwrap();
     assert_eq!(json["path"], "images");
     assert_eq!((&json["entries"][0]["name"], &json["entries"][0]["kind"]), (&"deep".into(), &"directory".into()));
     assert_eq!((&json["entries"][1]["size"], &json["entries"][1]["kind"]), (&5.into(), &"file".into()));
@@ -166,6 +168,36 @@ async fn an_upload_outlives_a_restart() {
 }
 
 #[tokio::test]
+async fn abandoned_uploads_are_swept() {
+    let fixture = Fixture::embedded(false, None).await;
+    let staged = || std::fs::read_dir(fixture.dir.path().join("cache/uploads")).unwrap().count();
+    let (old, blob) = (blob_of(b"left behind"), blob_of(b"next"));
+    let ticket = fixture.begin(&old).await;
+    fixture.clock.advance(Duration::from_secs(23 * 3600));
+    fixture.begin(&blob).await;
+    assert_eq!(staged(), 2);
+    fixture.clock.advance(Duration::from_secs(2 * 3600));
+    // By the clock of the test both are old by now.
+    fixture.begin(&blob).await;
+    assert_eq!(staged(), 1);
+    let error = fixture.cache.complete_upload(&old, &ticket.upload_id, &[String::new()]).await.unwrap_err();
+    assert!(matches!(error, CacheError::UnknownUpload { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn nobody_ends_the_upload_of_another_blob() {
+    let fixture = Fixture::embedded(false, None).await;
+    let (mine, other) = (blob_of(b"mine"), blob_of(b"other"));
+    let ticket = fixture.begin(&mine).await;
+    let (_, etag) = fixture.put(&ticket.part_urls[0], b"mine", b"mine").await;
+    assert_eq!(fixture.cache.abort_upload(&other, &ticket.upload_id).await.unwrap_err().kind(), "invalid");
+    let etags = [etag];
+    let error = fixture.cache.complete_upload(&other, &ticket.upload_id, &etags).await.unwrap_err();
+    assert_eq!(error.kind(), "invalid");
+    fixture.cache.complete_upload(&mine, &ticket.upload_id, &etags).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_part_that_hangs_gives_way_to_its_next_try() {
     let fixture = Fixture::embedded(false, None).await;
     let bytes = noise(100, 3);
@@ -176,13 +208,14 @@ async fn a_part_that_hangs_gives_way_to_its_next_try() {
     // The first try sends half of the part and then nothing more.
     let half = Bytes::copy_from_slice(&noise(100, 4)[..50]);
     let (half_taken, taken) = tokio::sync::oneshot::channel();
-    let body = futures_util::stream::once(async { Ok::<_, std::io::Error>(half) }).chain(
-        futures_util::stream::once(async move {
+    let body = futures_util::stream::once(async { Ok::<_, std::io::Error>(half) }).chain(futures_util::stream::once(
+        async move {
             let _ = half_taken.send(());
             std::future::pending().await
-        }),
-    );
-    let hanging = fixture.http.put(&url).header("content-length", 100).header("content-md5", "AAAAAAAAAAAAAAAAAAAAAA==");
+        },
+    ));
+    let hanging =
+        fixture.http.put(&url).header("content-length", 100).header("content-md5", "AAAAAAAAAAAAAAAAAAAAAA==");
     let hanging = task::spawn("hanging try", hanging.body(reqwest::Body::wrap_stream(body)).send());
     taken.await.unwrap();
 

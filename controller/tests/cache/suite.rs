@@ -187,7 +187,8 @@ pub async fn ranges(fixture: Fixture) {
     let bytes = noise(1000, 6);
     let blob = fixture.upload_bytes(&bytes).await;
     let url = fixture.signed(&layout::blob(&blob)).await;
-    for (range, want) in [("bytes=0-0", 0..1), ("bytes=100-199", 100..200), ("bytes=990-", 990..1000), ("bytes=-5", 995..1000)]
+    for (range, want) in
+        [("bytes=0-0", 0..1), ("bytes=100-199", 100..200), ("bytes=990-", 990..1000), ("bytes=-5", 995..1000)]
     {
         let answer = fixture.http.get(&url).header("range", range).send().await.unwrap();
         assert_eq!(answer.status(), 206, "{range}");
@@ -352,7 +353,8 @@ pub async fn publish(fixture: Fixture) {
 }
 
 pub async fn list_and_delete(fixture: Fixture) {
-    let mut paths = ["builds/mini/1.0.0+a/build.json", "builds/mini/1.0.0-a/build.json", "images/a/b", "images/a.txt", "logs/x"];
+    let mut paths =
+        ["builds/mini/1.0.0+a/build.json", "builds/mini/1.0.0-a/build.json", "images/a/b", "images/a.txt", "logs/x"];
     for at in paths {
         fixture.cache.put(&path(at), Bytes::from_static(b"12345"), PutMode::Create).await.unwrap();
     }

@@ -90,9 +90,12 @@ async fn artifacts_are_found_by_path_name_and_job_and_fetched_without_a_certific
     let controller = Controller::start().await;
     let (person, mut worker) = (controller.operator(), controller.worker("anvil").await);
     let build = person.submit(CHAIN, "2").await;
-    do_base(&worker, &worker.order().await).await;
-    worker.succeed_with(lease(&worker.order().await), &[("out/disk.raw", DISK)]).await;
-    worker.succeed(lease(&worker.order().await)).await;
+    let order = worker.order().await;
+    do_base(&worker, &order).await;
+    let disk = lease(&worker.order().await);
+    worker.succeed_with(disk, &[("out/disk.raw", DISK)]).await;
+    let test = lease(&worker.order().await);
+    worker.succeed(test).await;
     person.ended(&build).await;
 
     assert_eq!(person.sign(&build, &[]).await.unwrap().len(), 3);
@@ -131,7 +134,8 @@ async fn a_retry_runs_what_did_not_succeed_and_keeps_the_rest() {
     let controller = Controller::start().await;
     let (person, mut worker) = (controller.operator(), controller.worker("anvil").await);
     let build = person.submit(CHAIN, "4").await;
-    do_base(&worker, &worker.order().await).await;
+    let order = worker.order().await;
+    do_base(&worker, &order).await;
     let disk = worker.order().await;
     worker.try_report(report(lease(&disk), failed("no space"))).await.unwrap();
     assert_eq!(person.ended(&build).await.state(), v1::BuildState::Failed);
@@ -142,7 +146,8 @@ async fn a_retry_runs_what_did_not_succeed_and_keeps_the_rest() {
     let disk = worker.order().await;
     assert_eq!((disk.job.as_str(), lease(&disk).attempt), ("disk@linux/amd64", 2));
     worker.succeed_with(lease(&disk), &[("out/disk.raw", DISK)]).await;
-    worker.succeed(lease(&worker.order().await)).await;
+    let test = lease(&worker.order().await);
+    worker.succeed(test).await;
     assert_eq!(person.ended(&build).await.state(), v1::BuildState::Succeeded);
     check_verdicts(&controller, &[("4", "succeeded")]).await;
 }

@@ -174,7 +174,9 @@ async fn judge(shop: &Workshop, order: &Order, exit: Exit, work: &Path, took: Du
         }
         Some(Signal::SIGKILL) => {
             // Some engines learn too late, or never, why the kernel killed something.
-            let message = format!("it was killed (exit code {code}), most likely for using more memory than its limit of {limit}");
+            let message = format!(
+                "it was killed (exit code {code}), most likely for using more memory than its limit of {limit}"
+            );
             (Reason::Oom, message)
         }
         Some(signal) => (Reason::Signal, format!("it was ended by {signal} (exit code {code}) after {secs} s")),

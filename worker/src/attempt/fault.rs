@@ -93,13 +93,17 @@ pub fn outcome_of(fault: Fault, data_dir: &Path) -> Option<Outcome> {
         Fault::Stopped(Stop::Cancelled(why)) => Some(Outcome::new(OutcomeKind::Cancelled, Reason::Cancelled, why)),
         Fault::Stopped(Stop::Fenced { silent_for }) => {
             let secs = silent_for.as_secs();
-            let message = format!("the controller was not heard for {secs} s; the container was stopped before its lease expired");
+            let message = format!(
+                "the controller was not heard for {secs} s; the container was stopped before its lease expired"
+            );
             lost(Reason::WorkerGone, message)
         }
         Fault::Stopped(Stop::Drained) => {
             lost(Reason::WorkerRestarted, "the worker was stopped; the job can run elsewhere".to_owned())
         }
-        Fault::Runtime(error) if error.is_disk_full() => lost(Reason::DiskFull, disk_full(data_dir, &error.to_string())),
+        Fault::Runtime(error) if error.is_disk_full() => {
+            lost(Reason::DiskFull, disk_full(data_dir, &error.to_string()))
+        }
         Fault::Runtime(error) => lost(Reason::Engine, error.to_string()),
         Fault::Disk(error) if error.is_full() => lost(Reason::DiskFull, disk_full(&error.path, &chain(&error))),
         Fault::Disk(error) => lost(Reason::Engine, chain(&error)),

@@ -136,7 +136,7 @@ impl Attempt {
         if let Some(outcome) = outcome {
             self.conclude(&outcome);
             self.close_log(&log, &outcome).await;
-            let log_bytes = self.unless_abandoned(async { shipping.await.ok() }).await.flatten();
+            let log_bytes = unless_abandoned(self.stop.clone(), async { shipping.await.ok() }).await.flatten();
             match log_bytes {
                 Some(Shipped::Whole(bytes) | Shipped::Full(bytes)) => self.report(outcome, left, bytes).await,
                 Some(Shipped::Stale) | None => {}
@@ -174,11 +174,12 @@ impl Attempt {
         log.note(&format!("{build} {job}, attempt {} on worker {who}", lease.attempt)).await?;
         spec::check(&self.shop.config, &self.order)?;
         self.enter(Phase::Fetch).await;
-        let (image, mounts) = self.unless_stopped(self.fetch(dir, log).instrument(info_span!("fetch"))).await?;
+        let (image, mounts) =
+            unless_stopped(self.stop.clone(), self.fetch(dir, log).instrument(info_span!("fetch"))).await?;
         self.enter(Phase::Run).await;
         let committed = self.work(dir, log, &image, &mounts).instrument(info_span!("run")).await?;
         self.enter(Phase::Upload).await;
-        self.unless_stopped(self.upload(dir, log, committed, left).instrument(info_span!("upload"))).await
+        unless_stopped(self.stop.clone(), self.upload(dir, log, committed, left).instrument(info_span!("upload"))).await
     }
 
     async fn fetch(&self, dir: &JobDir, log: &JobLog) -> Result<(LocalImage, Vec<inputs::InputMount>), Fault> {
@@ -217,7 +218,7 @@ impl Attempt {
         let secs = (shop.clock.monotonic() - started).as_secs_f32();
         log.note(&format!("the script ended well after {secs:.1} s")).await?;
         let committed = if self.order.run.commit {
-            Some(self.unless_stopped(save::commit(&shop, &self.order, image, &spec.name)).await?)
+            Some(unless_stopped(self.stop.clone(), save::commit(&shop, &self.order, image, &spec.name)).await?)
         } else {
             None
         };
@@ -245,31 +246,6 @@ impl Attempt {
     async fn enter(&self, phase: Phase) {
         // Nobody listens only when the worker is gone already.
         let _ = self.events.send(Event::Entered(self.order.lease, phase)).await;
-    }
-
-    /// `work`, unless the attempt must stop.
-    async fn unless_stopped<T>(&self, work: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
-        let mut stop = self.stop.clone();
-        tokio::select! {
-            biased;
-            why = stopped(&mut stop) => Err(Fault::Stopped(why)),
-            done = work => done,
-        }
-    }
-
-    /// `work`, unless nobody wants its result any more.
-    async fn unless_abandoned<T>(&self, work: impl Future<Output = T>) -> Option<T> {
-        let mut stop = self.stop.clone();
-        let abandoned = async {
-            if stop.wait_for(|stop| *stop == Some(Stop::Abandoned)).await.is_err() {
-                std::future::pending::<()>().await;
-            }
-        };
-        tokio::select! {
-            biased;
-            () = abandoned => None,
-            done = work => Some(done),
-        }
     }
 
     /// The last lines of the log, for the reader of a failure.
@@ -312,6 +288,32 @@ impl Attempt {
                 tokio::time::sleep(REMOVE_RETRY).await;
             }
         });
+    }
+}
+
+/// `work`, unless the attempt must stop.
+async fn unless_stopped<T>(
+    mut stop: watch::Receiver<Option<Stop>>,
+    work: impl Future<Output = Result<T, Fault>>,
+) -> Result<T, Fault> {
+    tokio::select! {
+        biased;
+        why = stopped(&mut stop) => Err(Fault::Stopped(why)),
+        done = work => done,
+    }
+}
+
+/// `work`, unless nobody wants its result any more.
+async fn unless_abandoned<T>(mut stop: watch::Receiver<Option<Stop>>, work: impl Future<Output = T>) -> Option<T> {
+    let abandoned = async {
+        if stop.wait_for(|stop| *stop == Some(Stop::Abandoned)).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    };
+    tokio::select! {
+        biased;
+        () = abandoned => None,
+        done = work => Some(done),
     }
 }
 

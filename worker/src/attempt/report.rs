@@ -1,6 +1,6 @@
 //! The attempt's end, told until the controller has it.
 
-use super::{Attempt, Left};
+use super::{Attempt, Left, unless_abandoned};
 use crate::uplink::{UplinkError, finished_upload};
 use railyard_common::outcome::{Outcome, OutcomeKind, Reason};
 use railyard_proto::v1;
@@ -13,7 +13,9 @@ impl Attempt {
     /// accepted, and the message says why.
     pub(super) async fn report(&self, outcome: Outcome, left: Left, log_bytes: u64) {
         let report = self.message(outcome, left, log_bytes);
-        let Some(Err(error)) = self.unless_abandoned(self.shop.uplink.report(&report)).await else { return };
+        let Some(Err(error)) = unless_abandoned(self.stop.clone(), self.shop.uplink.report(&report)).await else {
+            return;
+        };
         let lease = self.order.lease;
         if matches!(error, UplinkError::Stale) {
             tracing::info!(%lease, "the lease is over; its result is dropped");
@@ -22,7 +24,7 @@ impl Attempt {
         tracing::warn!(%lease, %error, "a report was refused");
         let message = format!("its result was refused: {}", super::fault::chain(&error));
         let lost = self.message(Outcome::new(OutcomeKind::Lost, Reason::Transfer, message), Left::default(), log_bytes);
-        if let Some(Err(error)) = self.unless_abandoned(self.shop.uplink.report(&lost)).await {
+        if let Some(Err(error)) = unless_abandoned(self.stop.clone(), self.shop.uplink.report(&lost)).await {
             tracing::error!(%lease, %error, "the loss could not be reported either; the lease will expire");
         }
     }

@@ -121,8 +121,7 @@ pub async fn artifacts(
     }
     let started = shop.clock.monotonic();
     let files: Vec<PathBuf> = found.iter().map(|one| one.file.clone()).collect();
-    let wanted: Vec<Upload> =
-        stream::iter(files).map(hashed).buffered(HASHES_AT_A_TIME).try_collect().await?;
+    let wanted: Vec<Upload> = stream::iter(files).map(hashed).buffered(HASHES_AT_A_TIME).try_collect().await?;
     let before = uploads.len();
     let stored = push(shop, lease, wanted.clone(), uploads).await?;
     for upload in &wanted {

@@ -148,7 +148,13 @@ mod tests {
         let (one, two) = (b"first layer".as_slice(), b"second".as_slice());
         let hex = |bytes| format!("blobs/sha256/{}", Digest::of(bytes).hex());
         let old = archive(
-            &[("cafe.json", b"{}"), ("a/layer.tar", one), ("a/VERSION", b"1.0"), ("b/layer.tar", two), ("manifest.json", b"[]")],
+            &[
+                ("cafe.json", b"{}"),
+                ("a/layer.tar", one),
+                ("a/VERSION", b"1.0"),
+                ("b/layer.tar", two),
+                ("manifest.json", b"[]"),
+            ],
             Some(("c/layer.tar", "../a/layer.tar")),
         );
         let new = archive(&[(&hex(b"{}"), b"{}"), (&hex(one), one), (&hex(two), two), ("index.json", b"{}")], None);

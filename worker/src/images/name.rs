@@ -22,7 +22,8 @@ pub(super) fn prefix(farm: &str, worker: &WorkerName) -> String {
 pub(super) fn of(prefix: &str, build: &BuildId, what: &str) -> ImageName {
     let (pipeline, same) = component(build.pipeline.as_str());
     let wanted = format!("{}-{what}", build.version);
-    let mut tag: String = wanted.chars().map(|c| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' }).collect();
+    let mut tag: String =
+        wanted.chars().map(|c| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' }).collect();
     if !same || tag != wanted || tag.len() > TAG_MAX_LEN {
         let mark = &Digest::of(format!("{build} {what}").as_bytes()).hex()[..MARK_LEN];
         tag.truncate(TAG_MAX_LEN - MARK_LEN - 1);

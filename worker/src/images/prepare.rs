@@ -124,11 +124,7 @@ async fn load(
     let absent = image.layers[..have].iter().map(|layer| Layer { digest: layer.digest, tar: None });
     let present = missing.iter().zip(&held).map(|(layer, held)| Layer {
         digest: layer.digest,
-        tar: Some(LayerTar {
-            file: held.path().to_owned(),
-            packing: Packing::Plain,
-            size_bytes: layer.size_bytes,
-        }),
+        tar: Some(LayerTar { file: held.path().to_owned(), packing: Packing::Plain, size_bytes: layer.size_bytes }),
     });
     let layers = absent.chain(present).collect();
     let local = load_archive(shop, Bytes::from(config), layers, name).await?;

@@ -85,8 +85,10 @@ pub async fn save(
     let stored = push(shop, lease, wanted, uploads).await?;
     let secs = (shop.clock.monotonic() - started).as_secs_f32();
     let size = ByteSize::b(sent).display().iec();
-    log.note(&format!("saved the image: {count} of {} layers were new, {size}, {secs:.1} s", committed.layers.len())).await?;
-    let (config, new) = stored.split_first().ok_or_else(|| missing(&committed.name, "its configuration was not stored"))?;
+    log.note(&format!("saved the image: {count} of {} layers were new, {size}, {secs:.1} s", committed.layers.len()))
+        .await?;
+    let (config, new) =
+        stored.split_first().ok_or_else(|| missing(&committed.name, "its configuration was not stored"))?;
     layers.extend(new.iter().map(|blob| (blob.digest, *blob)));
     shop.layers.add(layers.values().copied());
     let ordered = committed.layers.iter().map(|digest| layers.get(digest).copied()).collect::<Option<Vec<Blob>>>();

@@ -4,7 +4,8 @@ use super::{ByteStream, ContainerSpec, Exit, ImageName, LocalImage, Running, Run
 use async_trait::async_trait;
 use bollard::container::LogOutput;
 use bollard::models::{
-    ContainerConfig, ContainerCreateBody, DeviceMapping, HostConfig, HostConfigLogConfig, ImageInspect, Mount, MountType,
+    ContainerConfig, ContainerCreateBody, DeviceMapping, HostConfig, HostConfigLogConfig, ImageInspect, Mount,
+    MountType,
 };
 use bollard::query_parameters as query;
 use futures_util::{StreamExt as _, TryStreamExt as _};
@@ -191,7 +192,8 @@ impl Runtime for Docker {
     }
 
     async fn names_below(&self, prefix: &str) -> Result<Vec<String>, RuntimeError> {
-        let images = self.short.list_images(None::<query::ListImagesOptions>).await.map_err(self.error("list images"))?;
+        let images =
+            self.short.list_images(None::<query::ListImagesOptions>).await.map_err(self.error("list images"))?;
         let names = images.into_iter().flat_map(|image| image.repo_tags);
         Ok(names.filter(|name| name.starts_with(prefix)).collect())
     }

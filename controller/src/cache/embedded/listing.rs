@@ -56,7 +56,9 @@ struct Build {
 }
 
 pub(super) fn wants_json(headers: &HeaderMap) -> bool {
-    headers.get(header::ACCEPT).is_some_and(|accept| String::from_utf8_lossy(accept.as_bytes()).contains("application/json"))
+    headers
+        .get(header::ACCEPT)
+        .is_some_and(|accept| String::from_utf8_lossy(accept.as_bytes()).contains("application/json"))
 }
 
 pub(super) async fn answer(
@@ -177,10 +179,7 @@ fn html(page: &Page) -> String {
             format!("<span title=\"{size} bytes\">{}</span>", ByteSize::b(size).display().iec())
         });
         // The dot keeps a name with a colon from being taken for a scheme.
-        let _ = writeln!(
-            out,
-            "<tr><td><a href=\"./{link}{slash}\">{name}{slash}</a><td class=\"n\">{size}<td>{date}"
-        );
+        let _ = writeln!(out, "<tr><td><a href=\"./{link}{slash}\">{name}{slash}</a><td class=\"n\">{size}<td>{date}");
     }
     out.push_str("</table>\n");
     if page.truncated {

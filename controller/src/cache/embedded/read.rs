@@ -106,16 +106,17 @@ fn file_answer(
     let base = base.header(header::CONTENT_TYPE, media_type_of(path.file_name()));
     let range = asked.get(header::RANGE).and_then(|range| range.to_str().ok());
     let unchanged = asked.get(header::IF_RANGE).is_none_or(|tag| tag == etag.as_str() || tag == modified.as_str());
-    let (status, start, length) = match range.filter(|_| unchanged).map_or(Range::Whole, |range| Range::parse(range, size)) {
-        Range::Whole => (StatusCode::OK, 0, size),
-        Range::Part { start, length } => (StatusCode::PARTIAL_CONTENT, start, length),
-        Range::Beyond => {
-            let range = format!("bytes */{size}");
-            let text = format!("InvalidRange: the object has {size} bytes\n");
-            let base = base.status(StatusCode::RANGE_NOT_SATISFIABLE).header(header::CONTENT_RANGE, range);
-            return build(base.body(Body::from(text)));
-        }
-    };
+    let (status, start, length) =
+        match range.filter(|_| unchanged).map_or(Range::Whole, |range| Range::parse(range, size)) {
+            Range::Whole => (StatusCode::OK, 0, size),
+            Range::Part { start, length } => (StatusCode::PARTIAL_CONTENT, start, length),
+            Range::Beyond => {
+                let range = format!("bytes */{size}");
+                let text = format!("InvalidRange: the object has {size} bytes\n");
+                let base = base.status(StatusCode::RANGE_NOT_SATISFIABLE).header(header::CONTENT_RANGE, range);
+                return build(base.body(Body::from(text)));
+            }
+        };
     let mut base = base.status(status).header(header::CONTENT_LENGTH, length);
     if status == StatusCode::PARTIAL_CONTENT {
         base = base.header(header::CONTENT_RANGE, format!("bytes {start}-{}/{size}", start + length - 1));
@@ -149,7 +150,9 @@ impl Range {
         let (start, end) = match (first.parse::<u64>(), last.parse::<u64>()) {
             (Ok(start), Ok(last)) if start <= last => (start, last.saturating_add(1).min(size)),
             (Ok(start), Err(_)) if last.is_empty() => (start, size),
-            (Err(_), Ok(suffix)) if first.is_empty() => (if suffix == 0 { size } else { size.saturating_sub(suffix) }, size),
+            (Err(_), Ok(suffix)) if first.is_empty() => {
+                (if suffix == 0 { size } else { size.saturating_sub(suffix) }, size)
+            }
             _ => return Self::Whole,
         };
         if start >= size { Self::Beyond } else { Self::Part { start, length: end - start } }

@@ -1,11 +1,11 @@
 //! `PUT`: one part of an upload, by signed URL only.
 
+use super::Embedded;
 use super::access::{Refusal, Target};
 use super::signing::{PartRight, Right};
 use super::uploads::PartWriter;
-use super::Embedded;
-use crate::cache::blocking::blocking_join;
 use crate::cache::CacheError;
+use crate::cache::blocking::blocking_join;
 use axum::body::{Body, BodyDataStream};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
@@ -88,9 +88,10 @@ async fn take(
 
 fn refusal(fault: Fault, length: u64) -> Refusal {
     match fault {
-        Fault::Superseded => {
-            Refusal::new(StatusCode::CONFLICT, "OperationAborted: the part is being sent again, or the upload completed")
-        }
+        Fault::Superseded => Refusal::new(
+            StatusCode::CONFLICT,
+            "OperationAborted: the part is being sent again, or the upload completed",
+        ),
         Fault::TooLong => too_long(length),
         Fault::Short(found) => {
             Refusal::new(StatusCode::BAD_REQUEST, format!("IncompleteBody: got {found} of {length} bytes"))

@@ -57,7 +57,8 @@ impl UrlKey {
         let reading = || CacheError::local("read the key", file);
         let mode = fs::metadata(file).map_err(reading())?.permissions().mode();
         if mode & 0o077 != 0 {
-            let why = format!("others can read the key {0}; `chmod 600 {0}`, or remove it to get a new one", file.display());
+            let why =
+                format!("others can read the key {0}; `chmod 600 {0}`, or remove it to get a new one", file.display());
             return Err(CacheError::Config { why });
         }
         let text = fs::read_to_string(file).map_err(reading())?;

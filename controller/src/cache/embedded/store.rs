@@ -40,11 +40,14 @@ impl Cache for Embedded {
         }
         let part_bytes = parts::part_bytes(blob.stored_bytes);
         let upload = Upload { blob: *blob, part_bytes };
-        let upload_id = {
-            let (uploads, root) = (Arc::clone(&self.uploads), self.root.clone());
-            blocking(move || has_room(&root, &upload.blob).and_then(|()| uploads.begin(&upload))).await?
-        };
         let now = self.clock.now();
+        let (uploads, root) = (Arc::clone(&self.uploads), self.root.clone());
+        let begin = move || {
+            uploads.sweep_sometimes(now)?;
+            has_room(&root, &upload.blob)?;
+            uploads.begin(&upload)
+        };
+        let upload_id = blocking(begin).await?;
         let sign = |(number, (_, length)): (u32, (u64, u64))| {
             let right = Right::Part(PartRight { upload_id: &upload_id, number, length });
             format!("{}/{UPLOADS}/{upload_id}?{}", self.base_url, self.key.query(right, now, UPLOAD_TTL))
@@ -57,16 +60,17 @@ impl Cache for Embedded {
         let path = layout::blob(blob);
         let dest = self.file(&path);
         let _held = self.locks.hold(path.as_str()).await;
-        if self.find(&blob.digest).await?.is_some() {
+        let there = dest.clone();
+        if blocking(move || open_if_there(&there)).await?.is_some() {
             return self.abort_upload(blob, upload_id).await;
         }
-        let closed = self.uploads.close(upload_id).await?;
+        let closed = self.uploads.close(upload_id, blob).await?;
         let (blob, etags) = (*blob, etags.to_vec());
         blocking(move || complete(closed, &blob, &etags, &dest)).await
     }
 
-    async fn abort_upload(&self, _blob: &Blob, upload_id: &str) -> Result<(), CacheError> {
-        match self.uploads.close(upload_id).await {
+    async fn abort_upload(&self, blob: &Blob, upload_id: &str) -> Result<(), CacheError> {
+        match self.uploads.close(upload_id, blob).await {
             Ok(closed) => blocking(move || closed.remove()).await,
             Err(CacheError::UnknownUpload { .. }) => Ok(()),
             Err(error) => Err(error),
@@ -213,10 +217,6 @@ fn has_room(root: &Path, blob: &Blob) -> Result<(), CacheError> {
 
 /// Checks an upload and moves it into its place. A corrupt one is removed.
 fn complete(closed: Closed, blob: &Blob, etags: &[String], dest: &Path) -> Result<(), CacheError> {
-    if closed.upload.blob != *blob {
-        let why = format!("the upload is of {}, not of {}", closed.upload.blob.digest, blob.digest);
-        return Err(CacheError::Invalid { why });
-    }
     closed.check(etags)?;
     let data = closed.data();
     let reading = || CacheError::local("read", &data);
@@ -292,8 +292,7 @@ fn publish(found: &Blob, source: &Path, tmp: &Path, dest: &Path, path: &RelPath)
             Err(error) => Err(CacheError::local("write", dest)(error)),
         },
         Encoding::Zstd => {
-            let mut plain =
-                zstd::stream::read::Decoder::new(opened()?).map_err(CacheError::local("decode", source))?;
+            let mut plain = zstd::stream::read::Decoder::new(opened()?).map_err(CacheError::local("decode", source))?;
             install(tmp, dest, &mut plain)
         }
     }

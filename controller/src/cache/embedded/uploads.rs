@@ -7,8 +7,8 @@
 //! [`Uploads::close`] for writing.
 
 use super::files;
-use crate::cache::parts::spans;
 use crate::cache::CacheError;
+use crate::cache::parts::spans;
 use railyard_common::blob::Blob;
 use railyard_common::time::Millis;
 use serde::{Deserialize, Serialize};
@@ -18,17 +18,21 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::UNIX_EPOCH;
 use tokio::sync::{OwnedMutexGuard, OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 use tokio_util::sync::CancellationToken;
 
-/// What was not finished for so long is forgotten at the next start: a day is far beyond the URLs' hour.
-const ABANDONED_AFTER: Duration = Duration::from_secs(24 * 3600);
+/// An upload that got no part for so long is abandoned: a day is far beyond the URLs' hour.
+const ABANDONED_AFTER_MILLIS: u64 = 24 * 3600 * 1000;
+/// How often abandoned uploads are looked for.
+const SWEEP_EVERY_MILLIS: u64 = 3600 * 1000;
 
 /// All uploads.
 pub(super) struct Uploads {
     dir: PathBuf,
     live: Mutex<HashMap<String, Arc<Live>>>,
+    /// When abandoned uploads were last looked for.
+    swept: Mutex<Millis>,
 }
 
 /// What is known of an upload besides its files: who writes.
@@ -73,22 +77,46 @@ pub(super) struct Closed {
 }
 
 impl Uploads {
-    /// Opens the staging directory and sweeps what was abandoned.
+    /// Opens the staging directory and sweeps what an earlier process left.
     pub(super) fn open(dir: PathBuf, now: Millis) -> Result<Self, CacheError> {
-        let failed = || CacheError::local("prepare", &dir);
-        files::create_dirs(&dir).map_err(failed())?;
-        for entry in fs::read_dir(&dir).map_err(failed())? {
+        files::create_dirs(&dir).map_err(CacheError::local("make the directory", &dir))?;
+        let uploads = Self { dir, live: Mutex::default(), swept: Mutex::new(now) };
+        uploads.sweep(|is_file, age_millis| is_file || age_millis > ABANDONED_AFTER_MILLIS, now)?;
+        Ok(uploads)
+    }
+
+    /// Removes uploads that nobody finished, once an hour. Blocking.
+    pub(super) fn sweep_sometimes(&self, now: Millis) -> Result<(), CacheError> {
+        {
+            let mut swept = self.swept.lock().unwrap_or_else(PoisonError::into_inner);
+            if now.since(*swept) < SWEEP_EVERY_MILLIS {
+                return Ok(());
+            }
+            *swept = now;
+        }
+        // Files are on their way to their places: theirs are short lives, and the next start ends the others'.
+        self.sweep(|is_file, age_millis| !is_file && age_millis > ABANDONED_AFTER_MILLIS, now)
+    }
+
+    fn sweep(&self, is_garbage: impl Fn(bool, u64) -> bool, now: Millis) -> Result<(), CacheError> {
+        let failed = || CacheError::local("sweep", &self.dir);
+        for entry in fs::read_dir(&self.dir).map_err(failed())? {
             let entry = entry.map_err(failed())?;
-            let modified = entry.metadata().and_then(|metadata| metadata.modified()).map_err(failed())?;
-            let modified = Millis(modified.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64));
-            let is_file = entry.file_type().map_err(failed())?.is_file();
-            if is_file || u128::from(now.since(modified)) > ABANDONED_AFTER.as_millis() {
-                tracing::info!(path = %entry.path().display(), "removing an abandoned upload");
-                let removed = if is_file { fs::remove_file(entry.path()) } else { fs::remove_dir_all(entry.path()) };
-                removed.map_err(failed())?;
+            // What was completed meanwhile is no garbage.
+            let Ok(metadata) = entry.metadata() else { continue };
+            let modified = metadata.modified().map_err(failed())?.duration_since(UNIX_EPOCH).unwrap_or_default();
+            let modified = Millis(u64::try_from(modified.as_millis()).unwrap_or(u64::MAX));
+            if !is_garbage(metadata.is_file(), now.since(modified)) {
+                continue;
+            }
+            tracing::info!(path = %entry.path().display(), "removing an abandoned upload");
+            if metadata.is_file() {
+                fs::remove_file(entry.path()).map_err(failed())?;
+            } else {
+                remove_dir(&entry.path())?;
             }
         }
-        Ok(Self { dir, live: Mutex::default() })
+        Ok(())
     }
 
     /// A name for a file on its way to its place.
@@ -165,9 +193,15 @@ impl Uploads {
         })
     }
 
-    /// Stops all writers and keeps new ones out.
-    pub(super) async fn close(&self, id: &str) -> Result<Closed, CacheError> {
+    /// Stops all writers of the upload of `blob` and keeps new ones out.
+    pub(super) async fn close(&self, id: &str, blob: &Blob) -> Result<Closed, CacheError> {
         let dir = self.dir_of(id)?;
+        let upload = self.read(id)?;
+        if upload.blob != *blob {
+            // Not even touched: it is somebody else's.
+            let why = format!("upload {id} is of {}, not of {}", upload.blob.digest, blob.digest);
+            return Err(CacheError::Invalid { why });
+        }
         let live = self.live(id);
         live.closing.cancel();
         let gate = Arc::clone(&live.gate).write_owned().await;

@@ -124,8 +124,9 @@ impl S3 {
         headers: &[(&'static str, String)],
         body: String,
     ) -> Result<(http::StatusCode, String), CacheError> {
-        let failed = |source: Box<dyn std::error::Error + Send + Sync>| {
-            CacheError::Store { what: format!("copy to {to}"), source }
+        let failed = |source: Box<dyn std::error::Error + Send + Sync>| CacheError::Store {
+            what: format!("copy to {to}"),
+            source,
         };
         let mut request_headers = http::HeaderMap::new();
         for (name, value) in headers {

@@ -28,7 +28,8 @@ impl Keys {
             if let Some(section) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
                 in_default = section.trim() == "default";
             }
-            let Some((name, value)) = line.split_once('=').filter(|_| in_default && !line.starts_with(['#', ';'])) else {
+            let Some((name, value)) = line.split_once('=').filter(|_| in_default && !line.starts_with(['#', ';']))
+            else {
                 continue;
             };
             let value = Some(value.trim().trim_matches('"').to_owned());
@@ -53,7 +54,8 @@ mod tests {
 
     #[test]
     fn reads_what_the_aws_tools_write() {
-        let text = "# farm\n[other]\naws_access_key_id = no\n[default]\naws_access_key_id = AK\naws_secret_access_key=SE=CR\n";
+        let text =
+            "# farm\n[other]\naws_access_key_id = no\n[default]\naws_access_key_id = AK\naws_secret_access_key=SE=CR\n";
         let keys = Keys::parse(text).ok().unwrap();
         assert_eq!((keys.access_key_id.as_str(), keys.secret_access_key.as_str()), ("AK", "SE=CR"));
         assert!(keys.session_token.is_none());

@@ -50,7 +50,12 @@ impl S3 {
         let unusable = |error: &dyn std::error::Error| CacheError::Config { why: error.to_string() };
         // with_client_options replaces what with_allow_http set: it is set on the options.
         let options = ClientOptions::new().with_allow_http(config.allow_http).with_timeout(REQUEST_TIMEOUT);
-        let mut builder = AmazonS3Builder::from_env()
+        // Keys from a file are never mixed with those of the environment.
+        let builder = match config.credentials_file {
+            Some(_) => AmazonS3Builder::new(),
+            None => AmazonS3Builder::from_env(),
+        };
+        let mut builder = builder
             .with_client_options(options.with_connect_timeout(CONNECT_TIMEOUT))
             .with_bucket_name(&config.bucket)
             .with_region(&config.region)
@@ -61,8 +66,7 @@ impl S3 {
         }
         if let Some(file) = &config.credentials_file {
             let keys = Keys::read(file)?;
-            builder =
-                builder.with_access_key_id(keys.access_key_id).with_secret_access_key(keys.secret_access_key);
+            builder = builder.with_access_key_id(keys.access_key_id).with_secret_access_key(keys.secret_access_key);
             if let Some(token) = keys.session_token {
                 builder = builder.with_token(token);
             }

@@ -1,6 +1,5 @@
 //! Stored bytes read back, as a blocking reader for the check and the decoder.
 
-
 use crate::cache::blocking::blocking;
 use crate::cache::{ByteStream, CacheError};
 use bytes::{Buf as _, Bytes};

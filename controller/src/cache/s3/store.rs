@@ -71,7 +71,8 @@ impl Cache for S3 {
         let _held = self.locks.hold(&blob.digest.hex()).await;
         let path = layout::blob(blob);
         let key = key(&path)?;
-        if self.find_unlocked(&blob.digest).await?.is_some() {
+        let head = GetOptions { head: true, ..GetOptions::default() };
+        if self.open_object(&path, head).await?.is_some() {
             return self.abort_upload(blob, upload_id).await;
         }
         let failed = || CacheError::store("complete the upload of", &path);

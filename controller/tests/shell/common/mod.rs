@@ -9,7 +9,7 @@ pub mod wait;
 pub mod worker;
 
 pub use controller::Controller;
-pub use wait::{LIMIT, soon, until};
+pub use wait::{soon, until};
 pub use worker::Worker;
 
 use railyard_service::rpc_error;

@@ -25,8 +25,15 @@ pub struct World {
 }
 
 impl World {
+    /// A world in which all this has happened.
+    pub fn after(actions: &[Action]) -> Self {
+        let mut world = Self::default();
+        actions.iter().for_each(|action| world.act(action));
+        world
+    }
+
     /// Does one thing.
-    pub fn act(&mut self, action: &Action) {
+    fn act(&mut self, action: &Action) {
         match action {
             Action::Submit { version, key, steps } => self.submit(*version, *key, steps),
             Action::Hello { worker, offer, reboot, forgets } => self.hello(*worker, offer, *reboot, *forgets),

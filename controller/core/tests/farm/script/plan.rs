@@ -2,7 +2,7 @@
 //!
 //! `NAME[.VARIANT][@PLATFORM] [needs A, B] [OPTION…]`: linux/amd64 unless said otherwise; a need without a platform is one of the
 //! job's own platform, and a need without a variant is every variant. Options: `cpu=2 mem=2GiB disk=2GiB retries=1 ttl=30s
-//! commit privileged from=STEP inputs=STEP:GLOB`; `from` and `inputs` are needs too.
+//! commit privileged from=STEP import=STEP:GLOB inputs=STEP:GLOB`; `from`, `import` and `inputs` are needs too.
 
 use crate::common::job_spec;
 use crate::script::line::{millis, parsed, set_resource};
@@ -26,7 +26,7 @@ fn read_job(item: &str, earlier: &[JobSpec]) -> Result<JobSpec, String> {
     let words: Vec<&str> = item.split(|c: char| c.is_whitespace() || c == ',').filter(|w| !w.is_empty()).collect();
     let (name, rest) = words.split_first().ok_or("a job has a name")?;
     let name: JobName = if name.contains('@') { parsed(name)? } else { parsed(&format!("{name}@linux/amd64"))? };
-    // What is written after `needs` is kept as it is; what `from` and `inputs` imply is added.
+    // What is written after `needs` is kept as it is; what options imply is added.
     let (mut needs, mut implied) = (Vec::new(), BTreeSet::new());
     let mut spec = job_spec(name);
     let mut reads_needs = false;
@@ -63,6 +63,12 @@ fn set_option(
             let job = jobs_of(step, spec, earlier)?.swap_remove(0);
             needs.insert(job.clone());
             spec.image = ImageSource::Job(job);
+        }
+        Some(("import", input)) => {
+            let (step, glob) = input.split_once(':').ok_or("import=STEP:GLOB")?;
+            let job = jobs_of(step, spec, earlier)?.swap_remove(0);
+            needs.insert(job.clone());
+            spec.image = ImageSource::Import { job, artifact: parsed(glob)? };
         }
         Some(("inputs", input)) => {
             let (step, glob) = input.split_once(':').ok_or("inputs=STEP:GLOB")?;
