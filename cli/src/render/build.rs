@@ -4,7 +4,7 @@ use super::changes::{finalize_trouble, first_line, why};
 use super::style::{Style, Tone};
 use super::table::{Cell, Table};
 use super::{Console, ansi, human};
-use crate::view::{Build, Job, JobState};
+use crate::view::{Attempt, Build, Job, JobState};
 use jiff::Timestamp;
 use std::fmt::Write as _;
 
@@ -24,28 +24,33 @@ pub fn show(build: &Build, console: &Console) -> String {
     text
 }
 
-/// Attempts that were followed by another: what they died of. Empty if every job had one at most.
+/// Attempts that were followed by another: what they died of, told once for neighbours that died alike. Empty if every
+/// job had one at most.
 fn earlier_attempts(build: &Build) -> String {
+    let alike = |one: &Attempt, other: &Attempt| one.worker == other.worker && death(one) == death(other);
     let mut text = String::new();
     for job in &build.jobs {
-        let earlier = job.attempts.len().saturating_sub(1);
-        for attempt in &job.attempts[..earlier] {
-            let (kind, why) = match &attempt.outcome {
-                Some(outcome) => (outcome.kind, first_line(&outcome.message).unwrap_or(&outcome.reason)),
-                None => ("unfinished", ""),
+        let earlier = &job.attempts[..job.attempts.len().saturating_sub(1)];
+        for group in earlier.chunk_by(alike) {
+            let (Some(first), Some(last)) = (group.first(), group.last()) else { continue };
+            let numbers = match group.len() {
+                1 => format!("attempt {}", first.attempt),
+                _ => format!("attempts {} to {}", first.attempt, last.attempt),
             };
-            let took = human::between(attempt.leased_at, attempt.ended_at).map(|took| format!(" after {took}"));
-            let line = format!(
-                "{} attempt {} {kind} on {}{}: {why}",
-                job.name,
-                attempt.attempt,
-                attempt.worker,
-                took.unwrap_or_default()
-            );
+            let (kind, why) = death(first);
+            let line = format!("{} {numbers} {kind} on {}: {why}", job.name, first.worker);
             let _ = writeln!(text, "{}", ansi::one_line(&line));
         }
     }
     text
+}
+
+/// How an attempt ended, and why.
+fn death(attempt: &Attempt) -> (&str, &str) {
+    match &attempt.outcome {
+        Some(outcome) => (outcome.kind, first_line(&outcome.message).unwrap_or(&outcome.reason)),
+        None => ("unfinished", ""),
+    }
 }
 
 fn header(build: &Build, console: &Console, now: Timestamp) -> String {
@@ -91,10 +96,18 @@ pub fn jobs(build: &Build, now: Timestamp) -> Table {
             Cell::from(attempts),
             Cell::from(waited(build, job, now).unwrap_or_default()),
             Cell::from(ran(job, now).unwrap_or_default()),
-            Cell::from(why(job).unwrap_or_default()),
+            Cell::from(short_why(job).unwrap_or_default()),
         ]);
     }
     table
+}
+
+/// Why it waits or did not run; for a failure one word, because what it means stands below the table.
+fn short_why(job: &Job) -> Option<&str> {
+    match job.outcome() {
+        Some(outcome) if job.state.is_failure() => Some(&outcome.reason),
+        _ => why(job),
+    }
 }
 
 /// `running` with its phase, every other state as it is.
@@ -175,8 +188,10 @@ mod tests {
         sample.jobs[0].state = JobState::Failed;
         sample.jobs[0].ended_at = at(70);
         sample.jobs[0].attempts = vec![
-            ended_attempt(1, "w1", [2, 5], "lost", "no word"),
-            ended_attempt(2, "w2", [7, 70], "failed", "the script ended with code 2"),
+            ended_attempt(1, "w1", [2, 3], "lost", "no word"),
+            ended_attempt(2, "w1", [3, 5], "lost", "no word"),
+            ended_attempt(3, "w2", [5, 6], "lost", "no word"),
+            ended_attempt(4, "w2", [7, 70], "failed", "the script ended with code 2"),
         ];
         sample.jobs[1].state = JobState::Running;
         sample.jobs[1].needs = vec!["packages@linux/amd64".to_owned()];
@@ -188,7 +203,7 @@ mod tests {
             table,
             "\
 JOB                   STATE    WORKER  ATTEMPTS  WAITED    RAN  WHY
-packages@linux/amd64  failed   w2             2    2.0s  1m 3s  the script ended with code 2
+packages@linux/amd64  failed   w2             4    2.0s  1m 3s  exit-code
 image@linux/amd64     running  w1             1     20s    10s
 vms.vhd@linux/amd64   blocked                                   waits for image@linux/amd64
 "
@@ -197,7 +212,7 @@ vms.vhd@linux/amd64   blocked                                   waits for image@
         assert_eq!(
             failures(&sample, Style::PLAIN),
             "\
-packages@linux/amd64 failed on w2 (attempt 2): exit-code
+packages@linux/amd64 failed on w2 (attempt 4): exit-code
   the script ended with code 2
   the last lines of its log:
   | cc: error: no input

@@ -33,7 +33,7 @@ pub async fn artifacts(args: &BuildArgs, console: &Console) -> Result<(), Failur
         return console.json(&artifacts);
     }
     if artifacts.is_empty() {
-        console.note(&format!("{} has no artifacts, it is {}", build.build, build.state.as_str()));
+        console.note(&format!("{} has no artifacts; its state is {}", build.build, build.state.as_str()));
         return Ok(());
     }
     console.print(&lists::artifacts(artifacts).render(console.out))
@@ -49,9 +49,7 @@ pub async fn fetch(args: &FetchArgs, console: &Console) -> Result<(), Failure> {
     let signed = sign(&farm, &wanted).await?;
     if signed.is_empty() {
         let build = &args.build;
-        return Err(Failure::Failed(format!(
-            "{build} has no artifacts yet; `railyard show {build}` tells how far it is"
-        )));
+        return Err(Failure::Failed(format!("{build} has no artifacts; `railyard show {build}` tells how far it is")));
     }
     let http = channel::http_client(farm.endpoint()).map_err(|error| Failure::Usage(chain(&error)))?;
     let fetcher = Fetcher {

@@ -73,8 +73,7 @@ impl Logs<'_> {
         for job in build.jobs.iter().filter(|job| chosen.contains(&job.name)) {
             let Some(last) = job.last() else {
                 if chosen.len() == 1 {
-                    let why = job.why.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
-                    self.console.note(&format!("{} has not run, it is {}{why}", job.name, job.state.as_str()));
+                    self.has_not_run(job);
                 }
                 continue;
             };
@@ -93,6 +92,11 @@ impl Logs<'_> {
             self.console.note(&format!("no job of {} has run yet", build.build));
         }
         Ok(())
+    }
+
+    fn has_not_run(&self, job: &Job) {
+        let why = job.why.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
+        self.console.note(&format!("{} has not run, it is {}{why}", job.name, job.state.as_str()));
     }
 
     /// What there is and what comes, of all chosen jobs at once, until all of them have ended.
@@ -117,6 +121,9 @@ impl Logs<'_> {
                     let over = |job: &Job| job.state.is_over() || !chosen.contains(&job.name);
                     if build.state.is_over() || build.jobs.iter().all(over) {
                         watch = None;
+                        for job in build.jobs.iter().filter(|job| [&job.name] == *chosen && job.attempts.is_empty()) {
+                            self.has_not_run(job);
+                        }
                     }
                 }
                 else => break,
