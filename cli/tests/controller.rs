@@ -48,6 +48,11 @@ fn wait_for(child: &mut Child, words: &str) {
     std::thread::spawn(move || lines.count());
 }
 
+fn signal(name: &str, child: &Child) {
+    let kill = Command::new("kill").args(["-s", name, &child.id().to_string()]).status().expect("kill runs");
+    assert!(kill.success());
+}
+
 /// An address where nobody listened a moment ago.
 fn free_address() -> String {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
@@ -172,6 +177,20 @@ fn a_watch_outlives_the_controller() {
 }
 
 #[test]
+fn ctrl_c_ends_the_waiting_and_not_the_build() {
+    let place = Place::with_pipeline();
+    let _controller = Controller::start(&place, "127.0.0.1:0");
+    let mut command = place.command(&["submit", "r.yaml", "--param", "mirror=x", "--version", "1.0", "--wait"]);
+    let mut waiting = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("submit starts");
+    let mut lines = BufReader::new(waiting.stderr.take().expect("stderr is a pipe")).lines().map_while(Result::ok);
+    assert!(lines.any(|line| line.contains("packages@linux/amd64 waits: ")));
+    signal("INT", &waiting);
+    assert!(lines.any(|line| line.contains("the build goes on; `railyard watch mini/1.0`")));
+    assert_eq!(waiting.wait().expect("an end").code(), Some(130));
+    assert_eq!(json(&place.run(&["show", "mini", "-o", "json"]))["state"], "running");
+}
+
+#[test]
 fn certificates_carry_their_role() {
     let place = Place::with_pipeline();
     let _controller = Controller::start(&place, "127.0.0.1:0");
@@ -220,8 +239,7 @@ fn a_worker_certificate_needs_a_worker_name() {
 fn a_controller_stops_when_it_is_told_to() {
     let place = Place::new();
     let mut controller = Controller::start(&place, "127.0.0.1:0");
-    let kill = Command::new("kill").arg(controller.child.id().to_string()).status().expect("kill runs");
-    assert!(kill.success());
+    signal("TERM", &controller.child);
     assert_eq!(controller.child.wait().expect("an end").code(), Some(0));
 }
 

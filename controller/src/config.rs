@@ -83,7 +83,9 @@ impl ControllerConfig {
         if !self.listen.ip().is_unspecified() {
             names.push(self.listen.ip().to_string());
         }
-        if let Some(host) = self.public_url.as_deref().and_then(|url| url.parse::<http::Uri>().ok()?.host().map(str::to_owned)) {
+        if let Some(host) =
+            self.public_url.as_deref().and_then(|url| url.parse::<http::Uri>().ok()?.host().map(str::to_owned))
+        {
             names.push(host.trim_matches(['[', ']']).to_owned());
         }
         names.extend(self.names.iter().cloned());

@@ -53,7 +53,8 @@ pub async fn run(
     let opened = cache::open(&config.cache(), &format!("{url}/cache"), clock.clone()).await?;
     let logs = Arc::new(LogStore::open(&data.join("logs"), opened.cache.clone(), config.log_max.as_u64())?);
 
-    let (changed, ended, finalize) = (broadcast::Sender::new(CHANGES_LEN), mpsc::unbounded_channel(), Arc::new(Notify::new()));
+    let (changed, ended, finalize) =
+        (broadcast::Sender::new(CHANGES_LEN), mpsc::unbounded_channel(), Arc::new(Notify::new()));
     let notices = Notices { changed, ended: ended.0, finalize: finalize.clone() };
     let journal_dir = data.join("journal");
     let journal = tokio::task::spawn_blocking(move || SledJournal::open(&journal_dir)).await??;

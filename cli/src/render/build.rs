@@ -166,7 +166,10 @@ fn failure(build: &str, job: &Job, style: Style) -> String {
         for line in &outcome.log_tail {
             let _ = writeln!(text, "  {} {}", style.paint(Tone::Faint, "|"), ansi::one_line(line));
         }
-        let _ = writeln!(text, "  see all of it: railyard logs {build} {name}");
+        // The worker may have said so already.
+        if !outcome.message.contains("railyard logs") {
+            let _ = writeln!(text, "  see all of it: railyard logs {build} {name}");
+        }
     } else if let Some(why) = &job.why {
         let _ = writeln!(text, "  {}", ansi::one_line(why));
     }
@@ -208,7 +211,10 @@ image@linux/amd64     running  w1             1     20s    10s
 vms.vhd@linux/amd64   blocked                                   waits for image@linux/amd64
 "
         );
-        assert_eq!(earlier_attempts(&sample), "packages@linux/amd64 attempt 1 lost on w1 after 3.0s: no word\n");
+        assert_eq!(
+            earlier_attempts(&sample),
+            "packages@linux/amd64 attempts 1 to 2 lost on w1: no word\npackages@linux/amd64 attempt 3 lost on w2: no word\n"
+        );
         assert_eq!(
             failures(&sample, Style::PLAIN),
             "\

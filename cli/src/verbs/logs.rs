@@ -121,7 +121,7 @@ impl Logs<'_> {
                     let over = |job: &Job| job.state.is_over() || !chosen.contains(&job.name);
                     if build.state.is_over() || build.jobs.iter().all(over) {
                         watch = None;
-                        for job in build.jobs.iter().filter(|job| [&job.name] == *chosen && job.attempts.is_empty()) {
+                        for job in build.jobs.iter().filter(|job| chosen == [job.name.as_str()] && job.attempts.is_empty()) {
                             self.has_not_run(job);
                         }
                     }

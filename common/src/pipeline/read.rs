@@ -11,6 +11,9 @@ use crate::id::{BadId, PipelineName};
 use crate::platform::Platform;
 use std::collections::{BTreeMap, BTreeSet};
 
+/// What a pipeline is for that does not say: the platform of most build hosts.
+const PLATFORMS_DEFAULT: [Platform; 1] = [Platform::LinuxAmd64];
+
 pub(super) const FIELDS: [&str; 6] = ["name", "description", "platforms", "default_platforms", "params", "steps"];
 pub(super) const PARAM_FIELDS: [&str; 2] = ["default", "description"];
 
@@ -90,12 +93,10 @@ impl Reader<'_> {
     }
 
     fn pipeline_platforms(&mut self, fields: &Fields<'_>) -> (Vec<Platform>, Vec<Platform>) {
-        let Some(node) = fields.get("platforms") else {
-            let help = format!("write `platforms: [linux/amd64]`; there are {}", quote_list(platform_names()));
-            self.problems.add_help(fields.at, "the pipeline has no `platforms`", help);
-            return (Vec::new(), Vec::new());
+        let platforms = match fields.get("platforms") {
+            Some(node) => self.platform_list(node, "`platforms`", &[]),
+            None => PLATFORMS_DEFAULT.to_vec(),
         };
-        let platforms = self.platform_list(node, "`platforms`", &[]);
         let default = match fields.get("default_platforms") {
             Some(node) => self.platform_list(node, "`default_platforms`", &platforms),
             None => platforms.clone(),

@@ -210,10 +210,8 @@ impl Farm {
 
     /// Jobs of the same build that need this one, directly.
     fn dependents(&self, id: JobId) -> Vec<JobId> {
-        let Some((job, build)) = self.jobs.get(&id).and_then(|job| Some((job, self.builds.get(&job.build)?))) else {
-            return Vec::new();
-        };
-        let name = &build.plan.jobs[job.index].name;
+        let build = self.jobs.get(&id).and_then(|job| self.builds.get(&job.build));
+        let Some((name, build)) = self.spec(id).map(|spec| &spec.name).zip(build) else { return Vec::new() };
         build.jobs().zip(&build.plan.jobs).filter(|(_, spec)| spec.needs.contains(name)).map(|(id, _)| id).collect()
     }
 

@@ -17,7 +17,7 @@ pub struct Link {
 }
 
 /// A look at the state, run by the driver.
-type Read = Box<dyn FnOnce(&Farm, &Live) + Send>;
+pub(super) type Read = Box<dyn FnOnce(&Farm, &Live) + Send>;
 
 /// What the driver can be asked.
 pub(super) enum Request {
@@ -34,19 +34,10 @@ pub(super) struct Attach {
     pub(super) offer: Box<WorkerOffer>,
     pub(super) held: Vec<LeaseId>,
     pub(super) builds: Vec<BuildId>,
+    /// The answer on the stream, but for what only the driver knows.
+    pub(super) welcome: v1::Welcome,
     pub(super) link: Link,
-    pub(super) reply: oneshot::Sender<Attached>,
-}
-
-/// A worker's session has begun.
-#[derive(Debug)]
-pub struct Attached {
-    /// Its number: a later one of the same worker ends it.
-    pub session: u64,
-    /// Which of the leases that it holds are still its own.
-    pub held: Vec<LeaseId>,
-    /// Which of the builds that it keeps images of are over.
-    pub builds_over: Vec<BuildId>,
+    pub(super) reply: oneshot::Sender<u64>,
 }
 
 /// A command was not carried out.
@@ -100,7 +91,8 @@ impl Handle {
         answer.await.map_err(|_| CommandError::Stopping)
     }
 
-    /// Begins a worker's session.
+    /// Begins a worker's session: `welcome`, with the leases and builds filled in, goes out on `link` before any order.
+    /// Returns the session's number; a later session of the same worker ends it.
     ///
     /// # Errors
     /// [`CommandError::Stopping`], also when the hello could not be made durable.
@@ -109,10 +101,11 @@ impl Handle {
         offer: WorkerOffer,
         held: Vec<LeaseId>,
         builds: Vec<BuildId>,
+        welcome: v1::Welcome,
         link: Link,
-    ) -> Result<Attached, CommandError> {
+    ) -> Result<u64, CommandError> {
         let (reply, answer) = oneshot::channel();
-        let attach = Attach { offer: Box::new(offer), held, builds, link, reply };
+        let attach = Attach { offer: Box::new(offer), held, builds, welcome, link, reply };
         self.requests.send(Request::Attach(attach)).await.map_err(|_| CommandError::Stopping)?;
         answer.await.map_err(|_| CommandError::Stopping)
     }

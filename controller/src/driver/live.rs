@@ -7,7 +7,7 @@ use railyard_core::Leases;
 use railyard_proto::v1;
 use std::collections::BTreeMap;
 use tokio::sync::mpsc;
-use tokio_util::sync::DropGuard;
+use tokio_util::sync::CancellationToken;
 
 /// Soft state beside the farm.
 #[derive(Default)]
@@ -24,7 +24,13 @@ pub struct Live {
 struct Session {
     number: u64,
     messages: mpsc::Sender<v1::ControllerMessage>,
-    _cut: DropGuard,
+    cut: CancellationToken,
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.cut.cancel();
+    }
 }
 
 impl Live {
@@ -53,9 +59,14 @@ impl Live {
 
     pub(super) fn attach(&mut self, worker: WorkerName, link: Link) -> u64 {
         self.next_session += 1;
-        let session = Session { number: self.next_session, messages: link.messages, _cut: link.cut.drop_guard() };
+        let session = Session { number: self.next_session, messages: link.messages, cut: link.cut };
         self.sessions.insert(worker, session);
         self.next_session
+    }
+
+    /// Ends the session that a new one is about to replace, so that its end is not taken for the worker's.
+    pub(super) fn replace(&mut self, worker: &WorkerName) {
+        self.sessions.remove(worker);
     }
 
     /// Ends a session; `false` if a later one has taken its place.
@@ -81,15 +92,17 @@ impl Live {
         self.phases.remove(&lease);
     }
 
-    /// Sends without waiting. A worker that does not read its stream loses it: it will come back and ask.
+    /// Sends without waiting. A worker that does not read its stream loses it: it will come back and ask. The session stays
+    /// until its stream has ended, because that is when the farm is told that the worker is gone.
     pub(super) fn send_to(&mut self, worker: &WorkerName, session: Option<u64>, kind: v1::controller_message::Kind) {
         let Some(current) = self.sessions.get(worker) else { return };
         if session.is_some_and(|session| session != current.number) {
             return;
         }
-        if current.messages.try_send(v1::ControllerMessage { kind: Some(kind) }).is_err() {
+        let sent = current.messages.try_send(v1::ControllerMessage { kind: Some(kind) });
+        if sent.is_err() && !current.cut.is_cancelled() {
             tracing::warn!(%worker, "the worker does not take its messages; its stream is cut");
-            self.sessions.remove(worker);
+            current.cut.cancel();
         }
     }
 

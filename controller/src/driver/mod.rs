@@ -8,12 +8,12 @@
 mod handle;
 mod live;
 
-pub use handle::{Attached, CommandError, Handle, Link};
+pub use handle::{CommandError, Handle, Link};
 pub use live::Live;
 
 use crate::journal::{Journal, JournalError};
 use crate::trace;
-use handle::{Attach, Request};
+use handle::{Attach, Read, Request};
 use railyard_common::id::{BuildId, LeaseId, WorkerName};
 use railyard_common::outcome::{Outcome, OutcomeKind, Reason};
 use railyard_common::time::Millis;
@@ -60,6 +60,8 @@ pub struct Driver {
 enum Answer {
     Decided(oneshot::Sender<Result<Vec<Event>, CommandError>>, Result<Vec<Event>, CommandError>),
     Attached(Attach),
+    Beat { worker: WorkerName, session: u64, beat: v1::Heartbeat },
+    Read(Read),
 }
 
 /// What one round has come to, before it is durable.
@@ -136,18 +138,24 @@ impl Driver {
 
     fn decide_round(&mut self, waiting: Vec<Request>) -> Round {
         let mut round = Round::default();
-        let expired = self.live.leases.expired(self.monotonic());
-        self.own.extend(expired.into_iter().map(|lease| Command::Expire { lease }));
-        while let Some(command) = self.own.pop_front() {
-            if let Err(refusal) = self.decide(&command, &mut round) {
-                tracing::debug!(%refusal, ?command, "a command of the controller itself came too late");
-            }
-        }
+        self.decide_own(&mut round);
         for request in waiting {
             self.take(request, &mut round);
         }
+        // After the requests: a heartbeat that waited for a slow flush still counts.
+        let expired = self.live.leases.expired(self.monotonic());
+        self.own.extend(expired.into_iter().map(|lease| Command::Expire { lease }));
+        self.decide_own(&mut round);
         let _ = self.decide(&Command::Place, &mut round);
         round
+    }
+
+    fn decide_own(&mut self, round: &mut Round) {
+        while let Some(command) = self.own.pop_front() {
+            if let Err(refusal) = self.decide(&command, round) {
+                tracing::debug!(%refusal, ?command, "a command of the controller itself came too late");
+            }
+        }
     }
 
     fn decide(&mut self, command: &Command, round: &mut Round) -> Result<Vec<Event>, railyard_core::Refusal> {
@@ -167,6 +175,7 @@ impl Driver {
                 let command = Command::Hello { offer: attach.offer.clone(), held: attach.held.clone() };
                 // A hello is never refused; what it claims and does not hold is told in the answer.
                 let _ = self.decide(&command, round);
+                self.live.replace(&attach.offer.name);
                 round.answers.push(Answer::Attached(attach));
             }
             Request::Detach { worker, session } => {
@@ -174,22 +183,35 @@ impl Driver {
                     let _ = self.decide(&Command::Goodbye { worker }, round);
                 }
             }
-            Request::Beat { worker, session, beat } => self.beat(&worker, session, beat),
+            Request::Beat { worker, session, beat } => {
+                self.renew(&worker, &beat);
+                round.answers.push(Answer::Beat { worker, session, beat });
+            }
             Request::NoteFinalizeError { build, why } => {
                 self.live.note_finalize_error(build.clone(), why);
                 self.build_changed(&build);
             }
-            Request::Read(read) => read(&self.farm, &self.live),
+            // Readers act on what they see: they see it when it is durable.
+            Request::Read(read) => round.answers.push(Answer::Read(read)),
         }
     }
 
-    /// A heartbeat renews what the worker holds and tells it what it has lost. Soft state: nothing is journaled.
-    fn beat(&mut self, worker: &WorkerName, session: u64, beat: v1::Heartbeat) {
+    /// A heartbeat renews what the worker holds. Soft state: nothing is journaled.
+    fn renew(&mut self, worker: &WorkerName, beat: &v1::Heartbeat) {
         let now = self.monotonic();
+        for lease in beat.leases.iter().filter_map(|status| status.lease.as_ref()).map(handle::lease_id) {
+            if self.farm.holder(lease) == Some(worker) {
+                self.live.leases.renew(lease, now);
+            }
+        }
+    }
+
+    /// The answer to a heartbeat: what the worker has lost, by the state that is durable.
+    fn answer_beat(&mut self, worker: &WorkerName, session: u64, beat: v1::Heartbeat) {
         let mut lost = Vec::new();
         for status in beat.leases {
             let Some(lease) = status.lease.map(|lease| handle::lease_id(&lease)) else { continue };
-            if self.farm.holder(lease) == Some(worker) && self.live.leases.renew(lease, now) {
+            if self.farm.holder(lease) == Some(worker) {
                 let phase = v1::Phase::try_from(status.phase).unwrap_or_default();
                 if self.live.set_phase(lease, phase) {
                     self.changed(lease);
@@ -222,6 +244,8 @@ impl Driver {
                 // A caller that went away does not want its answer any more.
                 Answer::Decided(reply, decided) => drop(reply.send(decided)),
                 Answer::Attached(attach) => self.welcome(attach),
+                Answer::Beat { worker, session, beat } => self.answer_beat(&worker, session, beat),
+                Answer::Read(read) => read(&self.farm, &self.live),
             }
         }
         for event in &round.events {
@@ -277,6 +301,8 @@ impl Driver {
         self.live = Live::default();
         self.own = VecDeque::from([Command::Started]);
         self.begin_leases();
+        // The append may have reached the disk all the same; then there may be builds to end.
+        self.notices.finalize.notify_one();
         tokio::time::sleep(TICK).await;
         Ok(())
     }
@@ -288,15 +314,21 @@ impl Driver {
         let held: Vec<LeaseId> =
             attach.held.iter().copied().filter(|lease| self.farm.holder(*lease) == Some(&name)).collect();
         let over = |build: &&BuildId| self.farm.build(build).is_none_or(|build| build.is_ended());
-        let builds_over = attach.builds.iter().filter(over).cloned().collect();
+        let welcome = v1::Welcome {
+            held: held.iter().map(|lease| lease.to_proto()).collect(),
+            builds_over: attach.builds.iter().filter(over).map(ToString::to_string).collect(),
+            ..attach.welcome
+        };
         let session = self.live.attach(name.clone(), attach.link);
         self.live.seen(&name, self.clock.now());
+        self.live.send_to(&name, Some(session), v1::controller_message::Kind::Welcome(welcome));
         for lease in &held {
             self.live.leases.renew(*lease, now);
         }
         let stopping: Vec<(LeaseId, String)> =
             held.iter().filter_map(|lease| Some((*lease, self.cancel_reason(*lease)?))).collect();
-        let _ = attach.reply.send(Attached { session, held, builds_over });
+        // Whoever asked may have gone; then the stream's end is noticed soon.
+        let _ = attach.reply.send(session);
         for (lease, reason) in stopping {
             self.send_cancel(lease, reason);
         }
@@ -343,7 +375,11 @@ impl Driver {
                 self.build_changed(build);
                 self.notices.finalize.notify_one();
             }
-            Event::BuildResumed { build, .. } => self.build_changed(build),
+            Event::BuildResumed { build, .. } => {
+                self.build_changed(build);
+                // With no job to run again, only the writing out is left.
+                self.notices.finalize.notify_one();
+            }
             Event::BuildEnded { build, .. } => {
                 self.live.forget_finalize_error(build);
                 trace::record_build(&self.farm, build);

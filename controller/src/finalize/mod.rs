@@ -147,9 +147,12 @@ impl Finalizer {
         for (path, artifact) in fresh {
             self.cache.publish(&artifact.blob, path).await?;
         }
-        let directories: BTreeSet<&str> = paths.keys().filter_map(|path| Some(path.as_str().rsplit_once('/')?.0)).collect();
+        let directories: BTreeSet<&str> =
+            paths.keys().filter_map(|path| Some(path.as_str().rsplit_once('/')?.0)).collect();
         for directory in directories {
-            let here = paths.iter().filter(|(path, _)| path.as_str().rsplit_once('/').is_some_and(|(dir, _)| dir == directory));
+            let here = paths
+                .iter()
+                .filter(|(path, _)| path.as_str().rsplit_once('/').is_some_and(|(dir, _)| dir == directory));
             let sums: BTreeMap<String, String> =
                 here.map(|(path, artifact)| (path.file_name().to_owned(), artifact.blob.digest.hex())).collect();
             let Ok(path) = format!("{directory}/SHA256SUMS").parse() else { continue };

@@ -12,8 +12,14 @@ use super::{Journal, JournalError, Loaded, snapshot_file};
 use railyard_core::{Event, Snapshot};
 use std::collections::BTreeSet;
 use std::ffi::OsString;
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Looks at a lock before it counts as another controller's, and the wait in between: 5 s in all. sled's own threads hold
+/// a database for some milliseconds after it was dropped, and a reopen right then would fail.
+const LOCK_LOOKS: u32 = 500;
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
 /// A snapshot pays when replaying the tail would take longer than a start should: some tenths of a second.
 const SNAPSHOT_AFTER_BYTES: u64 = 32 * 1024 * 1024;
@@ -109,9 +115,22 @@ impl Journal for SledJournal {
     }
 }
 
+/// Waits while somebody holds sled's lock on its log file. sled itself tries once, and says what is wrong if it is held still.
+fn wait_until_unlocked(log: &Path) {
+    let Ok(file) = File::open(log) else { return };
+    for _ in 0..LOCK_LOOKS {
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) => std::thread::sleep(LOCK_PAUSE),
+            // Held by us for this moment only: dropping the file gives it back.
+            Ok(()) | Err(TryLockError::Error(_)) => return,
+        }
+    }
+}
+
 impl Tail {
     fn open(path: PathBuf) -> Result<Self, JournalError> {
         let database = |source| JournalError::Database { path: path.clone(), source };
+        wait_until_unlocked(&path.join("db"));
         let db = sled::Config::new()
             .path(&path)
             .flush_every_ms(None)
@@ -119,8 +138,11 @@ impl Tail {
             .open()
             .map_err(database)?;
         let log_path = path.join("db");
-        let log_file =
-            File::open(&log_path).map_err(|source| JournalError::Io { what: "open", path: log_path.clone(), source })?;
+        let log_file = File::open(&log_path).map_err(|source| JournalError::Io {
+            what: "open",
+            path: log_path.clone(),
+            source,
+        })?;
         sync_tree(&path)?;
         Ok(Self { path, db, log_file, synced_values: BTreeSet::new(), next_record: 0, bytes: 0 })
     }
@@ -135,12 +157,15 @@ impl Tail {
         for entry in self.db.iter() {
             let (key, value) = entry.map_err(|source| JournalError::Database { path: self.path.clone(), source })?;
             let number = <[u8; 8]>::try_from(&*key).map(u64::from_be_bytes);
-            let number = number.map_err(|_| self.corrupt(self.next_record, format!("its key {key:?} is not a number")))?;
+            let number =
+                number.map_err(|_| self.corrupt(self.next_record, format!("its key {key:?} is not a number")))?;
             if number != self.next_record {
                 return Err(self.corrupt(self.next_record, format!("it is missing; the next one there is {number}")));
             }
             let batch: Vec<Event> = record::decode(&value).map_err(|bad| match bad {
-                BadRecord::TooNew(found) => JournalError::TooNew { path: self.path.clone(), found, known: record::FORMAT },
+                BadRecord::TooNew(found) => {
+                    JournalError::TooNew { path: self.path.clone(), found, known: record::FORMAT }
+                }
                 BadRecord::Corrupt(why) => self.corrupt(number, why),
             })?;
             events.extend(batch);
@@ -196,7 +221,8 @@ pub(super) fn sync_dir(path: &Path) -> Result<(), JournalError> {
 
 /// Syncs every file and directory below `path`, and `path` itself: a database that has just been made.
 fn sync_tree(path: &Path) -> Result<(), JournalError> {
-    let entries = fs::read_dir(path).map_err(|source| JournalError::Io { what: "list", path: path.to_owned(), source })?;
+    let entries =
+        fs::read_dir(path).map_err(|source| JournalError::Io { what: "list", path: path.to_owned(), source })?;
     for entry in entries.flatten() {
         if entry.path().is_dir() {
             sync_tree(&entry.path())?;

@@ -38,7 +38,8 @@ pub(super) fn read(dir: &Path, generation: u64) -> Result<Snapshot, JournalError
 
 /// The newest generation that has a snapshot; 0 if none has.
 pub(super) fn newest(dir: &Path) -> Result<u64, JournalError> {
-    let entries = fs::read_dir(dir).map_err(|source| JournalError::Io { what: "list", path: dir.to_owned(), source })?;
+    let entries =
+        fs::read_dir(dir).map_err(|source| JournalError::Io { what: "list", path: dir.to_owned(), source })?;
     let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
     Ok(names.filter_map(|name| name.strip_prefix("snapshot-")?.parse().ok()).max().unwrap_or(0))
 }

@@ -176,9 +176,8 @@ impl ClientService for Client {
         let name = read::log_name(&self.farm, build, &request.job, request.attempt).await?;
         let chunks = ReceiverStream::new(self.logs.read(name, request.offset, request.follow));
         let chunks = futures_util::StreamExt::take_until(chunks, self.shutdown.clone().cancelled_owned());
-        let stream = chunks.map(|chunk| {
-            chunk.map(|(offset, data)| v1::LogChunk { offset, data }).map_err(|error| log_status(&error))
-        });
+        let stream = chunks
+            .map(|chunk| chunk.map(|(offset, data)| v1::LogChunk { offset, data }).map_err(|error| log_status(&error)));
         Ok(Response::new(Box::pin(stream)))
     }
 
@@ -206,7 +205,11 @@ impl ClientService for Client {
             artifacts.push(v1::SignedArtifact { job: job.to_string(), artifact: Some(artifact.to_proto()), url });
         }
         if artifacts.is_empty() && !request.paths.is_empty() {
-            let message = format!("no artifact matches {}; `railyard artifacts {}` lists them", request.paths.join(", "), request.build);
+            let message = format!(
+                "no artifact matches {}; `railyard artifacts {}` lists them",
+                request.paths.join(", "),
+                request.build
+            );
             return Err(rpc_error::refusal(Code::NotFound, rpc_error::NOT_FOUND, message));
         }
         Ok(Response::new(v1::SignArtifactsResponse { artifacts }))

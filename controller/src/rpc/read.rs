@@ -50,10 +50,13 @@ fn choose(farm: &Farm, build: &Build, selector: &JobSelector, text: &str, attemp
     };
     let attempts = farm.job(id).map(|job| job.attempts.as_slice()).unwrap_or_default();
     let last = attempts.last().map(|last| last.number);
-    let number = if attempt == 0 { last } else { attempts.iter().map(|one| one.number).find(|number| *number == attempt) };
+    let number =
+        if attempt == 0 { last } else { attempts.iter().map(|one| one.number).find(|number| *number == attempt) };
     let Some(number) = number else {
         let message = match last {
-            None => format!("{} has not started: {}", spec.name, farm.why_waiting(id, railyard_common::time::Millis(0))),
+            None => {
+                format!("{} has not started: {}", spec.name, farm.why_waiting(id, railyard_common::time::Millis(0)))
+            }
             Some(last) => format!("{} has no attempt {attempt}; its last is {last}", spec.name),
         };
         return Err(rpc_error::refusal(Code::NotFound, rpc_error::NOT_FOUND, message));

@@ -76,7 +76,9 @@ async fn free_version(farm: &Handle, pipeline: PipelineName, now: Millis) -> Res
         })
     });
     let free = free.await.map_err(super::command_status)?;
-    free.ok_or_else(|| rpc_error::refusal(Code::ResourceExhausted, rpc_error::BUSY, "too many submits in this second; name a version"))
+    free.ok_or_else(|| {
+        rpc_error::refusal(Code::ResourceExhausted, rpc_error::BUSY, "too many submits in this second; name a version")
+    })
 }
 
 /// What will keep jobs waiting, as far as it can be seen now: one line per reason.

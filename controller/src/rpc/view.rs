@@ -10,7 +10,14 @@ use railyard_proto::v1;
 use railyard_service::convert::{ToProto as _, timestamp};
 
 /// A build with everything of it, or, without `detail`, without artifacts and images.
-pub(super) fn build(farm: &Farm, live: &Live, build: &Build, now: Millis, cache_url: &str, detail: bool) -> v1::BuildView {
+pub(super) fn build(
+    farm: &Farm,
+    live: &Live,
+    build: &Build,
+    now: Millis,
+    cache_url: &str,
+    detail: bool,
+) -> v1::BuildView {
     let (state, ended_at, error) = match &build.state {
         BuildState::Running | BuildState::Cancelling { .. } => (v1::BuildState::Running, None, None),
         BuildState::Finalizing { .. } => (v1::BuildState::Finalizing, None, None),

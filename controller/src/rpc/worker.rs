@@ -66,7 +66,8 @@ impl Workers {
 
     async fn welcome(&self, hello: v1::Hello, worker: WorkerName, link: Link) -> Result<u64, Status> {
         if hello.worker != worker.as_str() {
-            let message = format!("the certificate is {worker}'s, the hello says {}; set `name` to {worker}", hello.worker);
+            let message =
+                format!("the certificate is {worker}'s, the hello says {}; set `name` to {worker}", hello.worker);
             return Err(rpc_error::refusal(Code::PermissionDenied, rpc_error::FORBIDDEN, message));
         }
         check_protocol(&format!("worker {worker}"), &hello.version, hello.protocol)?;
@@ -74,18 +75,14 @@ impl Workers {
         let builds = hello.builds.iter().map(|build| build.parse()).collect::<Result<Vec<BuildId>, _>>();
         let builds = builds.map_err(bad_request)?;
         let offer = offer_of(hello, worker)?;
-        let attached = self.farm.attach(offer, held, builds, link.clone()).await.map_err(command_status)?;
         let welcome = v1::Welcome {
             farm: self.farm_name.clone(),
             version: railyard_common::VERSION.to_owned(),
             protocol: railyard_common::PROTOCOL,
             heartbeat_millis: HEARTBEAT.as_millis() as u32,
-            held: attached.held.iter().map(|lease| lease.to_proto()).collect(),
-            builds_over: attached.builds_over.iter().map(ToString::to_string).collect(),
+            ..Default::default()
         };
-        let message = v1::ControllerMessage { kind: Some(v1::controller_message::Kind::Welcome(welcome)) };
-        link.messages.send(message).await.map_err(|_| Status::cancelled("the worker went away"))?;
-        Ok(attached.session)
+        self.farm.attach(offer, held, builds, welcome, link).await.map_err(command_status)
     }
 
     /// What the report says is there must be there, complete and checked.
@@ -106,7 +103,8 @@ impl Workers {
             // The cache may not know the plain length of what it holds compressed.
             Some(found) if found.encoding != Default::default() => Ok(Blob { size_bytes: claimed.size_bytes, ..found }),
             Some(found) => {
-                let message = format!("{what} has {} bytes in the cache, {} were reported", found.size_bytes, claimed.size_bytes);
+                let message =
+                    format!("{what} has {} bytes in the cache, {} were reported", found.size_bytes, claimed.size_bytes);
                 Err(rpc_error::refusal(Code::DataLoss, rpc_error::BAD_UPLOAD, message))
             }
             None => {
@@ -129,7 +127,11 @@ impl Workers {
 
     async fn image(&self, spec: &JobSpec, claimed: Option<v1::Image>) -> Result<Option<Image>, Status> {
         let Some(claimed) = claimed else {
-            return if spec.run.commit { Err(bad_request("the step commits its image, and the report has none")) } else { Ok(None) };
+            return if spec.run.commit {
+                Err(bad_request("the step commits its image, and the report has none"))
+            } else {
+                Ok(None)
+            };
         };
         let mut image = Image::from_proto(claimed)?;
         image.config = self.stored(&image.config, "the image's configuration").await?;
@@ -282,8 +284,14 @@ impl WorkerService for Workers {
         let lease = lease_of(request.lease)?;
         let outcome = request.outcome.take().ok_or_else(|| bad_request("the report has no outcome"))?;
         let outcome = Outcome::from_proto(outcome)?;
-        let mut report =
-            Report { lease, worker: worker.clone(), outcome, artifacts: Vec::new(), image: None, log_bytes: request.log_bytes };
+        let mut report = Report {
+            lease,
+            worker: worker.clone(),
+            outcome,
+            artifacts: Vec::new(),
+            image: None,
+            log_bytes: request.log_bytes,
+        };
         let spec = self.farm.read(move |farm, _| (farm.holder(lease).cloned(), farm.spec(lease.job).cloned())).await;
         let (holder, spec) = spec.map_err(command_status)?;
         let succeeded = report.outcome.kind == OutcomeKind::Succeeded;
@@ -326,7 +334,12 @@ async fn listen(
     }
 }
 
-async fn append(farm: &Handle, logs: &LogStore, worker: &WorkerName, batch: v1::LogBatch) -> Result<v1::LogAck, Status> {
+async fn append(
+    farm: &Handle,
+    logs: &LogStore,
+    worker: &WorkerName,
+    batch: v1::LogBatch,
+) -> Result<v1::LogAck, Status> {
     let lease = lease_of(batch.lease)?;
     let holder = farm.read(move |farm, _| farm.holder(lease).cloned()).await.map_err(command_status)?;
     if holder.as_ref() != Some(worker) {

@@ -75,7 +75,10 @@ async fn check_cache(controller: &Controller) {
     assert_eq!(jobs[0]["attempts"][0]["worker"], "anvil");
 
     let index = controller.cached_json("builds/chain/builds.json").await;
-    assert_eq!((&index["builds"][0]["version"], &index["builds"][0]["verdict"]), (&"1.0.0".into(), &"succeeded".into()));
+    assert_eq!(
+        (&index["builds"][0]["version"], &index["builds"][0]["verdict"]),
+        (&"1.0.0".into(), &"succeeded".into())
+    );
     assert_eq!(controller.cached_json("builds/chain/latest.json").await["version"], "1.0.0");
 
     assert_eq!(controller.cached("images/amd64/1.0.0/packages.txt").await.unwrap().as_bytes(), PACKAGES);
@@ -102,7 +105,10 @@ async fn artifacts_are_found_by_path_name_and_job_and_fetched_without_a_certific
     for paths in ["out/disk.raw", "disk.raw", "*.raw", "images/amd64/2/disk.raw", "disk@linux/amd64/out/*"] {
         let signed = person.sign(&build, &[paths]).await.unwrap();
         let [one] = signed.as_slice() else { panic!("{paths}: {signed:?}") };
-        assert_eq!((one.job.as_str(), one.artifact.as_ref().unwrap().path.as_str()), ("disk@linux/amd64", "out/disk.raw"));
+        assert_eq!(
+            (one.job.as_str(), one.artifact.as_ref().unwrap().path.as_str()),
+            ("disk@linux/amd64", "out/disk.raw")
+        );
         let fetched = worker.http.get(&one.url).send().await.unwrap();
         assert_eq!((fetched.status().as_u16(), fetched.bytes().await.unwrap().as_ref()), (200, DISK), "{paths}");
     }
@@ -155,7 +161,8 @@ async fn a_retry_runs_what_did_not_succeed_and_keeps_the_rest() {
 async fn check_verdicts(controller: &Controller, wanted: &[(&str, &str)]) {
     let index = controller.cached_json("builds/chain/builds.json").await;
     let builds = index["builds"].as_array().unwrap();
-    let found: Vec<_> = builds.iter().map(|b| (b["version"].as_str().unwrap(), b["verdict"].as_str().unwrap())).collect();
+    let found: Vec<_> =
+        builds.iter().map(|b| (b["version"].as_str().unwrap(), b["verdict"].as_str().unwrap())).collect();
     assert_eq!(found, wanted);
 }
 

@@ -25,7 +25,8 @@ async fn a_silent_worker_loses_its_lease_and_the_job_goes_to_another() {
 
     // It comes to its senses too late.
     assert_eq!(silent.beat(&[lease(&order)], v1::Phase::Run).await.lost, [lease(&order)]);
-    let late = silent.try_report(crate::common::worker::report(lease(&order), crate::common::worker::succeeded())).await;
+    let late =
+        silent.try_report(crate::common::worker::report(lease(&order), crate::common::worker::succeeded())).await;
     refused(late, Code::FailedPrecondition, "stale-lease");
     other.succeed(lease(&again)).await;
     assert_eq!(person.ended(&build).await.state(), v1::BuildState::Succeeded);

@@ -159,7 +159,10 @@ async fn each_attempt_has_its_own_log() {
     worker.succeed(second).await;
     assert_eq!(person.ended(&build).await.state(), v1::BuildState::Succeeded);
     let log = async |attempt| person.try_read_log(&build, "work", attempt, 0, true).await.unwrap().rest().await;
-    assert_eq!((log(1).await, log(2).await, log(0).await), (b"the first\n".into(), b"the second\n".into(), b"the second\n".into()));
+    assert_eq!(
+        (log(1).await, log(2).await, log(0).await),
+        (b"the first\n".into(), b"the second\n".into(), b"the second\n".into())
+    );
 }
 
 /// The limit cuts a log and says so, to a follower and in the file; and a restart does not lose count in a harmful way.

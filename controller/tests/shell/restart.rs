@@ -1,9 +1,9 @@
 //! An orderly stop and a start on the same data: builds, leases, logs and half-done uploads go on.
 
+use crate::common::Controller;
 use crate::common::pipelines::{CHAIN, ONE, SHORT_LEASE};
 use crate::common::transfers::artifact;
 use crate::common::worker::{hello, lease, report, succeeded};
-use crate::common::Controller;
 use railyard_proto::v1;
 
 #[tokio::test]

@@ -56,7 +56,8 @@ async fn a_bad_pipeline_is_refused_with_the_place_of_every_mistake() {
     let all = person.rpc.clone().list_builds(v1::ListBuildsRequest::default()).await.unwrap().into_inner().builds;
     assert!(all.is_empty());
 
-    let unknown_param = v1::SubmitRequest { params: [("flavor".to_owned(), "x".to_owned())].into(), ..submission(CHAIN, "1") };
+    let unknown_param =
+        v1::SubmitRequest { params: [("flavor".to_owned(), "x".to_owned())].into(), ..submission(CHAIN, "1") };
     let message = refused(person.try_submit(unknown_param).await, Code::InvalidArgument, "bad-pipeline");
     assert!(message.contains("flavor"), "{message}");
 }

@@ -28,7 +28,7 @@ use tracing::{Instrument as _, Span, field, info_span};
 use upload::Uploads;
 
 /// Between tries to remove a container that the engine does not let go.
-const REMOVE_RETRY: Duration = Duration::from_secs(10);
+const REMOVE_RETRY: Duration = Duration::from_secs(2);
 
 /// Why an attempt must stop.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -63,8 +63,7 @@ impl Person {
         offset: u64,
         follow: bool,
     ) -> Result<Reader, Status> {
-        let request =
-            v1::ReadLogRequest { build: build.to_owned(), job: job.to_owned(), attempt, offset, follow };
+        let request = v1::ReadLogRequest { build: build.to_owned(), job: job.to_owned(), attempt, offset, follow };
         let chunks = soon("the answer to a log reader", self.rpc.clone().read_log(request)).await?.into_inner();
         Ok(Reader { chunks, next: offset })
     }

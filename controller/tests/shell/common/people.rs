@@ -50,7 +50,8 @@ impl Person {
 
     /// Waits until the build has ended.
     pub async fn ended(&self, build: &str) -> v1::BuildView {
-        let is_over = |view: &v1::BuildView| !matches!(view.state(), v1::BuildState::Running | v1::BuildState::Finalizing);
+        let is_over =
+            |view: &v1::BuildView| !matches!(view.state(), v1::BuildState::Running | v1::BuildState::Finalizing);
         until("the end of the build", async || Some(self.build(build).await).filter(is_over)).await
     }
 

@@ -174,7 +174,12 @@ impl Worker {
     }
 
     /// Uploads an image and gives it, with the uploads that its report must name.
-    pub async fn image(&self, lease: v1::LeaseId, config: &[u8], layers: &[&[u8]]) -> (v1::Image, Vec<v1::FinishedUpload>) {
+    pub async fn image(
+        &self,
+        lease: v1::LeaseId,
+        config: &[u8],
+        layers: &[&[u8]],
+    ) -> (v1::Image, Vec<v1::FinishedUpload>) {
         let Sent { blob, upload } = self.upload(lease, config).await;
         let (mut image, mut uploads) = (v1::Image { config: Some(blob), layers: Vec::new() }, Vec::from_iter(upload));
         for layer in layers {

@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 use world::World;
 
 /// Cases of a property: a few seconds on one core of a debug build.
-const CASES: u32 = 2_500;
+const CASES: u32 = 2_000;
 
 fn config(cases: u32) -> ProptestConfig {
     ProptestConfig {

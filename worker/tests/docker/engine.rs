@@ -1,0 +1,157 @@
+//! The engine as the tests see it: a base image of busybox, and a look behind the worker's back.
+
+use bollard::Docker;
+use bollard::query_parameters as query;
+use railyard_common::digest::Digest;
+use railyard_common::platform::Platform;
+use railyard_worker::image_move::archive::{self, Layer, LayerTar};
+use railyard_worker::image_move::config;
+use railyard_worker::image_move::root::Packing;
+use railyard_worker::runtime::{self, ImageName, Runtime, labels};
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+pub const SOCKET: &str = "/var/run/docker.sock";
+
+const APPLETS: [&str; 36] = [
+    "sh",
+    "cat",
+    "cp",
+    "dd",
+    "echo",
+    "env",
+    "false",
+    "find",
+    "grep",
+    "head",
+    "id",
+    "kill",
+    "ln",
+    "ls",
+    "mkdir",
+    "mkfifo",
+    "mknod",
+    "mount",
+    "mv",
+    "nproc",
+    "printf",
+    "readlink",
+    "rm",
+    "seq",
+    "sha256sum",
+    "sleep",
+    "sort",
+    "stat",
+    "tail",
+    "tar",
+    "touch",
+    "true",
+    "uname",
+    "wc",
+    "yes",
+    "chmod",
+];
+
+/// The engine. Without one the tests cannot run, and say so.
+pub async fn runtime() -> Arc<runtime::Docker> {
+    match runtime::Docker::connect(Path::new(SOCKET)).await {
+        Ok(docker) => Arc::new(docker),
+        Err(error) => panic!("these tests need a Docker engine: {error}"),
+    }
+}
+
+pub fn client() -> Docker {
+    Docker::connect_with_unix(SOCKET, 120, bollard::API_DEFAULT_VERSION).unwrap()
+}
+
+fn busybox() -> PathBuf {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut places = std::env::split_paths(&path).map(|dir| dir.join("busybox"));
+    places.find(|file| file.exists()).expect("these tests need busybox on the PATH (Debian: busybox-static)")
+}
+
+/// A root file system of busybox and little else. `marker` makes it another image.
+pub fn busybox_root(marker: &str) -> Vec<u8> {
+    let mut tar = tar::Builder::new(Vec::new());
+    let mut file = |path: &str, mode: u32, content: &[u8]| {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(content.len() as u64);
+        header.set_mode(mode);
+        tar.append_data(&mut header, path, content).unwrap();
+    };
+    file("bin/busybox", 0o755, &std::fs::read(busybox()).unwrap());
+    file("etc/passwd", 0o644, b"root:x:0:0:root:/:/bin/sh\n");
+    file("etc/marker", 0o644, marker.as_bytes());
+    file("opt/base/kept", 0o644, b"kept");
+    file("opt/base/removed", 0o644, b"removed");
+    file("opt/opaque/old", 0o644, b"old");
+    for applet in APPLETS {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(tar::EntryType::Symlink);
+        header.set_size(0);
+        tar.append_link(&mut header, format!("bin/{applet}"), "busybox").unwrap();
+    }
+    let mut header = tar::Header::new_gnu();
+    header.set_entry_type(tar::EntryType::Directory);
+    header.set_mode(0o1777);
+    header.set_size(0);
+    tar.append_data(&mut header, "tmp", &b""[..]).unwrap();
+    tar.into_inner().unwrap()
+}
+
+/// The base image of the tests, in the engine. The same bytes each time, so that tests that run at once agree.
+pub async fn base_image() -> String {
+    image_of("railyard-test-base", "").await
+}
+
+/// The same under another name, as an image of its own.
+pub async fn image_of(repository: &str, marker: &str) -> String {
+    let engine = runtime().await;
+    let root = busybox_root(marker);
+    let digest = Digest::of(&root);
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("layer.tar");
+    std::fs::write(&file, &root).unwrap();
+    let name = ImageName { repository: repository.to_owned(), tag: digest.hex()[..12].to_owned() };
+    if engine.image(&name.to_string()).await.unwrap().is_none() {
+        let platform = railyard_worker::host::native().expect("a host of a platform that the farm knows");
+        let config = config::imported(platform, digest, "test");
+        let tar = LayerTar { file, packing: Packing::Plain, size_bytes: root.len() as u64 };
+        engine.load(archive::stream(config, vec![Layer { digest, tar: Some(tar) }], name.clone())).await.unwrap();
+    }
+    name.to_string()
+}
+
+pub fn native() -> Platform {
+    railyard_worker::host::native().expect("a host of a platform that the farm knows")
+}
+
+/// Names or ids of containers with a label of the worker's farm.
+pub async fn containers_of(farm: &str) -> Vec<String> {
+    runtime().await.containers(&[(labels::FARM.to_owned(), farm.to_owned())]).await.unwrap()
+}
+
+/// Images of the worker's farm.
+pub async fn images_of(farm: &str) -> Vec<String> {
+    runtime().await.names_below(&format!("railyard.local/{farm}/")).await.unwrap()
+}
+
+/// A container that sleeps, with these labels. Not one of the worker's making.
+pub async fn foreign_container(labels: &[(&str, &str)]) -> String {
+    let body = bollard::models::ContainerCreateBody {
+        image: Some(base_image().await),
+        cmd: Some(vec!["/bin/sleep".into(), "600".into()]),
+        labels: Some(
+            labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect::<HashMap<_, _>>(),
+        ),
+        ..Default::default()
+    };
+    let created = client().create_container(None::<query::CreateContainerOptions>, body).await.unwrap();
+    client().start_container(&created.id, None).await.unwrap();
+    created.id
+}
+
+pub async fn exists(container: &str) -> bool {
+    client().inspect_container(container, None).await.is_ok()
+}

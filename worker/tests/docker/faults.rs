@@ -1,0 +1,229 @@
+//! What goes wrong around a job: the link, the engine, the disk, the worker itself.
+
+use crate::engine::{self, SOCKET, base_image};
+use crate::farm::Farm;
+use crate::order::{lease, order};
+use railyard_common::outcome::{OutcomeKind, Reason};
+use railyard_service::{rpc_error, task};
+use railyard_worker::runtime::labels;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+use tokio::net::{UnixListener, UnixStream};
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Status};
+
+/// Runs until it is told to go on by a file that it waits for.
+const WAITING: &str = "echo running\nwhile [ ! -e go ]; do sleep 0.1; done\necho going";
+
+fn go(farm: &Farm, job: u64) {
+    std::fs::write(farm.data_dir().join(format!("jobs/{}/work/go", lease(job))), "").unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn jobs_run_on_while_the_stream_is_down() {
+    let farm = Farm::start().await;
+    let worker = farm.worker().await;
+    farm.send(&order(1, &base_image().await, WAITING)).await;
+    farm.logged(lease(1), "\nrunning\n").await;
+    let broken = farm.service.change(|books| books.outbound.take()).unwrap();
+    broken.send(Err(Status::unavailable("the test cuts the stream"))).await.unwrap();
+    drop(broken);
+    let hello = farm.until("the worker is back", |books| books.hellos.get(1).cloned()).await;
+    assert_eq!(hello.held.len(), 1, "the job is still held");
+    assert_eq!(hello.boot_id, farm.service.books().hellos[0].boot_id);
+    go(&farm, 1);
+    let ended = farm.ended(lease(1)).await;
+    ended.expect_success();
+    assert!(ended.log.contains("running\ngoing\n"), "{}", ended.log);
+    worker.stop().await;
+    farm.assert_no_leftovers().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_controller_that_does_not_want_the_worker_ends_it_with_a_reason() {
+    engine::runtime().await;
+    let farm = Farm::start().await;
+    let refusal = rpc_error::refusal(Code::FailedPrecondition, rpc_error::PROTOCOL, "speak protocol 7, not 1");
+    farm.service.change(|books| books.unwelcome = Some(refusal));
+    let error = Farm::launch(farm.config()).ended().await.unwrap_err();
+    assert_eq!(error.to_string(), "the controller refuses this worker: speak protocol 7, not 1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_workers_do_not_share_a_data_directory() {
+    let farm = Farm::start().await;
+    let worker = farm.worker().await;
+    let error = Farm::launch(farm.config()).ended().await.unwrap_err();
+    assert!(format!("{error:#}").contains("another worker uses this data directory"), "{error:#}");
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_an_engine_the_worker_says_so() {
+    let farm = Farm::start().await;
+    let mut config = farm.config();
+    config.docker_socket = farm.dir.path().join("no.sock");
+    let error = Farm::launch(config).ended().await.unwrap_err();
+    assert!(format!("{error:#}").contains("no container engine answers at"), "{error:#}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stopped_worker_gives_its_jobs_back() {
+    let farm = Farm::start().await;
+    let worker = farm.worker().await;
+    farm.send(&order(1, &base_image().await, WAITING)).await;
+    farm.logged(lease(1), "\nrunning\n").await;
+    worker.stop().await;
+    assert!(farm.service.books().draining);
+    farm.ended(lease(1)).await.expect(OutcomeKind::Lost, Reason::WorkerRestarted, "the worker was stopped");
+    farm.assert_no_leftovers().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_draining_worker_lets_its_jobs_end() {
+    let farm = Farm::start().await;
+    let mut config = farm.config();
+    config.drain_grace_secs = 60;
+    let worker = farm.worker_with(config).await;
+    let image = base_image().await;
+    farm.send(&order(1, &image, WAITING)).await;
+    farm.logged(lease(1), "\nrunning\n").await;
+    worker.begin_stop();
+    farm.until("the worker says that it drains", |books| books.draining.then_some(())).await;
+    farm.run(&order(2, &image, "true")).await.expect(OutcomeKind::Lost, Reason::WorkerRestarted, "can run elsewhere");
+    go(&farm, 1);
+    farm.ended(lease(1)).await.expect_success();
+    worker.ended().await.unwrap();
+    farm.assert_no_leftovers().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_start_removes_what_a_crash_left_and_nothing_else() {
+    let farm = Farm::start().await;
+    let worker = farm.worker().await;
+    farm.send(&order(1, &base_image().await, WAITING)).await;
+    farm.logged(lease(1), "\nrunning\n").await;
+    worker.crash().await;
+    assert_eq!(engine::containers_of(&farm.id).await.len(), 1);
+    let other_worker = engine::foreign_container(&[(labels::FARM, &farm.id), (labels::WORKER, "w2")]).await;
+    let other_farm = engine::foreign_container(&[(labels::FARM, "cafe"), (labels::WORKER, "w1")]).await;
+    let worker = farm.worker().await;
+    assert_eq!(engine::containers_of(&farm.id).await, vec![other_worker.clone()]);
+    assert!(engine::exists(&other_farm).await);
+    assert!(farm.service.books().hellos.last().unwrap().held.is_empty());
+    assert_ne!(farm.service.books().hellos[0].boot_id, farm.service.books().hellos[1].boot_id);
+    for container in [other_worker, other_farm] {
+        engine::client().remove_container(&container, Some(forced())).await.unwrap();
+    }
+    worker.stop().await;
+    farm.assert_no_leftovers().await;
+}
+
+fn forced() -> bollard::query_parameters::RemoveContainerOptions {
+    bollard::query_parameters::RemoveContainerOptionsBuilder::default().force(true).build()
+}
+
+/// A way to the engine that can be cut.
+struct Proxy {
+    path: PathBuf,
+    cut: CancellationToken,
+}
+
+impl Proxy {
+    fn open(path: PathBuf) -> Self {
+        let listener = UnixListener::bind(&path).unwrap();
+        let cut = CancellationToken::new();
+        let ended = cut.clone();
+        task::spawn("proxy", async move {
+            while let Some(Ok((client, _))) = ended.run_until_cancelled(listener.accept()).await {
+                let ended = ended.clone();
+                task::spawn("proxied", async move {
+                    let (mut client, mut engine) = (client, UnixStream::connect(SOCKET).await.unwrap());
+                    ended.run_until_cancelled(tokio::io::copy_bidirectional(&mut client, &mut engine)).await
+                });
+            }
+        });
+        Self { path, cut }
+    }
+
+    fn close(self) -> PathBuf {
+        self.cut.cancel();
+        std::fs::remove_file(&self.path).unwrap();
+        self.path
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_engine_that_goes_away_is_the_farm_s_fault_and_cleaned_up_when_it_is_back() {
+    let farm = Farm::start().await;
+    let proxy = Proxy::open(farm.dir.path().join("engine.sock"));
+    let mut config = farm.config();
+    config.docker_socket = proxy.path.clone();
+    let worker = farm.worker_with(config).await;
+    farm.send(&order(1, &base_image().await, WAITING)).await;
+    farm.logged(lease(1), "\nrunning\n").await;
+    let path = proxy.close();
+    farm.ended(lease(1)).await.expect(OutcomeKind::Lost, Reason::Engine, "no container engine answers at");
+    assert_eq!(engine::containers_of(&farm.id).await.len(), 1, "the container outlived the engine's absence");
+    let _proxy = Proxy::open(path);
+    let gone = async {
+        while !engine::containers_of(&farm.id).await.is_empty() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), gone)
+        .await
+        .expect("the container is removed when the engine is back");
+    farm.run(&order(2, &base_image().await, "echo fine")).await.expect_success();
+    worker.stop().await;
+    farm.assert_no_leftovers().await;
+}
+
+/// A small file system, gone with the value.
+struct Small(PathBuf);
+
+impl Small {
+    fn mount(path: &Path, size: &str) -> Self {
+        std::fs::create_dir_all(path).unwrap();
+        let mounted =
+            Command::new("mount").args(["-t", "tmpfs", "-o", &format!("size={size}"), "none"]).arg(path).status();
+        assert!(mounted.unwrap().success(), "this test needs root, to mount a small file system");
+        Self(path.to_owned())
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        // A panic is on its way if that fails; it has the better story.
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_is_the_farm_s_fault_and_named() {
+    let farm = Farm::start().await;
+    let _small = Small::mount(&farm.data_dir(), "48m");
+    let worker = farm.worker().await;
+    let image = base_image().await;
+    let ended = farm.run(&order(1, &image, "dd if=/dev/zero of=big bs=1M count=100")).await;
+    ended.expect(OutcomeKind::Lost, Reason::DiskFull, "the worker's disk is full");
+    let path = farm.data_dir().canonicalize().unwrap();
+    assert!(ended.outcome.message.contains(path.to_str().unwrap()), "{}", ended.outcome.message);
+    assert!(ended.outcome.message.contains("bytes"), "{}", ended.outcome.message);
+    // There is room again: the job's files went with it.
+    farm.run(&order(2, &image, "dd if=/dev/zero of=big bs=1M count=20")).await.expect_success();
+    let mut fetch = order(3, &image, "true");
+    let big = vec![7; 60 << 20];
+    let blob = farm.service.change(|books| books.add(&big));
+    let artifact = railyard_common::blob::Artifact {
+        path: "big".parse().unwrap(),
+        blob,
+        media_type: String::new(),
+        published: None,
+    };
+    fetch.inputs = vec![railyard_common::order::InputArtifact { mount_path: "/inputs/big".into(), artifact }];
+    farm.run(&fetch).await.expect(OutcomeKind::Lost, Reason::DiskFull, "the worker's disk is full");
+    worker.stop().await;
+    farm.assert_no_leftovers().await;
+}

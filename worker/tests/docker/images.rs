@@ -1,0 +1,174 @@
+//! Images: made, sent, fetched, forgotten.
+
+use crate::engine::{self, base_image, busybox_root, image_of};
+use crate::farm::Farm;
+use crate::order::{order, output};
+use railyard_common::blob::{Artifact, Image};
+use railyard_common::order::{Order, OrderImage};
+use railyard_proto::v1;
+use railyard_proto::v1::controller_message;
+use railyard_service::convert::FromProto as _;
+use railyard_worker::runtime::Runtime as _;
+use std::time::Duration;
+
+/// Everything about every file that a tar can carry, but for times of directories.
+const LIST: &str = "find / -xdev ! -path '/work*' ! -path '/railyard*' ! -path '/proc*' ! -path '/sys*' ! -path '/dev*' \
+     ! -path '/etc/hosts' ! -path '/etc/hostname' ! -path '/etc/resolv.conf' ! -path '/.dockerenv' | sort | \
+     while read -r f; do echo \"$f $(stat -c '%f %h %u %g %t %T %s' \"$f\") $(readlink \"$f\" || true)\"; \
+     if [ -f \"$f\" ] && [ ! -L \"$f\" ]; then sha256sum <\"$f\"; fi; done >list\n";
+
+/// A tree with what makes image layers hard.
+const NASTY: &str = "cd /opt\n\
+     rm base/removed; rm -r opaque; mkdir opaque; echo new >opaque/new\n\
+     echo linked >one; ln one two; ln -s one soft; ln -s /nowhere/at/all dangling\n\
+     mkfifo pipe; mknod zero c 1 5; touch setuid; chmod 4755 setuid; mkdir -m 1700 sticky\n\
+     touch 'with space' 'uml\u{e4}ut'; mkdir -p $(printf 'deep%.0s/' $(seq 60)); touch $(printf 'long%.0s' $(seq 60))\n\
+     dd if=/dev/zero of=sparse bs=1 count=1 seek=1000000\n\
+     mv base moved; cd /work\n";
+
+fn image_in(report: &v1::ReportRequest) -> Image {
+    Image::from_proto(report.image.clone().unwrap()).unwrap()
+}
+
+fn listing(farm: &Farm, report: &v1::ReportRequest) -> String {
+    let artifact = Artifact::from_proto(report.artifacts[0].clone()).unwrap();
+    String::from_utf8(farm.service.books().plain(artifact.blob.digest)).unwrap()
+}
+
+fn committing(job: u64, image: &str, script: &str) -> Order {
+    let mut order = order(job, image, script);
+    order.run.commit = true;
+    order.run.capabilities = vec!["default".into()];
+    order.run.outputs = vec![output("list")];
+    order
+}
+
+async fn forget_build(farm: &Farm) {
+    farm.tell(controller_message::Kind::BuildOver(v1::BuildOver { build: "test/1.0+x".into() })).await;
+    let gone = async {
+        while !engine::images_of(&farm.id).await.is_empty() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), gone).await.expect("the build's images go");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_committed_image_comes_back_with_the_same_files_and_settings() {
+    let farm = Farm::start().await;
+    let worker = farm.worker().await;
+    let base = image_of("railyard-test-nasty", &farm.id).await;
+    let engine = engine::runtime().await;
+    let base_layers = engine.image(&base).await.unwrap().unwrap().layers;
+    let mut first = committing(1, &base, &format!("{NASTY}{LIST}"));
+    first.run.env.insert("ONLY_HERE".into(), "yes".into());
+    let made = farm.run(&first).await;
+    made.expect_success();
+    let image = image_in(&made.report);
+    assert_eq!(image.layers.len(), 2);
+    assert_eq!(image.layers[0].digest, base_layers[0]);
+    let want = listing(&farm, &made.report);
+    assert!(want.contains("/opt/moved/kept") && want.contains("/opt/opaque/new"), "{want}");
+
+    // The same job again finds its layers in the cache.
+    let use_it = |job| {
+        let mut order = committing(job, "", &format!("[ -z \"$ONLY_HERE\" ]\n{LIST}"));
+        order.image = OrderImage::Image(image.clone());
+        order
+    };
+    let local = farm.run(&use_it(2)).await;
+    local.expect_success();
+    assert!(local.log.contains("the image is here"), "{}", local.log);
+    assert_eq!(listing(&farm, &local.report), want);
+
+    // Gone from the engine, but for its base: only the new layer is fetched.
+    forget_build(&farm).await;
+    farm.service.change(|books| books.reads.clear());
+    let partial = farm.run(&use_it(3)).await;
+    partial.expect_success();
+    assert!(partial.log.contains("fetching the image: 1 of 2 layers"), "{}", partial.log);
+    assert!(!farm.service.books().reads.contains_key(&image.layers[0].digest));
+    assert_eq!(listing(&farm, &partial.report), want);
+
+    // Gone altogether.
+    forget_build(&farm).await;
+    engine.untag(&base).await.unwrap();
+    let mut plain = use_it(4);
+    plain.run.commit = false;
+    let whole = farm.run(&plain).await;
+    whole.expect_success();
+    assert!(whole.log.contains("fetching the image: 2 of 2 layers"), "{}", whole.log);
+    assert_eq!(listing(&farm, &whole.report), want);
+    let loaded = engine.image(&image.config.digest.to_string()).await.unwrap().unwrap();
+    assert_eq!(loaded.layers, image.layers.iter().map(|layer| layer.digest).collect::<Vec<_>>());
+    forget_build(&farm).await;
+    worker.stop().await;
+    farm.assert_no_leftovers().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn layers_that_the_cache_has_are_neither_packed_nor_sent() {
+    let farm = Farm::start().await;
+    let worker = farm.worker().await;
+    let made = farm.run(&committing(1, &base_image().await, "echo first >/opt/first; touch list")).await;
+    made.expect_success();
+    let image = image_in(&made.report);
+    let sent = farm.service.change(|books| std::mem::take(&mut books.sent));
+    assert!(sent.contains_key(&image.layers[0].digest) && sent.contains_key(&image.layers[1].digest));
+    let mut next = committing(2, "", "cat /opt/first; echo second >/opt/second; touch list");
+    next.image = OrderImage::Image(image.clone());
+    let next = farm.run(&next).await;
+    next.expect_success();
+    let longer = image_in(&next.report);
+    assert_eq!(longer.layers[..2], image.layers[..]);
+    let sent = farm.service.change(|books| std::mem::take(&mut books.sent));
+    let sent: Vec<_> = sent.into_keys().collect();
+    let mut want = vec![longer.config.digest, longer.layers[2].digest];
+    want.sort();
+    assert_eq!(sent, want);
+    assert!(next.log.contains("1 of 3 layers were new"), "{}", next.log);
+    forget_build(&farm).await;
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_root_tarball_becomes_an_image_once() {
+    let farm = Farm::start().await;
+    let worker = farm.worker().await;
+    let root = busybox_root(&format!("import {}", farm.id));
+    let packed = zstd::encode_all(&root[..], 1).unwrap();
+    let blob = farm.service.change(|books| books.add(&packed));
+    let path = "root.tar.zst".parse().unwrap();
+    let artifact = Artifact { path, blob, media_type: String::new(), published: None };
+    let mut order = committing(1, "", "cat /etc/marker; touch list");
+    order.image = OrderImage::Import(artifact);
+    let first = farm.run(&order).await;
+    first.expect_success();
+    assert!(first.log.contains(&format!("import {}", farm.id)), "{}", first.log);
+    assert!(first.log.contains("making an image of root.tar.zst"), "{}", first.log);
+    order.lease.job.0 = 2;
+    let second = farm.run(&order).await;
+    second.expect_success();
+    assert!(second.log.contains("the image of root.tar.zst is here"), "{}", second.log);
+    forget_build(&farm).await;
+    worker.stop().await;
+    farm.assert_no_leftovers().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn images_are_kept_for_running_builds_and_told_at_the_next_start() {
+    let farm = Farm::start().await;
+    let worker = farm.worker().await;
+    farm.run(&committing(1, &base_image().await, "echo kept >/opt/kept; touch list")).await.expect_success();
+    worker.stop().await;
+    assert_eq!(engine::images_of(&farm.id).await.len(), 1);
+    // As if an earlier worker with another data directory had left it.
+    let stray = format!("railyard.local/{}/w1/test", farm.id);
+    let name = railyard_worker::runtime::ImageName { repository: stray, tag: "stray".into() };
+    engine::runtime().await.tag(&base_image().await, &name).await.unwrap();
+    let worker = farm.worker().await;
+    assert_eq!(farm.service.books().hellos.last().unwrap().builds, ["test/1.0+x"]);
+    assert_eq!(engine::images_of(&farm.id).await.len(), 1, "the stray is gone");
+    forget_build(&farm).await;
+    worker.stop().await;
+}

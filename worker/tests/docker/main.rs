@@ -1,0 +1,13 @@
+//! The worker with a real Docker engine, against a controller and a cache that live in the test.
+//!
+//! Needs root, an engine that answers on its default socket, and `busybox` (statically linked) on the PATH.
+#![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
+
+mod engine;
+mod farm;
+mod faults;
+mod images;
+mod jobs;
+mod limits;
+mod order;
+mod service;
