@@ -38,7 +38,8 @@ impl Engine {
         engine
     }
 
-    /// An engine of the test's own, with no image and no container, and no network for its containers.
+    /// An engine of the test's own, with no image and no container. It runs in a network namespace of its own: two engines
+    /// in one would fight over the bridge.
     pub fn private() -> Self {
         let dir = tempfile::tempdir().expect("a directory can be made");
         let socket = dir.path().join("docker.sock");
@@ -50,13 +51,14 @@ impl Engine {
 
     fn daemon(dir: &Path) -> Command {
         let at = |name: &str| dir.join(name).display().to_string();
-        let mut command = Command::new("dockerd");
+        let mut command = Command::new("unshare");
         command
+            .args(["--net", "--", "dockerd"])
             .arg(format!("--host=unix://{}", at("docker.sock")))
             .arg(format!("--data-root={}", at("data")))
             .arg(format!("--exec-root={}", at("exec")))
             .arg(format!("--pidfile={}", at("dockerd.pid")))
-            .args(["--bridge=none", "--iptables=false", "--ip6tables=false"]);
+            .args(["--iptables=false", "--ip6tables=false"]);
         command
     }
 
@@ -106,14 +108,28 @@ impl Engine {
 
 impl Drop for Engine {
     fn drop(&mut self) {
+        let Some(private) = &mut self.private else { return };
+        if private.daemon.has_ended() {
+            // Containers outlive a killed daemon. Its next start clears them away.
+            private.daemon = Process::start(Self::daemon(private.dir.path()), &private.dir.path().join("dockerd.log"));
+            self.wait();
+        }
+        let containers = self.query(&["ps", "--all", "--quiet"]);
+        for container in containers.lines() {
+            self.docker(&["rm", "--force", "--volumes", container]);
+        }
         if let Some(private) = &mut self.private {
             private.daemon.stop(START_LIMIT);
-            // overlay2 and network namespaces may still be mounted below the directory after a crash.
-            let mounts = std::fs::read_to_string("/proc/mounts").unwrap_or_default();
-            let below = private.dir.path().display().to_string();
-            for target in mounts.lines().filter_map(|line| line.split(' ').nth(1)).filter(|path| path.starts_with(&below)) {
-                let _ = Command::new("umount").args(["--lazy", target]).status();
-            }
+            unmount_below(private.dir.path());
         }
+    }
+}
+
+/// overlay2 and network namespaces may still be mounted below the directory of an engine that crashed.
+fn unmount_below(dir: &Path) {
+    let mounts = std::fs::read_to_string("/proc/mounts").unwrap_or_default();
+    let below = dir.display().to_string();
+    for target in mounts.lines().filter_map(|line| line.split(' ').nth(1)).filter(|path| path.starts_with(&below)) {
+        let _ = Command::new("umount").args(["--lazy", target]).status();
     }
 }

@@ -19,7 +19,7 @@ pub const BUILD_EXISTS: &str = "build-exists";
 /// The build is over; nothing can be changed any more.
 pub const BUILD_ENDED: &str = "build-ended";
 /// The build is not over; that must wait.
-pub const BUILD_RUNNING: &str = "build-running";
+pub const BUILD_RUNNING: &str = "build-runs";
 /// The pipeline file is wrong; the message has the diagnostics.
 pub const BAD_PIPELINE: &str = "bad-pipeline";
 /// The message itself is wrong: a field is missing or malformed.

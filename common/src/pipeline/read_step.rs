@@ -326,6 +326,10 @@ impl Reader<'_> {
     }
 
     fn output(&mut self, node: &Node) -> Option<Output> {
+        if let Value::Text(_) = node.value {
+            let path = self.template(node, "the output")?;
+            return Some(Output { path, publish: None, optional: false });
+        }
         let fields = self.fields(node, "an output", &OUTPUT_FIELDS)?;
         let path = match fields.get("path") {
             Some(path) => self.template(path, "the output's `path`"),
