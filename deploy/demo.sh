@@ -5,7 +5,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 DATA="railyard-data"
-START_TIMEOUT_SECS=60
+# shellcheck source=deploy/lib/machine.sh
+. deploy/lib/machine.sh
 
 usage() {
     cat <<'USAGE'
@@ -13,9 +14,6 @@ usage: demo.sh [--arm64]
   --arm64   build for linux/arm64 as well; emulated where this machine is not arm64, which takes some minutes more
 USAGE
 }
-
-say() { printf '\n== %s\n' "$*" >&2; }
-die() { printf 'demo: %s\n' "$*" >&2; exit 1; }
 
 arches=(amd64)
 while [ $# -gt 0 ]; do
@@ -26,13 +24,6 @@ while [ $# -gt 0 ]; do
     esac
     shift
 done
-
-can_apt() { [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; }
-apt_install() {
-    say "installing $*"
-    apt-get -qq update
-    DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends "$@" >/dev/null
-}
 
 # What this script started, and nothing else, is stopped at its end. An engine stays: it is the machine's from then on.
 farm_pid=
@@ -52,62 +43,9 @@ trap stop_farm EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
-# wait_for WHAT LOG COMMAND…: until COMMAND succeeds; gives up after START_TIMEOUT_SECS, or when $wait_pid has ended.
-wait_for() {
-    local what=$1 log=$2 deadline=$((SECONDS + START_TIMEOUT_SECS))
-    shift 2
-    until "$@" >/dev/null 2>&1; do
-        if [ $SECONDS -ge $deadline ] || ! kill -0 "$wait_pid" 2>/dev/null; then
-            tail -n 20 "$log" >&2
-            die "$what does not answer; its log is $log"
-        fi
-        sleep 0.2
-    done
-}
-
-engine_answers() { timeout 10 docker version >/dev/null 2>&1; }
-
-ensure_engine() {
-    engine_answers && return
-    can_apt || die "no Docker engine answers; start it, or install it (https://docs.docker.com/engine/install), and see that $(id -un) may use it"
-    if ! command -v dockerd >/dev/null || ! command -v docker >/dev/null; then
-        local packages=(docker.io iptables)
-        # Newer Debians have the client in a package of its own.
-        if apt-cache show docker-cli >/dev/null 2>&1; then packages+=(docker-cli); fi
-        apt_install "${packages[@]}"
-    fi
-    engine_answers && return
-    # No service manager started it (this may be a container or a bare virtual machine), so we do.
-    say "starting the Docker engine"
-    setsid dockerd >"$DATA/dockerd.log" 2>&1 </dev/null &
-    wait_pid=$!
-    wait_for "the Docker engine" "$DATA/dockerd.log" engine_answers
-}
-
-# Lets the kernel run programs of ARCH. Flag F: the kernel holds the emulator open, so that it also works in containers.
-ensure_emulation() {
-    local arch=$1 cpu
-    case $arch in amd64) cpu=x86_64 ;; arm64) cpu=aarch64 ;; esac
-    case $(uname -m) in "$cpu") return ;; esac
-    local entry=/proc/sys/fs/binfmt_misc/qemu-$cpu
-    emulates() { grep -qs '^enabled' "$entry" && grep -qs '^flags:.*F' "$entry"; }
-    emulates && return
-    can_apt || die "this machine cannot run $arch programs; as root: apt-get install qemu-user-static binfmt-support"
-    apt_install qemu-user-static binfmt-support
-    [ -e /proc/sys/fs/binfmt_misc/register ] || mount -t binfmt_misc binfmt_misc /proc/sys/fs/binfmt_misc
-    emulates || update-binfmts --enable "qemu-$cpu"
-    emulates || die "$entry is not enabled with flag F, so containers cannot run $arch programs"
-}
-
-ensure_toolchain() {
-    command -v cargo >/dev/null || die "cargo is missing; install Rust from https://rustup.rs"
-    command -v cc >/dev/null && return
-    can_apt || die "a C compiler is missing; as root: apt-get install gcc libc6-dev"
-    apt_install gcc libc6-dev
-}
-
 mkdir -p $DATA
 ensure_toolchain
+have curl || apt_install curl
 ensure_engine
 platforms=()
 for arch in "${arches[@]}"; do
@@ -130,7 +68,9 @@ else
     "$railyard" dev --data $DATA >$DATA/dev.log 2>&1 </dev/null &
     farm_pid=$!
     wait_pid=$farm_pid
-    wait_for "the farm" $DATA/dev.log timeout 10 "$railyard" workers
+    # shellcheck disable=SC2317  # Called by wait_for.
+    worker_is_there() { timeout 10 "$railyard" workers | grep -q ' connected '; }
+    wait_for "the farm's worker" $DATA/dev.log worker_is_there
 fi
 "$railyard" workers
 
@@ -148,8 +88,14 @@ say "the jobs of $build"
 say "the artifacts of $build"
 "$railyard" artifacts "$build" || status=1
 if [ $status = 0 ]; then
-    say "done; get them with: railyard fetch $build 'images/**' -o DIR (the farm has to run: railyard dev)"
+    version=${build#*/}
+    say "they lie in $DATA/cache, and are served as long as the farm runs"
+    for arch in "${arches[@]}"; do
+        ls -l "$DATA/cache/images/$arch/$version"
+        curl --silent --show-error --fail --cacert $DATA/pki/ca.pem "https://127.0.0.1:7411/cache/images/$arch/$version/version.txt"
+    done
+    say "done. Start the farm again with: $railyard dev; then: $railyard fetch $build 'images/**' -o DIR"
 else
-    say "the build failed; its logs: railyard logs $build (the farm has to run: railyard dev)"
+    say "the build failed. Start the farm again with: $railyard dev; then: $railyard logs $build"
 fi
 exit $status

@@ -1,26 +1,34 @@
 #!/usr/bin/env bash
-# Runs every test: those of the crates, those with a real Docker engine and a real S3 server, and the demo pipeline.
-# Exits 0 only if all ran and passed. Nothing is skipped: what a test needs and cannot be had makes it fail, with a sentence
-# that says why.
+# Runs every test: those of the crates, those with a real Docker engine, a real S3 service and an emulated arm64, and the demo, which
+# builds and boots an operating system. Exits 0 only if all ran and passed. Nothing is skipped: what a test needs and cannot have
+# makes it fail, with a sentence that says why.
 #
-# As root on a Debian system it installs what is missing (engine, busybox, binfmt for arm64) and starts an engine if none answers.
+# As root on a Debian system it installs what is missing and starts an engine if none answers.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-say() { printf '\n== %s\n' "$*"; }
+DATA=target/test-run
+mkdir -p "$DATA"
+# shellcheck source=deploy/lib/machine.sh
+. deploy/lib/machine.sh
 
-. deploy/lib/engine.sh
-
-say "the engine, and what the containers need"
-ensure_packages busybox-static zstd
+say "what the tests need of this machine"
+ensure_toolchain
+if ! have busybox zstd mkfs.ext4 python3 unshare; then
+    can_apt || die "busybox-static, zstd, e2fsprogs, python3 and util-linux are needed; install them"
+    apt_install busybox-static zstd e2fsprogs python3 util-linux
+fi
 ensure_engine
-ensure_binfmt_arm64 || echo "arm64 cannot be emulated here: the arm64 test will say so and fail" >&2
+ensure_emulation arm64
 
-say "every test of the workspace"
+say "the tests of the crates, and those across crates"
 if command -v cargo-nextest >/dev/null 2>&1; then
     cargo nextest run --workspace --no-fail-fast
 else
     cargo test --workspace --no-fail-fast
 fi
+
+say "the demo: an operating system, built and booted"
+deploy/demo.sh
 
 say "all tests ran and passed"

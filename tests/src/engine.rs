@@ -99,9 +99,9 @@ impl Engine {
         String::from_utf8_lossy(&output.stdout).trim().to_owned()
     }
 
-    /// Ids of containers, running or not, of a farm.
-    pub fn containers_of(&self, farm: &str) -> Vec<String> {
-        let listed = self.query(&["ps", "--all", "--quiet", "--filter", &format!("label=railyard.farm={farm}")]);
+    /// Ids of containers, running or not, of a worker.
+    pub fn containers_of(&self, worker: &str) -> Vec<String> {
+        let listed = self.query(&["ps", "--all", "--quiet", "--filter", &format!("label=railyard.worker={worker}")]);
         listed.lines().map(str::to_owned).collect()
     }
 }

@@ -18,7 +18,7 @@ pub const BUILD_LIMIT: Duration = Duration::from_secs(240);
 
 /// A controller and its workers.
 pub struct Farm {
-    /// The farm's name, in the labels of its containers.
+    /// The farm's name, in the names of its workers.
     pub name: String,
     /// Everything that the farm writes lies below.
     pub dir: TempDir,

@@ -15,7 +15,7 @@ fn arm64_busybox(dir: &Path) -> Vec<u8> {
              -o Dir::State::status=/dev/null -o APT::Sandbox::User=root"
         $apt update
         $apt download busybox-static
-        dpkg-deb --fsys-tarfile busybox-static_*_arm64.deb | tar -xf - --wildcards --transform 's,.*/,,' '*/busybox'
+        dpkg-deb --fsys-tarfile busybox-static_*_arm64.deb | tar -xf - --wildcards --transform 's,.*/,,' '*bin/busybox'
     "#;
     let output = Command::new("sh").args(["-c", script]).current_dir(dir).output().expect("a shell");
     assert!(output.status.success(), "cannot get busybox for arm64 from apt: {}", String::from_utf8_lossy(&output.stderr));

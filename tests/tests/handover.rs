@@ -72,7 +72,7 @@ fn image_and_artifact_reach_another_worker_through_the_cache() {
     // Nothing is left behind: no container, no image of the build, no file of a job.
     for (engine, worker) in [(&first, &maker), (&second, &user)] {
         railyard_tests::wait::until("a clean worker", railyard_tests::farm::BUILD_LIMIT, || {
-            let containers = engine.containers_of(&farm.name);
+            let containers = engine.containers_of(&worker.name);
             let images = engine.query(&["images", "--quiet", "--filter", "reference=railyard.local/handover"]);
             let jobs = files_below(&worker.data.join("jobs"));
             let clean = containers.is_empty() && images.is_empty() && jobs.is_empty();

@@ -52,14 +52,14 @@ fn a_killed_controller_comes_back_and_the_build_ends_well() {
     let path = farm.pipeline("kills", &pipeline(&base, "60s"));
     let build = farm.submit(&path, &["--idempotency-key", "once"]);
     farm.logged(&build, "wait", "tick 3");
-    let containers = engine.containers_of(&farm.name);
+    let containers = engine.containers_of(&worker.name);
     assert_eq!(containers.len(), 1, "{containers:?}");
 
     farm.kill_controller();
     farm.start_controller();
     assert_eq!(farm.submit(&path, &["--idempotency-key", "once"]), build, "the same key is the same build, also after a crash");
     farm.logged(&build, "wait", "tick 20");
-    assert_eq!(engine.containers_of(&farm.name), containers, "the container runs on, it was not started again");
+    assert_eq!(engine.containers_of(&worker.name), containers, "the container runs on, it was not started again");
 
     release(&worker.data);
     let ended = farm.ended(&build);
@@ -101,7 +101,7 @@ fn the_job_of_a_killed_worker_runs_again_elsewhere_once() {
     // The worker that comes back clears away what it left.
     let _again = farm.start_worker(&first.name);
     railyard_tests::wait::until("the end of the orphan", railyard_tests::farm::BUILD_LIMIT, || {
-        let (containers, files) = (engine.containers_of(&farm.name), files_below(&first.data.join("jobs")));
+        let (containers, files) = (engine.containers_of(&first.name), files_below(&first.data.join("jobs")));
         if containers.is_empty() && files.is_empty() { Ok(()) } else { Err(format!("{containers:?} {files:?}")) }
     });
     engine.query(&["image", "rm", &base]);
