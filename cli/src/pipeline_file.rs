@@ -29,6 +29,13 @@ pub struct PipelineFile {
     pub files: BTreeMap<String, String>,
 }
 
+/// What `-o json` prints for a file with faults.
+#[derive(Serialize)]
+struct Faulty<'a> {
+    valid: bool,
+    diagnostics: &'a [Diagnostic],
+}
+
 /// Faults found in it.
 pub type Faults = Vec<Diagnostic>;
 
@@ -85,23 +92,18 @@ impl PipelineFile {
         })
     }
 
-    /// Shows the faults, on stderr for people and as JSON on stdout for programs; gives the failure to end with.
+    /// Shows the faults on stderr for people, and as JSON on stdout for programs; gives the failure to end with.
     pub fn show(&self, faults: &[Diagnostic], console: &Console) -> Failure {
-        if console.is_json() {
-            #[derive(Serialize)]
-            struct Checked<'a> {
-                valid: bool,
-                diagnostics: &'a [Diagnostic],
-            }
-            return match console.json(&Checked { valid: false, diagnostics: faults }) {
-                Ok(()) => Failure::Told(Exit::Usage),
-                Err(failure) => failure,
-            };
-        }
         for fault in faults {
             console.note(self.describe(fault, console.err).trim_end());
         }
-        Failure::Told(Exit::Usage)
+        if !console.is_json() {
+            return Failure::Told(Exit::Usage);
+        }
+        match console.json(&Faulty { valid: false, diagnostics: faults }) {
+            Ok(()) => Failure::Told(Exit::Usage),
+            Err(failure) => failure,
+        }
     }
 
     /// The fault with its line and a caret below it.

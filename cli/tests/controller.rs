@@ -129,7 +129,8 @@ fn what_is_not_there_is_named() {
         (&["show", "other"][..], 3, "railyard builds"),
         (&["show", "mini/2.0"], 3, "`mini/2.0`"),
         (&["show", "Mini"], 2, "pipeline name"),
-        (&["logs", "mini", "packagez"], 2, "packages@linux/amd64"),
+        (&["logs", "mini", "packagez"], 3, "`packagez`; `railyard show mini/1.0`"),
+        (&["logs", "mini", "Packages"], 2, "step name"),
         (&["retry", "mini/1.0"], 3, "has not ended"),
         (&["fetch", "mini", "*.iso"], 3, "*.iso"),
     ] {

@@ -1,6 +1,9 @@
 //! Logs of attempts: kept in a local file while they grow, filed in the cache as zstd when the attempt has ended.
 //!
-//! **Invariant:** an acked byte is on disk; bytes of one attempt are kept in order and without a gap.
+//! **Invariant:** an acked byte is on disk; bytes of one attempt are kept in order and without a gap. One writer at a time has
+//! its turn at an attempt's log, and filing takes a turn too.
+
+mod files;
 
 use crate::cache::{Cache, CacheError};
 use bytes::Bytes;
@@ -9,16 +12,14 @@ use railyard_common::id::{BuildId, JobName, LeaseId};
 use railyard_common::layout;
 use railyard_service::task;
 use std::collections::BTreeMap;
-use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::io::{self, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _, AsyncWriteExt as _};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{OwnedMutexGuard, mpsc, watch};
 
 /// Bytes of log that go to a reader at a time.
 const CHUNK_BYTES: usize = 256 * 1024;
-/// zstd level of filed logs: text shrinks some twenty times at little cost.
-const ARCHIVE_LEVEL: i32 = 3;
 
 /// The log cannot be kept or read.
 #[derive(Debug, thiserror::Error)]
@@ -75,8 +76,24 @@ pub struct LogStore {
     dir: PathBuf,
     cache: Arc<dyn Cache>,
     max_bytes: u64,
-    /// Attempts whose log is growing: how many bytes were taken, whether the attempt has ended.
-    growing: Mutex<BTreeMap<LeaseId, watch::Sender<Growth>>>,
+    /// Attempts whose log is growing.
+    growing: Mutex<BTreeMap<LeaseId, Arc<Growing>>>,
+}
+
+/// A log that grows.
+struct Growing {
+    progress: watch::Sender<Growth>,
+    /// Held by whoever changes the file.
+    turn: Arc<tokio::sync::Mutex<()>>,
+}
+
+/// One writer's turn at a log.
+pub struct Writer {
+    lease: LeaseId,
+    path: PathBuf,
+    max_bytes: u64,
+    growing: Arc<Growing>,
+    turn: OwnedMutexGuard<()>,
 }
 
 /// How far a log has come.
@@ -102,56 +119,57 @@ impl LogStore {
         self.dir.join(format!("{lease}.log"))
     }
 
-    fn growth(&self, lease: LeaseId) -> watch::Sender<Growth> {
+    fn growing(&self, lease: LeaseId) -> Arc<Growing> {
         let mut growing = self.growing.lock().unwrap_or_else(PoisonError::into_inner);
         let fresh = || {
             let taken_bytes = std::fs::metadata(self.path(lease)).map_or(0, |meta| meta.len());
-            watch::Sender::new(Growth { taken_bytes, ended: false })
+            Arc::new(Growing {
+                progress: watch::Sender::new(Growth { taken_bytes, ended: false }),
+                turn: Arc::default(),
+            })
         };
         growing.entry(lease).or_insert_with(fresh).clone()
     }
 
-    /// Takes a batch that begins at `offset`; what is known already is skipped. Returns how many bytes are durable.
-    ///
-    /// # Errors
-    /// [`LogError`].
-    pub async fn append(&self, lease: LeaseId, offset: u64, data: Bytes) -> Result<u64, LogError> {
-        let growth = self.growth(lease);
-        let have = growth.borrow().taken_bytes;
-        if offset > have {
-            return Err(LogError::Gap { lease, have, offset });
-        }
-        let known = usize::try_from(have - offset).unwrap_or(usize::MAX);
-        if known >= data.len() {
-            return Ok(have);
-        }
-        let fresh = data.slice(known..);
-        let room = usize::try_from(self.max_bytes.saturating_sub(have)).unwrap_or(usize::MAX);
-        let kept = fresh.slice(..fresh.len().min(room));
-        let (path, taken) = (self.path(lease), have + fresh.len() as u64);
-        let io = |source| LogError::Io { what: "append to", lease, source };
-        if !kept.is_empty() {
-            let written = tokio::task::spawn_blocking(move || append_file(&path, have, &kept)).await;
-            written.map_err(|error| io(io::Error::other(error)))?.map_err(io)?;
-        }
-        growth.send_modify(|growth| growth.taken_bytes = growth.taken_bytes.max(taken));
-        Ok(taken)
+    /// A turn at the log of a live attempt: waits until nobody else writes to it.
+    pub async fn writer(&self, lease: LeaseId) -> Writer {
+        let growing = self.growing(lease);
+        let turn = growing.turn.clone().lock_owned().await;
+        Writer { lease, path: self.path(lease), max_bytes: self.max_bytes, growing, turn }
+    }
+
+    /// Hears how the log of a live attempt grows.
+    pub fn subscribe(&self, lease: LeaseId) -> watch::Receiver<Growth> {
+        self.growing(lease).progress.subscribe()
+    }
+
+    /// An attempt that was asked for has ended: nothing will grow any more.
+    pub fn forget(&self, lease: LeaseId) {
+        self.growing.lock().unwrap_or_else(PoisonError::into_inner).remove(&lease);
     }
 
     /// The attempt has ended: files its log in the cache and removes the local file. Doing it again does no harm.
+    /// `reported_bytes` is how long the worker says the log is.
     ///
     /// # Errors
     /// [`LogError`]; the local file stays then.
-    pub async fn file(&self, name: &LogName) -> Result<(), LogError> {
-        let lease = name.lease;
-        let growth = self.growth(lease);
-        growth.send_modify(|growth| growth.ended = true);
+    pub async fn file(&self, name: &LogName, reported_bytes: u64) -> Result<(), LogError> {
+        let (lease, max) = (name.lease, self.max_bytes);
+        let growing = self.growing(lease);
+        let _turn = growing.turn.lock().await;
+        growing.progress.send_modify(|growth| {
+            growth.ended = true;
+            if growth.taken_bytes >= max {
+                // After a restart only the worker knows how much was cut.
+                growth.taken_bytes = growth.taken_bytes.max(reported_bytes);
+            }
+        });
         let path = self.path(lease);
         if tokio::fs::try_exists(&path).await.unwrap_or(false) {
-            let (packed, taken) = (path.with_extension("zst"), growth.borrow().taken_bytes);
+            let (packed, taken) = (path.with_extension("zst"), growing.progress.borrow().taken_bytes);
             let io = |source| LogError::Io { what: "pack", lease, source };
             let (from, to) = (path.clone(), packed.clone());
-            let done = tokio::task::spawn_blocking(move || pack(&from, &to, taken)).await;
+            let done = tokio::task::spawn_blocking(move || files::pack(&from, &to, taken, max)).await;
             done.map_err(|error| io(io::Error::other(error)))?.map_err(io)?;
             let put = self.cache.put_file(&name.archive(), &packed).await;
             put.map_err(|source| LogError::Cache { lease, source })?;
@@ -159,7 +177,7 @@ impl LogStore {
             tokio::fs::remove_file(&packed).await.map_err(remove)?;
             tokio::fs::remove_file(&path).await.map_err(remove)?;
         }
-        self.growing.lock().unwrap_or_else(PoisonError::into_inner).remove(&lease);
+        self.forget(lease);
         Ok(())
     }
 
@@ -169,17 +187,18 @@ impl LogStore {
         names.filter_map(|entry| entry.file_name().to_str()?.strip_suffix(".log")?.parse().ok()).collect()
     }
 
-    /// The log from `offset` on, in chunks with their offsets; with `follow`, until the attempt has ended.
+    /// The log from `offset` on, in chunks with their offsets: as it is now or, with the growth of a live attempt, until that
+    /// has ended.
     pub fn read(
         self: &Arc<Self>,
         name: LogName,
         offset: u64,
-        follow: bool,
+        growth: Option<watch::Receiver<Growth>>,
     ) -> mpsc::Receiver<Result<(u64, Bytes), LogError>> {
         let (tx, rx) = mpsc::channel(4);
         let store = self.clone();
         task::spawn("log reader", async move {
-            if let Err(error) = store.read_into(&name, offset, follow, &tx).await {
+            if let Err(error) = store.read_into(&name, offset, growth, &tx).await {
                 // A reader that went away does not want to hear it.
                 let _ = tx.send(Err(error)).await;
             }
@@ -187,70 +206,67 @@ impl LogStore {
         rx
     }
 
-    async fn read_into(&self, name: &LogName, offset: u64, follow: bool, tx: &Chunks) -> Result<(), LogError> {
+    async fn read_into(
+        &self,
+        name: &LogName,
+        mut offset: u64,
+        mut growth: Option<watch::Receiver<Growth>>,
+        tx: &Chunks,
+    ) -> Result<(), LogError> {
         let lease = name.lease;
-        if tokio::fs::try_exists(self.path(lease)).await.unwrap_or(false) || follow && !self.is_filed(name).await? {
-            self.read_growing(lease, offset, follow, tx).await
-        } else {
-            self.read_filed(name, offset, tx).await
-        }
-    }
-
-    async fn is_filed(&self, name: &LogName) -> Result<bool, LogError> {
-        let found = self.cache.get_stream(&name.archive()).await;
-        found.map(|stream| stream.is_some()).map_err(|source| LogError::Cache { lease: name.lease, source })
-    }
-
-    async fn read_growing(&self, lease: LeaseId, mut offset: u64, follow: bool, tx: &Chunks) -> Result<(), LogError> {
-        let mut growth = self.growth(lease).subscribe();
-        let io = |source| LogError::Io { what: "read", lease, source };
-        let mut file: Option<tokio::fs::File> = None;
+        let mut file = None;
         loop {
-            let now = *growth.borrow_and_update();
+            let over = growth.as_mut().is_none_or(|growth| growth.borrow_and_update().ended);
             if file.is_none() {
                 // Stays open while it is filed and removed: a follower misses nothing.
-                file = match tokio::fs::File::open(self.path(lease)).await {
-                    Ok(mut opened) => {
-                        opened.seek(SeekFrom::Start(offset)).await.map_err(io)?;
-                        Some(opened)
-                    }
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-                    Err(error) => return Err(io(error)),
-                };
+                file = self.open_local(lease, offset).await?;
             }
             if let Some(file) = &mut file {
-                loop {
-                    let mut chunk = vec![0; CHUNK_BYTES];
-                    let read = file.read(&mut chunk).await.map_err(io)?;
-                    if read == 0 {
-                        break;
-                    }
-                    chunk.truncate(read);
-                    if tx.send(Ok((offset, chunk.into()))).await.is_err() {
-                        return Ok(());
-                    }
-                    offset += read as u64;
+                let io = |source| LogError::Io { what: "read", lease, source };
+                match send_rest(file, &mut offset, tx).await.map_err(io)? {
+                    Reader::There => {}
+                    Reader::Gone => return Ok(()),
                 }
             }
-            if !follow || now.ended {
-                return self.tell_truncated(now.taken_bytes, offset, tx).await;
+            if over {
+                break;
             }
-            let gone = tokio::select! {
+            let Some(changes) = &mut growth else { break };
+            tokio::select! {
                 biased;
-                () = tx.closed() => true,
-                changed = growth.changed() => changed.is_err(),
-            };
-            if gone {
-                return Ok(());
+                () = tx.closed() => return Ok(()),
+                // Nobody can tell any more: the attempt has ended. One last look.
+                changed = changes.changed() => if changed.is_err() { growth = None },
             }
+        }
+        if file.is_none() {
+            return self.read_filed(name, offset, tx).await;
+        }
+        self.tell_truncated(lease, offset, tx).await;
+        Ok(())
+    }
+
+    async fn open_local(&self, lease: LeaseId, offset: u64) -> Result<Option<tokio::fs::File>, LogError> {
+        let io = |source| LogError::Io { what: "read", lease, source };
+        match tokio::fs::File::open(self.path(lease)).await {
+            Ok(mut opened) => {
+                opened.seek(SeekFrom::Start(offset)).await.map_err(io)?;
+                Ok(Some(opened))
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(io(error)),
         }
     }
 
-    async fn tell_truncated(&self, taken: u64, offset: u64, tx: &Chunks) -> Result<(), LogError> {
+    /// The note at the end of a log that was cut, as the filed log has it.
+    async fn tell_truncated(&self, lease: LeaseId, offset: u64, tx: &Chunks) {
+        let growing = self.growing.lock().unwrap_or_else(PoisonError::into_inner).get(&lease).cloned();
+        let taken = growing.map_or(0, |growing| growing.progress.borrow().taken_bytes);
         if taken > self.max_bytes {
-            let _ = tx.send(Ok((offset, truncation_notice(taken, self.max_bytes).into()))).await;
+            let notice = Bytes::from(files::truncation_notice(taken, self.max_bytes));
+            let seen = usize::try_from(offset.saturating_sub(self.max_bytes)).unwrap_or(usize::MAX);
+            let _ = tx.send(Ok((offset, notice.slice(seen.min(notice.len())..)))).await;
         }
-        Ok(())
     }
 
     async fn read_filed(&self, name: &LogName, offset: u64, tx: &Chunks) -> Result<(), LogError> {
@@ -265,52 +281,69 @@ impl LogStore {
         }
         file.flush().await.map_err(io)?;
         let tx = tx.clone();
-        let unpacked = tokio::task::spawn_blocking(move || unpack(fetched.path(), offset, &tx)).await;
+        let unpacked = tokio::task::spawn_blocking(move || files::unpack(fetched.path(), offset, &tx)).await;
         unpacked.map_err(|error| io(io::Error::other(error)))?.map_err(io)
     }
 }
 
 type Chunks = mpsc::Sender<Result<(u64, Bytes), LogError>>;
 
-fn truncation_notice(taken: u64, max: u64) -> String {
-    format!("\n[railyard: the log is longer than its limit of {max} bytes; {} bytes are left out here]\n", taken - max)
+/// Whether somebody still reads.
+enum Reader {
+    There,
+    Gone,
 }
 
-fn append_file(path: &Path, at: u64, data: &[u8]) -> io::Result<()> {
-    let mut file = std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
-    // A crash may have left bytes that were never acked; they come again.
-    file.set_len(at)?;
-    file.seek(SeekFrom::Start(at))?;
-    file.write_all(data)?;
-    file.sync_data()
-}
-
-fn pack(from: &Path, to: &Path, taken: u64) -> io::Result<()> {
-    let mut source = std::fs::File::open(from)?;
-    let kept = source.metadata()?.len();
-    let mut encoder = zstd::Encoder::new(std::fs::File::create(to)?, ARCHIVE_LEVEL)?;
-    encoder.include_checksum(true)?;
-    io::copy(&mut source, &mut encoder)?;
-    if taken > kept {
-        encoder.write_all(truncation_notice(taken, kept).as_bytes())?;
-    }
-    encoder.finish()?.sync_all()
-}
-
-fn unpack(path: &Path, offset: u64, tx: &Chunks) -> io::Result<()> {
-    let mut decoder = zstd::Decoder::new(std::fs::File::open(path)?)?;
-    io::copy(&mut (&mut decoder).take(offset), &mut io::sink())?;
-    let mut at = offset;
+/// Sends what is in the file from `offset` on.
+async fn send_rest(file: &mut tokio::fs::File, offset: &mut u64, tx: &Chunks) -> io::Result<Reader> {
     loop {
-        let mut chunk = Vec::with_capacity(CHUNK_BYTES);
-        (&mut decoder).take(CHUNK_BYTES as u64).read_to_end(&mut chunk)?;
-        if chunk.is_empty() {
-            return Ok(());
+        let mut chunk = vec![0; CHUNK_BYTES];
+        let read = file.read(&mut chunk).await?;
+        if read == 0 {
+            return Ok(Reader::There);
         }
-        let read = chunk.len() as u64;
-        if tx.blocking_send(Ok((at, chunk.into()))).is_err() {
-            return Ok(());
+        chunk.truncate(read);
+        if tx.send(Ok((*offset, chunk.into()))).await.is_err() {
+            return Ok(Reader::Gone);
         }
-        at += read;
+        *offset += read as u64;
+    }
+}
+
+impl Writer {
+    /// Takes a batch that begins at `offset`; what is known already is skipped. Returns how many bytes are durable.
+    ///
+    /// # Errors
+    /// [`LogError`].
+    pub async fn append(self, offset: u64, data: Bytes) -> Result<u64, LogError> {
+        let Self { lease, path, max_bytes, growing, turn } = self;
+        let mut have = growing.progress.borrow().taken_bytes;
+        if have >= max_bytes {
+            // After a restart it is not known how much was left out. Nothing more is kept, so no gap can come of it.
+            have = have.max(offset);
+        }
+        if offset > have {
+            return Err(LogError::Gap { lease, have, offset });
+        }
+        let known = usize::try_from(have - offset).unwrap_or(usize::MAX);
+        if known >= data.len() {
+            return Ok(have);
+        }
+        let fresh = data.slice(known..);
+        let room = usize::try_from(max_bytes.saturating_sub(have)).unwrap_or(usize::MAX);
+        let kept = fresh.slice(..fresh.len().min(room));
+        let taken = have + fresh.len() as u64;
+        let io = |source| LogError::Io { what: "append to", lease, source };
+        // The turn goes with the work: should the caller be dropped, the next writer still waits for it.
+        let written = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            if !kept.is_empty() {
+                files::append(&path, have, &kept)?;
+            }
+            growing.progress.send_modify(|growth| growth.taken_bytes = taken);
+            Ok(())
+        });
+        written.await.map_err(|error| io(io::Error::other(error)))?.map_err(io)?;
+        Ok(taken)
     }
 }

@@ -21,7 +21,10 @@ use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, broadcast, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
+use tonic::server::NamedService as _;
 use tonic::service::Routes;
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
 
 /// The controller listens.
 #[derive(Clone, Debug)]
@@ -114,10 +117,7 @@ fn routes(
         .max_decoding_message_size(MESSAGE_MAX_BYTES)
         .max_encoding_message_size(MESSAGE_MAX_BYTES);
     let (health, health_service) = tonic_health::server::health_reporter();
-    task::spawn("health", async move {
-        health.set_serving::<ClientServiceServer<Client>>().await;
-        health.set_serving::<WorkerServiceServer<Workers>>().await;
-    });
+    task::spawn("health", tell_health(health, shutdown.clone()));
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(v1::DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
@@ -129,4 +129,16 @@ fn routes(
         app = app.merge(cache);
     }
     Ok(app)
+}
+
+/// Says that the services serve; at the end, that they do not, and lets go of those who watch.
+async fn tell_health(mut health: HealthReporter, shutdown: CancellationToken) {
+    health.set_serving::<ClientServiceServer<Client>>().await;
+    health.set_serving::<WorkerServiceServer<Workers>>().await;
+    shutdown.cancelled().await;
+    let services = ["", ClientServiceServer::<Client>::NAME, WorkerServiceServer::<Workers>::NAME];
+    for service in services {
+        health.set_service_status(service, ServingStatus::NotServing).await;
+        health.clear_service_status(service).await;
+    }
 }

@@ -168,7 +168,8 @@ impl Farm {
     pub fn json(&self, args: &[&str]) -> Value {
         let answer = self.cli(args);
         assert_eq!(answer.code, 0, "railyard {args:?}: {}", answer.stderr);
-        serde_json::from_str(&answer.stdout).unwrap_or_else(|error| panic!("railyard {args:?}: {error}: {}", answer.stdout))
+        serde_json::from_str(&answer.stdout)
+            .unwrap_or_else(|error| panic!("railyard {args:?}: {error}: {}", answer.stdout))
     }
 
     /// Writes a pipeline file and returns its path.

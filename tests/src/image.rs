@@ -7,8 +7,34 @@ use std::process::{Command, Stdio};
 
 /// Applets that the tests' scripts call.
 const APPLETS: [&str; 28] = [
-    "sh", "ash", "cat", "cp", "dd", "echo", "env", "find", "grep", "head", "id", "ls", "md5sum", "mkdir", "mv", "ps", "rm",
-    "sed", "seq", "sha256sum", "sleep", "sort", "tail", "test", "touch", "true", "uname", "wc",
+    "sh",
+    "ash",
+    "cat",
+    "cp",
+    "dd",
+    "echo",
+    "env",
+    "find",
+    "grep",
+    "head",
+    "id",
+    "ls",
+    "md5sum",
+    "mkdir",
+    "mv",
+    "ps",
+    "rm",
+    "sed",
+    "seq",
+    "sha256sum",
+    "sleep",
+    "sort",
+    "tail",
+    "test",
+    "touch",
+    "true",
+    "uname",
+    "wc",
 ];
 
 /// Makes `reference` from the machine's own static busybox, for its own platform.

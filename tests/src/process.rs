@@ -11,7 +11,8 @@ pub fn railyard() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let built = Command::new(cargo).args(["build", "--quiet", "--package", "railyard-cli", "--bin", "railyard"]).status();
+        let built =
+            Command::new(cargo).args(["build", "--quiet", "--package", "railyard-cli", "--bin", "railyard"]).status();
         assert!(built.is_ok_and(|status| status.success()), "the binary `railyard` does not build");
         // target/debug/deps/THIS → target/debug/railyard
         let this = std::env::current_exe().expect("a test knows its own path");

@@ -18,7 +18,11 @@ fn arm64_busybox(dir: &Path) -> Vec<u8> {
         dpkg-deb --fsys-tarfile busybox-static_*_arm64.deb | tar -xf - --wildcards --transform 's,.*/,,' '*bin/busybox'
     "#;
     let output = Command::new("sh").args(["-c", script]).current_dir(dir).output().expect("a shell");
-    assert!(output.status.success(), "cannot get busybox for arm64 from apt: {}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "cannot get busybox for arm64 from apt: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     std::fs::read(dir.join("busybox")).expect("busybox was unpacked")
 }
 
@@ -38,7 +42,8 @@ fn arm64_jobs_run_arm64_containers() {
     let farm = Farm::start();
     let worker = farm.worker("w", &engine, "");
     let workers = farm.json(&["workers", "-o", "json"]);
-    let offered = list(&list(&workers)[0]["platforms"]).iter().find(|offer| offer["platform"] == "linux/arm64").cloned();
+    let offered =
+        list(&list(&workers)[0]["platforms"]).iter().find(|offer| offer["platform"] == "linux/arm64").cloned();
     assert_eq!(offered.expect("arm64 is offered")["emulated"], !native, "{workers}");
 
     let text = format!(

@@ -46,7 +46,8 @@ impl Scene {
     /// Nothing of any job is left on the worker.
     fn is_clean(&self) {
         wait::until("a clean worker", BUILD_LIMIT, || {
-            let (containers, files) = (self.engine.containers_of(&self.worker.name), files_below(&self.worker.data.join("jobs")));
+            let (containers, files) =
+                (self.engine.containers_of(&self.worker.name), files_below(&self.worker.data.join("jobs")));
             if containers.is_empty() && files.is_empty() { Ok(()) } else { Err(format!("{containers:?} {files:?}")) }
         });
     }
@@ -61,7 +62,8 @@ impl Drop for Scene {
 #[test]
 fn a_malformed_pipeline_is_refused_with_its_place() {
     let farm = Farm::start();
-    let path = farm.pipeline("bad", "name: bad\nsteps:\n  - name: a\n    image: x\n    script: 'true'\n    needs: [b]\n");
+    let path =
+        farm.pipeline("bad", "name: bad\nsteps:\n  - name: a\n    image: x\n    script: 'true'\n    needs: [b]\n");
     for verb in ["check", "plan", "submit"] {
         let answer = farm.cli(&[verb, &path]);
         assert_eq!(answer.code, 2, "{verb}: {answer:?}");
@@ -73,14 +75,19 @@ fn a_malformed_pipeline_is_refused_with_its_place() {
 #[test]
 fn a_failing_script_shows_its_code_its_last_lines_and_the_way_to_the_rest() {
     let scene = Scene::new();
-    let path = scene.step("    script: |\n      for n in $(seq 100); do echo line $n; done\n      echo the reason >&2\n      exit 7");
+    let path = scene.step(
+        "    script: |\n      for n in $(seq 100); do echo line $n; done\n      echo the reason >&2\n      exit 7",
+    );
     let (answer, build) = scene.wait(&path);
     assert_eq!(answer.code, 1, "{answer:?}");
     for text in ["code 7", "the reason", "line 100", "railyard logs bad/"] {
         assert!(answer.stderr.contains(text), "{text}: {answer:?}");
     }
     let outcome = Scene::outcome(&build);
-    assert_eq!((&outcome["kind"], &outcome["reason"], &outcome["exit_code"]), (&"failed".into(), &"exit-code".into(), &7.into()));
+    assert_eq!(
+        (&outcome["kind"], &outcome["reason"], &outcome["exit_code"]),
+        (&"failed".into(), &"exit-code".into(), &7.into())
+    );
     let log = scene.farm.cli(&["logs", "bad", "only"]).stdout;
     assert!(log.contains("line 1\n") && log.contains("the reason\n"), "{log}");
     scene.is_clean();
@@ -102,7 +109,8 @@ fn a_missing_output_is_named_with_what_is_there() {
 #[test]
 fn a_step_that_eats_its_memory_is_killed_and_that_is_said() {
     let scene = Scene::new();
-    let path = scene.step("    script: |\n      x=$(dd if=/dev/zero bs=1048576 count=200 | tr '\\0' x)\n      echo ${#x}");
+    let path =
+        scene.step("    script: |\n      x=$(dd if=/dev/zero bs=1048576 count=200 | tr '\\0' x)\n      echo ${#x}");
     // tr is not among the image's applets, but busybox itself is there.
     let text = std::fs::read_to_string(&path).unwrap().replace("| tr", "| busybox tr");
     std::fs::write(&path, text).unwrap();
@@ -153,7 +161,8 @@ fn no_worker_for_a_platform_is_said_at_submit_and_in_show() {
     let engine = Engine::shared();
     let farm = Farm::start();
     let _worker = farm.worker("w", &engine, "platforms = [{ platform = \"linux/amd64\", emulated = false }]");
-    let text = "name: bad\nplatforms: [linux/amd64, linux/arm64]\nsteps:\n  - name: only\n    image: x\n    script: 'true'\n";
+    let text =
+        "name: bad\nplatforms: [linux/amd64, linux/arm64]\nsteps:\n  - name: only\n    image: x\n    script: 'true'\n";
     let path = farm.pipeline("bad", text);
     let answer = farm.cli(&["submit", &path, "--platform", "linux/arm64"]);
     assert_eq!(answer.code, 0, "{answer:?}");
@@ -167,7 +176,8 @@ fn no_worker_for_a_platform_is_said_at_submit_and_in_show() {
 #[test]
 fn a_job_larger_than_every_worker_says_so() {
     let scene = Scene::new();
-    let text = "name: bad\nsteps:\n  - name: only\n    image: x\n    script: 'true'\n    resources: { memory: 64TiB }\n";
+    let text =
+        "name: bad\nsteps:\n  - name: only\n    image: x\n    script: 'true'\n    resources: { memory: 64TiB }\n";
     let path = scene.farm.pipeline("bad", text);
     let answer = scene.farm.cli(&["submit", &path]);
     assert!(answer.stderr.contains("memory") && answer.stderr.contains(&scene.worker.name), "{answer:?}");
@@ -204,7 +214,10 @@ struct SmallDisk(tempfile::TempDir);
 impl SmallDisk {
     fn mount(size: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"]).arg(dir.path()).status();
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"])
+            .arg(dir.path())
+            .status();
         assert!(mounted.is_ok_and(|status| status.success()), "this test mounts a tmpfs and needs root for it");
         Self(dir)
     }
@@ -229,7 +242,8 @@ fn a_full_disk_on_the_worker_is_the_farm_s_fault_and_is_named() {
     drop(worker.process);
     let config = farm.dir.path().join(format!("{}.toml", worker.name));
     let text = std::fs::read_to_string(&config).unwrap();
-    let text = text.replace(&format!("data_dir = \"{}\"", worker.data.display()), &format!("data_dir = \"{}\"", data.display()));
+    let text = text
+        .replace(&format!("data_dir = \"{}\"", worker.data.display()), &format!("data_dir = \"{}\"", data.display()));
     std::fs::write(&config, text).unwrap();
     let _process = farm.start_worker(&worker.name);
 

@@ -37,7 +37,8 @@ steps:
 
 /// Lets the waiting job of a worker go on.
 fn release(data: &std::path::Path) {
-    let works: Vec<_> = files_below(&data.join("jobs")).into_iter().filter(|path| path.is_dir() && path.ends_with("work")).collect();
+    let works: Vec<_> =
+        files_below(&data.join("jobs")).into_iter().filter(|path| path.is_dir() && path.ends_with("work")).collect();
     assert!(!works.is_empty(), "no job runs below {}", data.display());
     works.iter().for_each(|work| std::fs::write(work.join("go"), "").unwrap());
 }
@@ -57,7 +58,11 @@ fn a_killed_controller_comes_back_and_the_build_ends_well() {
 
     farm.kill_controller();
     farm.start_controller();
-    assert_eq!(farm.submit(&path, &["--idempotency-key", "once"]), build, "the same key is the same build, also after a crash");
+    assert_eq!(
+        farm.submit(&path, &["--idempotency-key", "once"]),
+        build,
+        "the same key is the same build, also after a crash"
+    );
     farm.logged(&build, "wait", "tick 20");
     assert_eq!(engine.containers_of(&worker.name), containers, "the container runs on, it was not started again");
 

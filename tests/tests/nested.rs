@@ -39,7 +39,8 @@ fn a_worker_in_a_container_runs_steps_on_the_host_s_engine() {
     std::fs::write(&config, text).unwrap();
 
     let container = Container(&engine, format!("railyard-nested-{}", unique()));
-    let mut args: Vec<String> = ["run", "--detach", "--network", "host", "--name", &container.1].map(str::to_owned).to_vec();
+    let mut args: Vec<String> =
+        ["run", "--detach", "--network", "host", "--name", &container.1].map(str::to_owned).to_vec();
     let mut mount = |host: &str, inside: &str| args.extend(["--volume".to_owned(), format!("{host}:{inside}")]);
     mount("/var/run/docker.sock", "/var/run/docker.sock");
     mount(&host_data.display().to_string(), "/data");
@@ -48,7 +49,13 @@ fn a_worker_in_a_container_runs_steps_on_the_host_s_engine() {
     for library in libraries(railyard()) {
         mount(&library, &library);
     }
-    args.extend([base.clone(), "/bin/railyard".to_owned(), "worker".to_owned(), "--config".to_owned(), config.display().to_string()]);
+    args.extend([
+        base.clone(),
+        "/bin/railyard".to_owned(),
+        "worker".to_owned(),
+        "--config".to_owned(),
+        config.display().to_string(),
+    ]);
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     engine.query(&args);
     wait::until("the nested worker's hello", railyard_tests::farm::BUILD_LIMIT, || {

@@ -37,7 +37,8 @@ async fn collect(received: Received) -> SocketAddr {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
-    let service = TraceServiceServer::new(Collector(received)).accept_compressed(tonic::codec::CompressionEncoding::Zstd);
+    let service =
+        TraceServiceServer::new(Collector(received)).accept_compressed(tonic::codec::CompressionEncoding::Zstd);
     let server = tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming);
     tokio::task::spawn_local(server);
     address
@@ -98,7 +99,10 @@ fn one_trace_crosses_every_process() {
         if !find("submit")?.1.parent_span_id.is_empty() {
             return Err("submit is not the root".to_owned());
         }
-        let services: Vec<&str> = ["submit", "BUILD traced", "attempt"].iter().filter_map(|name| find(name).ok().map(|one| one.0.as_str())).collect();
+        let services: Vec<&str> = ["submit", "BUILD traced", "attempt"]
+            .iter()
+            .filter_map(|name| find(name).ok().map(|one| one.0.as_str()))
+            .collect();
         if services[0] == services[1] || services[1] == services[2] || services[0] == services[2] {
             return Err(format!("the spans come from one process: {services:?}"));
         }

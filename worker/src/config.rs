@@ -51,7 +51,7 @@ pub struct WorkerConfig {
     #[serde(default = "stop_grace_secs")]
     pub stop_grace_secs: u64,
     /// Fetched blobs are kept for other jobs up to this size in all; the least recently used go first, and never one
-    /// that a job uses. Default: 10GiB.
+    /// that a job uses. At most a quarter of what is free at the start; jobs do not get that disk. Default: 10GiB.
     #[serde(default = "blob_cache")]
     pub blob_cache: ByteSize,
     /// How strongly image layers are compressed for the cache: a zstd level, 1 (fast) to 19 (small). Default: 1.
@@ -70,7 +70,7 @@ pub struct CapacityConfig {
     pub cpu_millis: Option<u32>,
     /// Default: 80 % of the memory, so that the host, the engine and the worker keep the rest.
     pub memory: Option<ByteSize>,
-    /// Scratch space. Default: what is free on the disk of `data_dir`, without `disk_reserve`.
+    /// Scratch space. Default: what is free on the disk of `data_dir`, without `disk_reserve` and `blob_cache`.
     pub disk: Option<ByteSize>,
     /// Jobs at a time. Default: twice the number of processors.
     pub slots: Option<u32>,

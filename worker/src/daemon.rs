@@ -24,12 +24,16 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 /// Events of attempts and of the link that wait to be looked at. Whoever sends more waits.
 const QUEUE_EVENTS: usize = 256;
 
 /// At shutdown, how long stopped attempts may take to clean up and to be reported, beyond their containers' grace.
 const LAST_REPORTS: Duration = Duration::from_secs(5);
+
+/// How long the controller may take to close a stream that the worker has closed.
+const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Heartbeats before the controller has said how often it wants them.
 const HEARTBEAT: Duration = Duration::from_secs(10);
@@ -79,7 +83,8 @@ impl Daemon {
         let daemon = Self {
             boot_id: hex::encode(boot),
             platforms: host::platforms(&shop.config),
-            capacity: host::capacity(&shop.config).context("cannot tell what this host has to offer")?,
+            capacity: host::capacity(&shop.config, shop.data.root())
+                .context("cannot tell what this host has to offer")?,
             shop,
             session: Session::new(),
             standing: Standing::Working,
@@ -104,7 +109,7 @@ impl Daemon {
         shutdown: CancellationToken,
     ) -> Result<(), LinkRefused> {
         let (link_events, mut link_heard) = mpsc::channel(QUEUE_EVENTS);
-        let mut link = task::spawn("link", link::keep(self.shop.uplink.client(), link_events));
+        let mut link = AbortOnDropHandle::new(task::spawn("link", link::keep(self.shop.uplink.client(), link_events)));
         let mut refused = None;
         tracing::info!(
             worker = %self.shop.config.name, controller = self.shop.config.controller, ?self.platforms, ?self.capacity,
@@ -126,8 +131,9 @@ impl Daemon {
             }
             self.handle_time();
         }
-        link.abort();
         self.attempts.shutdown().await;
+        self.say_goodbye(&mut link_heard).await;
+        link.abort();
         if let Err(error) = cleanup::jobs(&self.shop).await {
             tracing::warn!(%error, "not everything could be cleaned up; the next start tries again");
         }
@@ -137,6 +143,18 @@ impl Daemon {
 
     fn now(&self) -> Duration {
         self.shop.clock.monotonic()
+    }
+
+    /// Closes the stream behind the last message, and waits until the controller has seen that: what it has not read of
+    /// our draining it would answer with more jobs.
+    async fn say_goodbye(&mut self, link_heard: &mut mpsc::Receiver<LinkEvent>) {
+        if self.outbound.take().is_none() {
+            return;
+        }
+        let closed = async { while !matches!(link_heard.recv().await, Some(LinkEvent::Closed) | None) {} };
+        if tokio::time::timeout(GOODBYE_TIMEOUT, closed).await.is_err() {
+            tracing::debug!("the controller did not close the stream");
+        }
     }
 
     fn is_over(&self) -> bool {

@@ -15,6 +15,9 @@ const MEMORY_PERCENT: u64 = 80;
 /// Jobs at a time, for each processor: steps often wait for a disk or a network.
 const SLOTS_PER_CPU: u32 = 2;
 
+/// Fetched blobs keep at most this part of the free disk: on a small host jobs need the room more.
+const BLOB_CACHE_PART: u64 = 4;
+
 /// The platforms that jobs can have here.
 pub fn platforms(config: &WorkerConfig) -> Vec<PlatformOffer> {
     config.platforms.clone().unwrap_or_else(|| detect_platforms(Path::new(BINFMT_DIR), native()))
@@ -59,7 +62,7 @@ fn works_in_containers(entry: &str) -> bool {
 ///
 /// # Errors
 /// If the disk or the memory cannot be measured and the settings do not say.
-pub fn capacity(config: &WorkerConfig) -> io::Result<Capacity> {
+pub fn capacity(config: &WorkerConfig, data_dir: &Path) -> io::Result<Capacity> {
     let cpus = cpu_count();
     let given = &config.capacity;
     let memory_bytes = match given.memory {
@@ -68,7 +71,10 @@ pub fn capacity(config: &WorkerConfig) -> io::Result<Capacity> {
     };
     let disk_bytes = match given.disk {
         Some(disk) => disk.as_u64(),
-        None => crate::disk::free_bytes(&config.data_dir)?.saturating_sub(given.disk_reserve.as_u64()),
+        None => {
+            let kept = given.disk_reserve.as_u64().saturating_add(blob_cache_bytes(config, data_dir)?);
+            crate::disk::free_bytes(data_dir)?.saturating_sub(kept)
+        }
     };
     Ok(Capacity {
         cpu_millis: given.cpu_millis.unwrap_or(cpus.saturating_mul(1000)),
@@ -76,6 +82,14 @@ pub fn capacity(config: &WorkerConfig) -> io::Result<Capacity> {
         disk_bytes,
         slots: given.slots.unwrap_or(cpus.saturating_mul(SLOTS_PER_CPU)),
     })
+}
+
+/// How much of the disk fetched blobs may keep.
+///
+/// # Errors
+/// If the disk cannot be measured.
+pub fn blob_cache_bytes(config: &WorkerConfig, data_dir: &Path) -> io::Result<u64> {
+    Ok(config.blob_cache.as_u64().min(crate::disk::free_bytes(data_dir)? / BLOB_CACHE_PART))
 }
 
 fn cpu_count() -> u32 {

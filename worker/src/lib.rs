@@ -81,7 +81,9 @@ fn open(config: WorkerConfig, data: DataDir, runtime: Arc<dyn Runtime>) -> anyho
     let endpoint = Endpoint { url: config.controller.clone(), ca_pem, identity: Some(identity) };
     let uplink = uplink::Uplink::new(channel::connect(&endpoint)?);
     let transfer = Transfer::new(channel::http_client(&endpoint)?, Settings::default());
-    let blobs = blobs::Blobs::open(&data.blobs(), config.blob_cache.as_u64())?;
+    let blob_bytes =
+        host::blob_cache_bytes(&config, data.root()).context("cannot measure the disk of the data directory")?;
+    let blobs = blobs::Blobs::open(&data.blobs(), blob_bytes)?;
     let shelf = images::Shelf::open(runtime.clone(), &farm, &config.name, &data.images())?;
     let (layers, clock) = (images::KnownLayers::default(), Arc::new(SystemClock));
     Ok(Workshop { config, farm, data, runtime, uplink, transfer, blobs, shelf, layers, clock })

@@ -158,7 +158,8 @@ impl Uplink {
     where
         F: Future<Output = Result<Response<A>, Status>>,
     {
-        for n in 1.. {
+        let mut tries = 0;
+        loop {
             let mut request = Request::new(message());
             request.set_timeout(ANSWER_TIMEOUT);
             railyard_service::telemetry::inject(&tracing::Span::current(), request.metadata_mut());
@@ -173,9 +174,9 @@ impl Uplink {
                 return Err(UplinkError::Refused { call, status: Box::new(status) });
             }
             tracing::debug!(call, %status, "a call to the controller failed; trying again");
-            tokio::time::sleep(pause(n)).await;
+            tries += 1;
+            tokio::time::sleep(pause(tries)).await;
         }
-        unreachable!("the loop above has no end")
     }
 }
 

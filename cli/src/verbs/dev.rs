@@ -6,6 +6,7 @@ use crate::failure::Failure;
 use crate::render::Console;
 use crate::settings::DEV_CONFIG;
 use railyard_common::id::WorkerName;
+use railyard_controller::cache::{CacheConfig, EmbeddedConfig};
 use railyard_controller::{ControllerConfig, Ready};
 use railyard_service::task;
 use railyard_service::tls::{Identity, Role};
@@ -31,7 +32,10 @@ struct Service {
 /// [`Failure::Failed`] if controller or worker cannot start or go on.
 pub async fn dev(args: &DevArgs, console: &Console) -> Result<(), Failure> {
     let data = absolute(&args.data)?;
-    let config = ControllerConfig { listen: args.listen, ..ControllerConfig::new(data.clone()) };
+    // Whoever reaches a farm on the loopback may read what it built: `curl` needs no certificate.
+    let cache = EmbeddedConfig { dir: data.join("cache"), public_read: args.listen.ip().is_loopback(), key_file: None };
+    let cache = Some(CacheConfig::Embedded(cache));
+    let config = ControllerConfig { listen: args.listen, cache, ..ControllerConfig::new(data.clone()) };
     let stop = stop_on_signal()?;
 
     let (tell_ready, ready) = oneshot::channel();

@@ -7,7 +7,7 @@ use crate::patience::{Patience, Say, Watch};
 use crate::render::Console;
 use crate::render::log::{Piece, Printer, Shape};
 use crate::view::{Build, Job};
-use railyard_common::id::{JobName, JobSelector};
+use railyard_common::id::{BadId, JobName, JobSelector};
 use railyard_proto::v1::{LogChunk, ReadLogRequest};
 use std::collections::BTreeSet;
 use tokio::sync::mpsc;
@@ -20,13 +20,13 @@ const CHUNKS_WAITING: usize = 16;
 /// Prints logs.
 ///
 /// # Errors
-/// [`Failure::Usage`] if there is no such job, [`Failure::Farm`].
+/// [`Failure::Usage`] for what cannot name a job, [`Failure::Farm`] also if there is no such job.
 pub async fn logs(args: &LogsArgs, console: &Console) -> Result<(), Failure> {
-    let selector = args.job.as_deref().map(str::parse::<JobSelector>).transpose();
-    let selector = selector.map_err(|error| Failure::Usage(error.to_string()))?;
+    let asked = args.job.as_deref();
+    let selector = asked.map(str::parse).transpose().map_err(|error: BadId| Failure::Usage(error.to_string()))?;
     let farm = Farm::open(&args.farm).await?;
     let build = farm.build(&args.build).await?;
-    let chosen = choose(&build, selector.as_ref())?;
+    let chosen = choose(&build, selector.as_ref(), asked)?;
     let shape = match (console.is_json(), chosen.as_slice()) {
         (true, _) => Shape::Json,
         (false, [_]) => Shape::Raw,
@@ -44,7 +44,7 @@ pub async fn logs(args: &LogsArgs, console: &Console) -> Result<(), Failure> {
 }
 
 /// The names of the jobs that were asked for.
-fn choose(build: &Build, selector: Option<&JobSelector>) -> Result<Vec<String>, Failure> {
+fn choose(build: &Build, selector: Option<&JobSelector>, asked: Option<&str>) -> Result<Vec<String>, Failure> {
     let matches = |job: &&Job| match (selector, job.name.parse::<JobName>()) {
         (None, _) => true,
         (Some(selector), Ok(name)) => selector.matches(&name),
@@ -52,8 +52,8 @@ fn choose(build: &Build, selector: Option<&JobSelector>) -> Result<Vec<String>, 
     };
     let chosen: Vec<String> = build.jobs.iter().filter(matches).map(|job| job.name.clone()).collect();
     if chosen.is_empty() {
-        let all: Vec<&str> = build.jobs.iter().map(|job| job.name.as_str()).collect();
-        return Err(Failure::Usage(format!("{} has no such job; it has {}", build.build, all.join(", "))));
+        let (build, asked) = (&build.build, asked.unwrap_or_default());
+        return Err(Failure::Farm(format!("{build} has no job `{asked}`; `railyard show {build}` lists its jobs")));
     }
     Ok(chosen)
 }
@@ -279,10 +279,12 @@ mod tests {
             job("vms.vhd@linux/arm64", &[]),
             job("image@linux/amd64", &[]),
         ]);
-        let chosen = |text: &str| choose(&sample, Some(&text.parse().unwrap()));
+        let chosen = |text: &str| choose(&sample, Some(&text.parse().unwrap()), Some(text));
         assert_eq!(chosen("vms").unwrap().len(), 2);
         assert_eq!(chosen("vms@linux/arm64").unwrap(), ["vms.vhd@linux/arm64"]);
-        assert_eq!(choose(&sample, None).unwrap().len(), 3);
-        assert!(matches!(chosen("tests"), Err(Failure::Usage(message)) if message.contains("image@linux/amd64")));
+        assert_eq!(choose(&sample, None, None).unwrap().len(), 3);
+        assert!(
+            matches!(chosen("tests"), Err(Failure::Farm(message)) if message.contains("`tests`") && message.contains("railyard show mini/1"))
+        );
     }
 }

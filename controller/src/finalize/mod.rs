@@ -29,6 +29,9 @@ const INDEX_TRIES: u32 = 20;
 /// Most builds that a pipeline's index lists; retention keeps about fifty.
 const INDEX_MAX: usize = 1_000;
 
+/// The file of digests beside published files, in the form of sha256sum.
+const SUMS: &str = "SHA256SUMS";
+
 /// Ends builds.
 pub struct Finalizer {
     farm: Handle,
@@ -147,15 +150,17 @@ impl Finalizer {
         for (path, artifact) in fresh {
             self.cache.publish(&artifact.blob, path).await?;
         }
-        let directories: BTreeSet<&str> =
-            paths.keys().filter_map(|path| Some(path.as_str().rsplit_once('/')?.0)).collect();
-        for directory in directories {
-            let here = paths
-                .iter()
-                .filter(|(path, _)| path.as_str().rsplit_once('/').is_some_and(|(dir, _)| dir == directory));
-            let sums: BTreeMap<String, String> =
-                here.map(|(path, artifact)| (path.file_name().to_owned(), artifact.blob.digest.hex())).collect();
-            let Ok(path) = format!("{directory}/SHA256SUMS").parse() else { continue };
+        let mut directories: BTreeMap<&str, BTreeMap<String, String>> = BTreeMap::new();
+        for (path, artifact) in &paths {
+            let Some((directory, name)) = path.as_str().rsplit_once('/') else { continue };
+            directories.entry(directory).or_default().insert(name.to_owned(), artifact.blob.digest.hex());
+        }
+        for (directory, sums) in directories {
+            // The pipeline made its own: it is published, and so it stays as it is.
+            if sums.contains_key(SUMS) {
+                continue;
+            }
+            let Ok(path) = format!("{directory}/{SUMS}").parse() else { continue };
             self.update_bytes(&path, |old| merge_sums(old, &sums)).await?;
         }
         Ok(())
@@ -230,8 +235,8 @@ pub async fn file_logs(
         let mut failed = BTreeSet::new();
         for lease in std::mem::take(&mut waiting) {
             match name_of(&farm, lease).await {
-                Some(name) => {
-                    if let Err(error) = logs.file(&name).await {
+                Some((name, log_bytes)) => {
+                    if let Err(error) = logs.file(&name, log_bytes).await {
                         tracing::warn!(%lease, error = %error_chain(&error), "the log cannot be filed; it is tried again");
                         failed.insert(lease);
                     }
@@ -259,13 +264,13 @@ pub async fn file_logs(
     }
 }
 
-/// The names of an ended attempt's log; `None` while it runs, or if the farm does not know it.
-async fn name_of(farm: &Handle, lease: LeaseId) -> Option<LogName> {
+/// The names of an ended attempt's log, and its length; `None` while it runs, or if the farm does not know it.
+async fn name_of(farm: &Handle, lease: LeaseId) -> Option<(LogName, u64)> {
     let found = farm.read(move |farm, _| {
         let job = farm.job(lease.job)?;
         let spec = farm.spec(lease.job)?;
-        let ended = farm.holder(lease).is_none();
-        ended.then(|| LogName { lease, build: job.build.clone(), job: spec.name.clone() })
+        let end = job.attempts.iter().find(|attempt| attempt.number == lease.attempt)?.end.as_ref()?;
+        Some((LogName { lease, build: job.build.clone(), job: spec.name.clone() }, end.log_bytes))
     });
     found.await.ok().flatten()
 }

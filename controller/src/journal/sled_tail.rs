@@ -52,7 +52,7 @@ impl SledJournal {
         fs::create_dir_all(dir).map_err(|source| JournalError::Io { what: "create", path: dir.to_owned(), source })?;
         let generation = snapshot_file::newest(dir)?;
         let mut journal = Self { dir: dir.to_owned(), generation, tail: None };
-        journal.open_tail()?;
+        journal.tail()?;
         Ok(journal)
     }
 
@@ -60,11 +60,16 @@ impl SledJournal {
         self.dir.join(format!("tail-{generation:08}"))
     }
 
-    fn open_tail(&mut self) -> Result<&mut Tail, JournalError> {
-        // sled locks its directory: the old handle has to go before a new one comes.
-        self.tail = None;
-        let tail = Tail::open(self.tail_path(self.generation))?;
-        sync_dir(&self.dir)?;
+    /// The tail of this generation, opened if it is not open.
+    fn tail(&mut self) -> Result<&mut Tail, JournalError> {
+        let tail = match self.tail.take() {
+            Some(open) => open,
+            None => {
+                let opened = Tail::open(self.tail_path(self.generation))?;
+                sync_dir(&self.dir)?;
+                opened
+            }
+        };
         Ok(self.tail.insert(tail))
     }
 
@@ -89,7 +94,7 @@ impl Journal for SledJournal {
     fn load(&mut self) -> Result<Loaded, JournalError> {
         let generation = self.generation;
         let snapshot = (generation > 0).then(|| snapshot_file::read(&self.dir, generation)).transpose()?;
-        let events = self.open_tail()?.load()?;
+        let events = self.tail()?.load()?;
         self.remove_older_than(generation);
         Ok(Loaded { snapshot, events })
     }
@@ -99,7 +104,12 @@ impl Journal for SledJournal {
             // An earlier failure closed it; only a load knows where it ends.
             self.load()?;
         }
-        self.tail.as_mut().map_or(Ok(()), |tail| tail.append(events))
+        let appended = self.tail()?.append(events);
+        if appended.is_err() {
+            // What is in memory and what is on disk may differ now: the next one reads it from disk.
+            self.tail = None;
+        }
+        appended
     }
 
     fn wants_snapshot(&self) -> bool {
@@ -107,9 +117,14 @@ impl Journal for SledJournal {
     }
 
     fn install(&mut self, snapshot: &Snapshot) -> Result<(), JournalError> {
-        snapshot_file::write(&self.dir, self.generation + 1, snapshot)?;
-        self.generation += 1;
-        self.open_tail()?;
+        let next = self.generation + 1;
+        snapshot_file::write(&self.dir, next, snapshot).inspect_err(|_| {
+            // If it is there though it could not be synced, the next start must not take it for the newest.
+            let _ = fs::remove_file(snapshot_file::path(&self.dir, next));
+        })?;
+        self.generation = next;
+        self.tail = None;
+        self.tail()?;
         self.remove_older_than(self.generation);
         Ok(())
     }

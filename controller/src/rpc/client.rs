@@ -3,15 +3,15 @@
 use super::auth::{Act, allow};
 use super::{bad_request, cache_status, check_protocol, command_status, log_status, read, submit, view};
 use crate::cache::Cache;
-use crate::driver::Handle;
-use crate::logs::LogStore;
+use crate::driver::{CommandError, Handle};
+use crate::logs::{Growth, LogStore};
 use crate::trace;
 use futures_util::Stream;
-use railyard_common::id::{BuildId, JobName, PipelineName};
+use railyard_common::id::{BuildId, JobName, LeaseId, PipelineName};
 use railyard_common::layout;
 use railyard_common::path::{Glob, RelPath};
 use railyard_common::plan::Plan;
-use railyard_core::{Command, Event, Farm, Submission};
+use railyard_core::{Command, Event, Farm, Refusal, Submission};
 use railyard_proto::v1;
 use railyard_proto::v1::client_service_server::ClientService;
 use railyard_service::clock::Clock;
@@ -20,7 +20,7 @@ use railyard_service::{rpc_error, task, telemetry};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -72,9 +72,27 @@ impl Client {
             farm.build(&wanted).map(|build| view::build(farm, live, build, now, &cache_url, true))
         });
         let found = found.await.map_err(command_status)?;
-        found.ok_or_else(|| command_status(railyard_core::Refusal::UnknownBuild(id).into()))
+        found.ok_or_else(|| command_status(Refusal::UnknownBuild(id).into()))
+    }
+
+    /// What a follower of the attempt's log waits on; `None` if the attempt has ended.
+    async fn growth(&self, lease: LeaseId) -> Result<Option<watch::Receiver<Growth>>, Status> {
+        let is_live = || self.farm.read(move |farm, _| farm.holder(lease).is_some());
+        if !is_live().await.map_err(command_status)? {
+            return Ok(None);
+        }
+        let growth = self.logs.subscribe(lease);
+        // Once more: had it ended before the subscription, nobody would ever tell.
+        let live = is_live().await.map_err(command_status)?;
+        if !live {
+            self.logs.forget(lease);
+        }
+        Ok(live.then_some(growth))
     }
 }
+
+/// How often a submit looks for another free version because somebody took the one that it found.
+const VERSION_RACES_MAX: u32 = 100;
 
 type Outbound<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
@@ -115,10 +133,23 @@ impl ClientService for Client {
         if key.as_ref().is_some_and(|key| key.len() > KEY_MAX_LEN) {
             return Err(bad_request(format!("the idempotency key is longer than {KEY_MAX_LEN} bytes")));
         }
-        let plan = submit::Checked::new(request)?.plan(&self.farm, self.clock.now()).await?;
-        let (mut build, known) = (plan.build.clone(), plan.clone());
-        let submission = Submission { plan, key: key.clone(), by: identity.name, trace };
-        let events = self.farm.decide(Command::Submit(Box::new(submission))).await.map_err(command_status)?;
+        let checked = submit::Checked::new(request)?;
+        let mut races = 0;
+        let (events, known) = loop {
+            let plan = checked.plan(&self.farm, self.clock.now()).await?;
+            let (key, by, trace) = (key.clone(), identity.name.clone(), trace.clone());
+            let submission = Submission { plan: plan.clone(), key, by, trace };
+            match self.farm.decide(Command::Submit(Box::new(submission))).await {
+                // Another submit was given the same free version a moment ago.
+                Err(CommandError::Refused(Refusal::BuildExists(_)))
+                    if !checked.names_version() && races < VERSION_RACES_MAX =>
+                {
+                    races += 1;
+                }
+                decided => break (decided.map_err(command_status)?, plan),
+            }
+        };
+        let mut build = known.build.clone();
         let existing = !events.iter().any(|event| matches!(event, Event::BuildAccepted { .. }));
         if let (true, Some(key)) = (existing, key) {
             let found = self.farm.read(move |farm, _| farm.by_key(&key).cloned()).await.map_err(command_status)?;
@@ -173,8 +204,9 @@ impl ClientService for Client {
         allow(&request, Act::Read)?;
         let request = request.into_inner();
         let build = read::resolve(&self.farm, &request.build).await?;
-        let name = read::log_name(&self.farm, build, &request.job, request.attempt).await?;
-        let chunks = ReceiverStream::new(self.logs.read(name, request.offset, request.follow));
+        let name = read::log_name(&self.farm, self.clock.now(), build, &request.job, request.attempt).await?;
+        let growth = if request.follow { self.growth(name.lease).await? } else { None };
+        let chunks = ReceiverStream::new(self.logs.read(name, request.offset, growth));
         let chunks = futures_util::StreamExt::take_until(chunks, self.shutdown.clone().cancelled_owned());
         let stream = chunks
             .map(|chunk| chunk.map(|(offset, data)| v1::LogChunk { offset, data }).map_err(|error| log_status(&error)));

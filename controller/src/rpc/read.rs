@@ -4,6 +4,7 @@ use super::{bad_request, command_status};
 use crate::driver::Handle;
 use crate::logs::LogName;
 use railyard_common::id::{BuildId, JobSelector, LeaseId};
+use railyard_common::time::Millis;
 use railyard_core::{Build, Farm, Refusal};
 use railyard_service::rpc_error;
 use tonic::{Code, Status};
@@ -25,17 +26,30 @@ pub(super) async fn resolve(farm: &Handle, text: &str) -> Result<BuildId, Status
 }
 
 /// The log that a reader means: one job, and an attempt of it.
-pub(super) async fn log_name(farm: &Handle, build: BuildId, job: &str, attempt: u32) -> Result<LogName, Status> {
+pub(super) async fn log_name(
+    farm: &Handle,
+    now: Millis,
+    build: BuildId,
+    job: &str,
+    attempt: u32,
+) -> Result<LogName, Status> {
     let selector: JobSelector = job.parse().map_err(bad_request)?;
     let (text, wanted) = (job.to_owned(), build.clone());
     let found = farm.read(move |farm, _| {
         let build = farm.build(&wanted)?;
-        Some(choose(farm, build, &selector, &text, attempt))
+        Some(choose(farm, now, build, &selector, &text, attempt))
     });
     found.await.map_err(command_status)?.unwrap_or_else(|| Err(command_status(Refusal::UnknownBuild(build).into())))
 }
 
-fn choose(farm: &Farm, build: &Build, selector: &JobSelector, text: &str, attempt: u32) -> Result<LogName, Status> {
+fn choose(
+    farm: &Farm,
+    now: Millis,
+    build: &Build,
+    selector: &JobSelector,
+    text: &str,
+    attempt: u32,
+) -> Result<LogName, Status> {
     let found: Vec<_> = build.jobs().zip(&build.plan.jobs).filter(|(_, spec)| selector.matches(&spec.name)).collect();
     let (id, spec) = match found.as_slice() {
         [one] => *one,
@@ -54,9 +68,7 @@ fn choose(farm: &Farm, build: &Build, selector: &JobSelector, text: &str, attemp
         if attempt == 0 { last } else { attempts.iter().map(|one| one.number).find(|number| *number == attempt) };
     let Some(number) = number else {
         let message = match last {
-            None => {
-                format!("{} has not started: {}", spec.name, farm.why_waiting(id, railyard_common::time::Millis(0)))
-            }
+            None => format!("{} has not started: {}", spec.name, farm.why_waiting(id, now)),
             Some(last) => format!("{} has no attempt {attempt}; its last is {last}", spec.name),
         };
         return Err(rpc_error::refusal(Code::NotFound, rpc_error::NOT_FOUND, message));

@@ -44,16 +44,21 @@ impl Checked {
         })
     }
 
+    /// Whether the submitter wants one version and no other.
+    pub(super) fn names_version(&self) -> bool {
+        self.version.is_some()
+    }
+
     /// The plan, under the version that was asked for or else the next free one of this second.
     ///
     /// # Errors
     /// INVALID_ARGUMENT with every diagnostic.
-    pub(super) async fn plan(self, farm: &Handle, now: Millis) -> Result<Plan, Status> {
-        let version = match self.version {
+    pub(super) async fn plan(&self, farm: &Handle, now: Millis) -> Result<Plan, Status> {
+        let version = match self.version.clone() {
             Some(version) => version,
             None => free_version(farm, self.pipeline.name().clone(), now).await?,
         };
-        let request = Request { version, params: self.params, platforms: self.platforms };
+        let request = Request { version, params: self.params.clone(), platforms: self.platforms.clone() };
         self.pipeline.plan(&request).map_err(|problems| bad_pipeline(&problems))
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{auth, bad_request, cache_status, check_protocol, command_status, log_status};
 use crate::cache::{Cache, Grant};
-use crate::driver::{Handle, Link};
+use crate::driver::{CommandError, Handle, Link};
 use crate::logs::LogStore;
 use futures_util::Stream;
 use railyard_common::blob::{Artifact, Blob, Image};
@@ -11,15 +11,16 @@ use railyard_common::job::{Capacity, JobSpec};
 use railyard_common::layout;
 use railyard_common::outcome::{Outcome, OutcomeKind};
 use railyard_common::platform::PlatformOffer;
-use railyard_core::{Command, Refusal, Report, WorkerOffer};
+use railyard_core::{Command, Report, WorkerOffer};
 use railyard_proto::v1;
 use railyard_proto::v1::worker_service_server::WorkerService;
 use railyard_service::convert::{FromProto, ToProto as _};
 use railyard_service::{rpc_error, task};
+use std::collections::BTreeSet;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -38,6 +39,7 @@ const DOWNLOAD_TTL: Duration = Duration::from_secs(3600);
 const ACKS_LEN: usize = 16;
 
 /// The worker service.
+#[derive(Clone)]
 pub struct Workers {
     farm: Handle,
     cache: Arc<dyn Cache>,
@@ -85,6 +87,20 @@ impl Workers {
         self.farm.attach(offer, held, builds, welcome, link).await.map_err(command_status)
     }
 
+    /// A session from its welcome to its end.
+    async fn serve(&self, worker: WorkerName, session: u64, link: Link, mut inbound: Streaming<v1::WorkerMessage>) {
+        tracing::info!(%worker, session, "worker connected");
+        let ended = tokio::select! {
+            biased;
+            ended = listen(&self.farm, &worker, session, &mut inbound) => ended,
+            () = link.cut.cancelled() => "another session of it began, or it did not read its messages".to_owned(),
+            () = self.shutdown.cancelled() => "the controller is stopping".to_owned(),
+            () = link.messages.closed() => "its stream was closed".to_owned(),
+        };
+        tracing::info!(%worker, session, why = %ended, "worker disconnected");
+        self.farm.detach(worker, session).await;
+    }
+
     /// What the report says is there must be there, complete and checked.
     async fn settle(&self, report: &v1::ReportRequest) -> Result<(), Status> {
         for upload in &report.uploads {
@@ -100,8 +116,6 @@ impl Workers {
         let found = self.cache.find(&claimed.digest).await.map_err(|error| cache_status(&error))?;
         match found {
             Some(found) if found.size_bytes == claimed.size_bytes => Ok(found),
-            // The cache may not know the plain length of what it holds compressed.
-            Some(found) if found.encoding != Default::default() => Ok(Blob { size_bytes: claimed.size_bytes, ..found }),
             Some(found) => {
                 let message =
                     format!("{what} has {} bytes in the cache, {} were reported", found.size_bytes, claimed.size_bytes);
@@ -115,9 +129,13 @@ impl Workers {
     }
 
     async fn artifacts(&self, spec: &JobSpec, claimed: Vec<v1::Artifact>) -> Result<Vec<Artifact>, Status> {
-        let mut artifacts = Vec::new();
+        let mut artifacts: Vec<Artifact> = Vec::new();
+        let mut seen = BTreeSet::new();
         for artifact in claimed {
             let mut artifact = Artifact::from_proto(artifact)?;
+            if !seen.insert(artifact.path.clone()) {
+                return Err(bad_request(format!("the report names {} twice", artifact.path)));
+            }
             artifact.blob = self.stored(&artifact.blob, artifact.path.as_str()).await?;
             artifact.published = published(spec, &artifact)?;
             artifacts.push(artifact);
@@ -188,27 +206,30 @@ impl WorkerService for Workers {
     ) -> Result<Response<Self::SessionStream>, Status> {
         let worker = auth::worker(&request)?;
         let mut inbound = request.into_inner();
-        let first = tokio::time::timeout(HELLO_TIMEOUT, inbound.message()).await;
+        let first = tokio::select! {
+            biased;
+            () = self.shutdown.cancelled() => return Err(command_status(CommandError::Stopping)),
+            first = tokio::time::timeout(HELLO_TIMEOUT, inbound.message()) => first,
+        };
         let first = first.map_err(|_| Status::deadline_exceeded("no hello came"))??;
         let Some(v1::worker_message::Kind::Hello(hello)) = first.and_then(|message| message.kind) else {
             return Err(bad_request("the first message of a session is a hello"));
         };
         let (messages, outbound) = mpsc::channel(LINK_LEN);
         let link = Link { messages, cut: CancellationToken::new() };
-        let session = self.welcome(hello, worker.clone(), link.clone()).await?;
-        tracing::info!(%worker, session, "worker connected");
-        let (farm, shutdown) = (self.farm.clone(), self.shutdown.clone());
+        // In a task of its own from here on: a worker that hangs up now must still be taken off the list.
+        let (service, (answer, welcomed)) = (self.clone(), oneshot::channel());
         task::spawn("worker session", async move {
-            let ended = tokio::select! {
-                biased;
-                ended = listen(&farm, &worker, session, &mut inbound) => ended,
-                () = link.cut.cancelled() => "another session of it began, or it did not read its messages".to_owned(),
-                () = shutdown.cancelled() => "the controller is stopping".to_owned(),
-                () = link.messages.closed() => "its stream was closed".to_owned(),
-            };
-            tracing::info!(%worker, session, why = %ended, "worker disconnected");
-            farm.detach(worker, session).await;
+            match service.welcome(hello, worker.clone(), link.clone()).await {
+                Ok(session) => {
+                    // Whoever hung up does not want the answer, and closed the stream.
+                    let _ = answer.send(Ok(()));
+                    service.serve(worker, session, link, inbound).await;
+                }
+                Err(refusal) => drop(answer.send(Err(refusal))),
+            }
         });
+        welcomed.await.unwrap_or_else(|_| Err(command_status(CommandError::Stopping)))?;
         Ok(Response::new(Box::pin(ReceiverStream::new(outbound).map(Ok))))
     }
 
@@ -263,8 +284,8 @@ impl WorkerService for Workers {
         let mut inbound = request.into_inner();
         let (farm, logs, shutdown) = (self.farm.clone(), self.logs.clone(), self.shutdown.clone());
         let (acks, outbound) = mpsc::channel(ACKS_LEN);
-        task::spawn("log stream", async move {
-            while let Some(Some(batch)) = shutdown.run_until_cancelled(inbound.next()).await {
+        let stream = async move {
+            while let Some(batch) = inbound.next().await {
                 let ack = match batch {
                     Ok(batch) => append(&farm, &logs, &worker, batch).await,
                     Err(status) => Err(status),
@@ -274,7 +295,8 @@ impl WorkerService for Workers {
                     return;
                 }
             }
-        });
+        };
+        task::spawn("log stream", async move { shutdown.run_until_cancelled(stream).await });
         Ok(Response::new(Box::pin(ReceiverStream::new(outbound))))
     }
 
@@ -341,10 +363,13 @@ async fn append(
     batch: v1::LogBatch,
 ) -> Result<v1::LogAck, Status> {
     let lease = lease_of(batch.lease)?;
-    let holder = farm.read(move |farm, _| farm.holder(lease).cloned()).await.map_err(command_status)?;
-    if holder.as_ref() != Some(worker) {
-        return Err(command_status(Refusal::StaleLease(lease).into()));
+    farm.check_lease(lease, worker).await.map_err(command_status)?;
+    let log = logs.writer(lease).await;
+    // Once more: while this waited for its turn the attempt may have ended, and its log with it.
+    if let Err(stale) = farm.check_lease(lease, worker).await {
+        logs.forget(lease);
+        return Err(command_status(stale));
     }
-    let durable_offset = logs.append(lease, batch.offset, batch.data).await.map_err(|error| log_status(&error))?;
+    let durable_offset = log.append(batch.offset, batch.data).await.map_err(|error| log_status(&error))?;
     Ok(v1::LogAck { durable_offset })
 }

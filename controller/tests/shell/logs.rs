@@ -214,3 +214,23 @@ async fn the_log_of_a_lost_attempt_is_filed_as_far_as_it_came() {
     let log = person.try_read_log(&build, "work", 1, 0, false).await.unwrap().rest().await;
     assert_eq!(log, b"then the power went\n");
 }
+
+#[tokio::test]
+async fn a_log_that_was_not_filed_before_a_crash_is_filed_at_the_next_start() {
+    let controller = Controller::start().await;
+    let (build, worker, lease) = at_work(&controller).await;
+    worker.log(lease, 0, b"to be filed\n").await.unwrap();
+    worker.succeed(lease).await;
+    controller.operator().ended(&build).await;
+    filed(&controller, lease).await;
+    let (local, address) = (local_file(&controller, lease), controller.address());
+    let archived = controller.data_dir().join("cache/logs/one/1/work-linux-amd64/1.log.zst");
+    let stopped = controller.stop().await;
+    // As it is when the crash comes between the report and the filing.
+    std::fs::remove_file(&archived).unwrap();
+    std::fs::write(local, b"to be filed\n").unwrap();
+    let controller = stopped.start(address).await;
+    filed(&controller, lease).await;
+    assert!(archived.exists());
+    assert_eq!(controller.operator().log(&build, "work", 0).await, b"to be filed\n");
+}

@@ -11,6 +11,7 @@ mod logs;
 mod probes;
 mod publish;
 mod restart;
+mod rounds;
 mod sessions;
 mod shutdown;
 mod submit;

@@ -6,8 +6,13 @@ use crate::common::{Controller, Worker, refused, soon, until};
 use railyard_proto::v1;
 use railyard_proto::v1::worker_message::Kind as Say;
 use railyard_proto::v1::worker_service_client::WorkerServiceClient;
+use railyard_service::channel::{self, Endpoint};
+use railyard_service::task;
 use railyard_service::tls::Role;
+use std::time::Duration;
 use tonic::Code;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_client::HealthClient;
 
 /// A hello that is refused.
 async fn refused_hello(controller: &Controller, hello: v1::Hello, code: Code, reason: &str) -> String {
@@ -95,7 +100,7 @@ async fn a_worker_that_reconnects_at_once_stays_connected() {
     let controller = Controller::start().await;
     let person = controller.operator();
     let endpoint = controller.endpoint(Some((Role::Worker, "anvil")));
-    let mut rpc = WorkerServiceClient::new(railyard_service::channel::connect(&endpoint).unwrap());
+    let mut rpc = WorkerServiceClient::new(channel::connect(&endpoint).unwrap());
     let open = async |rpc: &mut WorkerServiceClient<_>| {
         let hello = v1::WorkerMessage { kind: Some(Say::Hello(hello("anvil"))) };
         let (to, outbound) = tokio::sync::mpsc::channel(1);
@@ -124,37 +129,47 @@ async fn a_worker_that_does_not_read_its_stream_is_cut_off_and_shown_as_gone() {
     // Acks that repeat thousands of leases fill the windows of the connection, then the queue.
     let lease = |job| v1::LeaseStatus { lease: Some(v1::LeaseId { job, attempt: 1 }), phase: 0 };
     let leases: Vec<_> = (1_000..6_000).map(lease).collect();
-    let beats = async {
+    let beats = task::spawn("beats", async move {
         for sequence in 1.. {
-            let beat = v1::Heartbeat { sequence, leases: leases.clone(), free_disk_bytes: 0 };
-            if !deaf.try_say(Say::Heartbeat(beat)).await {
-                return;
-            }
+            deaf.say(Say::Heartbeat(v1::Heartbeat { sequence, leases: leases.clone(), free_disk_bytes: 0 })).await;
         }
-    };
-    soon("the cut", beats).await;
+    });
     until("the disconnect", async || (!person.workers().await[0].connected).then_some(())).await;
+    beats.abort();
     let build = person.submit(ONE, "1").await;
     assert_eq!(person.job(&build, "work@linux/amd64").await.why, "no worker is connected");
     let mut worker = controller.worker("deaf").await;
     worker.order().await;
 }
 
-/// A worker that gives up while its hello is being made durable leaves no session behind.
-#[tokio::test]
-async fn a_worker_that_gives_up_during_its_hello_is_not_taken_for_connected() {
+/// A worker whose connection breaks while its hello is being made durable leaves no session behind.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_that_hangs_up_during_its_hello_is_not_taken_for_connected() {
     let controller = Controller::start().await;
     let person = controller.operator();
-    let endpoint = controller.endpoint(Some((Role::Worker, "hasty")));
-    let mut rpc = WorkerServiceClient::new(railyard_service::channel::connect(&endpoint).unwrap());
-    for wait_micros in (0..2_000).step_by(50) {
-        let hello = v1::WorkerMessage { kind: Some(Say::Hello(hello("hasty"))) };
-        let stream = tokio_stream::StreamExt::chain(tokio_stream::iter([hello]), tokio_stream::pending());
-        let patience = std::time::Duration::from_micros(wait_micros);
-        let _ = tokio::time::timeout(patience, rpc.session(stream)).await;
+    for micros in (0..3_000).step_by(50) {
+        // Each under a name of its own: the next one's hello would tidy up after it.
+        let name = format!("hasty-{micros}");
+        let endpoint = controller.endpoint(Some((Role::Worker, &name)));
+        let call = move || hang_up_after(&endpoint, &name, Duration::from_micros(micros));
+        tokio::task::spawn_blocking(call).await.unwrap();
     }
     let gone = async || person.workers().await.iter().all(|worker| !worker.connected).then_some(());
     until("the disconnect", gone).await;
+}
+
+/// Says hello, and cuts the connection a moment later: it goes with its runtime.
+fn hang_up_after(endpoint: &Endpoint, name: &str, patience: Duration) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let channel = channel::connect(endpoint).unwrap();
+        HealthClient::new(channel.clone()).check(HealthCheckRequest::default()).await.unwrap();
+        let hello = v1::WorkerMessage { kind: Some(Say::Hello(hello(name))) };
+        let stream = tokio_stream::StreamExt::chain(tokio_stream::iter([hello]), tokio_stream::pending());
+        let mut rpc = WorkerServiceClient::new(channel);
+        // Whether the answer came in time is what varies.
+        let _ = tokio::time::timeout(patience, rpc.session(stream)).await;
+    });
 }
 
 #[tokio::test]

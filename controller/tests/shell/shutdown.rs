@@ -8,8 +8,8 @@ use railyard_proto::v1::worker_service_client::WorkerServiceClient;
 use railyard_service::tls::Role;
 use std::time::Duration;
 use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
-use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 
 /// How long a stop may take.
 const QUICK: Duration = Duration::from_secs(5);
@@ -41,18 +41,18 @@ async fn open_sessions_watchers_followers_and_log_streams_do_not_hold_up_a_stop(
 #[tokio::test]
 async fn streams_that_say_nothing_do_not_hold_up_a_stop() {
     let controller = Controller::start().await;
-    let mut silent = WorkerServiceClient::new(controller.channel(Some((Role::Worker, "silent"))));
+    let channel = controller.channel(Some((Role::Worker, "silent")));
+    let (mut silent, mut again) = (WorkerServiceClient::new(channel.clone()), HealthClient::new(channel));
     let session = silent.session(tokio_stream::pending());
-    let mut reflection = ServerReflectionClient::new(controller.channel(None));
-    let asking = reflection.server_reflection_info(tokio_stream::pending());
     let mut health = HealthClient::new(controller.channel(None));
     let mut watched = health.watch(HealthCheckRequest::default()).await.unwrap().into_inner();
     watched.message().await.unwrap().unwrap();
     let stop = async {
-        // Both calls have reached the controller when a later call on their connections was answered.
-        let mut again = HealthClient::new(controller.channel(None));
+        // The session has reached the controller when a later call on its connection was answered.
         again.check(HealthCheckRequest::default()).await.unwrap();
         tokio::time::timeout(QUICK, controller.stop()).await.expect("the stop took too long")
     };
-    let (_, _, _stopped) = tokio::join!(session, asking, stop);
+    let (refused, _stopped) = tokio::join!(session, stop);
+    assert!(refused.is_err());
+    assert_eq!(watched.message().await.unwrap().unwrap().status(), ServingStatus::NotServing);
 }

@@ -125,7 +125,7 @@ async fn what_does_not_exist_is_said_with_a_reason() {
     refused(person.try_read_log(&build, "../etc", 0, 0, false).await, Code::InvalidArgument, "bad-request");
     refused(person.sign(&build, &["*.iso"]).await, Code::NotFound, "not-found");
     let retry = |step: &str| v1::RetryRequest { build: build.clone(), step: step.to_owned() };
-    refused(person.rpc.clone().retry(retry("")).await, Code::FailedPrecondition, "build-running");
+    refused(person.rpc.clone().retry(retry("")).await, Code::FailedPrecondition, "build-runs");
 
     worker.succeed(lease(&order)).await;
     person.ended(&build).await;

@@ -48,7 +48,7 @@ pub async fn run(
     log: &JobLog,
     stop: &mut watch::Receiver<Option<Stop>>,
 ) -> Result<(), Fault> {
-    shop.runtime.create(spec).await?;
+    shop.runtime.create(spec).await.map_err(|error| not_started(order, error))?;
     let started = shop.clock.monotonic();
     let running = shop.runtime.start(&spec.name).await.map_err(|error| not_started(order, error))?;
     let Running { mut output, exit } = running;

@@ -107,6 +107,17 @@ impl JobDir {
         self.root.join("scratch")
     }
 
+    /// Removes what takes room: all but the log, which may still be on its way.
+    ///
+    /// # Errors
+    /// [`DiskError`].
+    pub async fn clear(&self) -> Result<(), DiskError> {
+        for path in [self.work(), self.inputs(), self.scratch()] {
+            remove_tree(&path).await?;
+        }
+        Ok(())
+    }
+
     /// Removes all of it.
     ///
     /// # Errors

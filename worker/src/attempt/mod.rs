@@ -24,6 +24,7 @@ use railyard_service::{task, telemetry};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{Instrument as _, Span, field, info_span};
 use upload::Uploads;
 
@@ -133,6 +134,10 @@ impl Attempt {
             None => None,
         };
         self.remove_container().await;
+        // Before the report: what the job had reserved is free when the controller hears that it is over.
+        if let Err(error) = dir.clear().await {
+            tracing::warn!(lease = %self.order.lease, %error, "a job's files could not be removed");
+        }
         if let Some(outcome) = outcome {
             self.conclude(&outcome);
             self.close_log(&log, &outcome).await;
@@ -147,11 +152,11 @@ impl Attempt {
     }
 
     /// Sends the log while it grows. A log that can no longer be read is sent as far as it could.
-    fn ship(&self, log: Arc<JobLog>) -> AbortOnDrop {
+    fn ship(&self, log: Arc<JobLog>) -> AbortOnDropHandle<Shipped> {
         let (uplink, events, lease) = (self.shop.uplink.clone(), self.events.clone(), self.order.lease);
         let batch_bytes = self.shop.config.log_batch_bytes();
         let flush = Duration::from_millis(self.shop.config.log.flush_millis);
-        AbortOnDrop(task::spawn("log", async move {
+        AbortOnDropHandle::new(task::spawn("log", async move {
             let shipped = ship(&uplink, lease, log.path(), log.written(), batch_bytes, flush).await;
             match shipped {
                 Ok(Shipped::Stale) => {
@@ -342,27 +347,4 @@ async fn write_script(path: &std::path::Path, text: &str) -> std::io::Result<()>
     use std::os::unix::fs::PermissionsExt as _;
     tokio::fs::write(path, text).await?;
     tokio::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).await
-}
-
-/// A task that ends with its owner.
-struct AbortOnDrop(tokio::task::JoinHandle<Shipped>);
-
-impl AbortOnDrop {
-    fn abort(&self) {
-        self.0.abort();
-    }
-}
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.abort();
-    }
-}
-
-impl Future for AbortOnDrop {
-    type Output = Result<Shipped, tokio::task::JoinError>;
-
-    fn poll(mut self: std::pin::Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> std::task::Poll<Self::Output> {
-        std::pin::Pin::new(&mut self.0).poll(cx)
-    }
 }

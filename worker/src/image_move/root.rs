@@ -9,6 +9,12 @@ use std::path::Path;
 /// Read at a time while hashing.
 const READ_BYTES: usize = 1024 * 1024;
 
+/// Length of a tar header.
+const HEADER_BYTES: usize = 512;
+
+/// Where its checksum is.
+const CHECKSUM: std::ops::Range<usize> = 148..156;
+
 /// How a tarball is packed, told by its first bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Packing {
@@ -65,29 +71,35 @@ pub fn measure(path: &Path) -> io::Result<Measured> {
     file.seek(SeekFrom::Start(0))?;
     let packing = Packing::of(&magic);
     let mut plain = packing.open(file)?;
-    let mut hasher = Sha256::new();
     let mut buffer = vec![0; READ_BYTES];
+    plain.read_exact(&mut buffer[..HEADER_BYTES]).map_err(|error| match error.kind() {
+        io::ErrorKind::UnexpectedEof => no_tar(),
+        _ => error,
+    })?;
+    if !is_header(&buffer[..HEADER_BYTES]) {
+        return Err(no_tar());
+    }
+    let mut hasher = Sha256::new();
     let mut size_bytes = 0;
-    loop {
-        let n = plain.read(&mut buffer)?;
-        if n == 0 {
-            break;
-        }
-        if size_bytes == 0 && !begins_like_tar(&buffer[..n]) {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "it is not a tar archive (plain, gzip or zstd)"));
-        }
+    let mut n = HEADER_BYTES;
+    while n > 0 {
         hasher.update(&buffer[..n]);
         size_bytes += n as u64;
-    }
-    if size_bytes == 0 {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "it is empty"));
+        n = plain.read(&mut buffer)?;
     }
     Ok(Measured { packing, digest: Digest::finish(hasher), size_bytes })
 }
 
-/// The magic of POSIX and GNU tar; bytes 257 to 261 of the first header. A short first read is not judged.
-fn begins_like_tar(bytes: &[u8]) -> bool {
-    bytes.get(257..262).is_none_or(|magic| magic == b"ustar")
+fn no_tar() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "it is not a tar archive (plain, gzip or zstd)")
+}
+
+/// Every kind of tar begins with a block that has a checksum of itself, counted with spaces in its own place.
+fn is_header(block: &[u8]) -> bool {
+    let sum: u64 =
+        block.iter().enumerate().map(|(n, byte)| if CHECKSUM.contains(&n) { 0x20 } else { u64::from(*byte) }).sum();
+    let field = String::from_utf8_lossy(&block[CHECKSUM]);
+    u64::from_str_radix(field.trim_matches(['\0', ' ']), 8).is_ok_and(|told| told == sum)
 }
 
 #[cfg(test)]

@@ -40,9 +40,15 @@ pub async fn prepare(shop: &Workshop, order: &Order, log: &JobLog) -> Result<Loc
 async fn from_registry(shop: &Workshop, order: &Order, reference: &str, log: &JobLog) -> Result<LocalImage, Fault> {
     let platform = order.job.platform;
     let fits = |image: &LocalImage| image.is_for(platform);
-    if let Some(image) = shop.runtime.image(reference).await?.filter(fits) {
-        log.note(&format!("image {reference} is here")).await?;
-        return Ok(image);
+    // A name that is none is an error already here.
+    let local = shop.runtime.image(reference).await.map_err(|error| not_pulled(reference, error))?;
+    match local {
+        Some(image) if fits(&image) => {
+            log.note(&format!("image {reference} is here")).await?;
+            return Ok(image);
+        }
+        Some(other) => log.note(&format!("image {reference} is here, but for {}", platform_of(&other))).await?,
+        None => {}
     }
     log.note(&format!("pulling image {reference} for {platform}")).await?;
     let started = shop.clock.monotonic();
@@ -54,8 +60,7 @@ async fn from_registry(shop: &Workshop, order: &Order, reference: &str, log: &Jo
     match shop.runtime.image(reference).await? {
         Some(image) if fits(&image) => Ok(image),
         Some(image) => {
-            let is_for = format!("{}/{}", image.os, image.architecture);
-            let message = format!("image {reference} is for {is_for}; the job runs on {platform}");
+            let message = format!("image {reference} is for {}; the job runs on {platform}", platform_of(&image));
             Err(Fault::ended(OutcomeKind::Failed, Reason::ImageMissing, message))
         }
         None => {
@@ -63,6 +68,10 @@ async fn from_registry(shop: &Workshop, order: &Order, reference: &str, log: &Jo
             Err(Fault::ended(OutcomeKind::Lost, Reason::ImageMissing, message))
         }
     }
+}
+
+fn platform_of(image: &LocalImage) -> String {
+    format!("{}/{}", image.os, image.architecture)
 }
 
 fn not_pulled(reference: &str, error: RuntimeError) -> Fault {

@@ -141,7 +141,14 @@ impl JobLog {
             Ok(()) => spool.file.flush().await,
             error => error,
         };
-        written.map_err(DiskError::at("write", &self.path))?;
+        if let Err(error) = written {
+            // What was half written must not stand between what is there and what comes later. If that fails too, the
+            // log ends here: nothing is read beyond what was told.
+            let end = self.written.borrow().bytes;
+            let _ = spool.file.set_len(end).await;
+            let _ = spool.file.seek(SeekFrom::Start(end)).await;
+            return Err(DiskError::at("write", &self.path)(error));
+        }
         spool.at_line_start = *last == b'\n';
         self.written.send_modify(|written| written.bytes += bytes.len() as u64);
         Ok(())

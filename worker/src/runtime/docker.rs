@@ -21,6 +21,9 @@ const ANSWER_TIMEOUT_SECS: u64 = 120;
 /// How long it may take to begin to answer what moves gigabytes: commit, export, load, pull.
 const LONG_ANSWER_TIMEOUT_SECS: u64 = 6 * 3600;
 
+/// Before a wait that broke off is begun again.
+const WAIT_PAUSE: Duration = Duration::from_secs(1);
+
 /// Processes in one container: plenty for a parallel compile, far from what a host can bear.
 const PIDS_MAX: i64 = 8192;
 
@@ -110,6 +113,7 @@ impl Docker {
                 return Ok(Exit { code, oom_killed: state.oom_killed.unwrap_or(false) });
             }
             tracing::debug!(container, ?heard, "the wait for a container broke off; waiting again");
+            tokio::time::sleep(WAIT_PAUSE).await;
         }
     }
 }

@@ -142,6 +142,11 @@ pub async fn foreign_container(labels: &[(&str, &str)]) -> String {
     let body = bollard::models::ContainerCreateBody {
         image: Some(base_image().await),
         cmd: Some(vec!["/bin/sleep".into(), "600".into()]),
+        host_config: Some(bollard::models::HostConfig {
+            network_mode: Some("none".to_owned()),
+            auto_remove: Some(true),
+            ..Default::default()
+        }),
         labels: Some(
             labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect::<HashMap<_, _>>(),
         ),

@@ -103,7 +103,11 @@ impl Farm {
         };
         match tokio::time::timeout(PATIENCE, found).await {
             Ok(found) => found,
-            Err(_) => panic!("waited in vain until {what}"),
+            Err(_) => {
+                let books = self.service.books();
+                let logs: Vec<_> = books.logs.iter().map(|(job, log)| (job, String::from_utf8_lossy(log))).collect();
+                panic!("waited in vain until {what}; held {:?}, phases {:?}, logs {logs:?}", books.held, books.phases);
+            }
         }
     }
 

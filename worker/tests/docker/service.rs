@@ -176,23 +176,25 @@ impl WorkerService for Service {
         let first = inbound.message().await?.and_then(|message| message.kind);
         let Some(worker_message::Kind::Hello(hello)) = first else { return Err(Status::invalid_argument("no hello")) };
         let (outbound, answers) = mpsc::channel(64);
-        let welcome = self.change(|books| {
+        self.change(|books| {
             if let Some(status) = &books.unwelcome {
                 return Err(status.clone());
             }
             let told: Vec<LeaseId> = hello.held.iter().map(|lease| LeaseId::from_proto(*lease).unwrap()).collect();
             let held: Vec<LeaseId> = told.into_iter().filter(|lease| books.held.contains(lease)).collect();
-            books.hellos.push(hello);
-            books.outbound = Some(outbound.clone());
-            Ok(v1::Welcome {
+            let welcome = v1::Welcome {
                 farm: "test".into(),
                 protocol: 1,
                 heartbeat_millis: 200,
                 held: all(&held),
                 ..Default::default()
-            })
+            };
+            // Before anybody else can send: it must come first.
+            outbound.try_send(Ok(message(controller_message::Kind::Welcome(welcome)))).unwrap();
+            books.hellos.push(hello);
+            books.outbound = Some(outbound.clone());
+            Ok(())
         })?;
-        outbound.send(Ok(message(controller_message::Kind::Welcome(welcome)))).await.unwrap();
         let service = self.clone();
         railyard_service::task::spawn("session", async move {
             while let Ok(Some(message)) = inbound.message().await {

@@ -148,11 +148,6 @@ impl Worker {
         self.to.send(v1::WorkerMessage { kind: Some(kind) }).await.expect("the session is open");
     }
 
-    /// Says it without listening; `false` when the session is over.
-    pub async fn try_say(&self, kind: Say) -> bool {
-        self.to.send(v1::WorkerMessage { kind: Some(kind) }).await.is_ok()
-    }
-
     pub async fn try_report(&self, request: v1::ReportRequest) -> Result<(), Status> {
         soon("the report's answer", self.rpc.clone().report(request)).await.map(drop)
     }

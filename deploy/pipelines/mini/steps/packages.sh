@@ -42,7 +42,14 @@ for option in $settings $applets; do
 done
 
 stage "compiling busybox"
-make -s -j"$(nproc)" KCONFIG_NOTIMESTAMP=1 busybox 2>&1 | grep -E 'warning: .*error|Error|error:|^Static' || true
+# A line now and then, for people and for silence_timeout; everything only if it fails.
+make -j"$(nproc)" KCONFIG_NOTIMESTAMP=1 busybox 2>&1 | tee make.log | {
+    n=0
+    while IFS= read -r line; do
+        case $line in '  CC '*) n=$((n + 1)) ;; *) continue ;; esac
+        [ $((n % 25)) != 0 ] || echo "$n files compiled"
+    done
+} || { tail -n 40 make.log; exit 1; }
 ./busybox | sed -n 1p
 cd "$work"
 

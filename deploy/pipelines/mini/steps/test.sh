@@ -61,14 +61,29 @@ start() {
     stage "$name: ${machine_accel[1]}, up=$up after $((SECONDS - started)) s"
 }
 
-# Asks the questions and powers off. The answers carry a mark that the echo of the question does not have.
+# prompts N: waits for the shell's Nth prompt. Typing ahead of it would mix the echo into the answers.
+prompts() {
+    local deadline=$((SECONDS + off_secs))
+    until [ "$(grep -c '^/ # ' "$name.raw")" -ge "$1" ]; do
+        kill -0 $qemu 2>/dev/null && [ $SECONDS -lt $deadline ] || return 1
+        sleep 0.2
+    done
+}
+
+# Asks one question at each prompt and powers off at the last. A question that cannot be asked has no answer, and so
+# fails its check.
 ask() {
-    cat <<'END'
-echo "A""NSWER pid1 $(readlink -f /proc/1/exe)"
-echo "A""NSWER busybox $(busybox | head -n 1)"
-echo "A""NSWER mount $(grep ' / squashfs ' /proc/mounts)"
-echo "A""NSWER write $(touch /x 2>&1)"
-echo "A""NSWER sum $(sha256sum < /usr/share/mini/version.txt)"
+    local n=0 question
+    while IFS= read -r question; do
+        n=$((n + 1))
+        prompts $n || return 0
+        echo "$question" >&3
+    done <<'END'
+echo "ANSWER pid1 $(readlink -f /proc/1/exe)"
+echo "ANSWER busybox $(busybox | head -n 1)"
+echo "ANSWER mount $(grep ' / squashfs ' /proc/mounts)"
+echo "ANSWER write $(touch /x 2>&1)"
+echo "ANSWER sum $(sha256sum < /usr/share/mini/version.txt)"
 poweroff
 END
 }
@@ -76,7 +91,7 @@ END
 # stop NAME: ends the machine, one way or the other; its exit status is in `status`.
 stop() {
     status=0
-    if [ $up = yes ]; then ask >&3; else kill $qemu 2>/dev/null || true; fi
+    if [ $up = yes ]; then ask; else kill $qemu 2>/dev/null || true; fi
     wait $qemu || status=$?
     exec 3>&-
     # The console ends lines with CR LF; the CR would stand between a pattern and its $.

@@ -1,0 +1,185 @@
+//! What the journal has acknowledged is there after the power fails.
+//!
+//! The power of a file system fails by the kernel's shutdown ioctl without a flush of its journal: what was not synced is
+//! gone. The writer is a process of its own, so that nothing of it helps afterwards. Needs root, loop devices and ext4.
+
+use railyard_common::time::Millis;
+use railyard_controller::journal::{Journal as _, SledJournal};
+use railyard_core::{Event, Farm};
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// Set in the child: it writes to this journal, and does nothing else.
+const JOURNAL: &str = "RAILYARD_TEST_JOURNAL";
+/// Set in the child of the control: it uses sled without what the journal adds to it.
+const BARE: &str = "RAILYARD_TEST_BARE_SLED";
+/// Batches that are acknowledged before the power fails.
+const BATCHES: u64 = 400;
+/// The `n`th batch has this many events; one in a hundred is so large that sled puts it into a file of its own.
+const LARGE_EVERY: u64 = 100;
+const LARGE_EVENTS: u64 = 30_000;
+/// A snapshot is installed here, so that both generations are tried.
+const SNAPSHOT_AT: u64 = 150;
+
+#[test]
+fn acknowledged_events_survive_a_loss_of_power() {
+    if let Some(dir) = std::env::var_os(JOURNAL) {
+        return write_until_killed(Path::new(&dir));
+    }
+    let disk = Disk::mounted();
+    let acked = acknowledged_by("acknowledged_events_survive_a_loss_of_power", JOURNAL, &disk.at("journal"));
+    assert_eq!(acked, BATCHES);
+    disk.lose_power_and_mount_again();
+
+    let mut journal = SledJournal::open(&disk.at("journal")).unwrap();
+    let loaded = journal.load().unwrap();
+    assert!(loaded.snapshot.is_some(), "the snapshot is gone");
+    let found: Vec<u64> = loaded.events.iter().map(number).collect();
+    let wanted: Vec<u64> = (SNAPSHOT_AT + 1..=BATCHES).flat_map(|n| vec![n; events_in(n) as usize]).collect();
+    assert!(found.len() >= wanted.len(), "{} of {} acknowledged events are there", found.len(), wanted.len());
+    assert!(found[..wanted.len()] == wanted[..], "acknowledged events are not as they were written");
+    // And it goes on from there.
+    journal.append(&[event(BATCHES + 1)]).unwrap();
+}
+
+/// The control: without the journal's own syncs the same test finds a loss, so the failure of power is a real one.
+#[test]
+fn sled_s_own_flush_does_not_survive_it() {
+    if let Some(dir) = std::env::var_os(BARE) {
+        return flush_only(Path::new(&dir));
+    }
+    let disk = Disk::mounted();
+    let acked = acknowledged_by("sled_s_own_flush_does_not_survive_it", BARE, &disk.at("bare"));
+    assert_eq!(acked, BATCHES);
+    disk.lose_power_and_mount_again();
+    let found = sled::open(disk.at("bare")).map_or(0, |db| db.len() as u64);
+    assert!(found < BATCHES, "all {found} flushed records are there: this machine cannot show a loss of power");
+}
+
+fn event(number: u64) -> Event {
+    Event::ControllerStarted { at: Millis(number) }
+}
+
+fn number(event: &Event) -> u64 {
+    match event {
+        Event::ControllerStarted { at } => at.0,
+        other => panic!("{other:?} was never written"),
+    }
+}
+
+fn events_in(batch: u64) -> u64 {
+    if batch.is_multiple_of(LARGE_EVERY) { LARGE_EVENTS } else { 1 + batch % 7 }
+}
+
+/// The child: appends, and says so after each batch; then waits for its end.
+fn write_until_killed(dir: &Path) {
+    let mut journal = SledJournal::open(dir).unwrap();
+    journal.load().unwrap();
+    for batch in 1..=BATCHES {
+        let events = vec![event(batch); events_in(batch) as usize];
+        journal.append(&events).unwrap();
+        if batch == SNAPSHOT_AT {
+            journal.install(&Farm::default().snapshot()).unwrap();
+        }
+        println!("acked {batch}");
+    }
+    wait_for_the_kill();
+}
+
+/// The control's child: what sled promises by itself.
+fn flush_only(dir: &Path) {
+    let db = sled::Config::new().path(dir).flush_every_ms(None).open().unwrap();
+    for batch in 1..=BATCHES {
+        db.insert(batch.to_be_bytes(), vec![7; 200]).unwrap();
+        db.flush().unwrap();
+        println!("acked {batch}");
+    }
+    wait_for_the_kill();
+}
+
+/// Nothing is closed in an orderly way: the standard input never ends before the kill.
+fn wait_for_the_kill() {
+    let _ = std::io::stdin().lines().next();
+}
+
+/// Runs the child until it has acknowledged everything, and kills it; gives the last number that it said.
+fn acknowledged_by(test: &str, role: &str, dir: &Path) -> u64 {
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args([test, "--exact", "--nocapture"])
+        .env(role, dir)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut acked = 0;
+    for line in lines.map_while(Result::ok) {
+        // The test harness writes to the same line before the first one.
+        let said = line.split_once("acked ").and_then(|(_, number)| number.parse().ok());
+        acked = said.unwrap_or(acked);
+        if acked == BATCHES {
+            break;
+        }
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    acked
+}
+
+/// An ext4 file system in a file, mounted while this lives.
+struct Disk {
+    dir: tempfile::TempDir,
+}
+
+impl Disk {
+    fn mounted() -> Self {
+        let disk = Self { dir: tempfile::tempdir().unwrap() };
+        std::fs::create_dir(disk.mount_point()).unwrap();
+        std::fs::File::create(disk.image()).unwrap().set_len(256 << 20).unwrap();
+        run(Command::new("mkfs.ext4").args(["-q", "-F"]).arg(disk.image()));
+        disk.mount();
+        disk
+    }
+
+    fn image(&self) -> PathBuf {
+        self.dir.path().join("disk.ext4")
+    }
+
+    fn mount_point(&self) -> PathBuf {
+        self.dir.path().join("mnt")
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.mount_point().join(name)
+    }
+
+    fn mount(&self) {
+        run(Command::new("mount").args(["-o", "loop"]).args([self.image(), self.mount_point()]));
+    }
+
+    /// EXT4_IOC_SHUTDOWN, `_IOR('X', 125, __u32)`, with EXT4_GOING_FLAGS_NOLOGFLUSH.
+    fn lose_power_and_mount_again(&self) {
+        let script = "import fcntl, os, struct, sys\n\
+                      fd = os.open(sys.argv[1], os.O_RDONLY)\n\
+                      fcntl.ioctl(fd, (2 << 30) | (4 << 16) | (ord('X') << 8) | 125, struct.pack('I', 2))\n";
+        run(Command::new("python3").args(["-c", script]).arg(self.mount_point()));
+        run(Command::new("umount").arg(self.mount_point()));
+        self.mount();
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        // Lazily: after a failed assertion something may still be open there.
+        let _ = Command::new("umount").arg("-l").arg(self.mount_point()).status();
+    }
+}
+
+/// Runs a command that must succeed; says what this test needs if it does not.
+fn run(command: &mut Command) {
+    let needs = "this test needs root, loop devices, mkfs.ext4 and python3";
+    let output = command.output().unwrap_or_else(|error| panic!("cannot run {command:?}: {error}; {needs}"));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?} failed: {said}; {needs}");
+}

@@ -1,0 +1,266 @@
+//! The driver alone, with a journal that waits for the test: what falls into one round, and what is told before it is durable.
+
+use crate::common::{soon, until};
+use railyard_common::id::{BootId, LeaseId, WorkerName};
+use railyard_common::job::Capacity;
+use railyard_common::pipeline::{Pipeline, Request, Source};
+use railyard_common::platform::PlatformOffer;
+use railyard_common::time::Millis;
+use railyard_controller::driver::{CommandError, Driver, Handle, Link, Notices};
+use railyard_controller::journal::{Journal, JournalError, Loaded};
+use railyard_core::{Command, Event, Snapshot, Submission, Trace, WorkerOffer};
+use railyard_proto::v1;
+use railyard_proto::v1::controller_message::Kind;
+use railyard_service::clock::Clock;
+use railyard_service::convert::ToProto as _;
+use railyard_service::task;
+use std::collections::BTreeMap;
+use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::sync::{Notify, broadcast, mpsc};
+use tokio_util::sync::CancellationToken;
+
+/// What an append of the [`Gate`] comes to.
+enum Flush {
+    Good,
+    /// The disk is full.
+    Bad,
+}
+
+/// A journal in memory. Each append says that it waits, and then does as the test says.
+struct Gate {
+    kept: Arc<Mutex<Vec<Event>>>,
+    waits: mpsc::UnboundedSender<Vec<Event>>,
+    orders: std::sync::mpsc::Receiver<Flush>,
+}
+
+impl Journal for Gate {
+    fn load(&mut self) -> Result<Loaded, JournalError> {
+        Ok(Loaded { snapshot: None, events: self.kept.lock().unwrap().clone() })
+    }
+
+    fn append(&mut self, events: &[Event]) -> Result<(), JournalError> {
+        // A test that is over neither listens nor orders.
+        let _ = self.waits.send(events.to_vec());
+        match self.orders.recv() {
+            Ok(Flush::Good) => self.kept.lock().unwrap().extend_from_slice(events),
+            Ok(Flush::Bad) | Err(_) => {
+                let source = std::io::ErrorKind::StorageFull.into();
+                return Err(JournalError::Io { what: "write", path: "journal".into(), source });
+            }
+        }
+        Ok(())
+    }
+
+    fn wants_snapshot(&self) -> bool {
+        false
+    }
+
+    fn install(&mut self, _: &Snapshot) -> Result<(), JournalError> {
+        unreachable!("it never wants one")
+    }
+}
+
+/// Time that the test makes.
+#[derive(Default)]
+struct Hand(AtomicU64);
+
+impl Clock for Hand {
+    fn now(&self) -> Millis {
+        Millis(self.0.load(Ordering::SeqCst))
+    }
+
+    fn monotonic(&self) -> Duration {
+        Duration::from_millis(self.now().0)
+    }
+}
+
+/// A driver and what moves it.
+struct Stage {
+    farm: Handle,
+    clock: Arc<Hand>,
+    waits: mpsc::UnboundedReceiver<Vec<Event>>,
+    orders: std::sync::mpsc::Sender<Flush>,
+    /// Keeps the other ends of the notices.
+    _ended: mpsc::UnboundedReceiver<LeaseId>,
+}
+
+impl Stage {
+    /// A driver that has started.
+    async fn new() -> Self {
+        let (waits_tx, waits) = mpsc::unbounded_channel();
+        let (orders, orders_rx) = std::sync::mpsc::channel();
+        let (ended, ended_rx) = mpsc::unbounded_channel();
+        let clock = Arc::new(Hand::default());
+        let journal = Box::new(Gate { kept: Arc::default(), waits: waits_tx, orders: orders_rx });
+        let notices = Notices { changed: broadcast::Sender::new(16), ended, finalize: Arc::new(Notify::new()) };
+        let (driver, farm) = Driver::open(journal, clock.clone(), notices).unwrap();
+        task::spawn("driver", driver.run(CancellationToken::new()));
+        let mut stage = Self { farm, clock, waits, orders, _ended: ended_rx };
+        stage.flush(Flush::Good).await;
+        stage
+    }
+
+    /// Waits until an append waits; gives its events.
+    async fn waiting(&mut self) -> Vec<Event> {
+        soon("an append", self.waits.recv()).await.unwrap()
+    }
+
+    /// Lets an append that waits, or will, come to its end.
+    async fn flush(&mut self, order: Flush) -> Vec<Event> {
+        self.orders.send(order).unwrap();
+        self.waiting().await
+    }
+
+    /// Begins a session; gives its number and its messages.
+    async fn attach(&mut self, name: &str) -> (u64, mpsc::Receiver<v1::ControllerMessage>) {
+        let (link, messages) = link();
+        let farm = self.farm.clone();
+        let attach = farm.attach(offer(name), Vec::new(), Vec::new(), v1::Welcome::default(), link);
+        let (session, _) = tokio::join!(attach, self.flush(Flush::Good));
+        (session.unwrap(), messages)
+    }
+
+    /// Is this worker connected, by the state that is told?
+    async fn is_online(&self, name: &str) -> bool {
+        let name: WorkerName = name.parse().unwrap();
+        self.farm.read(move |farm, _| farm.worker(&name).is_some_and(|worker| worker.online)).await.unwrap()
+    }
+}
+
+fn link() -> (Link, mpsc::Receiver<v1::ControllerMessage>) {
+    let (messages, receiver) = mpsc::channel(16);
+    (Link { messages, cut: CancellationToken::new() }, receiver)
+}
+
+fn offer(name: &str) -> WorkerOffer {
+    WorkerOffer {
+        name: name.parse().unwrap(),
+        boot: BootId("boot".to_owned()),
+        version: String::new(),
+        platforms: vec![PlatformOffer { platform: "linux/amd64".parse().unwrap(), emulated: false }],
+        capacity: Capacity { cpu_millis: 64_000, memory_bytes: 1 << 40, disk_bytes: 1 << 44, slots: 8 },
+        labels: BTreeMap::new(),
+        allows_privileged: false,
+    }
+}
+
+fn submit(version: &str) -> Command {
+    let text = crate::common::pipelines::SHORT_LEASE;
+    let files = BTreeMap::new();
+    let pipeline = Pipeline::parse(&Source { file_name: "railyard.yaml", text, files: &files }).unwrap();
+    let request = Request { version: version.parse().unwrap(), params: BTreeMap::new(), platforms: Vec::new() };
+    let plan = pipeline.plan(&request).unwrap();
+    Command::Submit(Box::new(Submission { plan, key: None, by: "olga".to_owned(), trace: Trace::default() }))
+}
+
+async fn next_lease(messages: &mut mpsc::Receiver<v1::ControllerMessage>) -> LeaseId {
+    loop {
+        let message = soon("an order", messages.recv()).await.unwrap();
+        if let Some(Kind::Lease(order)) = message.kind {
+            let lease = order.lease.unwrap();
+            return LeaseId { job: railyard_common::id::JobId(lease.job), attempt: lease.attempt };
+        }
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_told_before_it_is_durable() {
+    let mut stage = Stage::new().await;
+    let (session, mut messages) = stage.attach("anvil").await;
+    soon("the welcome", messages.recv()).await.unwrap();
+    let farm = stage.farm.clone();
+    let mut submitted = pin!(farm.decide(submit("1")));
+    let mut read = pin!(farm.read(|farm, _| farm.builds().count()));
+    assert!(futures_util::poll!(&mut submitted).is_pending());
+    assert!(futures_util::poll!(&mut read).is_pending());
+    farm.beat("anvil".parse().unwrap(), session, v1::Heartbeat::default()).await.unwrap();
+
+    let events = stage.waiting().await;
+    assert!(matches!(events[..], [Event::BuildAccepted { .. }, Event::JobLeased { .. }]), "{events:?}");
+    assert!(futures_util::poll!(&mut read).is_pending(), "a reader saw what was not durable");
+    assert!(futures_util::poll!(&mut submitted).is_pending());
+    assert!(messages.try_recv().is_err(), "something left before it was durable");
+
+    stage.orders.send(Flush::Good).unwrap();
+    submitted.await.unwrap();
+    assert_eq!(read.await.unwrap(), 1);
+    next_lease(&mut messages).await;
+}
+
+#[tokio::test]
+async fn the_end_of_a_replaced_session_does_not_take_its_worker_offline() {
+    let mut stage = Stage::new().await;
+    let (old, _old_messages) = stage.attach("anvil").await;
+    // One append holds the driver up, so that the hello and the end of the old stream fall into one round.
+    let farm = stage.farm.clone();
+    let mut held_up = pin!(farm.decide(submit("1")));
+    assert!(futures_util::poll!(&mut held_up).is_pending());
+    stage.waiting().await;
+    let (link, mut messages) = link();
+    let mut attach = pin!(farm.attach(offer("anvil"), Vec::new(), Vec::new(), v1::Welcome::default(), link));
+    assert!(futures_util::poll!(&mut attach).is_pending());
+    farm.detach("anvil".parse().unwrap(), old).await;
+    for _ in 0..2 {
+        stage.orders.send(Flush::Good).unwrap();
+    }
+    let new = attach.await.unwrap();
+    assert!(new > old);
+    assert!(stage.is_online("anvil").await);
+    assert!(matches!(messages.recv().await.unwrap().kind, Some(Kind::Welcome(_))));
+}
+
+#[tokio::test]
+async fn a_failed_append_undoes_the_round_and_the_next_one_works() {
+    let mut stage = Stage::new().await;
+    let farm = stage.farm.clone();
+    let (refused, _) = tokio::join!(farm.decide(submit("1")), stage.flush(Flush::Bad));
+    let Err(CommandError::Journal(why)) = refused else { panic!("{refused:?}") };
+    assert!(why.contains("cannot write journal"), "{why}");
+    // It starts again from what is durable.
+    let events = stage.flush(Flush::Good).await;
+    assert!(matches!(events[..], [Event::ControllerStarted { .. }]), "{events:?}");
+    assert_eq!(farm.read(|farm, _| farm.builds().count()).await.unwrap(), 0);
+    let (accepted, _) = tokio::join!(farm.decide(submit("1")), stage.flush(Flush::Good));
+    assert_eq!(accepted.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_heartbeat_that_waited_for_a_slow_flush_keeps_its_lease() {
+    let mut stage = Stage::new().await;
+    let (session, mut messages) = stage.attach("anvil").await;
+    let farm = stage.farm.clone();
+    let (accepted, _) = tokio::join!(farm.decide(submit("1")), stage.flush(Flush::Good));
+    accepted.unwrap();
+    let lease = next_lease(&mut messages).await;
+
+    let mut slow = pin!(farm.decide(submit("2")));
+    assert!(futures_util::poll!(&mut slow).is_pending());
+    stage.waiting().await;
+    // The disk takes longer than the lease lives; the heartbeat has come meanwhile.
+    let status = v1::LeaseStatus { lease: Some(lease.to_proto()), phase: v1::Phase::Run.into() };
+    let beat = v1::Heartbeat { sequence: 1, leases: vec![status], free_disk_bytes: 0 };
+    farm.beat("anvil".parse().unwrap(), session, beat).await.unwrap();
+    stage.clock.0.store(10_001, Ordering::SeqCst);
+    stage.orders.send(Flush::Good).unwrap();
+    slow.await.unwrap();
+    let acked = async {
+        loop {
+            if let Some(Kind::HeartbeatAck(ack)) = messages.recv().await.unwrap().kind {
+                return ack;
+            }
+        }
+    };
+    assert_eq!(soon("the ack", acked).await, v1::HeartbeatAck { sequence: 1, lost: Vec::new() });
+    assert!(farm.read(move |farm, _| farm.holder(lease).is_some()).await.unwrap());
+
+    // Without another one it ends at its time.
+    stage.clock.0.store(20_002, Ordering::SeqCst);
+    for _ in 0..8 {
+        stage.orders.send(Flush::Good).unwrap();
+    }
+    until("the expiry", async || farm.read(move |farm, _| farm.holder(lease).is_none()).await.unwrap().then_some(()))
+        .await;
+}
