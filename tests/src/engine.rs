@@ -110,7 +110,8 @@ impl Drop for Engine {
     fn drop(&mut self) {
         let Some(private) = &mut self.private else { return };
         if private.daemon.has_ended() {
-            // Containers outlive a killed daemon. Its next start clears them away.
+            // Containers outlive a killed daemon. Its next start clears them away, once its old pid is forgotten.
+            let _ = std::fs::remove_file(private.dir.path().join("dockerd.pid"));
             private.daemon = Process::start(Self::daemon(private.dir.path()), &private.dir.path().join("dockerd.log"));
             self.wait();
         }

@@ -21,6 +21,13 @@ const ANSWER_TIMEOUT_SECS: u64 = 120;
 /// How long it may take to begin to answer what moves gigabytes: commit, export, load, pull.
 const LONG_ANSWER_TIMEOUT_SECS: u64 = 6 * 3600;
 
+/// What most images have, and scripts without a `#!` line need.
+const SHELL: &str = "/bin/sh";
+
+/// Starts a command with both its outputs in one pipe: through two, the engine mixes up what came first. Images without a
+/// shell do without.
+const MERGE_OUTPUT: [&str; 4] = [SHELL, "-c", "exec \"$@\" 2>&1", "railyard"];
+
 /// Before a wait that broke off is begun again.
 const WAIT_PAUSE: Duration = Duration::from_secs(1);
 
@@ -57,12 +64,32 @@ impl Docker {
         move |error| RuntimeError::from_engine(&self.socket, doing, error)
     }
 
-    fn body(&self, spec: &ContainerSpec) -> ContainerCreateBody {
+    async fn create_with(&self, spec: &ContainerSpec, entrypoint: Vec<String>) -> Result<(), RuntimeError> {
+        let options =
+            query::CreateContainerOptionsBuilder::default().name(&spec.name).platform(spec.platform.as_str()).build();
+        let doing = format!("create container {}", spec.name);
+        let body = self.body(spec, entrypoint);
+        self.short.create_container(Some(options), body).await.map_err(self.error(&doing))?;
+        Ok(())
+    }
+
+    /// Whether the container has a shell. Asked of the engine, because only it knows the files of an image.
+    async fn has_shell(&self, container: &str) -> Result<bool, RuntimeError> {
+        let options = query::ContainerArchiveInfoOptionsBuilder::default().path(SHELL).build();
+        let doing = format!("look into container {container}");
+        match self.short.get_container_archive_info(container, Some(options)).await.map_err(self.error(&doing)) {
+            Ok(_) => Ok(true),
+            Err(error) if error.is_not_found() => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn body(&self, spec: &ContainerSpec, entrypoint: Vec<String>) -> ContainerCreateBody {
         ContainerCreateBody {
             image: Some(spec.image.clone()),
             user: Some("0:0".to_owned()),
             env: Some(spec.env.iter().map(|(key, value)| format!("{key}={value}")).collect()),
-            entrypoint: Some(spec.command.clone()),
+            entrypoint: Some(entrypoint),
             // Empty, not missing: missing would be the image's own command behind our program.
             cmd: Some(Vec::new()),
             working_dir: Some(spec.work_dir.clone()),
@@ -226,11 +253,13 @@ impl Runtime for Docker {
     }
 
     async fn create(&self, spec: &ContainerSpec) -> Result<(), RuntimeError> {
-        let options =
-            query::CreateContainerOptionsBuilder::default().name(&spec.name).platform(spec.platform.as_str()).build();
-        let doing = format!("create container {}", spec.name);
-        self.short.create_container(Some(options), self.body(spec)).await.map_err(self.error(&doing))?;
-        Ok(())
+        let merged = MERGE_OUTPUT.iter().map(|word| (*word).to_owned()).chain(spec.command.iter().cloned());
+        self.create_with(spec, merged.collect()).await?;
+        if self.has_shell(&spec.name).await? {
+            return Ok(());
+        }
+        self.remove(&spec.name).await?;
+        self.create_with(spec, spec.command.clone()).await
     }
 
     async fn start(&self, container: &str) -> Result<Running, RuntimeError> {

@@ -57,7 +57,7 @@ pub struct Exit {
 
 /// A container that was started.
 pub struct Running {
-    /// What it writes, standard output and standard error together, in the order in which the engine got it.
+    /// What it writes, standard output and standard error together; in order, if its image has a shell.
     /// Ends when the container has ended and everything was read.
     pub output: BoxStream<'static, Result<Bytes, RuntimeError>>,
     /// How it ends.

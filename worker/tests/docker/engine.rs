@@ -102,17 +102,27 @@ pub fn busybox_root(marker: &str) -> Vec<u8> {
 
 /// The base image of the tests, in the engine. The same bytes each time, so that tests that run at once agree.
 pub async fn base_image() -> String {
-    image_of("railyard-test-base", "").await
+    image_of("railyard-test-base", &busybox_root("")).await
 }
 
-/// The same under another name, as an image of its own.
-pub async fn image_of(repository: &str, marker: &str) -> String {
+/// An image with nothing but a program that prints its script.
+pub async fn image_without_shell() -> String {
+    let mut tar = tar::Builder::new(Vec::new());
+    let program = std::fs::read(busybox()).unwrap();
+    let mut header = tar::Header::new_gnu();
+    header.set_size(program.len() as u64);
+    header.set_mode(0o755);
+    tar.append_data(&mut header, "bin/cat", &program[..]).unwrap();
+    image_of("railyard-test-no-shell", &tar.into_inner().unwrap()).await
+}
+
+/// A root file system as an image.
+pub async fn image_of(repository: &str, root: &[u8]) -> String {
     let engine = runtime().await;
-    let root = busybox_root(marker);
-    let digest = Digest::of(&root);
+    let digest = Digest::of(root);
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("layer.tar");
-    std::fs::write(&file, &root).unwrap();
+    std::fs::write(&file, root).unwrap();
     let name = ImageName { repository: repository.to_owned(), tag: digest.hex()[..12].to_owned() };
     if engine.image(&name.to_string()).await.unwrap().is_none() {
         let platform = railyard_worker::host::native().expect("a host of a platform that the farm knows");

@@ -57,7 +57,7 @@ async fn forget_build(farm: &Farm) {
 async fn a_committed_image_comes_back_with_the_same_files_and_settings() {
     let farm = Farm::start().await;
     let worker = farm.worker().await;
-    let base = image_of("railyard-test-nasty", &farm.id).await;
+    let base = image_of("railyard-test-nasty", &busybox_root(&farm.id)).await;
     let engine = engine::runtime().await;
     let base_layers = engine.image(&base).await.unwrap().unwrap().layers;
     let mut first = committing(1, &base, &format!("{NASTY}{LIST}"));

@@ -184,3 +184,26 @@ async fn what_this_worker_does_not_allow_is_refused() {
     worker.stop().await;
     farm.assert_no_leftovers().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn both_outputs_are_one_log_in_order() {
+    let farm = Farm::start().await;
+    let worker = farm.worker().await;
+    let script = "for n in $(seq 500); do echo \"out $n\"; echo \"err $n\" >&2; done";
+    let ended = farm.run(&order(1, &base_image().await, script)).await;
+    ended.expect_success();
+    let want: String = (1..=500).map(|n| format!("out {n}\nerr {n}\n")).collect();
+    assert!(ended.log.contains(&want), "{}", ended.log);
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_needs_no_shell() {
+    let farm = Farm::start().await;
+    let worker = farm.worker().await;
+    let ended = farm.run(&order(1, &engine::image_without_shell().await, "#!/bin/cat\nthis is printed\n")).await;
+    ended.expect_success();
+    assert!(ended.log.contains("\nthis is printed\n"), "{}", ended.log);
+    worker.stop().await;
+    farm.assert_no_leftovers().await;
+}
