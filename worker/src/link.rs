@@ -59,13 +59,14 @@ pub async fn keep(client: WorkerServiceClient<Channel>, events: mpsc::Sender<Lin
             return Err(LinkRefused(Box::new(status)));
         }
         tries = if welcomed { 1 } else { tries + 1 };
-        if tries % TRIES_PER_WARNING == 1 {
-            tracing::warn!(%status, "no stream to the controller; jobs run on, trying again");
-        }
         if welcomed && events.send(LinkEvent::Closed).await.is_err() {
             return Ok(());
         }
         tokio::time::sleep(pause(tries)).await;
+        // Not sooner: a worker that says goodbye ends this task in the meantime.
+        if tries % TRIES_PER_WARNING == 1 {
+            tracing::warn!(%status, "no stream to the controller; jobs run on, trying again");
+        }
     }
 }
 

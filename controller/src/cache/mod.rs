@@ -28,7 +28,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How long the URLs of an upload's parts are good. A worker whose part URL expired asks again and sends what is missing.
+/// How long the URLs of an upload's parts are good. An upload must be done by then: a worker that asks again gets a new
+/// upload, and begins anew with it.
 pub const UPLOAD_TTL: Duration = Duration::from_secs(3600);
 
 /// Largest object that [`Cache::get`] reads into memory: manifests and indexes are far smaller.

@@ -10,7 +10,7 @@ pub mod upload;
 use crate::disk::DiskError;
 use crate::images::{prepare, save};
 use crate::inputs;
-use crate::log::{JobLog, Shipped, ship};
+use crate::log::{JobLog, Shipped, count, ship};
 use crate::runtime::LocalImage;
 use crate::workshop::Workshop;
 use dirs::JobDir;
@@ -95,7 +95,7 @@ struct Attempt {
 impl Attempt {
     async fn run(mut self) {
         let lease = self.order.lease;
-        tracing::info!(%lease, build = %self.order.build, job = %self.order.job, "attempt started");
+        tracing::info!("attempt started");
         let opened = match JobDir::create(&self.shop.data, lease) {
             Ok(dir) => self.open_log(&dir).await.map(|log| (dir, log)),
             Err(error) => Err(error),
@@ -200,7 +200,7 @@ impl Attempt {
             mounts = crate::blocking::blocking(move || inputs::lay_out(&tree, &inputs, &held, apart)).await?;
             let bytes = bytesize::ByteSize::b(blobs.iter().map(|blob| blob.size_bytes).sum()).display().iec();
             let secs = (shop.clock.monotonic() - started).as_secs_f32();
-            log.note(&format!("fetched {} inputs, {bytes}, in {secs:.1} s", blobs.len())).await?;
+            log.note(&format!("fetched {}, {bytes}, in {secs:.1} s", count(blobs.len(), "input"))).await?;
         }
         let script = dir.script();
         write_script(&script, &spec::script(&order.run.script)).await.map_err(DiskError::at("write", &script))?;
@@ -277,8 +277,7 @@ impl Attempt {
         let span = Span::current();
         span.record("railyard.outcome", outcome.kind.as_str());
         span.record("cicd.pipeline.task.run.result", result_of(outcome.kind));
-        let Order { lease, build, job, .. } = &self.order;
-        tracing::info!(%lease, %build, %job, outcome = %outcome.kind, reason = %outcome.reason, "attempt ended");
+        tracing::info!(reason = %outcome.reason, why = outcome.message, "attempt ended");
     }
 
     /// Removes the container, now or as soon as the engine lets it go.

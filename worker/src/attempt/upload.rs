@@ -2,7 +2,7 @@
 
 use super::fault::Fault;
 use crate::blocking::blocking;
-use crate::log::JobLog;
+use crate::log::{JobLog, count};
 use crate::outputs::{self, Found};
 use crate::uplink::Grant;
 use crate::workshop::Workshop;
@@ -131,7 +131,7 @@ pub async fn artifacts(
     let total = ByteSize::b(wanted.iter().map(|upload| upload.blob.size_bytes).sum()).display().iec();
     let sent = ByteSize::b(uploads[before..].iter().map(|one| one.blob.stored_bytes).sum()).display().iec();
     let secs = (shop.clock.monotonic() - started).as_secs_f32();
-    log.note(&format!("saved {} files, {total} ({sent} of them new) in {secs:.1} s", found.len())).await?;
+    log.note(&format!("saved {}, {total} ({sent} of them new), in {secs:.1} s", count(found.len(), "file"))).await?;
     Ok(found.into_iter().zip(stored).map(|(found, blob)| artifact(found, blob)).collect())
 }
 

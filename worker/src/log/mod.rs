@@ -5,3 +5,8 @@ mod spool;
 
 pub use ship::{Shipped, ship};
 pub use spool::{JobLog, Written};
+
+/// How many of something, for people: `1 file`, `2 files`.
+pub fn count(n: usize, noun: &str) -> String {
+    if n == 1 { format!("1 {noun}") } else { format!("{n} {noun}s") }
+}

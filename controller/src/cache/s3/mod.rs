@@ -8,6 +8,7 @@
 
 mod copy;
 mod credentials;
+mod doubt;
 mod readback;
 mod store;
 
@@ -39,6 +40,7 @@ pub struct S3 {
     read_back_bytes: u64,
     /// Orders the writers of a path for services that do not know conditional writes. This process is the only writer.
     locks: Locks,
+    doubts: doubt::Doubts,
 }
 
 impl S3 {
@@ -80,6 +82,7 @@ impl S3 {
             public_url: public_url(config),
             read_back_bytes: config.read_back.as_u64(),
             locks: Locks::default(),
+            doubts: doubt::Doubts::default(),
         })
     }
 }

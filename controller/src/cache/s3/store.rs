@@ -37,8 +37,9 @@ const PARALLEL_PARTS: usize = 4;
 #[async_trait::async_trait]
 impl Cache for S3 {
     async fn find(&self, digest: &Digest) -> Result<Option<Blob>, CacheError> {
-        // Whoever completes the blob holds this until it was verified.
+        // Whoever completes the blob holds this until it was verified, or is in doubt.
         let _held = self.locks.hold(&digest.hex()).await;
+        self.settle(digest).await?;
         self.find_unlocked(digest).await
     }
 
@@ -72,12 +73,15 @@ impl Cache for S3 {
         let path = layout::blob(blob);
         let key = key(&path)?;
         let head = GetOptions { head: true, ..GetOptions::default() };
+        // What an earlier try left is looked at first: then whatever is there was verified.
+        self.settle(&blob.digest).await?;
         if self.open_object(&path, head).await?.is_some() {
             return self.abort_upload(blob, upload_id).await;
         }
         let failed = || CacheError::store("complete the upload of", &path);
         if upload_id == EMPTY_UPLOAD && blob.stored_bytes == 0 {
             let options = PutOptions { attributes: attributes(&path, Some(&blob.digest)), ..Default::default() };
+            self.doubt(blob).await?;
             self.store.put_opts(&key, PutPayload::new(), options).await.map_err(failed())?;
         } else {
             let wanted = spans(blob.stored_bytes, parts::part_bytes(blob.stored_bytes)).len();
@@ -86,19 +90,22 @@ impl Cache for S3 {
                 return Err(CacheError::Incomplete { why });
             }
             let parts = etags.iter().map(|etag| PartId { content_id: etag.clone() }).collect();
+            self.doubt(blob).await?;
             match self.store.complete_multipart(&key, &upload_id.to_owned(), parts).await {
                 Ok(_) => {}
-                Err(Error::NotFound { .. }) => return Err(CacheError::UnknownUpload { id: upload_id.to_owned() }),
+                Err(Error::NotFound { .. }) => {
+                    // Nothing was completed, so there is nothing to doubt.
+                    self.settle(&blob.digest).await?;
+                    return Err(CacheError::UnknownUpload { id: upload_id.to_owned() });
+                }
+                // It may have been completed all the same: the doubt stays.
                 Err(error) => return Err(failed()(error)),
             }
         }
-        // The object is there now, but nobody finds it before the lock is released.
-        match self.check(blob, &path).await? {
-            Verdict::Good => Ok(()),
-            Verdict::Bad(why) => {
-                self.remove(&path).await?;
-                Err(CacheError::Corrupt { digest: blob.digest, why })
-            }
+        // The object is there now, but nobody finds it before this has looked at it.
+        match self.settle(&blob.digest).await? {
+            Some(Verdict::Bad(why)) => Err(CacheError::Corrupt { digest: blob.digest, why }),
+            Some(Verdict::Good) | None => Ok(()),
         }
     }
 
@@ -252,7 +259,7 @@ impl S3 {
     }
 
     /// Whether the completed object is the blob, as far as it is looked at.
-    async fn check(&self, blob: &Blob, path: &RelPath) -> Result<Verdict, CacheError> {
+    pub(super) async fn check(&self, blob: &Blob, path: &RelPath) -> Result<Verdict, CacheError> {
         let gone = || Verdict::Bad("it is gone".to_owned());
         let head = GetOptions { head: true, ..GetOptions::default() };
         let Some(found) = self.open_object(path, head).await? else { return Ok(gone()) };
@@ -339,7 +346,7 @@ impl S3 {
         writer.finish().await.map(|_| ()).map_err(writing())
     }
 
-    async fn remove(&self, path: &RelPath) -> Result<(), CacheError> {
+    pub(super) async fn remove(&self, path: &RelPath) -> Result<(), CacheError> {
         match self.store.delete(&key(path)?).await {
             Ok(()) | Err(Error::NotFound { .. }) => Ok(()),
             Err(error) => Err(CacheError::store("remove", path)(error)),
