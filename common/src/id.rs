@@ -29,10 +29,14 @@ fn is_name(text: &str) -> bool {
         && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
 }
 
+/// Not versions: these files lie beside the builds' directories, see [`crate::layout`].
+const RESERVED_VERSIONS: [&str; 2] = ["builds.json", "latest.json"];
+
 fn is_version(text: &str) -> bool {
     let first_ok = text.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
     first_ok
         && text.len() <= VERSION_MAX_LEN
+        && !RESERVED_VERSIONS.contains(&text)
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'+' | b'_'))
 }
 
@@ -105,7 +109,7 @@ text_id!(
 );
 text_id!(
     /// A build's version, for instance `4799.0.0+nightly-20261121-2100`.
-    Version, "version", is_version, "1 to 128 letters, digits, `.`, `-`, `+` or `_`, starting with a letter or digit"
+    Version, "version", is_version, "1 to 128 letters, digits, `.`, `-`, `+` or `_`, starting with a letter or digit; not builds.json or latest.json"
 );
 text_id!(
     /// A matrix variant: the values of the matrix, joined by `-`.
@@ -320,7 +324,7 @@ mod tests {
         for bad in ["", "-a", "a/b", "..", "A", "a_b", &"x".repeat(64)] {
             assert!(bad.parse::<StepName>().is_err(), "{bad}");
         }
-        for bad in ["", "..", "-1", "1/2", "1 2", "ä"] {
+        for bad in ["", "..", "-1", "1/2", "1 2", "ä", "builds.json", "latest.json"] {
             assert!(bad.parse::<Version>().is_err(), "{bad}");
         }
         for bad in ["mini", "mini/", "/1", "mini/1/2"] {

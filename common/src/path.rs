@@ -21,6 +21,8 @@ pub struct BadPath {
 
 /// Longest path: what a URL and a file system both carry with ease.
 const PATH_MAX_LEN: usize = 1024;
+/// Longest part of a path: what file systems take.
+const PART_MAX_LEN: usize = 255;
 
 impl RelPath {
     /// The text.
@@ -64,6 +66,12 @@ fn fault(text: &str) -> Option<&'static str> {
     })
 }
 
+/// A glob may be longer than what it matches; a path may not.
+fn long_part(text: &str) -> Option<&'static str> {
+    let long = text.split('/').any(|part| part.len() > PART_MAX_LEN);
+    long.then_some("it has a part longer than 255 bytes")
+}
+
 impl FromStr for RelPath {
     type Err = BadPath;
 
@@ -76,7 +84,7 @@ impl TryFrom<String> for RelPath {
     type Error = BadPath;
 
     fn try_from(text: String) -> Result<Self, BadPath> {
-        match fault(&text) {
+        match fault(&text).or_else(|| long_part(&text)) {
             Some(why) => Err(BadPath { text, why }),
             None => Ok(Self(text)),
         }
@@ -178,6 +186,14 @@ mod tests {
             assert!(bad.parse::<Glob>().is_err(), "{bad:?}");
         }
         assert_eq!("a/b.c".parse::<RelPath>().unwrap().file_name(), "b.c");
+    }
+
+    #[test]
+    fn a_path_fits_a_file_system() {
+        let part = "x".repeat(PART_MAX_LEN);
+        assert!(format!("a/{part}/{part}").parse::<RelPath>().is_ok());
+        assert!(format!("a/{part}x/b").parse::<RelPath>().is_err());
+        assert!("a/".repeat(600).trim_end_matches('/').parse::<RelPath>().is_err());
     }
 
     #[test]

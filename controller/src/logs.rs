@@ -14,6 +14,7 @@ use railyard_service::task;
 use std::collections::BTreeMap;
 use std::io::{self, SeekFrom};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _, AsyncWriteExt as _};
 use tokio::sync::{OwnedMutexGuard, mpsc, watch};
@@ -83,6 +84,8 @@ pub struct LogStore {
 /// A log that grows.
 struct Growing {
     progress: watch::Sender<Growth>,
+    /// An earlier process wrote the file, and may have died before it synced it.
+    unsynced: AtomicBool,
     /// Held by whoever changes the file.
     turn: Arc<tokio::sync::Mutex<()>>,
 }
@@ -122,9 +125,10 @@ impl LogStore {
     fn growing(&self, lease: LeaseId) -> Arc<Growing> {
         let mut growing = self.growing.lock().unwrap_or_else(PoisonError::into_inner);
         let fresh = || {
-            let taken_bytes = std::fs::metadata(self.path(lease)).map_or(0, |meta| meta.len());
+            let len = std::fs::metadata(self.path(lease)).map(|meta| meta.len()).ok();
             Arc::new(Growing {
-                progress: watch::Sender::new(Growth { taken_bytes, ended: false }),
+                progress: watch::Sender::new(Growth { taken_bytes: len.unwrap_or(0), ended: false }),
+                unsynced: AtomicBool::new(len.is_some()),
                 turn: Arc::default(),
             })
         };
@@ -143,9 +147,15 @@ impl LogStore {
         self.growing(lease).progress.subscribe()
     }
 
-    /// An attempt that was asked for has ended: nothing will grow any more.
+    /// An attempt that was asked for has ended: nothing will grow any more. A log that somebody still has in hand, or that
+    /// is still to be filed, stays known: all who touch it must share one turn.
     pub fn forget(&self, lease: LeaseId) {
-        self.growing.lock().unwrap_or_else(PoisonError::into_inner).remove(&lease);
+        let mut growing = self.growing.lock().unwrap_or_else(PoisonError::into_inner);
+        // Nobody can take it in hand while the map is locked.
+        let idle = growing.get(&lease).is_some_and(|known| Arc::strong_count(known) == 1);
+        if idle && !self.path(lease).exists() {
+            growing.remove(&lease);
+        }
     }
 
     /// The attempt has ended: files its log in the cache and removes the local file. Doing it again does no harm.
@@ -156,7 +166,7 @@ impl LogStore {
     pub async fn file(&self, name: &LogName, reported_bytes: u64) -> Result<(), LogError> {
         let (lease, max) = (name.lease, self.max_bytes);
         let growing = self.growing(lease);
-        let _turn = growing.turn.lock().await;
+        let turn = growing.turn.lock().await;
         growing.progress.send_modify(|growth| {
             growth.ended = true;
             if growth.taken_bytes >= max {
@@ -177,6 +187,8 @@ impl LogStore {
             tokio::fs::remove_file(&packed).await.map_err(remove)?;
             tokio::fs::remove_file(&path).await.map_err(remove)?;
         }
+        drop(turn);
+        drop(growing);
         self.forget(lease);
         Ok(())
     }
@@ -250,7 +262,9 @@ impl LogStore {
         let io = |source| LogError::Io { what: "read", lease, source };
         match tokio::fs::File::open(self.path(lease)).await {
             Ok(mut opened) => {
-                opened.seek(SeekFrom::Start(offset)).await.map_err(io)?;
+                // File systems refuse places that no file can reach. Nothing will ever be there, nor at this one.
+                let reach = opened.metadata().await.map_err(io)?.len().max(self.max_bytes);
+                opened.seek(SeekFrom::Start(offset.min(reach))).await.map_err(io)?;
                 Ok(Some(opened))
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -326,17 +340,23 @@ impl Writer {
             return Err(LogError::Gap { lease, have, offset });
         }
         let known = usize::try_from(have - offset).unwrap_or(usize::MAX);
-        if known >= data.len() {
+        let unsynced = growing.unsynced.load(Ordering::Acquire);
+        if known >= data.len() && !unsynced {
             return Ok(have);
         }
-        let fresh = data.slice(known..);
+        let fresh = data.slice(known.min(data.len())..);
         let room = usize::try_from(max_bytes.saturating_sub(have)).unwrap_or(usize::MAX);
         let kept = fresh.slice(..fresh.len().min(room));
-        let taken = have + fresh.len() as u64;
+        let taken = have.saturating_add(fresh.len() as u64);
         let io = |source| LogError::Io { what: "append to", lease, source };
         // The turn goes with the work: should the caller be dropped, the next writer still waits for it.
         let written = tokio::task::spawn_blocking(move || {
             let _turn = turn;
+            if unsynced {
+                // What is known from the file is about to be acked.
+                files::sync(&path)?;
+                growing.unsynced.store(false, Ordering::Release);
+            }
             if !kept.is_empty() {
                 files::append(&path, have, &kept)?;
             }

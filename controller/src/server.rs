@@ -6,11 +6,12 @@ use crate::driver::{Driver, Handle, Notices};
 use crate::finalize::{self, Finalizer};
 use crate::journal::SledJournal;
 use crate::logs::LogStore;
-use crate::rpc::{Client, Workers};
+use crate::rpc::{Client, Workers, gate};
 use crate::setup::Pki;
 use anyhow::Context as _;
 use axum::Router;
 use axum::routing::get;
+use futures_util::StreamExt as _;
 use railyard_proto::v1;
 use railyard_proto::v1::client_service_server::ClientServiceServer;
 use railyard_proto::v1::worker_service_server::WorkerServiceServer;
@@ -48,6 +49,9 @@ pub async fn run(
 ) -> anyhow::Result<()> {
     let data = &config.data_dir;
     std::fs::create_dir_all(data).with_context(|| format!("cannot create the data directory {}", data.display()))?;
+    // First of all: it keeps a second controller out, before that changes anything here.
+    let journal_dir = data.join("journal");
+    let journal = tokio::task::spawn_blocking(move || SledJournal::open(&journal_dir)).await??;
     let pki = Pki::open_or_create(&config)?;
     let tcp = TcpListener::bind(config.listen).await;
     let tcp = tcp.with_context(|| format!("cannot listen at {}; is another controller running?", config.listen))?;
@@ -59,41 +63,48 @@ pub async fn run(
     let (changed, ended, finalize) =
         (broadcast::Sender::new(CHANGES_LEN), mpsc::unbounded_channel(), Arc::new(Notify::new()));
     let notices = Notices { changed, ended: ended.0, finalize: finalize.clone() };
-    let journal_dir = data.join("journal");
-    let journal = tokio::task::spawn_blocking(move || SledJournal::open(&journal_dir)).await??;
     let (driver, farm) = Driver::open(Box::new(journal), clock.clone(), notices)?;
 
-    let app = routes(&config, farm.clone(), opened.cache.clone(), logs.clone(), clock, opened.router, &shutdown)?;
+    let (cache, router) = (opened.cache, opened.router);
+    let app = routes(&config, farm.clone(), cache.clone(), logs.clone(), clock.clone(), router, &shutdown)?;
     let tls = tls::server_config(&pki.server(&config.server_names())?, pki.ca_pem())?;
     pki.operator(&config, &url)?;
 
     // The driver goes last: what is still asked while connections end gets its answer.
     let driver_stop = CancellationToken::new();
     let driver = task::spawn("driver", driver.run(driver_stop.clone()));
-    let finalizer = Finalizer::new(farm, opened.cache.clone(), finalize);
-    let background = finalize::start(finalizer, logs, ended.1, &shutdown);
-    let server = task::spawn("listener", listener::serve(tcp, tls, app, shutdown.clone()));
+    let finalizer = Finalizer::new(farm, cache, clock, finalize);
+    let mut background = finalize::start(finalizer, logs, ended.1, &shutdown);
+    let mut server = task::spawn("listener", listener::serve(tcp, tls, app, shutdown.clone()));
     let cache_url = format!("{url}/cache");
     tracing::info!(%url, data = %data.display(), "the controller listens");
     // Whoever started this may have stopped waiting.
     let _ = ready.send(Ready { url, cache_url, client_settings: data.join("client.toml") });
 
     let mut driver = driver;
-    let driver_ended = tokio::select! {
-        () = shutdown.cancelled() => None,
-        ended = &mut driver => Some(ended),
-    };
+    let (mut driver_ended, mut server_ended, mut background_ended) = (None, None, None);
+    tokio::select! {
+        () = shutdown.cancelled() => {}
+        ended = &mut driver => driver_ended = Some(ended),
+        // None of these ends before the shutdown, unless something is very wrong.
+        ended = &mut server => server_ended = Some(ended),
+        Some(ended) = background.next() => background_ended = Some(ended),
+    }
     shutdown.cancel();
-    server.await??;
-    for task in background {
-        task.await?;
+    match server_ended {
+        Some(ended) => ended,
+        None => server.await,
+    }??;
+    while let Some(ended) = background.next().await {
+        background_ended = background_ended.filter(Result::is_err).or(Some(ended));
     }
     driver_stop.cancel();
     let ended = match driver_ended {
         Some(ended) => ended,
         None => driver.await,
     };
-    ended?.context("the journal failed")
+    ended?.context("the journal failed")?;
+    background_ended.transpose().context("a part of the controller broke down").map(drop)
 }
 
 /// Changed builds that a slow watcher may be behind before it reads everything again.
@@ -124,7 +135,8 @@ fn routes(
         .build_v1()?;
     let grpc = Routes::new(client).add_service(workers).add_service(health_service).add_service(reflection);
     let probes = Router::new().route("/healthz", get(|| async { "ok\n" })).route("/readyz", get(|| async { "ok\n" }));
-    let mut app = grpc.prepare().into_axum_router().merge(probes);
+    let grpc = grpc.prepare().into_axum_router().layer(axum::middleware::from_fn(gate));
+    let mut app = grpc.merge(probes);
     if let Some(cache) = cache_router {
         app = app.merge(cache);
     }

@@ -8,7 +8,8 @@
 
 use crate::config::ControllerConfig;
 use anyhow::Context as _;
-use railyard_service::tls::{Authority, CLIENT_VALIDITY_SECS, Identity, PemPair, Role};
+use railyard_service::clock::{Clock as _, SystemClock};
+use railyard_service::tls::{self, Authority, CLIENT_VALIDITY_SECS, Identity, PemPair, Role};
 use std::path::{Path, PathBuf};
 
 /// The farm's keys and certificates.
@@ -58,12 +59,24 @@ impl Pki {
         Ok(())
     }
 
-    /// An operator's certificate and the client settings that use it, unless they are there.
+    /// Whether a client's certificate is there and will be for a while: more than a third of a year.
+    fn is_good(&self, name: &str) -> anyhow::Result<bool> {
+        let path = self.dir.join(format!("{name}.pem"));
+        let pem = match std::fs::read_to_string(&path) {
+            Ok(pem) => pem,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
+        };
+        let left = tls::secs_left(&pem, SystemClock.now()).with_context(|| format!("{} is damaged", path.display()))?;
+        Ok(left >= CLIENT_VALIDITY_SECS / 3)
+    }
+
+    /// An operator's certificate, made anew when two thirds of its time are over, and the client settings that use it.
     ///
     /// # Errors
     /// If they cannot be made or written.
     pub fn operator(&self, config: &ControllerConfig, url: &str) -> anyhow::Result<()> {
-        if !self.dir.join("operator.pem").exists() {
+        if !self.is_good("operator")? {
             self.issue(&Identity::new(Role::Operator, "operator")?, &self.dir, "operator")?;
         }
         let path = config.data_dir.join("client.toml");
@@ -80,5 +93,8 @@ impl Pki {
 /// # Errors
 /// If the farm has no CA there, or files cannot be written.
 pub fn issue(config: &ControllerConfig, identity: &Identity, dir: &Path) -> anyhow::Result<()> {
+    let ca = config.data_dir.join("pki").join("ca.pem");
+    // Without this a mistyped directory would become a farm of its own.
+    anyhow::ensure!(ca.is_file(), "there is no {}; start the controller once, then try again", ca.display());
     Pki::open_or_create(config)?.issue(identity, dir, &identity.name)
 }

@@ -4,6 +4,8 @@
 mod embedded;
 #[path = "cache/fixture.rs"]
 mod fixture;
+#[path = "cache/s3.rs"]
+mod s3;
 #[path = "cache/suite.rs"]
 mod suite;
 

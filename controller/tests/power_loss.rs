@@ -128,22 +128,25 @@ fn acknowledged_by(test: &str, role: &str, dir: &Path) -> u64 {
 }
 
 /// An ext4 file system in a file, mounted while this lives.
+///
+/// One loop device serves both mounts: a device that is being torn down could still write behind a second one's back.
 struct Disk {
     dir: tempfile::TempDir,
+    device: String,
 }
 
 impl Disk {
     fn mounted() -> Self {
-        let disk = Self { dir: tempfile::tempdir().unwrap() };
+        let dir = tempfile::tempdir().unwrap();
+        let image = dir.path().join("disk.ext4");
+        std::fs::File::create(&image).unwrap().set_len(256 << 20).unwrap();
+        // Everything is written now: nothing in the background touches the disk later.
+        run(Command::new("mkfs.ext4").args(["-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0"]).arg(&image));
+        let device = run(Command::new("losetup").args(["--find", "--show"]).arg(&image)).trim().to_owned();
+        let disk = Self { dir, device };
         std::fs::create_dir(disk.mount_point()).unwrap();
-        std::fs::File::create(disk.image()).unwrap().set_len(256 << 20).unwrap();
-        run(Command::new("mkfs.ext4").args(["-q", "-F"]).arg(disk.image()));
         disk.mount();
         disk
-    }
-
-    fn image(&self) -> PathBuf {
-        self.dir.path().join("disk.ext4")
     }
 
     fn mount_point(&self) -> PathBuf {
@@ -155,7 +158,7 @@ impl Disk {
     }
 
     fn mount(&self) {
-        run(Command::new("mount").args(["-o", "loop"]).args([self.image(), self.mount_point()]));
+        run(Command::new("mount").arg(&self.device).arg(self.mount_point()));
     }
 
     /// EXT4_IOC_SHUTDOWN, `_IOR('X', 125, __u32)`, with EXT4_GOING_FLAGS_NOLOGFLUSH.
@@ -173,13 +176,15 @@ impl Drop for Disk {
     fn drop(&mut self) {
         // Lazily: after a failed assertion something may still be open there.
         let _ = Command::new("umount").arg("-l").arg(self.mount_point()).status();
+        let _ = Command::new("losetup").arg("--detach").arg(&self.device).status();
     }
 }
 
-/// Runs a command that must succeed; says what this test needs if it does not.
-fn run(command: &mut Command) {
+/// Runs a command that must succeed, and gives what it printed; says what this test needs if it fails.
+fn run(command: &mut Command) -> String {
     let needs = "this test needs root, loop devices, mkfs.ext4 and python3";
     let output = command.output().unwrap_or_else(|error| panic!("cannot run {command:?}: {error}; {needs}"));
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{command:?} failed: {said}; {needs}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }

@@ -10,16 +10,10 @@ pub const STALE_LEASE: &str = "stale-lease";
 pub const UNKNOWN_BUILD: &str = "unknown-build";
 /// No such job in that build.
 pub const UNKNOWN_JOB: &str = "unknown-job";
-/// No such worker.
-pub const UNKNOWN_WORKER: &str = "unknown-worker";
 /// No such blob, artifact or log.
 pub const NOT_FOUND: &str = "not-found";
 /// A build of that pipeline and version exists, and it is another one.
 pub const BUILD_EXISTS: &str = "build-exists";
-/// The build is over; nothing can be changed any more.
-pub const BUILD_ENDED: &str = "build-ended";
-/// The build is not over; that must wait.
-pub const BUILD_RUNNING: &str = "build-runs";
 /// The pipeline file is wrong; the message has the diagnostics.
 pub const BAD_PIPELINE: &str = "bad-pipeline";
 /// The message itself is wrong: a field is missing or malformed.

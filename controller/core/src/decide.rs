@@ -74,7 +74,8 @@ impl Farm {
                 reason: reason.to_owned(),
             }]),
             BuildState::Cancelling { .. } => Ok(Vec::new()),
-            BuildState::Finalizing { .. } | BuildState::Ended { .. } => Err(Refusal::BuildEnded(id.clone())),
+            BuildState::Finalizing { .. } => Err(Refusal::BuildEnds(id.clone())),
+            BuildState::Ended { .. } => Err(Refusal::BuildEnded(id.clone())),
         }
     }
 
@@ -260,12 +261,33 @@ fn check_plan(plan: &Plan) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// Whether a backoff is over. None is longer than the longest: an end further off was set before the clock went back.
+pub(crate) fn is_due(not_before: Millis, now: Millis) -> bool {
+    let longest = LOST_BACKOFF.max_millis.max(FAILED_BACKOFF.max_millis);
+    not_before <= now || not_before > now.plus(longest)
+}
+
 impl Farm {
     /// Whether a job is waiting for a worker.
     pub(crate) fn is_ready(&self, id: JobId, now: Millis) -> bool {
         match self.jobs.get(&id).map(|job| &job.state) {
-            Some(JobState::Queued { not_before, .. }) => *not_before <= now,
+            Some(JobState::Queued { not_before, .. }) => is_due(*not_before, now),
             _ => false,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_goes_back_does_not_make_a_backoff_last() {
+        let now = Millis(10_000_000);
+        assert!(is_due(now, now));
+        assert!(!is_due(now.plus(1), now));
+        assert!(!is_due(now.plus(FAILED_BACKOFF.max_millis), now));
+        // Set an hour ago, before somebody put the clock right.
+        assert!(is_due(now.plus(3_600_000), now));
     }
 }

@@ -1,6 +1,7 @@
 //! The whole state, and how to read it.
 
 use crate::build::{Build, BuildState};
+use crate::decide::is_due;
 use crate::job::{Job, JobState};
 use crate::worker::{Worker, shortages};
 use railyard_common::blob::Artifact;
@@ -148,7 +149,7 @@ impl Farm {
     /// The earliest end of a backoff after `now`, if a job waits for one.
     pub fn next_backoff_end(&self, now: Millis) -> Option<Millis> {
         let ends = self.queues.values().flatten().filter_map(|(_, id)| match self.jobs.get(id).map(|job| &job.state) {
-            Some(JobState::Queued { not_before, .. }) if *not_before > now => Some(*not_before),
+            Some(JobState::Queued { not_before, .. }) if !is_due(*not_before, now) => Some(*not_before),
             _ => None,
         });
         ends.min()
@@ -241,7 +242,7 @@ impl Farm {
                 });
                 format!("waits for {}", unmet.map(ToString::to_string).collect::<Vec<_>>().join(", "))
             }
-            JobState::Queued { not_before, .. } if *not_before > now => {
+            JobState::Queued { not_before, .. } if !is_due(*not_before, now) => {
                 format!("tries again in {} s", not_before.since(now).div_ceil(1000))
             }
             JobState::Queued { .. } => self.why_unplaced(spec),

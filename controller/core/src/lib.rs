@@ -22,7 +22,7 @@ pub use build::{Build, BuildState, Trace, Verdict};
 pub use command::{Command, Report, Submission};
 pub use event::{Event, Next};
 pub use farm::{Farm, Snapshot};
-pub use job::{Attempt, Job, JobResult, JobState};
+pub use job::{Attempt, AttemptEnd, Job, JobResult, JobState};
 pub use leases::Leases;
 pub use refusal::{Refusal, RefusalKind};
 pub use worker::{Worker, WorkerOffer};

@@ -14,6 +14,9 @@ pub enum Refusal {
     /// The build has ended.
     #[error("build `{0}` has ended; there is nothing to cancel")]
     BuildEnded(BuildId),
+    /// Its jobs have ended, and what they left is being written out.
+    #[error("every job of build `{0}` has ended and it is being written out; there is nothing to cancel")]
+    BuildEnds(BuildId),
     /// Only an ended build can be retried.
     #[error("build `{0}` has not ended; cancel it first, or wait")]
     BuildRuns(BuildId),
@@ -62,7 +65,9 @@ impl Refusal {
         match self {
             Self::UnknownBuild(_) => RefusalKind::NotFound,
             Self::BuildExists(_) => RefusalKind::Exists,
-            Self::BuildEnded(_) | Self::BuildRuns(_) | Self::BuildSucceeded(_) => RefusalKind::State,
+            Self::BuildEnded(_) | Self::BuildEnds(_) | Self::BuildRuns(_) | Self::BuildSucceeded(_) => {
+                RefusalKind::State
+            }
             Self::NothingToRetry { .. } => RefusalKind::NotFound,
             Self::StaleLease(_) => RefusalKind::Stale,
             Self::BadPlan(_) => RefusalKind::Invalid,
@@ -75,7 +80,7 @@ impl Refusal {
         match self {
             Self::UnknownBuild(_) => "unknown-build",
             Self::BuildExists(_) => "build-exists",
-            Self::BuildEnded(_) => "build-ended",
+            Self::BuildEnded(_) | Self::BuildEnds(_) => "build-ended",
             Self::BuildRuns(_) => "build-runs",
             Self::BuildSucceeded(_) => "build-succeeded",
             Self::NothingToRetry { .. } => "nothing-to-retry",

@@ -69,6 +69,28 @@ impl Driver {
         }
     }
 
+    /// Events that may or may not have reached the disk: whoever acts on such sees for himself.
+    pub(super) fn look_again(&self, events: &[Event]) {
+        for event in events {
+            match event {
+                Event::BuildAccepted { plan, .. } => self.build_changed(&plan.build),
+                Event::BuildCancelled { build, .. }
+                | Event::BuildResumed { build, .. }
+                | Event::BuildEnded { build, .. } => self.build_changed(build),
+                Event::JobLeased { lease, .. } => self.changed(*lease),
+                Event::AttemptEnded { lease, .. } => {
+                    let _ = self.notices.ended.send(*lease);
+                    self.changed(*lease);
+                }
+                Event::WorkerOnline { .. }
+                | Event::WorkerOffline { .. }
+                | Event::WorkerDraining { .. }
+                | Event::ControllerStarted { .. } => {}
+            }
+        }
+        self.notices.finalize.notify_one();
+    }
+
     pub(super) fn build_changed(&self, build: &BuildId) {
         // Nobody may be listening: that is fine.
         let _ = self.notices.changed.send(build.clone());
@@ -92,8 +114,7 @@ impl Driver {
 
     pub(super) fn changed(&self, lease: LeaseId) {
         if let Some(job) = self.farm.job(lease.job) {
-            // Nobody may be listening: that is fine.
-            let _ = self.notices.changed.send(job.build.clone());
+            self.build_changed(&job.build);
         }
     }
 }

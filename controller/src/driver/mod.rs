@@ -12,8 +12,9 @@ mod live;
 pub use handle::{CommandError, Handle, Link};
 pub use live::Live;
 
-use crate::journal::{Journal, JournalError};
+use crate::journal::{Journal, JournalError, JournalThread};
 use handle::{Attach, Read, Request};
+use railyard_common::backoff::Backoff;
 use railyard_common::id::{BuildId, LeaseId, WorkerName};
 use railyard_common::time::Millis;
 use railyard_core::{Command, Event, Farm};
@@ -32,6 +33,8 @@ const QUEUE_LEN: usize = 16_384;
 const BATCH_MAX: usize = 1_024;
 /// Placement and expiry are looked at this often even if nothing happens.
 const TICK: Duration = Duration::from_secs(1);
+/// Waits between tries of a snapshot: each writes the whole state, and without one only the next start is slower.
+const SNAPSHOT_RETRY: Backoff = Backoff { base_millis: 10_000, max_millis: 600_000 };
 
 /// What other parts of the controller listen to.
 #[derive(Clone)]
@@ -48,11 +51,21 @@ pub struct Notices {
 pub struct Driver {
     farm: Farm,
     live: Live,
-    journal: Option<Box<dyn Journal>>,
+    journal: JournalThread,
+    snapshots: Snapshots,
     clock: Arc<dyn Clock>,
     requests: mpsc::Receiver<Request>,
     own: VecDeque<Command>,
     notices: Notices,
+}
+
+/// Snapshots that could not be installed.
+#[derive(Default)]
+struct Snapshots {
+    /// In a row.
+    failed: u32,
+    /// No other try before; monotonic.
+    not_before: Millis,
 }
 
 /// An answer that waits for the flush.
@@ -74,7 +87,7 @@ impl Driver {
     /// Loads the farm from its journal.
     ///
     /// # Errors
-    /// [`JournalError`] if the journal cannot be read, or what it says breaks an invariant.
+    /// [`JournalError`] if the journal cannot be read. A broken invariant is only logged: a farm that does not start helps nobody.
     pub fn open(
         mut journal: Box<dyn Journal>,
         clock: Arc<dyn Clock>,
@@ -87,7 +100,9 @@ impl Driver {
         let (tx, requests) = mpsc::channel(QUEUE_LEN);
         let handle = Handle::new(tx, notices.changed.clone());
         let own = VecDeque::from([Command::Started]);
-        Ok((Self { farm, live: Live::default(), journal: Some(journal), clock, requests, own, notices }, handle))
+        let journal = JournalThread::start(journal)?;
+        let (live, snapshots) = (Live::default(), Snapshots::default());
+        Ok((Self { farm, live, journal, snapshots, clock, requests, own, notices }, handle))
     }
 
     /// Runs until `shutdown`, or until the journal can be neither written nor read again.
@@ -95,6 +110,12 @@ impl Driver {
     /// # Errors
     /// [`JournalError`] in the latter case.
     pub async fn run(mut self, shutdown: CancellationToken) -> Result<(), JournalError> {
+        let ended = self.work(shutdown).await;
+        self.journal.close().await;
+        ended
+    }
+
+    async fn work(&mut self, shutdown: CancellationToken) -> Result<(), JournalError> {
         self.begin_leases();
         self.notices.finalize.notify_one();
         loop {
@@ -226,10 +247,12 @@ impl Driver {
 
     /// Makes the round durable, then lets it out.
     async fn commit(&mut self, round: Round) -> Result<(), JournalError> {
-        if !round.events.is_empty()
-            && let Err(error) = self.append(&round.events).await
-        {
-            return self.recover(error, round.answers).await;
+        let mut wants_snapshot = false;
+        if !round.events.is_empty() {
+            match self.append(&round.events).await {
+                Ok(long) => wants_snapshot = long,
+                Err(error) => return self.recover(error, round).await,
+            }
         }
         for answer in round.answers {
             match answer {
@@ -243,58 +266,54 @@ impl Driver {
         for event in &round.events {
             self.effect(event);
         }
+        if wants_snapshot && self.monotonic() >= self.snapshots.not_before {
+            self.install_snapshot().await;
+        }
         Ok(())
     }
 
-    async fn append(&mut self, events: &[Event]) -> Result<(), JournalError> {
-        let Some(mut journal) = self.journal.take() else { return Ok(()) };
+    /// Returns whether a snapshot would pay.
+    async fn append(&self, events: &[Event]) -> Result<bool, JournalError> {
         let events = events.to_vec();
-        let appended = tokio::task::spawn_blocking(move || {
-            let appended = journal.append(&events);
-            (journal, appended)
-        });
-        let (journal, appended) = appended.await.expect("the journal does not panic");
-        let wants_snapshot = journal.wants_snapshot();
-        self.journal = Some(journal);
-        appended?;
-        if wants_snapshot { self.install_snapshot().await } else { Ok(()) }
+        self.journal.run(move |journal| journal.append(&events).map(|()| journal.wants_snapshot())).await
     }
 
-    async fn install_snapshot(&mut self) -> Result<(), JournalError> {
-        let Some(mut journal) = self.journal.take() else { return Ok(()) };
+    /// A snapshot that fails takes nothing back: the tail goes on, and a later try may work.
+    async fn install_snapshot(&mut self) {
         let snapshot = self.farm.snapshot();
-        let installed = tokio::task::spawn_blocking(move || {
-            let installed = journal.install(&snapshot);
-            (journal, installed)
-        });
-        let (journal, installed) = installed.await.expect("the journal does not panic");
-        self.journal = Some(journal);
-        installed
+        let installed = self.journal.run(move |journal| journal.install(&snapshot)).await;
+        let failed = self.snapshots.failed + 1;
+        self.snapshots = match installed {
+            Ok(()) => Snapshots::default(),
+            Err(error) => {
+                let wait = SNAPSHOT_RETRY.delay_millis(failed);
+                let error = railyard_service::error_chain(&error);
+                tracing::error!(%error, "the journal cannot be shortened; it is tried again in {} s", wait / 1000);
+                Snapshots { failed, not_before: self.monotonic().plus(wait) }
+            }
+        };
     }
 
     /// The append failed: nothing of the round may be told. The state goes back to what is durable, callers hear why,
-    /// workers connect again and find out what holds.
-    async fn recover(&mut self, error: JournalError, answers: Vec<Answer>) -> Result<(), JournalError> {
+    /// workers connect again and find out what holds. Readers look when that is done.
+    async fn recover(&mut self, error: JournalError, round: Round) -> Result<(), JournalError> {
         let why = railyard_service::error_chain(&error);
         tracing::error!(error = %why, "the journal cannot be written; refusing new work");
-        for answer in answers {
-            if let Answer::Decided(reply, _) = answer {
-                let _ = reply.send(Err(CommandError::Journal(why.clone())));
+        let mut reads = Vec::new();
+        for answer in round.answers {
+            match answer {
+                Answer::Decided(reply, _) => drop(reply.send(Err(CommandError::Journal(why.clone())))),
+                Answer::Read(read) => reads.push(read),
+                Answer::Attached(_) | Answer::Beat { .. } => {}
             }
         }
-        let Some(mut journal) = self.journal.take() else { return Ok(()) };
-        let loaded = tokio::task::spawn_blocking(move || {
-            let loaded = journal.load();
-            (journal, loaded)
-        });
-        let (journal, loaded) = loaded.await.expect("the journal does not panic");
-        self.journal = Some(journal);
+        let loaded = self.journal.run(|journal| journal.load()).await;
         self.farm = loaded?.farm();
         self.live = Live::default();
         self.own = VecDeque::from([Command::Started]);
         self.begin_leases();
-        // The append may have reached the disk all the same; then there may be builds to end.
-        self.notices.finalize.notify_one();
+        reads.into_iter().for_each(|read| read(&self.farm, &self.live));
+        self.look_again(&round.events);
         tokio::time::sleep(TICK).await;
         Ok(())
     }

@@ -55,10 +55,10 @@ struct ManifestAttempt {
     log_bytes: u64,
 }
 
-/// A point in time as `2026-11-21T09:30:00.123Z`.
+/// A point in time as `2026-11-21T09:30:00.120Z`: always with three digits, so that text is ordered as time is.
 fn rfc3339(at: Millis) -> String {
     let millis = i64::try_from(at.0).unwrap_or(i64::MAX);
-    jiff::Timestamp::from_millisecond(millis).map_or_else(|_| at.to_string(), |time| time.to_string())
+    jiff::Timestamp::from_millisecond(millis).map_or_else(|_| at.to_string(), |time| format!("{time:.3}"))
 }
 
 impl Manifest {
@@ -182,5 +182,17 @@ impl Latest {
                 submitted_at: manifest.submitted_at.clone(),
             },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_ordered_as_text() {
+        let times = [0, 1_000, 1_100, 1_110, 1_111, 2_000].map(|millis| rfc3339(Millis(millis)));
+        assert_eq!(times[2], "1970-01-01T00:00:01.100Z");
+        assert!(times.is_sorted(), "{times:?}");
     }
 }

@@ -2,12 +2,16 @@
 //!
 //! Every part can be done again: a controller that dies in the middle does all of it once more after its start.
 
+mod failure;
 mod manifest;
+mod sums;
 
 use crate::cache::{Cache, CacheError, PutMode};
 use crate::driver::{CommandError, Handle};
 use crate::logs::{LogName, LogStore};
 use bytes::Bytes;
+use failure::Failure;
+use futures_util::stream::FuturesUnordered;
 use manifest::{BuildIndex, IndexEntry, Latest, Manifest};
 use railyard_common::backoff::Backoff;
 use railyard_common::blob::Artifact;
@@ -15,86 +19,101 @@ use railyard_common::id::{BuildId, LeaseId};
 use railyard_common::layout;
 use railyard_common::path::RelPath;
 use railyard_core::{BuildState, Command, Farm, Verdict};
+use railyard_service::clock::Clock;
 use railyard_service::{error_chain, task};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 /// How long the cache gets before the next try.
 const RETRY: Backoff = Backoff { base_millis: 500, max_millis: 30_000 };
+/// After this long a build ends with what stands in its way. Longer than an outage over a night; and nothing is lost, a retry
+/// of the build writes it out without running anything again.
+const GIVE_UP_AFTER: Duration = Duration::from_secs(24 * 3600);
 /// Tries of a conditional put before it counts as the cache's failure: writers of one index are few.
 const INDEX_TRIES: u32 = 20;
 /// Most builds that a pipeline's index lists; retention keeps about fifty.
 const INDEX_MAX: usize = 1_000;
 
-/// The file of digests beside published files, in the form of sha256sum.
-const SUMS: &str = "SHA256SUMS";
-
 /// Ends builds.
 pub struct Finalizer {
     farm: Handle,
     cache: Arc<dyn Cache>,
+    clock: Arc<dyn Clock>,
     wake: Arc<Notify>,
 }
 
-/// What stands in the way for good, or for now.
-enum Failure {
-    ForGood(String),
-    ForNow(CacheError),
-}
-
-impl From<CacheError> for Failure {
-    fn from(error: CacheError) -> Self {
-        match error {
-            CacheError::Conflict { .. } | CacheError::BadPath { .. } => Self::ForGood(error_chain(&error)),
-            other => Self::ForNow(other),
-        }
-    }
+/// A build that could not be ended yet.
+struct Retry {
+    tries: u32,
+    /// The first failure; monotonic.
+    since: Duration,
+    /// The next try; monotonic.
+    due: Duration,
 }
 
 impl Finalizer {
     /// Ends builds of `farm` whenever `wake` is notified.
-    pub fn new(farm: Handle, cache: Arc<dyn Cache>, wake: Arc<Notify>) -> Self {
-        Self { farm, cache, wake }
+    pub fn new(farm: Handle, cache: Arc<dyn Cache>, clock: Arc<dyn Clock>, wake: Arc<Notify>) -> Self {
+        Self { farm, cache, clock, wake }
     }
 
     /// Works until `shutdown`.
     pub async fn run(self, shutdown: CancellationToken) {
-        let mut tries = 0u32;
+        // Everything is done again if it is cut off.
+        let _ = shutdown.run_until_cancelled(self.work()).await;
+    }
+
+    async fn work(&self) {
+        let mut retries: BTreeMap<BuildId, Retry> = BTreeMap::new();
         loop {
             let waiting = self.farm.read(|farm, _| farm.finalizing().map(|build| build.id().clone()).collect()).await;
-            let Ok(waiting) = waiting else { return };
-            let waiting: Vec<BuildId> = waiting;
-            let mut failed = false;
-            for build in waiting {
-                failed |= !self.finalize(&build).await;
-            }
-            tries = if failed { tries.saturating_add(1) } else { 0 };
-            let again = async {
-                if failed {
-                    tokio::time::sleep(Duration::from_millis(RETRY.delay_millis(tries))).await;
-                } else {
-                    self.wake.notified().await;
-                }
+            let Ok(waiting) = waiting else {
+                // The driver is gone, and with it the controller.
+                return std::future::pending().await;
             };
+            let waiting: Vec<BuildId> = waiting;
+            retries.retain(|build, _| waiting.contains(build));
+            for build in waiting {
+                let begun = self.clock.monotonic();
+                let earlier = retries.get(&build);
+                if earlier.is_some_and(|retry| retry.due > begun) {
+                    continue;
+                }
+                let (tries, since) = earlier.map_or((1, begun), |retry| (retry.tries.saturating_add(1), retry.since));
+                if self.finalize(&build, begun.saturating_sub(since) > GIVE_UP_AFTER).await {
+                    retries.remove(&build);
+                } else {
+                    let due = self.clock.monotonic() + Duration::from_millis(RETRY.delay_millis(tries));
+                    retries.insert(build, Retry { tries, since, due });
+                }
+            }
+            let next = retries.values().map(|retry| retry.due.saturating_sub(self.clock.monotonic())).min();
             tokio::select! {
                 biased;
-                () = shutdown.cancelled() => return,
-                () = again => {}
+                () = self.wake.notified() => {}
+                () = sleep_for(next) => {}
             }
         }
     }
 
-    /// Returns whether the build has ended.
-    async fn finalize(&self, id: &BuildId) -> bool {
+    /// Returns whether there is nothing left to do. The last try ends the build, whatever it comes to.
+    async fn finalize(&self, id: &BuildId, last: bool) -> bool {
         let wanted = id.clone();
         let manifest = self.farm.read(move |farm, _| manifest_of(farm, &wanted)).await;
-        let Ok(Some(manifest)) = manifest else { return true };
+        let manifest = match manifest {
+            Ok(Some(manifest)) => manifest,
+            // Somebody has ended it.
+            Ok(None) => return true,
+            Err(_) => return false,
+        };
         let error = match self.write(id, manifest).await {
             Ok(()) => None,
             Err(Failure::ForGood(why)) => Some(why),
+            Err(Failure::ForNow(error)) if last => Some(error_chain(&error)),
             Err(Failure::ForNow(error)) => {
                 tracing::error!(build = %id, error = %error_chain(&error), "the build cannot be written out; it is tried again");
                 let (build, why) = (id.clone(), error_chain(&error));
@@ -139,6 +158,10 @@ impl Finalizer {
                 return Err(Failure::ForGood(why));
             }
         }
+        if let Some((path, below)) = file_and_directory(&paths) {
+            let why = format!("{path} would be a file and, because of {below}, a directory");
+            return Err(Failure::ForGood(why));
+        }
         let mut fresh = Vec::new();
         for (path, artifact) in &paths {
             // What is there already is either the same, from an earlier try, or a conflict.
@@ -150,20 +173,7 @@ impl Finalizer {
         for (path, artifact) in fresh {
             self.cache.publish(&artifact.blob, path).await?;
         }
-        let mut directories: BTreeMap<&str, BTreeMap<String, String>> = BTreeMap::new();
-        for (path, artifact) in &paths {
-            let Some((directory, name)) = path.as_str().rsplit_once('/') else { continue };
-            directories.entry(directory).or_default().insert(name.to_owned(), artifact.blob.digest.hex());
-        }
-        for (directory, sums) in directories {
-            // The pipeline made its own: it is published, and so it stays as it is.
-            if sums.contains_key(SUMS) {
-                continue;
-            }
-            let Ok(path) = format!("{directory}/{SUMS}").parse() else { continue };
-            self.update_bytes(&path, |old| merge_sums(old, &sums)).await?;
-        }
-        Ok(())
+        self.write_sums(&paths).await
     }
 
     async fn update<T, F>(&self, path: &RelPath, next: F) -> Result<(), Failure>
@@ -192,7 +202,7 @@ impl Finalizer {
             match self.cache.put(path, new, PutMode::Match(etag)).await {
                 Ok(_) => return Ok(()),
                 Err(error @ CacheError::Conflict { .. }) => last = Some(error),
-                Err(error) => return Err(Failure::ForNow(error)),
+                Err(error) => return Err(error.into()),
             }
         }
         last.map_or(Ok(()), |error| Err(Failure::ForNow(error)))
@@ -205,13 +215,13 @@ fn json<T: serde::Serialize>(value: &T) -> Bytes {
     bytes.into()
 }
 
-/// Lines of `SHA256SUMS`: those that stand, and the new ones.
-fn merge_sums(old: Option<&[u8]>, sums: &BTreeMap<String, String>) -> Bytes {
-    let old = String::from_utf8_lossy(old.unwrap_or_default()).into_owned();
-    let mut lines: BTreeMap<&str, &str> =
-        old.lines().filter_map(|line| line.split_once("  ")).map(|(sum, name)| (name, sum)).collect();
-    lines.extend(sums.iter().map(|(name, sum)| (name.as_str(), sum.as_str())));
-    lines.iter().map(|(name, sum)| format!("{sum}  {name}\n")).collect::<String>().into()
+/// A path at which one file would be published, and one that another would have below it.
+fn file_and_directory<'a, T>(paths: &BTreeMap<&'a RelPath, T>) -> Option<(&'a RelPath, &'a RelPath)> {
+    paths.keys().find_map(|below| {
+        let mut parents = below.as_str().match_indices('/').map(|(at, _)| &below.as_str()[..at]);
+        let file = parents.find_map(|parent| paths.get_key_value(&parent.parse::<RelPath>().ok()?))?;
+        Some((*file.0, *below))
+    })
 }
 
 fn manifest_of(farm: &Farm, id: &BuildId) -> Option<Manifest> {
@@ -223,7 +233,7 @@ fn manifest_of(farm: &Farm, id: &BuildId) -> Option<Manifest> {
 }
 
 /// Files the logs of attempts that have ended, those of before the start included.
-pub async fn file_logs(
+async fn file_logs(
     farm: Handle,
     logs: Arc<LogStore>,
     mut ended: mpsc::UnboundedReceiver<LeaseId>,
@@ -234,45 +244,65 @@ pub async fn file_logs(
     loop {
         let mut failed = BTreeSet::new();
         for lease in std::mem::take(&mut waiting) {
-            match name_of(&farm, lease).await {
-                Some((name, log_bytes)) => {
-                    if let Err(error) = logs.file(&name, log_bytes).await {
-                        tracing::warn!(%lease, error = %error_chain(&error), "the log cannot be filed; it is tried again");
-                        failed.insert(lease);
-                    }
-                }
-                None => tracing::debug!(%lease, "its attempt runs on; its log is not filed yet"),
+            let done = shutdown.run_until_cancelled(file_log(&farm, &logs, lease)).await;
+            match done {
+                // It is found at the next start.
+                None => return,
+                Some(true) => {}
+                Some(false) => drop(failed.insert(lease)),
             }
         }
         tries = if failed.is_empty() { 0 } else { tries.saturating_add(1) };
-        let retry = async {
-            if tries == 0 {
-                std::future::pending::<()>().await;
-            }
-            tokio::time::sleep(Duration::from_millis(RETRY.delay_millis(tries))).await;
-        };
+        let wait = (tries > 0).then(|| Duration::from_millis(RETRY.delay_millis(tries)));
         tokio::select! {
             biased;
             () = shutdown.cancelled() => return,
             lease = ended.recv() => match lease {
                 Some(lease) => { waiting.insert(lease); }
-                None => return,
+                // The driver is gone, and with it the controller.
+                None => return shutdown.cancelled().await,
             },
-            () = retry => {}
+            () = sleep_for(wait) => {}
         }
         waiting.extend(failed);
     }
 }
 
+/// Returns whether there is nothing left to do.
+async fn file_log(farm: &Handle, logs: &LogStore, lease: LeaseId) -> bool {
+    match name_of(farm, lease).await {
+        Ok(Some((name, log_bytes))) => {
+            let filed = logs.file(&name, log_bytes).await;
+            if let Err(error) = &filed {
+                tracing::warn!(%lease, error = %error_chain(error), "the log cannot be filed; it is tried again");
+            }
+            filed.is_ok()
+        }
+        Ok(None) => {
+            tracing::debug!(%lease, "its attempt runs on; its log is not filed yet");
+            true
+        }
+        Err(_) => false,
+    }
+}
+
+/// For ever, if there is nothing to wait for.
+async fn sleep_for(wait: Option<Duration>) {
+    match wait {
+        Some(wait) => tokio::time::sleep(wait).await,
+        None => std::future::pending().await,
+    }
+}
+
 /// The names of an ended attempt's log, and its length; `None` while it runs, or if the farm does not know it.
-async fn name_of(farm: &Handle, lease: LeaseId) -> Option<(LogName, u64)> {
+async fn name_of(farm: &Handle, lease: LeaseId) -> Result<Option<(LogName, u64)>, CommandError> {
     let found = farm.read(move |farm, _| {
         let job = farm.job(lease.job)?;
         let spec = farm.spec(lease.job)?;
         let end = job.attempts.iter().find(|attempt| attempt.number == lease.attempt)?.end.as_ref()?;
         Some((LogName { lease, build: job.build.clone(), job: spec.name.clone() }, end.log_bytes))
     });
-    found.await.ok().flatten()
+    found.await
 }
 
 /// Starts both workers on builds' ends.
@@ -281,12 +311,12 @@ pub fn start(
     logs: Arc<LogStore>,
     ended: mpsc::UnboundedReceiver<LeaseId>,
     shutdown: &CancellationToken,
-) -> Vec<tokio::task::JoinHandle<()>> {
+) -> FuturesUnordered<JoinHandle<()>> {
     let farm = finalizer.farm.clone();
-    vec![
+    FuturesUnordered::from_iter([
         task::spawn("finalizer", finalizer.run(shutdown.clone())),
         task::spawn("log filing", file_logs(farm, logs, ended, shutdown.clone())),
-    ]
+    ])
 }
 
 #[cfg(test)]
@@ -294,12 +324,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sums_are_merged_and_sorted() {
-        let new = BTreeMap::from([("b".to_owned(), "2".to_owned()), ("a".to_owned(), "1".to_owned())]);
-        let first = merge_sums(None, &new);
-        assert_eq!(&first[..], b"1  a\n2  b\n");
-        let more = BTreeMap::from([("c".to_owned(), "3".to_owned())]);
-        assert_eq!(&merge_sums(Some(&first), &more)[..], b"1  a\n2  b\n3  c\n");
-        assert_eq!(merge_sums(Some(&first), &new), first);
+    fn a_path_cannot_be_a_file_and_a_directory() {
+        let paths: Vec<RelPath> = ["a/b", "a/b-c", "a/b/c/d", "e"].iter().map(|path| path.parse().unwrap()).collect();
+        let all: BTreeMap<&RelPath, ()> = paths.iter().map(|path| (path, ())).collect();
+        assert_eq!(file_and_directory(&all), Some((&paths[0], &paths[2])));
+        let fine: BTreeMap<&RelPath, ()> = paths[1..].iter().map(|path| (path, ())).collect();
+        assert_eq!(file_and_directory(&fine), None);
     }
 }

@@ -5,8 +5,10 @@
 mod record;
 mod sled_tail;
 mod snapshot_file;
+mod thread;
 
 pub use sled_tail::SledJournal;
+pub(crate) use thread::JournalThread;
 
 use railyard_core::{Event, Farm, Snapshot};
 use std::path::PathBuf;

@@ -29,7 +29,10 @@ pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, BadRecord> 
     let Some((header, json)) = bytes.split_at_checked(HEADER_BYTES) else {
         return Err(BadRecord::Corrupt(format!("{} bytes are too few for a record", bytes.len())));
     };
-    if header[0] == 0 || header[0] > FORMAT {
+    if header[0] == 0 {
+        return Err(BadRecord::Corrupt("it has no format; zeros were never written".to_owned()));
+    }
+    if header[0] > FORMAT {
         return Err(BadRecord::TooNew(header[0]));
     }
     let (want, have) = (u32::from_le_bytes([header[1], header[2], header[3], header[4]]), crc32fast::hash(json));
@@ -53,6 +56,7 @@ mod tests {
             assert!(decode::<Vec<String>>(&bad).is_err(), "bit {bit}");
         }
         assert!(matches!(decode::<Vec<String>>(&bytes[..3]), Err(BadRecord::Corrupt(_))));
+        assert!(matches!(decode::<Vec<String>>(&[0; 64]), Err(BadRecord::Corrupt(_))));
         assert_eq!(decode::<Vec<String>>(&[9, 0, 0, 0, 0]), Err(BadRecord::TooNew(9)));
     }
 }

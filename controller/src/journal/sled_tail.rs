@@ -13,6 +13,7 @@ use railyard_core::{Event, Snapshot};
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs::{self, File, TryLockError};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -120,7 +121,12 @@ impl Journal for SledJournal {
         let next = self.generation + 1;
         snapshot_file::write(&self.dir, next, snapshot).inspect_err(|_| {
             // If it is there though it could not be synced, the next start must not take it for the newest.
-            let _ = fs::remove_file(snapshot_file::path(&self.dir, next));
+            let path = snapshot_file::path(&self.dir, next);
+            let removed = fs::remove_file(&path).map_or_else(gone_is_fine, |()| Ok(()));
+            let removed = removed.and_then(|()| File::open(&self.dir)?.sync_all());
+            if let Err(error) = removed {
+                tracing::error!(path = %path.display(), %error, "a failed snapshot stays behind; remove it before the next start");
+            }
         })?;
         self.generation = next;
         self.tail = None;
@@ -206,7 +212,7 @@ impl Tail {
     fn sync(&mut self) -> Result<(), JournalError> {
         let values = self.path.join("blobs");
         let mut new = Vec::new();
-        for entry in fs::read_dir(&values).into_iter().flatten().flatten() {
+        for entry in entries(&values)? {
             let name = entry.file_name();
             if !self.synced_values.contains(&name) {
                 sync_file(&entry.path())?;
@@ -225,6 +231,19 @@ impl Tail {
     }
 }
 
+/// What is in a directory; nothing, if it has not been made.
+fn entries(path: &Path) -> Result<Vec<fs::DirEntry>, JournalError> {
+    let entries = match fs::read_dir(path) {
+        Ok(entries) => entries.collect(),
+        Err(error) => gone_is_fine(error).map(|()| Vec::new()),
+    };
+    entries.map_err(|source| JournalError::Io { what: "list", path: path.to_owned(), source })
+}
+
+fn gone_is_fine(error: io::Error) -> io::Result<()> {
+    if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
+}
+
 fn sync_file(path: &Path) -> Result<(), JournalError> {
     let synced = File::open(path).and_then(|file| file.sync_all());
     synced.map_err(|source| JournalError::Io { what: "sync", path: path.to_owned(), source })
@@ -236,9 +255,7 @@ pub(super) fn sync_dir(path: &Path) -> Result<(), JournalError> {
 
 /// Syncs every file and directory below `path`, and `path` itself: a database that has just been made.
 fn sync_tree(path: &Path) -> Result<(), JournalError> {
-    let entries =
-        fs::read_dir(path).map_err(|source| JournalError::Io { what: "list", path: path.to_owned(), source })?;
-    for entry in entries.flatten() {
+    for entry in entries(path)? {
         if entry.path().is_dir() {
             sync_tree(&entry.path())?;
         } else {

@@ -40,6 +40,13 @@ pub(super) fn read(dir: &Path, generation: u64) -> Result<Snapshot, JournalError
 pub(super) fn newest(dir: &Path) -> Result<u64, JournalError> {
     let entries =
         fs::read_dir(dir).map_err(|source| JournalError::Io { what: "list", path: dir.to_owned(), source })?;
-    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-    Ok(names.filter_map(|name| name.strip_prefix("snapshot-")?.parse().ok()).max().unwrap_or(0))
+    let mut newest = 0;
+    for entry in entries {
+        // An entry that cannot be read may be the newest: better not to start than to start from an old one.
+        let entry = entry.map_err(|source| JournalError::Io { what: "list", path: dir.to_owned(), source })?;
+        let name = entry.file_name();
+        let number = name.to_str().and_then(|name| name.strip_prefix("snapshot-")?.parse().ok());
+        newest = newest.max(number.unwrap_or(0));
+    }
+    Ok(newest)
 }

@@ -13,14 +13,33 @@ pub(super) fn truncation_notice(taken: u64, max: u64) -> String {
     format!("\n[railyard: the log is longer than its limit of {max} bytes; {} bytes are left out here]\n", taken - max)
 }
 
-/// Writes `data` at `at`, durably.
+/// Writes `data` at `at`, durably. Only the first bytes make the file: were it gone later, a hole would stand for what was
+/// acked.
 pub(super) fn append(path: &Path, at: u64, data: &[u8]) -> io::Result<()> {
-    let mut file = OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
+    let first = at == 0;
+    let mut file = OpenOptions::new().create(first).truncate(false).write(true).open(path)?;
+    let len = file.metadata()?.len();
+    if len < at {
+        let why = format!("{} has {len} bytes and should have {at}; somebody has cut it", path.display());
+        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, why));
+    }
     // A crash may have left bytes that were never acked; they come again.
     file.set_len(at)?;
     file.seek(SeekFrom::Start(at))?;
     file.write_all(data)?;
-    file.sync_data()
+    file.sync_data()?;
+    if first { sync_parent(path) } else { Ok(()) }
+}
+
+/// Makes durable what an earlier process wrote: it may have died before it did.
+pub(super) fn sync(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()?;
+    sync_parent(path)
+}
+
+fn sync_parent(path: &Path) -> io::Result<()> {
+    let parent = path.parent().ok_or_else(|| io::Error::other("the root has no parent"))?;
+    File::open(parent)?.sync_all()
 }
 
 /// Compresses a log, with a note at its end if more than `max` bytes were `taken`.
@@ -51,5 +70,25 @@ pub(super) fn unpack(path: &Path, offset: u64, tx: &Chunks) -> io::Result<()> {
             return Ok(());
         }
         at += read;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_lost_acked_bytes_is_not_filled_with_zeros() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("j1.1.log");
+        assert_eq!(append(&path, 4, b"more").unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert!(!path.exists());
+        append(&path, 0, b"1234").unwrap();
+        append(&path, 4, b"5678").unwrap();
+        // What was never acked is written over.
+        append(&path, 6, b"abc").unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"123456abc");
+        assert_eq!(append(&path, 10, b"x").unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        assert_eq!(std::fs::read(&path).unwrap(), b"123456abc");
     }
 }

@@ -1,5 +1,7 @@
 //! Who may call what: one table.
 
+use axum::middleware::Next;
+use axum::response::Response;
 use railyard_common::id::WorkerName;
 use railyard_service::listener::Peer;
 use railyard_service::rpc_error;
@@ -26,13 +28,29 @@ fn may(role: Role, act: Act) -> bool {
     }
 }
 
+/// Paths of the farm's own calls begin so; health and reflection are for everybody.
+const OWN_CALLS: &str = "/railyard.";
+
+fn nobody() -> Status {
+    let message = "this call needs a client certificate of the farm; set `cert` and `key` in the client settings";
+    rpc_error::refusal(Code::Unauthenticated, rpc_error::UNAUTHENTICATED, message)
+}
+
+/// Turns away whoever shows no certificate by the headers alone: a service looks at the caller only when it has read the
+/// whole message.
+pub async fn gate(request: axum::extract::Request, next: Next) -> Response {
+    let identified = request.extensions().get::<Peer>().is_some_and(|peer| peer.identity.is_some());
+    if identified || !request.uri().path().starts_with(OWN_CALLS) {
+        next.run(request).await
+    } else {
+        nobody().into_http()
+    }
+}
+
 /// The caller, if it may do that.
 pub(super) fn allow<T>(request: &Request<T>, act: Act) -> Result<Identity, Status> {
     let peer = request.extensions().get::<Peer>();
-    let Some(identity) = peer.and_then(|peer| peer.identity.clone()) else {
-        let message = "this call needs a client certificate of the farm; set `cert` and `key` in the client settings";
-        return Err(rpc_error::refusal(Code::Unauthenticated, rpc_error::UNAUTHENTICATED, message));
-    };
+    let Some(identity) = peer.and_then(|peer| peer.identity.clone()) else { return Err(nobody()) };
     if !may(identity.role, act) {
         let message = format!("{} {} may not do this", identity.role.as_str(), identity.name);
         return Err(rpc_error::refusal(Code::PermissionDenied, rpc_error::FORBIDDEN, message));

@@ -15,7 +15,7 @@ use railyard_core::{Command, Event, Farm, Refusal, Submission};
 use railyard_proto::v1;
 use railyard_proto::v1::client_service_server::ClientService;
 use railyard_service::clock::Clock;
-use railyard_service::convert::ToProto as _;
+use railyard_service::convert::{self, TEXT_MAX_BYTES, ToProto as _};
 use railyard_service::{rpc_error, task, telemetry};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -30,6 +30,10 @@ use tonic::{Code, Request, Response, Status};
 const LIST_DEFAULT: usize = 50;
 /// Most builds that a listing gives.
 const LIST_MAX: usize = 1_000;
+/// Builds are listed until they have so many bytes: far below the limit of a message, and little work for the driver.
+const LIST_MAX_BYTES: usize = 4 * 1024 * 1024;
+/// Most patterns in one request for artifacts: each is held against every artifact.
+const PATTERNS_MAX: usize = 1_000;
 /// How long a URL to an artifact is good.
 const ARTIFACT_TTL: Duration = Duration::from_secs(3600);
 /// Longest idempotency key.
@@ -134,6 +138,8 @@ impl ClientService for Client {
             return Err(bad_request(format!("the idempotency key is longer than {KEY_MAX_LEN} bytes")));
         }
         let checked = submit::Checked::new(request)?;
+        // The key is its submitter's and its pipeline's: others may happen to use the same one.
+        let key = key.map(|key| format!("{}/{}/{key}", identity.name, checked.pipeline()));
         let mut races = 0;
         let (events, known) = loop {
             let plan = checked.plan(&self.farm, self.clock.now()).await?;
@@ -173,8 +179,9 @@ impl ClientService for Client {
             let wanted = |name: &PipelineName| pipeline.as_ref().is_none_or(|pipeline| pipeline == name);
             let mut found: Vec<_> = farm.builds().filter(|build| wanted(&build.id().pipeline)).collect();
             found.sort_by_key(|build| std::cmp::Reverse(build.first_job));
-            found.truncate(limit);
-            found.into_iter().map(|build| view::build(farm, live, build, now, &cache_url, false)).collect()
+            let views =
+                found.into_iter().take(limit).map(|build| view::build(farm, live, build, now, &cache_url, false));
+            view::up_to(LIST_MAX_BYTES, views)
         });
         Ok(Response::new(v1::ListBuildsResponse { builds: builds.await.map_err(command_status)? }))
     }
@@ -220,6 +227,7 @@ impl ClientService for Client {
         allow(&request, Act::Read)?;
         let request = request.into_inner();
         let id = read::resolve(&self.farm, &request.build).await?;
+        convert::at_most("paths", request.paths.len(), PATTERNS_MAX, "entries")?;
         let globs = request.paths.iter().map(|text| text.parse::<Glob>()).collect::<Result<Vec<_>, _>>();
         let matchers: Vec<_> = globs.map_err(bad_request)?.iter().map(Glob::matcher).collect();
         let found = self.farm.read(move |farm, _| artifacts_of(farm, &id)).await.map_err(command_status)?;
@@ -250,6 +258,8 @@ impl ClientService for Client {
     async fn cancel(&self, request: Request<v1::CancelRequest>) -> Result<Response<v1::CancelResponse>, Status> {
         let by = allow(&request, Act::Change)?.name;
         let request = request.into_inner();
+        // It is journaled, and told to every worker of the build.
+        convert::at_most("reason", request.reason.len(), TEXT_MAX_BYTES, "bytes")?;
         let build = read::resolve(&self.farm, &request.build).await?;
         let reason = if request.reason.is_empty() { format!("cancelled by {by}") } else { request.reason };
         self.farm.decide(Command::Cancel { build, by, reason }).await.map_err(command_status)?;
@@ -294,7 +304,7 @@ fn planned_jobs(farm: &Farm, plan: &Plan) -> Vec<v1::PlannedJob> {
             name: spec.name.to_string(),
             needs: spec.needs.iter().map(ToString::to_string).collect(),
             image: view::image_source(&spec.image),
-            resources: Some(view::capacity(&spec.run.resources)),
+            resources: Some(spec.run.resources.to_proto()),
             outputs: spec.run.outputs.iter().map(|output| output.glob.to_string()).collect(),
             workers: able.map(|worker| worker.offer.name.to_string()).collect(),
             why: farm.why_never(spec).unwrap_or_default(),

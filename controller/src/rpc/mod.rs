@@ -3,10 +3,12 @@
 mod auth;
 mod client;
 mod read;
+mod report;
 mod submit;
 mod view;
 mod worker;
 
+pub use auth::gate;
 pub use client::Client;
 pub use worker::Workers;
 
@@ -78,4 +80,24 @@ fn check_protocol(who: &str, version: &str, protocol: u32) -> Result<(), Status>
         known.start()
     );
     Err(rpc_error::refusal(Code::FailedPrecondition, rpc_error::PROTOCOL, message))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use railyard_common::id::{BuildId, JobId, LeaseId};
+    use railyard_core::Refusal;
+
+    #[test]
+    fn the_farm_s_words_are_those_that_clients_know() {
+        let build: BuildId = "mini/1".parse().unwrap();
+        for (refusal, word) in [
+            (Refusal::UnknownBuild(build.clone()), rpc_error::UNKNOWN_BUILD),
+            (Refusal::BuildExists(build), rpc_error::BUILD_EXISTS),
+            (Refusal::StaleLease(LeaseId { job: JobId(1), attempt: 1 }), rpc_error::STALE_LEASE),
+        ] {
+            assert_eq!(refusal.reason(), word);
+            assert_eq!(rpc_error::reason_of(&command_status(refusal.into())).as_deref(), Some(word));
+        }
+    }
 }

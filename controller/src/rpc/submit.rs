@@ -44,6 +44,11 @@ impl Checked {
         })
     }
 
+    /// The pipeline's name.
+    pub(super) fn pipeline(&self) -> &PipelineName {
+        self.pipeline.name()
+    }
+
     /// Whether the submitter wants one version and no other.
     pub(super) fn names_version(&self) -> bool {
         self.version.is_some()

@@ -1,15 +1,30 @@
 //! The farm's state as readers see it.
 
 use crate::driver::Live;
+use prost::Message as _;
 use railyard_common::id::{JobId, LeaseId};
-use railyard_common::job::{Capacity, ImageSource};
+use railyard_common::job::ImageSource;
 use railyard_common::outcome::OutcomeKind;
 use railyard_common::time::Millis;
 use railyard_core::{Attempt, Build, BuildState, Farm, Job, JobState, Verdict, Worker};
 use railyard_proto::v1;
 use railyard_service::convert::{ToProto as _, timestamp};
 
-/// A build with everything of it, or, without `detail`, without artifacts and images.
+/// The first of `views`, as long as they are no more than `max_bytes` together; always the first one.
+pub(super) fn up_to(max_bytes: usize, views: impl Iterator<Item = v1::BuildView>) -> Vec<v1::BuildView> {
+    let (mut bytes, mut taken) = (0, Vec::new());
+    for view in views {
+        bytes += view.encoded_len();
+        if bytes > max_bytes && !taken.is_empty() {
+            break;
+        }
+        taken.push(view);
+    }
+    taken
+}
+
+/// A build with everything of it, or, without `detail`, without artifacts and images, why its jobs wait, and what its
+/// attempts' outcomes say at length.
 pub(super) fn build(
     farm: &Farm,
     live: &Live,
@@ -58,9 +73,9 @@ fn job(farm: &Farm, live: &Live, id: JobId, now: Millis, detail: bool) -> Option
         job: id.0,
         name: spec.name.to_string(),
         state: job_state(job).into(),
-        why: farm.why_waiting(id, now),
+        why: if detail { farm.why_waiting(id, now) } else { String::new() },
         needs: spec.needs.iter().map(ToString::to_string).collect(),
-        attempts: job.attempts.iter().map(|one| attempt(live, id, one)).collect(),
+        attempts: job.attempts.iter().map(|one| attempt(live, id, one, detail)).collect(),
         artifacts: result.map(|result| result.artifacts.iter().map(|a| a.to_proto()).collect()).unwrap_or_default(),
         image: result.and_then(|result| result.image.as_ref()).map(|image| image.to_proto()),
         queued_at: queued_at.map(timestamp),
@@ -85,7 +100,16 @@ fn job_state(job: &Job) -> v1::JobState {
     }
 }
 
-fn attempt(live: &Live, job: JobId, attempt: &Attempt) -> v1::AttemptView {
+fn attempt(live: &Live, job: JobId, attempt: &Attempt, detail: bool) -> v1::AttemptView {
+    let outcome = attempt.end.as_ref().map(|end| match detail {
+        true => end.outcome.to_proto(),
+        false => v1::Outcome {
+            kind: end.outcome.kind.to_proto().into(),
+            reason: end.outcome.reason.as_str().to_owned(),
+            exit_code: end.outcome.exit_code,
+            ..Default::default()
+        },
+    });
     let phase = match attempt.end {
         Some(_) => v1::Phase::Unspecified,
         None => live.phase(LeaseId { job, attempt: attempt.number }),
@@ -95,7 +119,7 @@ fn attempt(live: &Live, job: JobId, attempt: &Attempt) -> v1::AttemptView {
         worker: attempt.worker.to_string(),
         leased_at: Some(timestamp(attempt.leased_at)),
         ended_at: attempt.end.as_ref().map(|end| timestamp(end.at)),
-        outcome: attempt.end.as_ref().map(|end| end.outcome.to_proto()),
+        outcome,
         phase: phase.into(),
     }
 }
@@ -128,9 +152,4 @@ pub(super) fn image_source(source: &ImageSource) -> String {
         ImageSource::Job(job) => format!("image of {job}"),
         ImageSource::Import { job, artifact } => format!("{artifact} of {job}"),
     }
-}
-
-/// What a job reserves.
-pub(super) fn capacity(capacity: &Capacity) -> v1::Capacity {
-    capacity.to_proto()
 }

@@ -5,16 +5,15 @@ use crate::cache::{Cache, Grant};
 use crate::driver::{CommandError, Handle, Link};
 use crate::logs::LogStore;
 use futures_util::Stream;
-use railyard_common::blob::{Artifact, Blob, Image};
+use railyard_common::blob::Blob;
+use railyard_common::digest::Digest;
 use railyard_common::id::{BootId, BuildId, LeaseId, WorkerName};
-use railyard_common::job::{Capacity, JobSpec};
 use railyard_common::layout;
-use railyard_common::outcome::{Outcome, OutcomeKind};
-use railyard_common::platform::PlatformOffer;
-use railyard_core::{Command, Report, WorkerOffer};
+use railyard_common::order::{Order, OrderImage};
+use railyard_core::{Command, WorkerOffer};
 use railyard_proto::v1;
 use railyard_proto::v1::worker_service_server::WorkerService;
-use railyard_service::convert::{FromProto, ToProto as _};
+use railyard_service::convert::{self, FromProto, LIST_MAX_LEN, ToProto as _};
 use railyard_service::{rpc_error, task};
 use std::collections::BTreeSet;
 use std::pin::Pin;
@@ -35,14 +34,20 @@ const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 const HEARTBEAT: Duration = Duration::from_secs(2);
 /// How long a URL to read is good.
 const DOWNLOAD_TTL: Duration = Duration::from_secs(3600);
+/// Longest text that a worker offers: versions, boot ids and labels are a word or two.
+const OFFER_TEXT_MAX_BYTES: usize = 256;
+/// Most labels of a worker.
+const LABELS_MAX: usize = 100;
+/// Most platforms of a worker: there are two, and emulators know some twenty more.
+const PLATFORMS_MAX: usize = 64;
 /// Log acks that wait for the worker to read them.
 const ACKS_LEN: usize = 16;
 
 /// The worker service.
 #[derive(Clone)]
 pub struct Workers {
-    farm: Handle,
-    cache: Arc<dyn Cache>,
+    pub(super) farm: Handle,
+    pub(super) cache: Arc<dyn Cache>,
     logs: Arc<LogStore>,
     farm_name: String,
     shutdown: CancellationToken,
@@ -66,16 +71,17 @@ impl Workers {
         Ok(lease)
     }
 
-    async fn welcome(&self, hello: v1::Hello, worker: WorkerName, link: Link) -> Result<u64, Status> {
+    async fn welcome(&self, mut hello: v1::Hello, worker: WorkerName, link: Link) -> Result<u64, Status> {
         if hello.worker != worker.as_str() {
             let message =
                 format!("the certificate is {worker}'s, the hello says {}; set `name` to {worker}", hello.worker);
             return Err(rpc_error::refusal(Code::PermissionDenied, rpc_error::FORBIDDEN, message));
         }
         check_protocol(&format!("worker {worker}"), &hello.version, hello.protocol)?;
-        let held = hello.held.iter().map(|lease| LeaseId::from_proto(*lease)).collect::<Result<Vec<_>, _>>()?;
-        let builds = hello.builds.iter().map(|build| build.parse()).collect::<Result<Vec<BuildId>, _>>();
-        let builds = builds.map_err(bad_request)?;
+        let held = convert::list("held", std::mem::take(&mut hello.held))?;
+        convert::at_most("builds", hello.builds.len(), LIST_MAX_LEN, "entries")?;
+        let builds = hello.builds.iter().map(|build| convert::parsed("builds", build));
+        let builds = builds.collect::<Result<Vec<BuildId>, _>>()?;
         let offer = offer_of(hello, worker)?;
         let welcome = v1::Welcome {
             farm: self.farm_name.clone(),
@@ -100,97 +106,42 @@ impl Workers {
         tracing::info!(%worker, session, why = %ended, "worker disconnected");
         self.farm.detach(worker, session).await;
     }
-
-    /// What the report says is there must be there, complete and checked.
-    async fn settle(&self, report: &v1::ReportRequest) -> Result<(), Status> {
-        for upload in &report.uploads {
-            let blob = Blob::from_proto(upload.blob.clone().ok_or_else(|| bad_request("an upload without its blob"))?)?;
-            let completed = self.cache.complete_upload(&blob, &upload.upload_id, &upload.etags).await;
-            completed.map_err(|error| cache_status(&error))?;
-        }
-        Ok(())
-    }
-
-    /// The blob as the cache holds it.
-    async fn stored(&self, claimed: &Blob, what: &str) -> Result<Blob, Status> {
-        let found = self.cache.find(&claimed.digest).await.map_err(|error| cache_status(&error))?;
-        match found {
-            Some(found) if found.size_bytes == claimed.size_bytes => Ok(found),
-            Some(found) => {
-                let message =
-                    format!("{what} has {} bytes in the cache, {} were reported", found.size_bytes, claimed.size_bytes);
-                Err(rpc_error::refusal(Code::DataLoss, rpc_error::BAD_UPLOAD, message))
-            }
-            None => {
-                let message = format!("{what} ({}) is not in the cache; upload it before the report", claimed.digest);
-                Err(rpc_error::refusal(Code::FailedPrecondition, rpc_error::BAD_UPLOAD, message))
-            }
-        }
-    }
-
-    async fn artifacts(&self, spec: &JobSpec, claimed: Vec<v1::Artifact>) -> Result<Vec<Artifact>, Status> {
-        let mut artifacts: Vec<Artifact> = Vec::new();
-        let mut seen = BTreeSet::new();
-        for artifact in claimed {
-            let mut artifact = Artifact::from_proto(artifact)?;
-            if !seen.insert(artifact.path.clone()) {
-                return Err(bad_request(format!("the report names {} twice", artifact.path)));
-            }
-            artifact.blob = self.stored(&artifact.blob, artifact.path.as_str()).await?;
-            artifact.published = published(spec, &artifact)?;
-            artifacts.push(artifact);
-        }
-        Ok(artifacts)
-    }
-
-    async fn image(&self, spec: &JobSpec, claimed: Option<v1::Image>) -> Result<Option<Image>, Status> {
-        let Some(claimed) = claimed else {
-            return if spec.run.commit {
-                Err(bad_request("the step commits its image, and the report has none"))
-            } else {
-                Ok(None)
-            };
-        };
-        let mut image = Image::from_proto(claimed)?;
-        image.config = self.stored(&image.config, "the image's configuration").await?;
-        for (index, layer) in image.layers.iter_mut().enumerate() {
-            *layer = self.stored(layer, &format!("layer {index} of the image")).await?;
-        }
-        Ok(Some(image))
-    }
 }
 
-fn lease_of(lease: Option<v1::LeaseId>) -> Result<LeaseId, Status> {
+pub(super) fn lease_of(lease: Option<v1::LeaseId>) -> Result<LeaseId, Status> {
     let lease = lease.ok_or_else(|| bad_request("the call names no lease"))?;
     Ok(LeaseId::from_proto(lease)?)
 }
 
 fn offer_of(hello: v1::Hello, name: WorkerName) -> Result<WorkerOffer, Status> {
-    let platforms = hello.platforms.into_iter().map(PlatformOffer::from_proto).collect::<Result<Vec<_>, _>>()?;
-    let capacity = hello.capacity.ok_or_else(|| bad_request("the hello has no capacity"))?;
+    // What a worker offers is journaled at each of its hellos.
+    convert::at_most("boot_id", hello.boot_id.len(), OFFER_TEXT_MAX_BYTES, "bytes")?;
+    convert::at_most("version", hello.version.len(), OFFER_TEXT_MAX_BYTES, "bytes")?;
+    convert::at_most("platforms", hello.platforms.len(), PLATFORMS_MAX, "entries")?;
+    convert::at_most("labels", hello.labels.len(), LABELS_MAX, "entries")?;
+    for text in hello.labels.iter().flat_map(|(name, value)| [name, value]) {
+        convert::at_most("labels", text.len(), OFFER_TEXT_MAX_BYTES, "bytes")?;
+    }
     Ok(WorkerOffer {
         name,
         boot: BootId(hello.boot_id),
         version: hello.version,
-        platforms,
-        capacity: Capacity::from_proto(capacity)?,
+        platforms: convert::list("platforms", hello.platforms)?,
+        capacity: convert::required("capacity", hello.capacity)?,
         labels: hello.labels.into_iter().collect(),
         allows_privileged: hello.allows_privileged,
     })
 }
 
-/// Where an artifact is published: the plan says, not the worker.
-fn published(spec: &JobSpec, artifact: &Artifact) -> Result<Option<railyard_common::path::RelPath>, Status> {
-    let mut outputs = spec.run.outputs.iter().filter(|output| output.glob.matcher().is_match(artifact.path.as_str()));
-    let Some(first) = outputs.next() else {
-        return Err(bad_request(format!("{} is not an output of {}", artifact.path, spec.name)));
+/// Every blob that an order names: what its worker may fetch.
+fn blobs_of(order: &Order) -> BTreeSet<Digest> {
+    let image: Vec<&Blob> = match &order.image {
+        OrderImage::Registry(_) => Vec::new(),
+        OrderImage::Image(image) => std::iter::once(&image.config).chain(&image.layers).collect(),
+        OrderImage::Import(artifact) => vec![&artifact.blob],
     };
-    let publish = first.publish.as_ref().or_else(|| outputs.find_map(|output| output.publish.as_ref()));
-    let path = publish.map(|dir| dir.join(artifact.path.file_name())).transpose().map_err(bad_request)?;
-    match path {
-        Some(path) if !layout::is_publishable(&path) => Err(bad_request(format!("nothing can be published at {path}"))),
-        path => Ok(path),
-    }
+    let inputs = order.inputs.iter().map(|input| &input.artifact.blob);
+    image.into_iter().chain(inputs).map(|blob| blob.digest).collect()
 }
 
 type Outbound<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -241,8 +192,7 @@ impl WorkerService for Workers {
         let request = request.into_inner();
         self.held_by(request.lease, &worker).await?;
         let mut tickets = Vec::new();
-        for blob in request.blobs {
-            let blob = Blob::from_proto(blob)?;
+        for blob in convert::list::<_, Blob>("blobs", request.blobs)? {
             let digest = blob.digest.to_string();
             tickets.push(match self.cache.begin_upload(&blob).await.map_err(|error| cache_status(&error))? {
                 Grant::Present(present) => {
@@ -267,10 +217,18 @@ impl WorkerService for Workers {
     ) -> Result<Response<v1::PrepareDownloadResponse>, Status> {
         let worker = auth::worker(&request)?;
         let request = request.into_inner();
-        self.held_by(request.lease, &worker).await?;
+        let lease = self.held_by(request.lease, &worker).await?;
+        let blobs: Vec<Blob> = convert::list("blobs", request.blobs)?;
+        let allowed =
+            self.farm.read(move |farm, _| farm.order(lease).map(|order| blobs_of(&order)).unwrap_or_default());
+        let allowed = allowed.await.map_err(command_status)?;
+        if let Some(strange) = blobs.iter().find(|blob| !allowed.contains(&blob.digest)) {
+            let message = format!("{} is no input of lease {lease}", strange.digest);
+            return Err(rpc_error::refusal(Code::PermissionDenied, rpc_error::FORBIDDEN, message));
+        }
         let mut urls = Vec::new();
-        for blob in request.blobs {
-            let path = layout::blob(&Blob::from_proto(blob)?);
+        for blob in blobs {
+            let path = layout::blob(&blob);
             urls.push(self.cache.sign_get(&path, DOWNLOAD_TTL).await.map_err(|error| cache_status(&error))?);
         }
         Ok(Response::new(v1::PrepareDownloadResponse { urls }))
@@ -302,28 +260,10 @@ impl WorkerService for Workers {
 
     async fn report(&self, request: Request<v1::ReportRequest>) -> Result<Response<v1::ReportResponse>, Status> {
         let worker = auth::worker(&request)?;
-        let mut request = request.into_inner();
-        let lease = lease_of(request.lease)?;
-        let outcome = request.outcome.take().ok_or_else(|| bad_request("the report has no outcome"))?;
-        let outcome = Outcome::from_proto(outcome)?;
-        let mut report = Report {
-            lease,
-            worker: worker.clone(),
-            outcome,
-            artifacts: Vec::new(),
-            image: None,
-            log_bytes: request.log_bytes,
-        };
-        let spec = self.farm.read(move |farm, _| (farm.holder(lease).cloned(), farm.spec(lease.job).cloned())).await;
-        let (holder, spec) = spec.map_err(command_status)?;
-        let succeeded = report.outcome.kind == OutcomeKind::Succeeded;
-        if let (Some(spec), true, true) = (spec, succeeded, holder.as_ref() == Some(&worker)) {
-            self.settle(&request).await?;
-            report.artifacts = self.artifacts(&spec, std::mem::take(&mut request.artifacts)).await?;
-            report.image = self.image(&spec, request.image.take()).await?;
-        }
-        // Decides once more whether the lease is live: it may have ended while the uploads were checked.
-        self.farm.decide(Command::Report(Box::new(report))).await.map_err(command_status)?;
+        let (service, request) = (self.clone(), request.into_inner());
+        // In a task of its own: an upload that is being completed is checked, whether or not the worker still listens.
+        let settled = task::spawn("report", async move { service.take_report(worker, request).await });
+        settled.await.unwrap_or_else(|_| Err(command_status(CommandError::Stopping)))?;
         Ok(Response::new(v1::ReportResponse {}))
     }
 }
@@ -339,6 +279,9 @@ async fn listen(
     loop {
         let handled = match inbound.message().await {
             Ok(Some(v1::WorkerMessage { kind: Some(Kind::Heartbeat(beat)) })) => {
+                if let Err(bad) = convert::at_most("leases", beat.leases.len(), LIST_MAX_LEN, "entries") {
+                    return bad.to_string();
+                }
                 farm.beat(worker.clone(), session, beat).await
             }
             Ok(Some(v1::WorkerMessage { kind: Some(Kind::Draining(_)) })) => {
@@ -367,6 +310,7 @@ async fn append(
     let log = logs.writer(lease).await;
     // Once more: while this waited for its turn the attempt may have ended, and its log with it.
     if let Err(stale) = farm.check_lease(lease, worker).await {
+        drop(log);
         logs.forget(lease);
         return Err(command_status(stale));
     }

@@ -55,6 +55,8 @@ async fn listings_for_people_and_programs() {
     let waiting = fixture.begin(&blob_of(b"not complete")).await;
     let get = async |at: &str| fixture.http.get(format!("{}{at}", fixture.base_url)).send().await.unwrap();
 
+    let root = get("").await;
+    assert!(root.url().path().ends_with("/cache/"), "not sent to the slash: {}", root.url());
     let front = get("/").await.text().await.unwrap();
     assert!(front.contains("builds/mini/1.0.0+x/build.json") && front.contains("images/"), "{front}");
     assert!(!front.contains("uploads"), "{front}");
@@ -198,6 +200,41 @@ async fn nobody_ends_the_upload_of_another_blob() {
 }
 
 #[tokio::test]
+async fn a_body_without_a_signature_is_not_waited_for() {
+    let fixture = Fixture::embedded(true, None).await;
+    let ticket = fixture.begin(&blob_of(b"promised")).await;
+    let url = path_of(&ticket.part_urls[0]);
+    let altered = url.replace("part=1", "part=2");
+    for raw in ["/cache/uploads/x?part=1&length=1", "/cache/images/a", &altered] {
+        let endless = Body::from_stream(futures_util::stream::pending::<Result<Bytes, std::io::Error>>());
+        let request = Request::builder().method("PUT").uri(raw).body(endless).unwrap();
+        let answer = tokio::time::timeout(Duration::from_secs(10), fixture.router.clone().unwrap().oneshot(request));
+        assert_eq!(answer.await.expect("it waits for the body").unwrap().status(), StatusCode::FORBIDDEN, "{raw}");
+    }
+}
+
+#[tokio::test]
+async fn slow_senders_hold_no_threads() {
+    let fixture = Fixture::embedded(false, None).await;
+    // More than there are blocking threads, and than there are writers.
+    let mut hanging = Vec::new();
+    for seed in 0..600_u64 {
+        let ticket = fixture.begin(&blob_of(&seed.to_le_bytes())).await;
+        let body = futures_util::stream::iter([Ok::<_, std::io::Error>(Bytes::from_static(b"1"))]);
+        let body = Body::from_stream(body.chain(futures_util::stream::pending()));
+        let request = Request::builder().method("PUT").uri(path_of(&ticket.part_urls[0]));
+        let request = request.header("content-md5", "AAAAAAAAAAAAAAAAAAAAAA==").body(body).unwrap();
+        let mut answer = Box::pin(fixture.router.clone().unwrap().oneshot(request));
+        assert!(futures_util::poll!(&mut answer).is_pending());
+        hanging.push(answer);
+    }
+    let waiting = task::spawn("slow senders", futures_util::future::join_all(hanging));
+    let quick = tokio::time::timeout(Duration::from_secs(20), fixture.upload_bytes(b"quick"));
+    quick.await.expect("a quick sender waits for the slow ones");
+    waiting.abort();
+}
+
+#[tokio::test]
 async fn a_part_that_hangs_gives_way_to_its_next_try() {
     let fixture = Fixture::embedded(false, None).await;
     let bytes = noise(100, 3);
@@ -224,6 +261,11 @@ async fn a_part_that_hangs_gives_way_to_its_next_try() {
     fixture.cache.complete_upload(&blob, &ticket.upload_id, &[etag]).await.unwrap();
     assert_eq!(fixture.cache.find(&blob.digest).await.unwrap(), Some(blob));
     hanging.abort();
+}
+
+/// Of a URL, what the routes see.
+fn path_of(url: &str) -> String {
+    url[url.find("/cache/").unwrap()..].to_owned()
 }
 
 /// A file system of a few megabytes.

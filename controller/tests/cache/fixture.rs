@@ -13,7 +13,7 @@ use railyard_service::{listener, task};
 use railyard_transfer::{Finished, Settings, Ticket, Transfer, silent};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -59,7 +59,23 @@ pub struct Fixture {
     pub router: Option<Router>,
     pub base_url: String,
     pub authority: Option<Authority>,
+    /// What only S3 has.
+    pub s3: Option<Service>,
     _shutdown: DropGuard,
+}
+
+/// The service behind an S3 cache.
+pub struct Service {
+    config: S3Config,
+    /// While this is true nobody can read a blob.
+    pub blobs_unreadable: Arc<AtomicBool>,
+}
+
+impl Service {
+    /// The cache as a controller that starts now opens it.
+    pub async fn open(&self) -> Arc<dyn Cache> {
+        cache::open(&CacheConfig::S3(self.config.clone()), "", Arc::new(SystemClock)).await.unwrap().cache
+    }
 }
 
 impl Fixture {
@@ -100,11 +116,12 @@ impl Fixture {
             router: Some(router),
             base_url,
             authority: Some(authority),
+            s3: None,
             _shutdown: shutdown.drop_guard(),
         }
     }
 
-    async fn s3() -> Self {
+    pub async fn s3() -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path().join("cache");
@@ -117,7 +134,9 @@ impl Fixture {
         let endpoint = format!("http://127.0.0.1:{}", tcp.local_addr().unwrap().port());
         let shutdown = CancellationToken::new();
         let stop = shutdown.clone();
-        task::spawn("s3s", async move { stop.run_until_cancelled(serve_http(tcp, service)).await });
+        let blobs_unreadable = Arc::new(AtomicBool::new(false));
+        let serving = serve_http(tcp, service, blobs_unreadable.clone());
+        task::spawn("s3s", async move { stop.run_until_cancelled(serving).await });
         let keys = dir.path().join("credentials");
         std::fs::write(&keys, "[default]\naws_access_key_id = AKTEST\naws_secret_access_key = secret-of-the-store\n")
             .unwrap();
@@ -132,7 +151,7 @@ impl Fixture {
             read_back: bytesize::ByteSize::mib(64),
         };
         let clock = Arc::new(TestClock::default());
-        let opened = cache::open(&CacheConfig::S3(config), "", Arc::clone(&clock) as _).await.unwrap();
+        let opened = cache::open(&CacheConfig::S3(config.clone()), "", Arc::clone(&clock) as _).await.unwrap();
         assert!(opened.router.is_none());
         let http = reqwest::Client::new();
         Self {
@@ -145,6 +164,7 @@ impl Fixture {
             router: None,
             base_url: format!("{endpoint}/farm"),
             authority: None,
+            s3: Some(Service { config, blobs_unreadable }),
             _shutdown: shutdown.drop_guard(),
         }
     }
@@ -211,14 +231,26 @@ fn settings() -> Settings {
     Settings { attempts: 3, progress_timeout: Duration::from_secs(20), backoff, ..Settings::default() }
 }
 
-async fn serve_http(tcp: TcpListener, service: s3s::service::S3Service) {
+async fn serve_http(tcp: TcpListener, service: s3s::service::S3Service, blobs_unreadable: Arc<AtomicBool>) {
     loop {
         let (stream, _) = tcp.accept().await.unwrap();
-        let service = service.clone();
+        let (service, blobs_unreadable) = (service.clone(), blobs_unreadable.clone());
+        let answer = hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| {
+            let service = service.clone();
+            let is_read = request.method() == http::Method::GET && request.uri().path().contains("/blobs/");
+            let denied = is_read && blobs_unreadable.load(Ordering::SeqCst);
+            async move {
+                if denied {
+                    let denied = http::Response::builder().status(403).body(s3s::Body::empty());
+                    return Ok(denied.unwrap());
+                }
+                hyper::service::Service::call(&service, request).await
+            }
+        });
         task::spawn("s3s connection", async move {
             let builder = hyper_util::server::conn::auto::Builder::new(hyper_util::rt::TokioExecutor::new());
             // A client that goes away ends its connection, nothing else.
-            let _ = builder.serve_connection(hyper_util::rt::TokioIo::new(stream), service).await;
+            let _ = builder.serve_connection(hyper_util::rt::TokioIo::new(stream), answer).await;
         });
     }
 }

@@ -3,7 +3,7 @@
 use crate::common::people::{Person, submission};
 use crate::common::pipelines::ONE;
 use crate::common::worker::{hello, report, succeeded};
-use crate::common::{Controller, Worker, refused};
+use crate::common::{Controller, Worker, refused, soon};
 use railyard_proto::v1;
 use railyard_proto::v1::client_service_client::ClientServiceClient;
 use railyard_proto::v1::worker_service_client::WorkerServiceClient;
@@ -93,4 +93,45 @@ async fn clients_of_another_protocol_are_told_so() {
     let newer = v1::GetFarmRequest { client_version: "9.9.9".to_owned(), protocol: 99 };
     let message = refused(rpc.get_farm(newer).await, Code::FailedPrecondition, "protocol");
     assert!(message.contains("the client 9.9.9 speaks protocol 99") && message.contains("upgrade"), "{message}");
+}
+
+#[tokio::test]
+async fn without_a_certificate_a_message_is_not_even_read() {
+    let controller = Controller::start().await;
+    let endpoint = controller.endpoint(None);
+    let tls = railyard_service::tls::client_config(&endpoint.ca_pem, None).unwrap();
+    let http = reqwest::Client::builder().tls_backend_preconfigured(tls).http2_prior_knowledge().build().unwrap();
+    let endless = futures_util::stream::pending::<Result<Vec<u8>, std::io::Error>>();
+    let call = http.post(format!("{}/railyard.v1.ClientService/Submit", controller.url));
+    let call = call.header("content-type", "application/grpc").header("te", "trailers");
+    let answer = soon("the refusal", call.body(reqwest::Body::wrap_stream(endless)).send()).await.unwrap();
+    assert_eq!(answer.headers()["grpc-status"], (Code::Unauthenticated as i32).to_string().as_str());
+}
+
+#[tokio::test]
+async fn messages_beyond_the_limits_are_refused() {
+    let controller = Controller::start().await;
+    let bad = |hello: v1::Hello| async { controller.try_worker("anvil", hello).await.map(|_| ()) };
+    let labels = (0..1_000).map(|n| (n.to_string(), String::new())).collect();
+    let platforms = vec![v1::PlatformOffer { platform: "linux/amd64".to_owned(), emulated: false }; 1_000];
+    for (hello, word) in [
+        (v1::Hello { labels, ..hello("anvil") }, "labels"),
+        (v1::Hello { platforms, ..hello("anvil") }, "platforms"),
+        (v1::Hello { boot_id: "b".repeat(10_000), ..hello("anvil") }, "boot_id"),
+        (v1::Hello { held: vec![LEASE; 20_000], ..hello("anvil") }, "held"),
+    ] {
+        let message = refused(bad(hello).await, Code::InvalidArgument, "bad-request");
+        assert!(message.contains(word), "{message}");
+    }
+    let mut worker = controller.worker("anvil").await;
+    let person = controller.operator();
+    let build = person.submit(ONE, "1").await;
+    let lease = crate::common::worker::lease(&worker.order().await);
+    let message = refused(person.cancel(&build, &"r".repeat(1 << 20)).await, Code::InvalidArgument, "bad-request");
+    assert!(message.contains("reason"), "{message}");
+    let blobs = vec![v1::Blob::default(); 20_000];
+    let upload = v1::PrepareUploadRequest { lease: Some(lease), blobs };
+    let message = refused(worker.rpc.clone().prepare_upload(upload).await, Code::InvalidArgument, "bad-request");
+    assert!(message.contains("blobs"), "{message}");
+    worker.succeed(lease).await;
 }

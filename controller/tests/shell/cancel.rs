@@ -1,6 +1,7 @@
 //! Cancelling: what runs is told, what waits ends, and the build ends when the last report is in.
 
 use crate::common::pipelines::{CHAIN, ONE, SHORT_LEASE};
+use crate::common::transfers::artifact;
 use crate::common::worker::{cancelled, hello, lease, report, succeeded};
 use crate::common::{Controller, until};
 use railyard_proto::v1;
@@ -78,7 +79,12 @@ async fn a_success_that_beats_the_cancel_counts_and_nothing_new_starts() {
     let held = lease(&worker.order().await);
     person.cancel(&build, "").await.unwrap();
     let (image, uploads) = worker.image(held, b"{}", &[]).await;
-    let done = v1::ReportRequest { image: Some(image), uploads, ..report(held, succeeded()) };
+    let mut done = v1::ReportRequest { image: Some(image), uploads, ..report(held, succeeded()) };
+    for path in ["pkg/a.deb", "packages.txt"] {
+        let sent = worker.upload(held, path.as_bytes()).await;
+        done.artifacts.push(artifact(path, &sent.blob));
+        done.uploads.extend(sent.upload);
+    }
     worker.try_report(done).await.unwrap();
     let view = person.ended(&build).await;
     assert_eq!((view.state(), view.jobs[0].state()), (v1::BuildState::Cancelled, v1::JobState::Succeeded));

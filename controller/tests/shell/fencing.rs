@@ -150,6 +150,27 @@ async fn an_artifact_that_is_no_output_of_the_step_is_refused() {
 }
 
 #[tokio::test]
+async fn a_success_without_what_the_step_promises_is_refused_and_the_lease_lives() {
+    let controller = Controller::start().await;
+    let pipeline = PUBLISH.to_owned() + "      - path: notes.txt\n        optional: true\n";
+    let (build, worker, lease) = at_work(&controller, &pipeline).await;
+    let message = refused(worker.try_report(report(lease, succeeded())).await, Code::InvalidArgument, "bad-request");
+    assert!(message.contains("out/*"), "{message}");
+    worker.succeed_with(lease, &[("out/a", b"as promised")]).await;
+    assert_eq!(controller.operator().ended(&build).await.state(), v1::BuildState::Succeeded);
+}
+
+#[tokio::test]
+async fn only_what_the_order_names_can_be_fetched() {
+    let controller = Controller::start().await;
+    let (_, worker, lease) = at_work(&controller, ONE).await;
+    let sent = worker.upload(lease, b"of somebody else").await;
+    let download = v1::PrepareDownloadRequest { lease: Some(lease), blobs: vec![sent.blob.clone()] };
+    let message = refused(worker.rpc.clone().prepare_download(download).await, Code::PermissionDenied, "forbidden");
+    assert!(message.contains(&sent.blob.digest), "{message}");
+}
+
+#[tokio::test]
 async fn a_blob_that_is_there_is_not_sent_again() {
     let controller = Controller::start().await;
     let (build, mut worker, first) = at_work(&controller, PUBLISH).await;

@@ -48,12 +48,18 @@ async fn heartbeats_keep_a_lease_while_a_later_silent_one_expires() {
     let second = person.submit(SHORT_LEASE, "2").await;
     let _ = silent.order().await;
     // The silent one's lease began later: when it is over, the other's would be, too.
+    let mut changes =
+        person.rpc.clone().watch_build(v1::GetBuildRequest { build: second.clone() }).await.unwrap().into_inner();
     loop {
         assert!(alive.beat(&[kept], v1::Phase::Run).await.lost.is_empty());
-        if person.job(&second, "work@linux/amd64").await.attempts[0].outcome.is_some() {
+        // Until the next heartbeat is due, or the other lease is over.
+        let change = tokio::time::timeout(std::time::Duration::from_secs(1), changes.message()).await;
+        let over = |view: &v1::BuildView| view.jobs[0].attempts.first().is_some_and(|first| first.outcome.is_some());
+        if let Ok(view) = change
+            && view.unwrap().as_ref().is_some_and(over)
+        {
             break;
         }
-        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
     }
     let job = person.job(&first, "work@linux/amd64").await;
     assert_eq!((job.state(), job.attempts.len()), (v1::JobState::Running, 1));

@@ -4,11 +4,18 @@ use crate::common::pipelines::{ONE, SHORT_LEASE};
 use crate::common::wait::until;
 use crate::common::worker::{failed, lease, report};
 use crate::common::{Controller, Worker, refused, soon};
+use bytes::Bytes;
 use bytesize::ByteSize;
 use futures_util::future::join_all;
+use railyard_common::id::LeaseId;
+use railyard_controller::cache::{self, CacheConfig, EmbeddedConfig};
+use railyard_controller::logs::LogStore;
 use railyard_proto::v1;
+use railyard_service::clock::SystemClock;
 use railyard_service::task;
 use std::path::PathBuf;
+use std::pin::pin;
+use std::sync::Arc;
 use tonic::Code;
 
 /// A worker with the lease of the one job of [`ONE`].
@@ -233,4 +240,69 @@ async fn a_log_that_was_not_filed_before_a_crash_is_filed_at_the_next_start() {
     filed(&controller, lease).await;
     assert!(archived.exists());
     assert_eq!(controller.operator().log(&build, "work", 0).await, b"to be filed\n");
+}
+
+#[tokio::test]
+async fn a_place_that_no_log_reaches_has_nothing() {
+    let controller = Controller::start().await;
+    let (build, worker, lease) = at_work(&controller).await;
+    worker.log(lease, 0, b"so far\n").await.unwrap();
+    let person = controller.operator();
+    assert!(person.log(&build, "work", u64::MAX).await.is_empty());
+    let follower = task::spawn("follower", person.read_log(&build, "work", u64::MAX, true).await.rest());
+    worker.succeed(lease).await;
+    assert!(soon("the follower's end", follower).await.unwrap().is_empty());
+    filed(&controller, lease).await;
+    assert!(person.log(&build, "work", u64::MAX).await.is_empty());
+}
+
+/// A log store without a controller, and one attempt.
+async fn store(dir: &std::path::Path, max_bytes: u64) -> (LogStore, LeaseId) {
+    let config = EmbeddedConfig { dir: dir.join("cache"), public_read: false, key_file: None };
+    let clock = Arc::new(SystemClock);
+    let opened = cache::open(&CacheConfig::Embedded(config), "https://localhost/cache", clock).await.unwrap();
+    (LogStore::open(&dir.join("logs"), opened.cache, max_bytes).unwrap(), "j1.1".parse().unwrap())
+}
+
+#[tokio::test]
+async fn a_log_that_is_written_cannot_be_forgotten() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, lease) = store(dir.path(), 100).await;
+    let first = store.writer(lease).await;
+    store.forget(lease);
+    let mut second = pin!(store.writer(lease));
+    assert!(futures_util::poll!(&mut second).is_pending(), "two writers have a turn");
+    assert_eq!(first.append(0, Bytes::from_static(b"one")).await.unwrap(), 3);
+    drop(soon("the next turn", second).await);
+    // What is still to be filed is not forgotten either, and what is gone is.
+    let growth = store.subscribe(lease);
+    store.forget(lease);
+    assert_eq!(growth.borrow().taken_bytes, 3);
+    assert!(growth.has_changed().is_ok());
+    std::fs::remove_file(dir.path().join("logs/j1.1.log")).unwrap();
+    store.forget(lease);
+    assert!(growth.has_changed().is_err());
+}
+
+#[tokio::test]
+async fn counting_above_the_limit_does_not_overflow() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, lease) = store(dir.path(), 4).await;
+    let append = async |offset, data: &'static [u8]| {
+        let writer = store.writer(lease).await;
+        writer.append(offset, Bytes::from_static(data)).await.unwrap()
+    };
+    assert_eq!(append(0, b"1234").await, 4);
+    assert_eq!(append(u64::MAX - 1, b"1234").await, u64::MAX);
+}
+
+#[tokio::test]
+async fn what_an_earlier_process_wrote_is_known() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("logs")).unwrap();
+    std::fs::write(dir.path().join("logs/j1.1.log"), b"12345").unwrap();
+    let (store, lease) = store(dir.path(), 100).await;
+    assert_eq!(store.writer(lease).await.append(0, Bytes::from_static(b"123")).await.unwrap(), 5);
+    assert_eq!(store.writer(lease).await.append(3, Bytes::from_static(b"4567")).await.unwrap(), 7);
+    assert_eq!(std::fs::read(dir.path().join("logs/j1.1.log")).unwrap(), b"1234567");
 }

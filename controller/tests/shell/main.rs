@@ -8,6 +8,7 @@ mod fencing;
 mod flow;
 mod leases;
 mod logs;
+mod pki;
 mod probes;
 mod publish;
 mod restart;

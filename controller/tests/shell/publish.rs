@@ -1,10 +1,10 @@
 //! Published paths: immutable, all or none, with their sums beside them.
 
 use crate::common::people::submission;
-use crate::common::pipelines::PUBLISH;
+use crate::common::pipelines::{ONE, PUBLISH};
 use crate::common::transfers::blob_of;
 use crate::common::worker::lease;
-use crate::common::{Controller, Worker, refused};
+use crate::common::{Controller, Worker, refused, until};
 use railyard_proto::v1;
 use tonic::Code;
 
@@ -83,6 +83,64 @@ async fn a_pipeline_s_own_sums_stay_as_they_are() {
     let view = publish(&controller, &mut worker, "1", "stable", &files).await;
     assert_eq!(view.state(), v1::BuildState::Succeeded, "{}", view.finalize_error);
     assert_eq!(controller.cached("stable/SHA256SUMS").await.unwrap(), "made by the step\n");
+}
+
+/// A published file is immutable, also when its name is one that the farm would write.
+#[tokio::test]
+async fn a_later_build_does_not_write_over_a_pipeline_s_own_sums() {
+    let controller = Controller::start().await;
+    let mut worker = controller.worker("anvil").await;
+    let own: (&str, &[u8]) = ("out/SHA256SUMS", b"made by the step\n");
+    publish(&controller, &mut worker, "1", "stable", &[own, ("out/disk", b"disk")]).await;
+    let view = publish(&controller, &mut worker, "2", "stable", &[("out/more", b"more")]).await;
+    assert_eq!(view.state(), v1::BuildState::Succeeded, "{}", view.finalize_error);
+    assert_eq!(controller.cached("stable/more").await.unwrap(), "more");
+    assert_eq!(controller.cached("stable/SHA256SUMS").await.unwrap(), "made by the step\n");
+}
+
+/// No other try would do better: the build ends, and says why.
+#[tokio::test]
+async fn a_path_that_is_a_file_and_a_directory_ends_the_build() {
+    let controller = Controller::start().await;
+    let mut worker = controller.worker("anvil").await;
+    let first = publish(&controller, &mut worker, "1", "a/stable", &[("out/disk", b"disk")]).await;
+    assert_eq!(first.state(), v1::BuildState::Succeeded, "{}", first.finalize_error);
+    // Below a file, and where a directory is.
+    for (version, place, file) in [("2", "a/stable/disk", "out/raw"), ("3", "a", "out/stable")] {
+        let view = publish(&controller, &mut worker, version, place, &[(file, b"other")]).await;
+        assert_eq!(view.state(), v1::BuildState::Failed, "{version}");
+        assert!(view.finalize_error.contains("a/stable"), "{}", view.finalize_error);
+    }
+    assert_eq!(controller.cached("a/stable/disk").await.unwrap(), "disk");
+}
+
+#[tokio::test]
+async fn a_build_that_cannot_be_written_out_yet_holds_up_no_other_and_no_stop() {
+    let controller = Controller::start().await;
+    let person = controller.operator();
+    let mut worker = controller.worker("anvil").await;
+    // A loop of links is a fault of the disk's, not of the build's.
+    let place = controller.data_dir().join("cache/builds/one");
+    std::fs::create_dir_all(place.parent().unwrap()).unwrap();
+    std::os::unix::fs::symlink("one", &place).unwrap();
+    let stuck = person.submit(ONE, "1").await;
+    let held = lease(&worker.order().await);
+    worker.succeed(held).await;
+    let view = until("the failure", async || {
+        let request = v1::GetBuildRequest { build: stuck.clone() };
+        let view = person.rpc.clone().get_build(request).await.unwrap().into_inner();
+        (!view.finalize_error.is_empty()).then_some(view)
+    })
+    .await;
+    assert_eq!(view.state(), v1::BuildState::Finalizing, "{}", view.finalize_error);
+    let other = publish(&controller, &mut worker, "1", "stable", &[("out/disk", b"disk")]).await;
+    assert_eq!(other.state(), v1::BuildState::Succeeded);
+    let address = controller.address();
+    let stopped = controller.stop().await;
+    std::fs::remove_file(&place).unwrap();
+    let controller = stopped.start(address).await;
+    assert_eq!(controller.operator().ended(&stuck).await.state(), v1::BuildState::Succeeded);
+    assert_eq!(controller.cached_json("builds/one/latest.json").await["version"], "1");
 }
 
 #[tokio::test]

@@ -1,10 +1,11 @@
 //! An orderly stop and a start on the same data: builds, leases, logs and half-done uploads go on.
 
-use crate::common::Controller;
 use crate::common::pipelines::{CHAIN, ONE, SHORT_LEASE};
 use crate::common::transfers::artifact;
 use crate::common::worker::{hello, lease, report, succeeded};
+use crate::common::{Controller, soon};
 use railyard_proto::v1;
+use tokio_util::sync::CancellationToken;
 
 #[tokio::test]
 async fn a_restart_in_the_middle_of_a_build_costs_nothing() {
@@ -80,4 +81,19 @@ async fn a_lease_that_nobody_takes_up_again_expires_after_a_restart() {
     assert_eq!((again.job, again.attempt), (first.job, 2));
     let job = controller.operator().job(&build, "work@linux/amd64").await;
     assert_eq!(job.attempts[0].outcome.as_ref().unwrap().reason, "worker-gone");
+}
+
+#[tokio::test]
+async fn a_second_controller_on_the_same_data_changes_nothing() {
+    let controller = Controller::start().await;
+    let underway = controller.data_dir().join("cache/uploads/tmp-underway");
+    std::fs::write(&underway, b"a file of the first one, on its way").unwrap();
+    let server = controller.data_dir().join("pki/server.pem");
+    let before = std::fs::read(&server).unwrap();
+    let (tx, _ready) = tokio::sync::oneshot::channel();
+    let second = railyard_controller::run(controller.config.clone(), CancellationToken::new(), tx);
+    let error = format!("{:#}", soon("the refusal", second).await.unwrap_err());
+    assert!(error.contains("journal"), "{error}");
+    assert!(underway.exists(), "the second controller swept the first one's files");
+    assert_eq!(std::fs::read(&server).unwrap(), before);
 }

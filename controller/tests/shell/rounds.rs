@@ -3,12 +3,13 @@
 use crate::common::{soon, until};
 use railyard_common::id::{BootId, LeaseId, WorkerName};
 use railyard_common::job::Capacity;
+use railyard_common::outcome::{Outcome, OutcomeKind, Reason};
 use railyard_common::pipeline::{Pipeline, Request, Source};
 use railyard_common::platform::PlatformOffer;
 use railyard_common::time::Millis;
 use railyard_controller::driver::{CommandError, Driver, Handle, Link, Notices};
 use railyard_controller::journal::{Journal, JournalError, Loaded};
-use railyard_core::{Command, Event, Snapshot, Submission, Trace, WorkerOffer};
+use railyard_core::{Command, Event, Report, Snapshot, Submission, Trace, WorkerOffer};
 use railyard_proto::v1;
 use railyard_proto::v1::controller_message::Kind;
 use railyard_service::clock::Clock;
@@ -16,7 +17,7 @@ use railyard_service::convert::ToProto as _;
 use railyard_service::task;
 use std::collections::BTreeMap;
 use std::pin::pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{Notify, broadcast, mpsc};
@@ -27,6 +28,8 @@ enum Flush {
     Good,
     /// The disk is full.
     Bad,
+    /// It says so, though the events are there.
+    Doubtful,
 }
 
 /// A journal in memory. Each append says that it waits, and then does as the test says.
@@ -34,6 +37,14 @@ struct Gate {
     kept: Arc<Mutex<Vec<Event>>>,
     waits: mpsc::UnboundedSender<Vec<Event>>,
     orders: std::sync::mpsc::Receiver<Flush>,
+    snapshots: Arc<BrokenSnapshots>,
+}
+
+/// A place for snapshots that takes none.
+#[derive(Default)]
+struct BrokenSnapshots {
+    wanted: AtomicBool,
+    tried: AtomicU64,
 }
 
 impl Journal for Gate {
@@ -46,21 +57,28 @@ impl Journal for Gate {
         let _ = self.waits.send(events.to_vec());
         match self.orders.recv() {
             Ok(Flush::Good) => self.kept.lock().unwrap().extend_from_slice(events),
-            Ok(Flush::Bad) | Err(_) => {
-                let source = std::io::ErrorKind::StorageFull.into();
-                return Err(JournalError::Io { what: "write", path: "journal".into(), source });
+            Ok(Flush::Bad) | Err(_) => return Err(disk_full()),
+            Ok(Flush::Doubtful) => {
+                self.kept.lock().unwrap().extend_from_slice(events);
+                return Err(disk_full());
             }
         }
         Ok(())
     }
 
     fn wants_snapshot(&self) -> bool {
-        false
+        self.snapshots.wanted.load(Ordering::SeqCst)
     }
 
     fn install(&mut self, _: &Snapshot) -> Result<(), JournalError> {
-        unreachable!("it never wants one")
+        self.snapshots.tried.fetch_add(1, Ordering::SeqCst);
+        Err(disk_full())
     }
+}
+
+fn disk_full() -> JournalError {
+    let source = std::io::ErrorKind::StorageFull.into();
+    JournalError::Io { what: "write", path: "journal".into(), source }
 }
 
 /// Time that the test makes.
@@ -83,8 +101,8 @@ struct Stage {
     clock: Arc<Hand>,
     waits: mpsc::UnboundedReceiver<Vec<Event>>,
     orders: std::sync::mpsc::Sender<Flush>,
-    /// Keeps the other ends of the notices.
-    _ended: mpsc::UnboundedReceiver<LeaseId>,
+    ended: mpsc::UnboundedReceiver<LeaseId>,
+    snapshots: Arc<BrokenSnapshots>,
 }
 
 impl Stage {
@@ -92,13 +110,16 @@ impl Stage {
     async fn new() -> Self {
         let (waits_tx, waits) = mpsc::unbounded_channel();
         let (orders, orders_rx) = std::sync::mpsc::channel();
-        let (ended, ended_rx) = mpsc::unbounded_channel();
+        let (ended_tx, ended) = mpsc::unbounded_channel();
+        let snapshots = Arc::<BrokenSnapshots>::default();
         let clock = Arc::new(Hand::default());
-        let journal = Box::new(Gate { kept: Arc::default(), waits: waits_tx, orders: orders_rx });
-        let notices = Notices { changed: broadcast::Sender::new(16), ended, finalize: Arc::new(Notify::new()) };
+        let journal =
+            Box::new(Gate { kept: Arc::default(), waits: waits_tx, orders: orders_rx, snapshots: snapshots.clone() });
+        let notices =
+            Notices { changed: broadcast::Sender::new(16), ended: ended_tx, finalize: Arc::new(Notify::new()) };
         let (driver, farm) = Driver::open(journal, clock.clone(), notices).unwrap();
         task::spawn("driver", driver.run(CancellationToken::new()));
-        let mut stage = Self { farm, clock, waits, orders, _ended: ended_rx };
+        let mut stage = Self { farm, clock, waits, orders, ended, snapshots };
         stage.flush(Flush::Good).await;
         stage
     }
@@ -263,4 +284,77 @@ async fn a_heartbeat_that_waited_for_a_slow_flush_keeps_its_lease() {
     }
     until("the expiry", async || farm.read(move |farm, _| farm.holder(lease).is_none()).await.unwrap().then_some(()))
         .await;
+}
+
+#[tokio::test]
+async fn a_reader_in_a_failed_round_sees_what_is_durable() {
+    let mut stage = Stage::new().await;
+    let farm = stage.farm.clone();
+    let mut submitted = pin!(farm.decide(submit("1")));
+    let mut read = pin!(farm.read(|farm, _| farm.builds().count()));
+    assert!(futures_util::poll!(&mut submitted).is_pending());
+    assert!(futures_util::poll!(&mut read).is_pending());
+    stage.flush(Flush::Bad).await;
+    assert!(matches!(submitted.await, Err(CommandError::Journal(_))));
+    assert_eq!(soon("the answer", read).await.unwrap(), 0);
+}
+
+/// The append failed and its events are there all the same: those who wait for them hear of it.
+#[tokio::test]
+async fn what_reached_the_disk_in_a_failed_append_is_told() {
+    let mut stage = Stage::new().await;
+    let (_, mut messages) = stage.attach("anvil").await;
+    let farm = stage.farm.clone();
+    let (accepted, _) = tokio::join!(farm.decide(submit("1")), stage.flush(Flush::Good));
+    accepted.unwrap();
+    let lease = next_lease(&mut messages).await;
+
+    let mut changes = farm.changes();
+    let report = Report {
+        lease,
+        worker: "anvil".parse().unwrap(),
+        outcome: Outcome::new(OutcomeKind::Succeeded, Reason::Done, "done"),
+        artifacts: Vec::new(),
+        image: None,
+        log_bytes: 0,
+    };
+    let reported = farm.decide(Command::Report(Box::new(report)));
+    let (reported, _) = tokio::join!(reported, stage.flush(Flush::Doubtful));
+    assert!(matches!(reported, Err(CommandError::Journal(_))), "{reported:?}");
+    assert_eq!(soon("the end of the lease", stage.ended.recv()).await, Some(lease));
+    assert_eq!(soon("the change", changes.recv()).await.unwrap().to_string(), "short/1");
+    stage.orders.send(Flush::Good).unwrap();
+    assert_eq!(farm.read(|farm, _| farm.finalizing().count()).await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn a_snapshot_that_fails_takes_nothing_back_and_is_tried_again_later() {
+    let mut stage = Stage::new().await;
+    stage.snapshots.wanted.store(true, Ordering::SeqCst);
+    let farm = stage.farm.clone();
+    let tried = |stage: &Stage| stage.snapshots.tried.load(Ordering::SeqCst);
+    for (version, at, tries) in [("1", 0, 1), ("2", 9_000, 1), ("3", 10_000, 2), ("4", 29_000, 2), ("5", 30_000, 3)] {
+        stage.clock.0.store(at, Ordering::SeqCst);
+        let (accepted, _) = tokio::join!(farm.decide(submit(version)), stage.flush(Flush::Good));
+        accepted.unwrap();
+        // Answered in a later round than the snapshot.
+        let known = farm.read(|farm, _| farm.builds().count()).await.unwrap();
+        assert_eq!((known.to_string().as_str(), tried(&stage)), (version, tries), "at {at} ms");
+    }
+}
+
+/// Slow peers can fill the runtime's pool for blocking work; the farm goes on.
+#[test]
+fn the_journal_does_not_wait_for_the_blocking_pool() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(1).build().unwrap();
+    runtime.block_on(async {
+        let (release, held) = std::sync::mpsc::channel::<()>();
+        let slow = tokio::task::spawn_blocking(move || held.recv().is_err());
+        let mut stage = Stage::new().await;
+        let farm = stage.farm.clone();
+        let (accepted, _) = tokio::join!(farm.decide(submit("1")), stage.flush(Flush::Good));
+        assert_eq!(accepted.unwrap().len(), 1);
+        drop(release);
+        assert!(slow.await.unwrap());
+    });
 }

@@ -2,10 +2,11 @@
 
 use crate::common::people::submission;
 use crate::common::pipelines::{CHAIN, ONE};
-use crate::common::worker::lease;
+use crate::common::worker::{failed, lease, report};
 use crate::common::{Controller, refused};
 use futures_util::future::join_all;
 use railyard_proto::v1;
+use railyard_service::tls::Role;
 use std::collections::BTreeSet;
 use tonic::Code;
 
@@ -23,6 +24,37 @@ async fn the_same_key_is_the_same_build() {
 
     let other = v1::SubmitRequest { idempotency_key: "ci-run-78".to_owned(), ..request };
     assert!(!person.try_submit(other).await.unwrap().existing);
+}
+
+#[tokio::test]
+async fn a_key_is_its_submitter_s_and_its_pipeline_s() {
+    let controller = Controller::start().await;
+    let keyed = |pipeline: &str| v1::SubmitRequest { idempotency_key: "42".to_owned(), ..submission(pipeline, "") };
+    let (one, other) = (controller.person(Role::Submitter, "ci"), controller.person(Role::Submitter, "nightly"));
+    let mut builds = BTreeSet::new();
+    for made in [one.try_submit(keyed(ONE)), other.try_submit(keyed(ONE)), one.try_submit(keyed(CHAIN))] {
+        let made = made.await.unwrap();
+        assert!(!made.existing && builds.insert(made.build.clone()), "{made:?}");
+    }
+    assert!(one.try_submit(keyed(ONE)).await.unwrap().existing);
+}
+
+#[tokio::test]
+async fn a_list_of_builds_has_the_jobs_but_not_what_they_say() {
+    let controller = Controller::start().await;
+    let (person, mut worker) = (controller.operator(), controller.worker("anvil").await);
+    let build = person.submit(ONE, "1").await;
+    let mut request = report(lease(&worker.order().await), failed("a long story"));
+    request.outcome.as_mut().unwrap().log_tail = vec!["its last line".to_owned()];
+    worker.try_report(request).await.unwrap();
+    let whole = person.ended(&build).await.jobs[0].attempts[0].outcome.clone().unwrap();
+    assert_eq!((whole.message.as_str(), whole.log_tail.len()), ("a long story", 1));
+
+    let list = person.rpc.clone().list_builds(v1::ListBuildsRequest::default()).await.unwrap().into_inner();
+    let job = &list.builds[0].jobs[0];
+    let brief = job.attempts[0].outcome.as_ref().unwrap();
+    assert_eq!((job.state(), brief.kind(), brief.exit_code), (v1::JobState::Failed, whole.kind(), whole.exit_code));
+    assert_eq!((brief.message.as_str(), brief.log_tail.len(), job.why.as_str()), ("", 0, ""));
 }
 
 #[tokio::test]

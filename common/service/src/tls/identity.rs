@@ -1,6 +1,7 @@
 //! Who a certificate speaks for.
 
 use super::TlsError;
+use railyard_common::time::Millis;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 use sha2::{Digest as _, Sha256};
@@ -136,4 +137,16 @@ pub fn fingerprint(cert_pem: &str) -> Result<String, TlsError> {
     let cert = CertificateDer::from_pem_slice(cert_pem.as_bytes())
         .map_err(|error| TlsError::BadPem { what: "the certificate", why: error.to_string() })?;
     Ok(hex::encode(Sha256::digest(&cert)))
+}
+
+/// For how many seconds from `now` on the first certificate in a PEM text is good; 0 if it has expired.
+///
+/// # Errors
+/// [`TlsError::BadPem`] if there is none.
+pub fn secs_left(cert_pem: &str, now: Millis) -> Result<u64, TlsError> {
+    let bad = |why: String| TlsError::BadPem { what: "the certificate", why };
+    let cert = CertificateDer::from_pem_slice(cert_pem.as_bytes()).map_err(|error| bad(error.to_string()))?;
+    let (_, cert) = X509Certificate::from_der(&cert).map_err(|error| bad(error.to_string()))?;
+    let not_after = u64::try_from(cert.validity().not_after.timestamp()).unwrap_or_default();
+    Ok(not_after.saturating_sub(now.0 / 1000))
 }

@@ -82,9 +82,9 @@ impl Target {
     pub(super) fn parse(prefix: &str, uri: &Uri) -> Result<Self, Refusal> {
         let bad = |why: &str| Refusal::new(StatusCode::BAD_REQUEST, format!("BadPath: {why}"));
         let raw = uri.path().strip_prefix(prefix).ok_or_else(Refusal::not_found)?;
-        let raw = raw.strip_prefix('/').unwrap_or(raw);
+        let (is_root, raw) = (raw == "/", raw.strip_prefix('/').unwrap_or(raw));
         let decoded = percent_decode(raw).ok_or_else(|| bad("the URL is not percent-encoded UTF-8"))?;
-        let as_directory = decoded.is_empty() || decoded.ends_with('/');
+        let as_directory = is_root || decoded.ends_with('/');
         let path = match decoded.strip_suffix('/').unwrap_or(&decoded) {
             "" if decoded.is_empty() => None,
             text => Some(text.parse::<RelPath>().map_err(|error| bad(error.why))?),
@@ -174,7 +174,7 @@ mod tests {
         assert_eq!(path("/cache/images/"), "images");
         assert_eq!(path("/cache/a%252e"), "a%2e");
         assert!(parse("/cache").unwrap().path.is_none());
-        assert!(parse("/cache/").unwrap().as_directory);
+        assert!(!parse("/cache").unwrap().as_directory && parse("/cache/").unwrap().as_directory);
         for bad in [
             "/cache/../etc",
             "/cache/%2e%2e/etc",

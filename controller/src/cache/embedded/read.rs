@@ -35,9 +35,12 @@ pub(super) async fn answer(cache: &Embedded, target: &Target, request: &Parts) -
         (Found::File(..), _) if target.as_directory => Err(Refusal::not_found()),
         (Found::File(file, metadata), Some(path)) => file_answer(path, file, &metadata, &request.headers, head),
         (Found::File(..), None) => Err(Refusal::not_found()),
-        (Found::Directory(_), Some(path)) if !target.as_directory => {
+        (Found::Directory(_), path) if !target.as_directory => {
             // Relative links of the listing need the slash.
-            let location = format!("{}/", url_part(path.file_name()));
+            let location = match path {
+                Some(path) => format!("{}/", url_part(path.file_name())),
+                None => format!("{}/", cache.prefix),
+            };
             Ok((StatusCode::MOVED_PERMANENTLY, [(header::LOCATION, location)]).into_response())
         }
         (Found::Directory(dir), path) => {

@@ -14,17 +14,25 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use md5::{Digest as _, Md5};
+use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
 
 /// A sender that is silent for so long is gone.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
-/// Chunks between the network and the disk.
-const QUEUE_CHUNKS: usize = 16;
+/// What is gathered before a thread is asked to write it: a slow sender holds no thread while it sends.
+const GATHER_BYTES: usize = 256 * 1024;
+/// Threads that write parts at the same time, of the 512 that everything which waits for a disk shares.
+const WRITERS_MAX: usize = 32;
 /// What is read and thrown away after a refusal, so that the sender gets to see it instead of a broken connection.
 const DRAIN_MAX_BYTES: usize = 64 * 1024 * 1024;
+/// How long that may take.
+const DRAIN_MAX: Duration = Duration::from_secs(30);
+
+static WRITERS: Semaphore = Semaphore::const_new(WRITERS_MAX);
 
 /// Why a part was not taken.
 #[derive(Debug)]
@@ -42,48 +50,94 @@ struct Announced {
     length: u64,
 }
 
+/// A part on its way to the disk.
+struct Sink {
+    writer: PartWriter,
+    file: File,
+    announced: Announced,
+    hasher: Md5,
+    done: u64,
+}
+
 pub(super) async fn answer(
     cache: &Embedded,
     target: &Target,
     headers: &HeaderMap,
     body: Body,
 ) -> Result<Response, Refusal> {
+    // Whoever has no signature is not listened to any further.
+    let right = right(cache, target)?;
     let mut body = body.into_data_stream();
-    let taken = take(cache, target, headers, &mut body).await;
-    match taken {
+    match take(cache, &right, headers, &mut body).await {
         Ok(md5) => Ok((StatusCode::OK, [(header::ETAG, format!("\"{}\"", hex::encode(md5)))]).into_response()),
         Err(refusal) => {
-            drain(&mut body).await;
+            // The refusal stands, however the draining ends.
+            let _ = tokio::time::timeout(DRAIN_MAX, drain(&mut body)).await;
             Err(refusal)
         }
     }
 }
 
-async fn take(
-    cache: &Embedded,
-    target: &Target,
-    headers: &HeaderMap,
-    body: &mut BodyDataStream,
-) -> Result<[u8; 16], Refusal> {
+/// What the URL allows, if its signature is good.
+fn right<'a>(cache: &Embedded, target: &'a Target) -> Result<PartRight<'a>, Refusal> {
     let unsigned = || Refusal::new(StatusCode::FORBIDDEN, "AccessDenied: writing needs a signed URL");
     let path = target.path.as_ref().ok_or_else(unsigned)?;
     let upload_id = path.as_str().strip_prefix("uploads/").ok_or_else(unsigned)?;
     let (Some(number), Some(length)) = (target.query.part, target.query.length) else { return Err(unsigned()) };
     cache.allow_signed(target, Right::Part(PartRight { upload_id, number, length }))?;
+    Ok(PartRight { upload_id, number, length })
+}
 
+async fn take(
+    cache: &Embedded,
+    right: &PartRight<'_>,
+    headers: &HeaderMap,
+    body: &mut BodyDataStream,
+) -> Result<[u8; 16], Refusal> {
+    let length = right.length;
     let announced = announced(headers, length)?;
-    let writer = cache.uploads.write_part(upload_id, number).await?;
+    let writer = cache.uploads.write_part(right.upload_id, right.number).await?;
+    receive(writer, announced, body).await.map_err(|fault| refusal(fault, length))
+}
+
+/// Takes the body until it ends, breaks or falls silent: the writing sees how much came. The next chunks come in while
+/// the ones before are written.
+async fn receive(writer: PartWriter, announced: Announced, body: &mut BodyDataStream) -> Result<[u8; 16], Fault> {
     let superseded = writer.superseded.clone();
-    let (chunks, queue) = mpsc::channel(QUEUE_CHUNKS);
-    let writing = tokio::task::spawn_blocking(move || write(&writer, &announced, queue));
-    let feeding = feed(body, chunks);
-    tokio::select! {
-        biased;
-        () = superseded.cancelled() => {}
-        () = feeding => {}
+    let mut writing = write(move || Sink::open(writer, announced)).await;
+    loop {
+        let gathered = superseded.run_until_cancelled(gather(body)).await;
+        // Waited for in any case: whoever takes over writes into the same place.
+        let sink = blocking_join(writing).await?;
+        let chunks = gathered.ok_or(Fault::Superseded)?;
+        if chunks.is_empty() {
+            return blocking_join(write(move || sink.finish()).await).await;
+        }
+        writing = write(move || sink.write(&chunks)).await;
     }
-    let written = blocking_join(writing).await;
-    written.map_err(|fault| refusal(fault, length))
+}
+
+/// The next chunks; none at the end.
+async fn gather(body: &mut BodyDataStream) -> Vec<Bytes> {
+    let (mut chunks, mut bytes) = (Vec::new(), 0);
+    while bytes < GATHER_BYTES
+        && let Ok(Some(Ok(chunk))) = tokio::time::timeout(SILENCE_MAX, body.next()).await
+    {
+        bytes += chunk.len();
+        chunks.push(chunk);
+    }
+    chunks
+}
+
+/// Starts a short piece of writing as soon as there is a thread for it.
+async fn write<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+    // Nobody closes the semaphore; without a permit there would merely be one thread more.
+    let permit = WRITERS.acquire().await.ok();
+    tokio::task::spawn_blocking(move || {
+        let done = work();
+        drop(permit);
+        done
+    })
 }
 
 fn refusal(fault: Fault, length: u64) -> Refusal {
@@ -124,45 +178,44 @@ fn announced(headers: &HeaderMap, length: u64) -> Result<Announced, Refusal> {
     Ok(Announced { md5, length })
 }
 
-/// Hands the body on until it ends, breaks or falls silent: the writer sees how much came.
-async fn feed(body: &mut BodyDataStream, chunks: mpsc::Sender<Bytes>) {
-    while let Ok(Some(Ok(bytes))) = tokio::time::timeout(SILENCE_MAX, body.next()).await {
-        if chunks.send(bytes).await.is_err() {
-            return;
-        }
-    }
-}
-
-fn write(writer: &PartWriter, announced: &Announced, mut queue: mpsc::Receiver<Bytes>) -> Result<[u8; 16], Fault> {
-    if writer.superseded.is_cancelled() {
-        return Err(Fault::Superseded);
-    }
-    let file = writer.open().map_err(Fault::Disk)?;
-    let mut hasher = Md5::new();
-    let mut done = 0;
-    while let Some(bytes) = queue.blocking_recv() {
+impl Sink {
+    fn open(writer: PartWriter, announced: Announced) -> Result<Self, Fault> {
         if writer.superseded.is_cancelled() {
             return Err(Fault::Superseded);
         }
-        if done + bytes.len() as u64 > announced.length {
-            return Err(Fault::TooLong);
+        let file = writer.open().map_err(Fault::Disk)?;
+        Ok(Self { writer, file, announced, hasher: Md5::new(), done: 0 })
+    }
+
+    fn write(mut self, chunks: &[Bytes]) -> Result<Self, Fault> {
+        for bytes in chunks {
+            if self.writer.superseded.is_cancelled() {
+                return Err(Fault::Superseded);
+            }
+            if self.done + bytes.len() as u64 > self.announced.length {
+                return Err(Fault::TooLong);
+            }
+            self.file.write_all_at(bytes, self.writer.offset + self.done).map_err(Fault::Disk)?;
+            self.hasher.update(bytes);
+            self.done += bytes.len() as u64;
         }
-        file.write_all_at(&bytes, writer.offset + done).map_err(Fault::Disk)?;
-        hasher.update(&bytes);
-        done += bytes.len() as u64;
+        Ok(self)
     }
-    if writer.superseded.is_cancelled() {
-        return Err(Fault::Superseded);
+
+    fn finish(self) -> Result<[u8; 16], Fault> {
+        if self.writer.superseded.is_cancelled() {
+            return Err(Fault::Superseded);
+        }
+        if self.done != self.announced.length {
+            return Err(Fault::Short(self.done));
+        }
+        let md5 = self.hasher.finalize().into();
+        if md5 != self.announced.md5 {
+            return Err(Fault::BadDigest);
+        }
+        self.writer.done(&md5).map_err(Fault::Disk)?;
+        Ok(md5)
     }
-    if done != announced.length {
-        return Err(Fault::Short(done));
-    }
-    let md5 = hasher.finalize().into();
-    if md5 != announced.md5 {
-        return Err(Fault::BadDigest);
-    }
-    writer.done(&md5).map_err(Fault::Disk)?;
-    Ok(md5)
 }
 
 async fn drain(body: &mut BodyDataStream) {

@@ -114,6 +114,7 @@ impl Uploads {
                 fs::remove_file(entry.path()).map_err(failed())?;
             } else {
                 remove_dir(&entry.path())?;
+                self.forget(&entry.file_name().to_string_lossy());
             }
         }
         Ok(())

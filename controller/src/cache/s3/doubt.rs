@@ -40,10 +40,8 @@ impl S3 {
         let doubts = self.doubts().await?;
         let path = mark(&blob.digest)?;
         let failed = || CacheError::store("write", &path);
-        let json = serde_json::to_vec(blob).map_err(|error| failed()(object_store::Error::Generic {
-            store: "S3",
-            source: error.into(),
-        }))?;
+        let json = serde_json::to_vec(blob)
+            .map_err(|error| failed()(object_store::Error::Generic { store: "S3", source: error.into() }))?;
         self.store.put(&key(&path)?, json.into()).await.map_err(failed())?;
         doubts.lock().unwrap_or_else(PoisonError::into_inner).insert(blob.digest, *blob);
         Ok(())

@@ -5,10 +5,16 @@ use crate::cache::{ByteStream, CacheError};
 use bytes::{Buf as _, Bytes};
 use futures_util::StreamExt as _;
 use std::io::{self, Read};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 /// Chunks between the network and the reader.
 const QUEUE_CHUNKS: usize = 16;
+
+/// Threads that read back at the same time: each waits for the network, and everything which waits for a disk shares
+/// 512 of them.
+const READERS_MAX: usize = 16;
+
+static READERS: Semaphore = Semaphore::const_new(READERS_MAX);
 
 /// A stream's bytes on a blocking thread.
 struct Reader {
@@ -36,6 +42,8 @@ pub(super) async fn read_blocking<T: Send + 'static>(
     mut stream: ByteStream,
     work: impl FnOnce(&mut dyn Read) -> T + Send + 'static,
 ) -> T {
+    // Nobody closes the semaphore; without a permit there would merely be one thread more.
+    let _permit = READERS.acquire().await.ok();
     let (chunks, queue) = mpsc::channel(QUEUE_CHUNKS);
     let working = blocking(move || work(&mut Reader { queue, current: Bytes::new() }));
     let feeding = async move {

@@ -1,0 +1,61 @@
+//! `SHA256SUMS` beside published files, in the form of sha256sum.
+
+use super::{Failure, Finalizer};
+use bytes::Bytes;
+use railyard_common::blob::Artifact;
+use railyard_common::digest::Digest;
+use railyard_common::path::RelPath;
+use std::collections::BTreeMap;
+
+/// The file of digests.
+const SUMS: &str = "SHA256SUMS";
+
+impl Finalizer {
+    /// Adds published files to the sums of their directories.
+    pub(super) async fn write_sums(&self, paths: &BTreeMap<&RelPath, &Artifact>) -> Result<(), Failure> {
+        let mut directories: BTreeMap<&str, BTreeMap<String, String>> = BTreeMap::new();
+        for (path, artifact) in paths {
+            let Some((directory, name)) = path.as_str().rsplit_once('/') else { continue };
+            directories.entry(directory).or_default().insert(name.to_owned(), artifact.blob.digest.hex());
+        }
+        for (directory, sums) in directories {
+            let Ok(path) = format!("{directory}/{SUMS}").parse() else { continue };
+            // A pipeline made its own: it is published, by this build or an earlier one, and so it stays as it is.
+            if sums.contains_key(SUMS) || self.is_artifact(&path).await? {
+                continue;
+            }
+            self.update_bytes(&path, |old| merge_sums(old, &sums)).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether what is there is some job's artifact: those are blobs too, and what the farm itself writes is not.
+    async fn is_artifact(&self, path: &RelPath) -> Result<bool, Failure> {
+        let Some((bytes, _)) = self.cache.get(path).await? else { return Ok(false) };
+        Ok(self.cache.find(&Digest::of(&bytes)).await?.is_some())
+    }
+}
+
+/// Lines of `SHA256SUMS`: those that stand, and the new ones.
+fn merge_sums(old: Option<&[u8]>, sums: &BTreeMap<String, String>) -> Bytes {
+    let old = String::from_utf8_lossy(old.unwrap_or_default()).into_owned();
+    let mut lines: BTreeMap<&str, &str> =
+        old.lines().filter_map(|line| line.split_once("  ")).map(|(sum, name)| (name, sum)).collect();
+    lines.extend(sums.iter().map(|(name, sum)| (name.as_str(), sum.as_str())));
+    lines.iter().map(|(name, sum)| format!("{sum}  {name}\n")).collect::<String>().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sums_are_merged_and_sorted() {
+        let new = BTreeMap::from([("b".to_owned(), "2".to_owned()), ("a".to_owned(), "1".to_owned())]);
+        let first = merge_sums(None, &new);
+        assert_eq!(&first[..], b"1  a\n2  b\n");
+        let more = BTreeMap::from([("c".to_owned(), "3".to_owned())]);
+        assert_eq!(&merge_sums(Some(&first), &more)[..], b"1  a\n2  b\n3  c\n");
+        assert_eq!(merge_sums(Some(&first), &new), first);
+    }
+}

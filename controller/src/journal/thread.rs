@@ -1,0 +1,60 @@
+//! The journal on a thread of its own.
+//!
+//! It blocks on the disk. On the runtime's pool for blocking work it would stand in line behind whatever else blocks there,
+//! and with it the whole farm.
+
+use super::{Journal, JournalError};
+use std::path::PathBuf;
+use std::sync::mpsc;
+use tokio::sync::oneshot;
+
+type Work = Box<dyn FnOnce(&mut dyn Journal) + Send>;
+
+/// A journal that is asked from async code, one thing at a time.
+pub(crate) struct JournalThread {
+    work: mpsc::Sender<Work>,
+    closed: oneshot::Receiver<()>,
+}
+
+impl JournalThread {
+    /// Gives `journal` a thread.
+    ///
+    /// # Errors
+    /// [`JournalError::Io`] if the system has no thread to give.
+    pub(crate) fn start(mut journal: Box<dyn Journal>) -> Result<Self, JournalError> {
+        let (work, orders) = mpsc::channel::<Work>();
+        let (done, closed) = oneshot::channel();
+        let keep = move || {
+            for work in orders {
+                work(&mut *journal);
+            }
+            drop(journal);
+            // Nobody waits if the driver was dropped rather than stopped.
+            let _ = done.send(());
+        };
+        let started = std::thread::Builder::new().name("journal".to_owned()).spawn(keep);
+        let path = PathBuf::from("the journal");
+        started.map_err(|source| JournalError::Io { what: "start the thread of", path, source })?;
+        Ok(Self { work, closed })
+    }
+
+    /// Does `work` with the journal.
+    pub(crate) async fn run<T, F>(&self, work: F) -> T
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut dyn Journal) -> T + Send + 'static,
+    {
+        let (reply, answer) = oneshot::channel();
+        // Whoever asked may be gone; the work is done all the same.
+        let work = Box::new(move |journal: &mut dyn Journal| drop(reply.send(work(journal))));
+        self.work.send(work).expect("the journal does not panic");
+        answer.await.expect("the journal does not panic")
+    }
+
+    /// Closes the journal; when this returns, another process can open it.
+    pub(crate) async fn close(self) {
+        drop(self.work);
+        // An error says that the thread is gone, and the journal with it.
+        let _ = self.closed.await;
+    }
+}

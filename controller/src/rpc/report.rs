@@ -1,0 +1,130 @@
+//! A report of an attempt's end: what it says is there must be there, complete and checked, before the farm hears of it.
+
+use super::worker::{Workers, lease_of};
+use super::{bad_request, cache_status, command_status};
+use railyard_common::blob::{Artifact, Blob, Image};
+use railyard_common::id::WorkerName;
+use railyard_common::job::JobSpec;
+use railyard_common::layout;
+use railyard_common::outcome::OutcomeKind;
+use railyard_common::path::RelPath;
+use railyard_core::{Command, Report};
+use railyard_proto::v1;
+use railyard_service::convert::{self, FromProto as _, LIST_MAX_LEN};
+use railyard_service::rpc_error;
+use std::collections::BTreeSet;
+use tonic::{Code, Status};
+
+impl Workers {
+    /// What the report says is there must be there, complete and checked.
+    async fn settle(&self, report: &v1::ReportRequest) -> Result<(), Status> {
+        convert::at_most("uploads", report.uploads.len(), LIST_MAX_LEN, "entries")?;
+        for upload in &report.uploads {
+            convert::at_most("uploads.etags", upload.etags.len(), LIST_MAX_LEN, "entries")?;
+            let blob: Blob = convert::required("uploads.blob", upload.blob.clone())?;
+            let completed = self.cache.complete_upload(&blob, &upload.upload_id, &upload.etags).await;
+            completed.map_err(|error| cache_status(&error))?;
+        }
+        Ok(())
+    }
+
+    /// Checks the report and hands it to the farm.
+    pub(super) async fn take_report(&self, worker: WorkerName, mut request: v1::ReportRequest) -> Result<(), Status> {
+        let lease = lease_of(request.lease)?;
+        let mut report = Report {
+            lease,
+            worker: worker.clone(),
+            outcome: convert::required("outcome", request.outcome.take())?,
+            artifacts: Vec::new(),
+            image: None,
+            log_bytes: request.log_bytes,
+        };
+        let spec = self.farm.read(move |farm, _| (farm.holder(lease).cloned(), farm.spec(lease.job).cloned())).await;
+        let (holder, spec) = spec.map_err(command_status)?;
+        let succeeded = report.outcome.kind == OutcomeKind::Succeeded;
+        if let (Some(spec), true, true) = (spec, succeeded, holder.as_ref() == Some(&worker)) {
+            self.settle(&request).await?;
+            report.artifacts = self.artifacts(&spec, std::mem::take(&mut request.artifacts)).await?;
+            report.image = self.image(&spec, request.image.take()).await?;
+        }
+        // Decides once more whether the lease is live: it may have ended while the uploads were checked.
+        self.farm.decide(Command::Report(Box::new(report))).await.map_err(command_status)?;
+        Ok(())
+    }
+
+    /// The blob as the cache holds it.
+    async fn stored(&self, claimed: &Blob, what: &str) -> Result<Blob, Status> {
+        let found = self.cache.find(&claimed.digest).await.map_err(|error| cache_status(&error))?;
+        match found {
+            Some(found) if found.size_bytes == claimed.size_bytes => Ok(found),
+            Some(found) => {
+                let message =
+                    format!("{what} has {} bytes in the cache, {} were reported", found.size_bytes, claimed.size_bytes);
+                Err(rpc_error::refusal(Code::DataLoss, rpc_error::BAD_UPLOAD, message))
+            }
+            None => {
+                let message = format!("{what} ({}) is not in the cache; upload it before the report", claimed.digest);
+                Err(rpc_error::refusal(Code::FailedPrecondition, rpc_error::BAD_UPLOAD, message))
+            }
+        }
+    }
+
+    async fn artifacts(&self, spec: &JobSpec, claimed: Vec<v1::Artifact>) -> Result<Vec<Artifact>, Status> {
+        let mut artifacts: Vec<Artifact> = Vec::new();
+        let mut seen = BTreeSet::new();
+        for mut artifact in convert::list::<_, Artifact>("artifacts", claimed)? {
+            if !seen.insert(artifact.path.clone()) {
+                return Err(bad_request(format!("the report names {} twice", artifact.path)));
+            }
+            artifact.blob = self.stored(&artifact.blob, artifact.path.as_str()).await?;
+            artifact.published = published(spec, &artifact)?;
+            artifacts.push(artifact);
+        }
+        all_outputs_there(spec, &artifacts)?;
+        Ok(artifacts)
+    }
+
+    async fn image(&self, spec: &JobSpec, claimed: Option<v1::Image>) -> Result<Option<Image>, Status> {
+        let Some(claimed) = claimed else {
+            return if spec.run.commit {
+                Err(bad_request("the step commits its image, and the report has none"))
+            } else {
+                Ok(None)
+            };
+        };
+        let mut image = Image::from_proto(claimed)?;
+        image.config = self.stored(&image.config, "the image's configuration").await?;
+        for (index, layer) in image.layers.iter_mut().enumerate() {
+            *layer = self.stored(layer, &format!("layer {index} of the image")).await?;
+        }
+        Ok(Some(image))
+    }
+}
+
+/// A success leaves every output that the step promises.
+fn all_outputs_there(spec: &JobSpec, artifacts: &[Artifact]) -> Result<(), Status> {
+    let missing = spec.run.outputs.iter().filter(|output| !output.optional).find(|output| {
+        let matcher = output.glob.matcher();
+        !artifacts.iter().any(|artifact| matcher.is_match(artifact.path.as_str()))
+    });
+    missing.map_or(Ok(()), |output| {
+        Err(bad_request(format!(
+            "the report of {}'s success has no artifact for its output {}",
+            spec.name, output.glob
+        )))
+    })
+}
+
+/// Where an artifact is published: the plan says, not the worker.
+fn published(spec: &JobSpec, artifact: &Artifact) -> Result<Option<RelPath>, Status> {
+    let mut outputs = spec.run.outputs.iter().filter(|output| output.glob.matcher().is_match(artifact.path.as_str()));
+    let Some(first) = outputs.next() else {
+        return Err(bad_request(format!("{} is not an output of {}", artifact.path, spec.name)));
+    };
+    let publish = first.publish.as_ref().or_else(|| outputs.find_map(|output| output.publish.as_ref()));
+    let path = publish.map(|dir| dir.join(artifact.path.file_name())).transpose().map_err(bad_request)?;
+    match path {
+        Some(path) if !layout::is_publishable(&path) => Err(bad_request(format!("nothing can be published at {path}"))),
+        path => Ok(path),
+    }
+}
