@@ -15,6 +15,9 @@ use tokio::sync::OwnedMutexGuard;
 /// Names the boot of the host's kernel in which the files were written.
 const BOOT_FILE: &str = "host-boot";
 
+/// What a fetch adds to a blob's name until it is whole.
+const PART: &str = "part";
+
 /// Where the kernel tells its boot.
 const KERNEL_BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
@@ -75,7 +78,8 @@ pub enum Claim {
     Fetch(Fetch),
 }
 
-/// The right to fetch a blob; whoever wants the same one waits until this is dropped.
+/// The right to fetch a blob; whoever wants the same one waits until this is dropped. What a fetch that failed has
+/// written goes with it: nothing counts it, so nothing else would make room.
 #[derive(Debug)]
 pub struct Fetch {
     blobs: Blobs,
@@ -98,6 +102,25 @@ impl Fetch {
         let size_bytes = fs::metadata(&self.path).map_err(DiskError::at("read", &self.path))?.len();
         Ok(self.blobs.add(self.digest, size_bytes))
     }
+
+    /// The disk is full: removes every blob that nobody holds. `false` if there was none.
+    pub fn make_room(&self) -> bool {
+        let freed_bytes = self.blobs.shared.evict(&mut self.blobs.shared.shelf(), 0);
+        tracing::warn!(digest = %self.digest, freed_bytes, "the disk is full; removed the blobs that nobody holds");
+        freed_bytes > 0
+    }
+}
+
+impl Drop for Fetch {
+    fn drop(&mut self) {
+        // Nothing is there if the fetch went well, or never began.
+        match fs::remove_file(self.path.with_extension(PART)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(digest = %self.digest, %error, "cannot remove what a failed fetch has written");
+            }
+            _ => {}
+        }
+    }
 }
 
 impl Drop for Held {
@@ -106,7 +129,7 @@ impl Drop for Held {
         if let Some(entry) = shelf.entries.get_mut(&self.digest) {
             entry.holders = entry.holders.saturating_sub(1);
         }
-        self.shared.evict(&mut shelf);
+        self.shared.evict(&mut shelf, self.shared.max_bytes);
     }
 }
 
@@ -131,7 +154,7 @@ impl Blobs {
         fs::write(dir.join(BOOT_FILE), boot).map_err(DiskError::at("write", dir))?;
         let shelf = Mutex::new(scan(dir)?);
         let shared = Shared { dir: dir.to_owned(), max_bytes, shelf, fetching: Keyed::default() };
-        shared.evict(&mut shared.shelf());
+        shared.evict(&mut shared.shelf(), max_bytes);
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -192,22 +215,25 @@ impl Shared {
         self.shelf.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Removes what was used least recently and is not held, until the rest fits.
-    fn evict(&self, shelf: &mut Shelf) {
-        let mut total: u64 = shelf.entries.values().map(|entry| entry.size_bytes).sum();
-        while total > self.max_bytes {
+    /// Removes what was used least recently and is not held, until the rest is within `limit_bytes`. Returns how many
+    /// bytes that were.
+    fn evict(&self, shelf: &mut Shelf, limit_bytes: u64) -> u64 {
+        let before: u64 = shelf.entries.values().map(|entry| entry.size_bytes).sum();
+        let mut total = before;
+        while total > limit_bytes {
             let free = shelf.entries.iter().filter(|(_, entry)| entry.holders == 0);
-            let Some(oldest) = free.min_by_key(|(_, entry)| entry.used_at).map(|(digest, _)| *digest) else { return };
+            let Some(oldest) = free.min_by_key(|(_, entry)| entry.used_at).map(|(digest, _)| *digest) else { break };
             let path = self.dir.join(oldest.hex());
             match fs::remove_file(&path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
                     tracing::warn!(path = %path.display(), %error, "cannot remove a blob that is over the limit");
-                    return;
+                    break;
                 }
                 _ => {}
             }
             total -= shelf.entries.remove(&oldest).map_or(0, |entry| entry.size_bytes);
         }
+        before - total
     }
 }
 
@@ -286,5 +312,22 @@ mod tests {
         blobs.adopt(&file, Digest::of(b"out")).await;
         fs::remove_file(&file).unwrap();
         assert_eq!(fs::read(blobs.hold(Digest::of(b"out")).unwrap().path()).unwrap(), b"out");
+    }
+
+    #[tokio::test]
+    async fn a_fetch_that_failed_leaves_nothing_and_a_full_disk_makes_room() {
+        let dir = tempfile::tempdir().unwrap();
+        let blobs = Blobs::open(dir.path(), 100).unwrap();
+        let files = || fs::read_dir(dir.path()).unwrap().count() - 1;
+        drop(get(&blobs, "unheld").await);
+        let held = get(&blobs, "held").await;
+        let Claim::Fetch(fetch) = blobs.claim(Digest::of(b"new")).await else { panic!("it is here already") };
+        fs::write(fetch.path().with_extension(PART), "ne").unwrap();
+        assert_eq!(files(), 3);
+        assert!(fetch.make_room() && held.path().exists());
+        assert_eq!(files(), 2);
+        assert!(!fetch.make_room(), "what is held stays");
+        drop(fetch);
+        assert_eq!(files(), 1);
     }
 }

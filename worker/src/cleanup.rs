@@ -1,25 +1,56 @@
 //! What an earlier life of this worker left behind, removed. Only what carries this worker's own marks.
+//!
+//! One thing that cannot be removed is no reason not to work: it is told, and tried again. Without an engine there is
+//! nothing to do at all.
 
-use crate::disk::{DiskError, remove_tree};
-use crate::images::ShelfError;
-use crate::runtime::labels;
+use crate::disk::remove_tree;
+use crate::runtime::{Runtime, RuntimeError, labels};
 use crate::workshop::Workshop;
+use railyard_service::task;
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+/// Between tries to remove a container that the engine does not let go.
+const REMOVE_RETRY: Duration = Duration::from_secs(2);
 
 /// Removes this worker's containers and job directories.
 ///
 /// # Errors
-/// [`ShelfError`] if the engine or the disk fails; what could be removed before is removed.
-pub async fn jobs(shop: &Workshop) -> Result<(), ShelfError> {
+/// [`RuntimeError`] if no engine answers.
+pub async fn jobs(shop: &Workshop) -> Result<(), RuntimeError> {
     let own = [(labels::FARM, shop.farm.as_str()), (labels::WORKER, shop.config.name.as_str())];
     let own = own.map(|(key, value)| (key.to_owned(), value.to_owned()));
-    for container in shop.runtime.containers(&own).await? {
+    let containers = match shop.runtime.containers(&own).await {
+        Err(error) if !error.is_unreachable() => {
+            tracing::warn!(%error, "containers of an earlier life cannot be found");
+            Vec::new()
+        }
+        found => found?,
+    };
+    for container in containers {
         tracing::info!(container, "removing a container of an earlier life");
-        shop.runtime.remove(&container).await?;
+        match shop.runtime.remove(&container).await {
+            Err(error) if !error.is_unreachable() => {
+                tracing::warn!(container, %error, "a container could not be removed; trying on");
+                let runtime = shop.runtime.clone();
+                task::spawn("remove-container", async move { remove_until_gone(&*runtime, &container).await });
+            }
+            removed => removed?,
+        }
     }
-    let jobs = shop.data.jobs();
-    let mut entries = tokio::fs::read_dir(&jobs).await.map_err(DiskError::at("read", &jobs))?;
-    while let Some(entry) = entries.next_entry().await.map_err(DiskError::at("read", &jobs))? {
-        remove_tree(&entry.path()).await?;
+    if let Err(error) = directories(&shop.data.jobs()).await {
+        tracing::warn!(%error, "directories of an earlier life cannot be found");
+    }
+    Ok(())
+}
+
+async fn directories(jobs: &Path) -> io::Result<()> {
+    let mut entries = tokio::fs::read_dir(jobs).await?;
+    while let Some(entry) = entries.next_entry().await? {
+        if let Err(error) = remove_tree(&entry.path()).await {
+            tracing::warn!(error = railyard_service::error_chain(&error), "the next start tries again");
+        }
     }
     Ok(())
 }
@@ -27,7 +58,21 @@ pub async fn jobs(shop: &Workshop) -> Result<(), ShelfError> {
 /// Removes images that no build on record keeps.
 ///
 /// # Errors
-/// [`ShelfError`].
-pub async fn images(shop: &Workshop) -> Result<(), ShelfError> {
-    Ok(shop.shelf.sweep().await?)
+/// [`RuntimeError`] if no engine answers.
+pub async fn images(shop: &Workshop) -> Result<(), RuntimeError> {
+    match shop.shelf.sweep().await {
+        Err(error) if !error.is_unreachable() => {
+            tracing::warn!(%error, "images of an earlier life cannot be removed; the next start tries again");
+            Ok(())
+        }
+        swept => swept,
+    }
+}
+
+/// Removes a container, as soon as the engine lets it go.
+pub async fn remove_until_gone(runtime: &dyn Runtime, container: &str) {
+    while let Err(error) = runtime.remove(container).await {
+        tracing::debug!(container, %error, "a container could still not be removed");
+        tokio::time::sleep(REMOVE_RETRY).await;
+    }
 }

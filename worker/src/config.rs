@@ -25,7 +25,8 @@ pub struct WorkerConfig {
     /// Directory for job directories and fetched blobs. The worker owns it alone; it should be on a fast, big disk.
     pub data_dir: PathBuf,
     /// `data_dir` as the engine's host sees it. Needed where the worker runs in a container and uses the host's
-    /// engine: bind mounts are resolved on the host. Default: the same as `data_dir`.
+    /// engine: bind mounts are resolved on the host. Such a worker also needs the host's `/dev` mounted at its own, or it
+    /// offers jobs no devices. Default: the same as `data_dir`.
     #[serde(default)]
     pub host_data_dir: Option<PathBuf>,
     /// The engine's socket. Default: `/var/run/docker.sock`.

@@ -5,7 +5,7 @@ use crate::cleanup;
 use crate::disk::free_bytes;
 use crate::host;
 use crate::link::{self, LinkEvent, LinkRefused};
-use crate::session::{Action, Session};
+use crate::session::{Action, Session, Verdict};
 use crate::workshop::Workshop;
 use anyhow::Context as _;
 use railyard_common::id::{BuildId, LeaseId};
@@ -61,9 +61,9 @@ pub struct Daemon {
     standing: Standing,
     /// How each running attempt is told to stop.
     stops: BTreeMap<LeaseId, watch::Sender<Option<Stop>>>,
-    /// Orders between their arrival and their start.
-    orders: BTreeMap<LeaseId, Order>,
     attempts: JoinSet<()>,
+    /// Builds that are over, while their images go.
+    forgetting: BTreeMap<BuildId, AbortOnDropHandle<()>>,
     events: mpsc::Sender<Event>,
     /// Where messages go while a stream is open.
     outbound: Option<mpsc::Sender<v1::WorkerMessage>>,
@@ -89,8 +89,8 @@ impl Daemon {
             session: Session::new(),
             standing: Standing::Working,
             stops: BTreeMap::new(),
-            orders: BTreeMap::new(),
             attempts: JoinSet::new(),
+            forgetting: BTreeMap::new(),
             events,
             outbound: None,
             heartbeat: HEARTBEAT,
@@ -278,24 +278,30 @@ impl Daemon {
         let lease = proto.lease;
         let order = match Order::from_proto(proto) {
             Ok(order) => order,
-            Err(error) => return self.refuse(lease, &format!("the order cannot be used: {error}")),
+            Err(error) => {
+                let why = format!("the order cannot be used: {error}");
+                return self.give_back(lease, Outcome::new(OutcomeKind::Refused, Reason::Unsupported, why));
+            }
         };
         let ttl = Duration::from_millis(order.ttl_millis.into());
-        let actions = self.session.handle_order(self.now(), order.lease, ttl);
-        self.orders.insert(order.lease, order);
-        self.act(actions);
-        self.orders.clear();
+        match self.session.handle_order(self.now(), order.lease, ttl) {
+            Verdict::Start => self.start(order),
+            Verdict::Known => {}
+            Verdict::Late => {
+                let why = "the order took so long to arrive that its lease may be over";
+                self.give_back(lease, Outcome::new(OutcomeKind::Lost, Reason::WorkerGone, why));
+            }
+        }
     }
 
-    /// An order that makes no sense is told so, or its lease would have to expire.
-    fn refuse(&self, lease: Option<v1::LeaseId>, why: &str) {
-        tracing::error!(?lease, why, "an order was refused");
-        let outcome = Outcome::new(OutcomeKind::Refused, Reason::Unsupported, why);
+    /// An order that is not begun is reported at once, or its lease would have to expire.
+    fn give_back(&self, lease: Option<v1::LeaseId>, outcome: Outcome) {
+        tracing::error!(?lease, why = outcome.message, "an order was not begun");
         let report = v1::ReportRequest { lease, outcome: Some(outcome.to_proto()), ..Default::default() };
         let uplink = self.shop.uplink.clone();
-        task::spawn("refuse", async move {
+        task::spawn("give-back", async move {
             if let Err(error) = uplink.report(&report).await {
-                tracing::warn!(%error, "a refusal could not be reported");
+                tracing::warn!(%error, "an order that was not begun could not be reported");
             }
         });
     }
@@ -319,7 +325,6 @@ impl Daemon {
     fn act(&mut self, actions: Vec<Action>) {
         for action in actions {
             match action {
-                Action::Start(lease) => self.start(lease),
                 Action::Cancel { lease, reason } => self.stop(lease, Stop::Cancelled(reason)),
                 Action::Fence { lease, silent_for } => self.stop(lease, Stop::Fenced { silent_for }),
                 Action::Abandon(lease) => self.stop(lease, Stop::Abandoned),
@@ -327,11 +332,14 @@ impl Daemon {
         }
     }
 
-    fn start(&mut self, lease: LeaseId) {
-        let Some(order) = self.orders.remove(&lease) else { return };
+    fn start(&mut self, order: Order) {
+        let lease = order.lease;
         if self.stops.contains_key(&lease) {
-            return;
+            // Given up as lost, and its attempt still cleans up: it is not begun twice, and so not held either.
+            return self.session.handle_done(lease);
         }
+        // A build that is resumed wants its images again.
+        self.forgetting.remove(&order.build);
         // One that comes while we are leaving is given back at once.
         let at_once = (!matches!(self.standing, Standing::Working)).then_some(Stop::Drained);
         let (stop, told) = watch::channel(at_once);
@@ -365,13 +373,14 @@ impl Daemon {
     }
 
     /// The build is over: its images go, when nothing uses them any more.
-    fn forget(&self, build: &str) {
+    fn forget(&mut self, build: &str) {
         let build: BuildId = match build.parse() {
             Ok(build) => build,
             Err(error) => return tracing::warn!(%error, "the controller named a build that is none"),
         };
-        let shop = self.shop.clone();
-        task::spawn("forget", async move {
+        self.forgetting.retain(|_, task| !task.is_finished());
+        let (shop, over) = (self.shop.clone(), build.clone());
+        let task = task::spawn("forget", async move {
             for _ in 0..FORGET_TRIES {
                 if let Err(error) = shop.shelf.forget(&build).await {
                     tracing::warn!(%build, %error, "a build's images could not be removed");
@@ -382,6 +391,7 @@ impl Daemon {
                 tokio::time::sleep(FORGET_PAUSE).await;
             }
         });
+        self.forgetting.insert(over, AbortOnDropHandle::new(task));
     }
 }
 

@@ -1,7 +1,7 @@
 //! What a job takes in: blobs from the cache, laid out as its container will see them.
 
 use crate::attempt::fault::Fault;
-use crate::blobs::{Claim, Held};
+use crate::blobs::{Claim, Fetch, Held};
 use crate::disk::DiskError;
 use crate::workshop::Workshop;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
@@ -41,18 +41,21 @@ pub async fn fetch_one(shop: &Workshop, lease: LeaseId, blob: &Blob) -> Result<H
     match shop.blobs.claim(blob.digest).await {
         Claim::Here(held) => Ok(held),
         Claim::Fetch(fetch) => {
-            pull(shop, lease, blob, fetch.path()).await?;
+            pull(shop, lease, blob, &fetch).await?;
             Ok(fetch.done()?)
         }
     }
 }
 
-async fn pull(shop: &Workshop, lease: LeaseId, blob: &Blob, path: &Path) -> Result<(), Fault> {
-    for n in 1.. {
+async fn pull(shop: &Workshop, lease: LeaseId, blob: &Blob, fetch: &Fetch) -> Result<(), Fault> {
+    let mut fresh_urls = FRESH_URLS;
+    let mut made_room = false;
+    loop {
         let urls = shop.uplink.prepare_download(lease, std::slice::from_ref(blob)).await?;
         let Some(url) = urls.first() else { break };
-        match shop.transfer.pull(url, blob, path, &railyard_transfer::silent).await {
-            Err(TransferError::Expired { .. }) if n < FRESH_URLS => {}
+        match shop.transfer.pull(url, blob, fetch.path(), &railyard_transfer::silent).await {
+            Err(TransferError::Expired { .. }) if fresh_urls > 1 => fresh_urls -= 1,
+            Err(TransferError::DiskFull { .. }) if !made_room && fetch.make_room() => made_room = true,
             other => return Ok(other?),
         }
     }

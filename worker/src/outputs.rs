@@ -6,7 +6,7 @@
 use crate::disk::DiskError;
 use railyard_common::job::OutputSpec;
 use railyard_common::path::{Glob, RelPath};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::{Component, Path, PathBuf};
@@ -16,6 +16,12 @@ pub const WORK_DIR: &str = "/work";
 
 /// Most artifacts of one job: what a report can carry.
 const ARTIFACTS_MAX: usize = 10_000;
+
+/// Most matches that are looked at: one file may match several outputs, and a link to a directory is no artifact.
+const MATCHES_MAX: usize = 10 * ARTIFACTS_MAX;
+
+/// Of a name that is too long, so much is shown.
+const NAME_SHOWN_CHARS: usize = 100;
 
 /// Links behind links that are followed: what the kernel does.
 const LINKS_MAX: usize = 40;
@@ -66,19 +72,30 @@ struct Entry {
     kind: fs::FileType,
 }
 
+/// What is worth remembering of a work directory; it may hold millions of files.
+#[derive(Default)]
+struct Seen {
+    /// Of each output, what it matches.
+    matched: Vec<Vec<Entry>>,
+    matches: usize,
+    /// The first names, for a message.
+    first: BTreeSet<String>,
+    files: usize,
+}
+
 /// Finds the files that the outputs name. Links are resolved, but none that leads out of `work`.
 ///
 /// # Errors
 /// [`OutputError`], which names the output or the file.
 pub fn find(work: &Path, outputs: &[OutputSpec]) -> Result<Vec<Found>, OutputError> {
     let work = work.canonicalize().map_err(DiskError::at("read", work))?;
-    let entries = walk(&work)?;
+    let mut seen = walk(&work, outputs)?;
     let mut found: BTreeMap<RelPath, Found> = BTreeMap::new();
-    for output in outputs {
-        let matcher = output.glob.matcher();
+    for (output, mut entries) in outputs.iter().zip(std::mem::take(&mut seen.matched)) {
+        entries.sort_by(|a, b| a.name.cmp(&b.name));
         let mut matched = false;
-        for entry in entries.iter().filter(|entry| matcher.is_match(&entry.name)) {
-            if let Some(one) = artifact(&work, entry, output)? {
+        for entry in entries {
+            if let Some(one) = artifact(&work, &entry, output)? {
                 matched = true;
                 let known = found.entry(one.path.clone()).or_insert_with(|| one.clone());
                 // The first output that publishes a file decides where.
@@ -86,30 +103,61 @@ pub fn find(work: &Path, outputs: &[OutputSpec]) -> Result<Vec<Found>, OutputErr
             }
         }
         if !matched && !output.optional {
-            return Err(OutputError::Missing { glob: output.glob.clone(), present: present(&work, &entries) });
+            return Err(OutputError::Missing { glob: output.glob.clone(), present: present(&work, &seen) });
         }
     }
     check(found.into_values().collect())
 }
 
-/// Everything below `work` but directories, sorted by name. Links to directories are not followed.
-fn walk(work: &Path) -> Result<Vec<Entry>, DiskError> {
-    let mut entries = Vec::new();
+/// Looks at everything below `work` but directories. Links to directories are not followed.
+fn walk(work: &Path, outputs: &[OutputSpec]) -> Result<Seen, OutputError> {
+    let matchers: Vec<_> = outputs.iter().map(|output| output.glob.matcher()).collect();
+    let mut seen = Seen { matched: outputs.iter().map(|_| Vec::new()).collect(), ..Seen::default() };
     let mut dirs = vec![(work.to_owned(), String::new())];
     while let Some((dir, prefix)) = dirs.pop() {
-        for entry in fs::read_dir(&dir).map_err(DiskError::at("read", &dir))? {
+        for entry in fs::read_dir(&dir).map_err(|error| unreadable(&dir, &prefix, error))? {
             let entry = entry.map_err(DiskError::at("read", &dir))?;
-            let kind = entry.file_type().map_err(DiskError::at("read", &entry.path()))?;
             let name = format!("{prefix}{}", entry.file_name().to_string_lossy());
+            let kind = entry.file_type().map_err(|error| unreadable(&entry.path(), &name, error))?;
             if kind.is_dir() {
                 dirs.push((entry.path(), format!("{name}/")));
-            } else {
-                entries.push(Entry { name, path: entry.path(), kind });
+                continue;
             }
+            for (matched, _) in seen.matched.iter_mut().zip(&matchers).filter(|(_, matcher)| matcher.is_match(&name)) {
+                matched.push(Entry { name: name.clone(), path: entry.path(), kind });
+                seen.matches += 1;
+            }
+            if seen.matches > MATCHES_MAX {
+                return Err(too_many(name));
+            }
+            seen.note(name);
         }
     }
-    entries.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(entries)
+    Ok(seen)
+}
+
+impl Seen {
+    fn note(&mut self, name: String) {
+        self.files += 1;
+        self.first.insert(name);
+        if self.first.len() > NAMED_MAX {
+            self.first.pop_last();
+        }
+    }
+}
+
+/// The script can nest directories deeper than the system can name; everything else is this disk's fault.
+fn unreadable(path: &Path, name: &str, error: io::Error) -> OutputError {
+    if error.kind() != io::ErrorKind::InvalidFilename {
+        return DiskError::at("read", path)(error).into();
+    }
+    let path = format!("{}…", name.chars().take(NAME_SHOWN_CHARS).collect::<String>());
+    OutputError::Bad { path, why: format!("its path has {} bytes, more than the system takes", name.len()) }
+}
+
+fn too_many(path: String) -> OutputError {
+    let why = format!("the outputs match more than {ARTIFACTS_MAX} files; pack them into an archive");
+    OutputError::Bad { path, why }
 }
 
 /// The artifact that a matched entry is; `None` for a link to a directory, which an output does not mean.
@@ -163,8 +211,7 @@ fn resolve(work: &Path, link: &Path) -> Result<PathBuf, String> {
 /// Limits, and no two artifacts at one published path.
 fn check(found: Vec<Found>) -> Result<Vec<Found>, OutputError> {
     if let Some(beyond) = found.get(ARTIFACTS_MAX) {
-        let why = format!("the outputs match more than {ARTIFACTS_MAX} files; pack them into an archive");
-        return Err(OutputError::Bad { path: beyond.path.to_string(), why });
+        return Err(too_many(beyond.path.to_string()));
     }
     let mut taken: BTreeMap<&RelPath, &RelPath> = BTreeMap::new();
     for one in &found {
@@ -179,14 +226,14 @@ fn check(found: Vec<Found>) -> Result<Vec<Found>, OutputError> {
 }
 
 /// What there is, for the person whose output is missing.
-fn present(work: &Path, entries: &[Entry]) -> String {
-    if entries.is_empty() {
+fn present(work: &Path, seen: &Seen) -> String {
+    if seen.files == 0 {
         let dirs = fs::read_dir(work).map_or(0, Iterator::count);
         let only = if dirs > 0 { "has only empty directories" } else { "is empty" };
         return format!("the work directory {only}");
     }
-    let names: Vec<&str> = entries.iter().take(NAMED_MAX).map(|entry| entry.name.as_str()).collect();
-    let more = match entries.len().saturating_sub(NAMED_MAX) {
+    let names: Vec<&str> = seen.first.iter().map(String::as_str).collect();
+    let more = match seen.files.saturating_sub(NAMED_MAX) {
         0 => String::new(),
         more => format!(" and {more} more"),
     };
@@ -246,6 +293,31 @@ mod tests {
         assert_eq!(message, "no file matches the output `*.raw`; the work directory has disk.img");
         let optional = OutputSpec { optional: true, ..output("*.raw") };
         assert_eq!(find(dir.path(), &[optional]).unwrap(), []);
+    }
+
+    #[test]
+    fn of_many_files_the_first_are_named() {
+        let dir = tempfile::tempdir().unwrap();
+        for n in (0..50).rev() {
+            fs::write(dir.path().join(format!("{n:02}")), "").unwrap();
+        }
+        let message = names(dir.path(), &["*.raw"]).unwrap_err().to_string();
+        assert!(message.ends_with("the work directory has 00, 01, 02, 03, 04, 05, 06, 07, 08, 09, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19 and 30 more"), "{message}");
+    }
+
+    #[test]
+    fn directories_deeper_than_can_be_named_are_the_step_s_fault() {
+        let dir = tempfile::tempdir().unwrap();
+        // From the inside out: no path that is used here is long.
+        let (inner, outer) = (dir.path().join("inner"), dir.path().join("outer"));
+        fs::create_dir(&inner).unwrap();
+        for _ in 0..20 {
+            fs::create_dir(&outer).unwrap();
+            fs::rename(&inner, outer.join("d".repeat(250))).unwrap();
+            fs::rename(&outer, &inner).unwrap();
+        }
+        let error = names(dir.path(), &["*.raw"]).unwrap_err();
+        assert!(matches!(&error, OutputError::Bad { path, .. } if path.starts_with("inner/ddd")), "{error}");
     }
 
     #[test]

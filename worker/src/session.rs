@@ -24,8 +24,6 @@ const HEARTBEATS_PER_LEASE: u32 = 6;
 /// What the session wants done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Start the attempt.
-    Start(LeaseId),
     /// Stop the container, clean up, report that it was cancelled.
     Cancel {
         /// Which.
@@ -44,21 +42,35 @@ pub enum Action {
     Abandon(LeaseId),
 }
 
+/// What becomes of an order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Start the attempt: the lease is held from now on.
+    Start,
+    /// It is held already.
+    Known,
+    /// Its lease may be over: it must not be begun.
+    Late,
+}
+
 /// A lease that this worker holds.
 #[derive(Clone, Debug)]
 struct Held {
     ttl: Duration,
     /// When the last acknowledged heartbeat with this lease was sent.
     confirmed_at: Duration,
+    phase: Phase,
     standing: Standing,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Standing {
     /// Its container runs, or will.
-    Live(Phase),
-    /// It was told to stop; its result is still to be reported.
-    Stopping(Phase),
+    Live,
+    /// It was told to stop, and its container may take a while for that.
+    Cancelled,
+    /// Its container was to be gone at once; the result is still to be reported.
+    Fenced,
 }
 
 impl Held {
@@ -69,14 +81,9 @@ impl Held {
     /// When it must be fenced, if it must be at all: what has no container any more only waits to be reported.
     fn fence_at(&self) -> Option<Duration> {
         match self.standing {
-            Standing::Live(Phase::Upload) | Standing::Stopping(_) => None,
-            Standing::Live(_) => Some((self.confirmed_at + self.ttl).saturating_sub(self.margin())),
-        }
-    }
-
-    fn phase(&self) -> Phase {
-        match self.standing {
-            Standing::Live(phase) | Standing::Stopping(phase) => phase,
+            Standing::Fenced => None,
+            Standing::Live | Standing::Cancelled if self.phase == Phase::Upload => None,
+            Standing::Live | Standing::Cancelled => Some((self.confirmed_at + self.ttl).saturating_sub(self.margin())),
         }
     }
 }
@@ -108,23 +115,23 @@ impl Session {
 
     /// An order arrived. The same order again, after a reconnect, changes nothing; one that took so long that its
     /// lease may be over is not begun.
-    pub fn handle_order(&mut self, now: Duration, lease: LeaseId, ttl: Duration) -> Vec<Action> {
+    pub fn handle_order(&mut self, now: Duration, lease: LeaseId, ttl: Duration) -> Verdict {
         if self.leases.contains_key(&lease) {
-            return Vec::new();
+            return Verdict::Known;
         }
         // The stream is ordered: the lease was granted after the last heartbeat whose ack arrived here was sent.
         let confirmed_at = self.heartbeats.confirmed_at();
-        let held = Held { ttl, confirmed_at, standing: Standing::Live(Phase::Fetch) };
+        let held = Held { ttl, confirmed_at, phase: Phase::Fetch, standing: Standing::Live };
         if held.fence_at().is_some_and(|at| at <= now) {
-            return Vec::new();
+            return Verdict::Late;
         }
         self.leases.insert(lease, held);
-        vec![Action::Start(lease)]
+        Verdict::Start
     }
 
     /// A heartbeat goes out. Gives its number and what it must say.
     pub fn handle_beat(&mut self, now: Duration) -> (u64, Vec<(LeaseId, Phase)>) {
-        let statuses: Vec<_> = self.leases.iter().map(|(lease, held)| (*lease, held.phase())).collect();
+        let statuses: Vec<_> = self.leases.iter().map(|(lease, held)| (*lease, held.phase)).collect();
         let sequence = self.heartbeats.send(now, statuses.iter().map(|(lease, _)| *lease).collect());
         (sequence, statuses)
     }
@@ -145,8 +152,8 @@ impl Session {
     /// The controller wants the job stopped. Once is enough.
     pub fn handle_cancel(&mut self, lease: LeaseId, reason: String) -> Vec<Action> {
         match self.leases.get_mut(&lease) {
-            Some(Held { standing: standing @ Standing::Live(_), .. }) => {
-                standing.stop();
+            Some(Held { standing: standing @ Standing::Live, .. }) => {
+                *standing = Standing::Cancelled;
                 vec![Action::Cancel { lease, reason }]
             }
             _ => Vec::new(),
@@ -156,10 +163,7 @@ impl Session {
     /// The attempt entered a phase.
     pub fn handle_phase(&mut self, lease: LeaseId, phase: Phase) {
         if let Some(held) = self.leases.get_mut(&lease) {
-            held.standing = match held.standing {
-                Standing::Live(_) => Standing::Live(phase),
-                Standing::Stopping(_) => Standing::Stopping(phase),
-            };
+            held.phase = phase;
         }
     }
 
@@ -178,7 +182,7 @@ impl Session {
         let mut actions = Vec::new();
         for (lease, held) in &mut self.leases {
             if held.fence_at().is_some_and(|at| at <= now) {
-                held.standing.stop();
+                held.standing = Standing::Fenced;
                 actions.push(Action::Fence { lease: *lease, silent_for: now.saturating_sub(held.confirmed_at) });
             }
         }
@@ -202,13 +206,6 @@ impl Session {
 
     fn abandon(&mut self, lost: &[LeaseId]) -> Vec<Action> {
         lost.iter().filter(|lease| self.leases.remove(lease).is_some()).map(|lease| Action::Abandon(*lease)).collect()
-    }
-}
-
-impl Standing {
-    fn stop(&mut self) {
-        let (Self::Live(phase) | Self::Stopping(phase)) = *self;
-        *self = Self::Stopping(phase);
     }
 }
 

@@ -22,6 +22,9 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
 /// Blobs in one request: keeps a request with its signed URLs well below the message limit.
 const BLOBS_PER_CALL: usize = 200;
 
+/// Doubtful refusals in a row that are taken for final: about five minutes of them.
+pub const DOUBTS_MAX: u32 = 64;
+
 /// The controller refused for good.
 #[derive(Debug, thiserror::Error)]
 pub enum UplinkError {
@@ -158,7 +161,7 @@ impl Uplink {
     where
         F: Future<Output = Result<Response<A>, Status>>,
     {
-        let mut tries = 0;
+        let (mut tries, mut doubts) = (0, 0);
         loop {
             let mut request = Request::new(message());
             request.set_timeout(ANSWER_TIMEOUT);
@@ -170,7 +173,12 @@ impl Uplink {
             if is_stale(&status) {
                 return Err(UplinkError::Stale);
             }
-            if !is_passing(&status) {
+            doubts = match standing(&status) {
+                Standing::Passing => 0,
+                Standing::Doubtful => doubts + 1,
+                Standing::Final => DOUBTS_MAX,
+            };
+            if doubts >= DOUBTS_MAX {
                 return Err(UplinkError::Refused { call, status: Box::new(status) });
             }
             tracing::debug!(call, %status, "a call to the controller failed; trying again");
@@ -196,20 +204,39 @@ pub fn is_stale(status: &Status) -> bool {
     rpc_error::reason_of(status).as_deref() == Some(rpc_error::STALE_LEASE)
 }
 
+/// What a refusal means for the next try.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// An outage, or a busy controller: it passes.
+    Passing,
+    /// Something went wrong over there. It may pass; if it does not, waiting on would only hide it.
+    Doubtful,
+    /// The same call is refused again.
+    Final,
+}
+
+/// What a refusal means for the next try.
+pub fn standing(status: &Status) -> Standing {
+    match rpc_error::reason_of(status).as_deref() {
+        Some(rpc_error::BUSY | rpc_error::STOPPING | rpc_error::CACHE) => Standing::Passing,
+        Some(rpc_error::INTERNAL) => Standing::Doubtful,
+        Some(_) => Standing::Final,
+        // Without a reason it does not come from the controller's own code, but from the layers below, there or here.
+        None => match status.code() {
+            Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Aborted | Code::ResourceExhausted => {
+                Standing::Passing
+            }
+            // What a connection that breaks half-way may be told as; and what a bug may be told as.
+            Code::Unknown | Code::Internal => Standing::Doubtful,
+            // A message that is too large is "out of range".
+            _ => Standing::Final,
+        },
+    }
+}
+
 /// Whether the same call may be answered later.
 pub fn is_passing(status: &Status) -> bool {
-    match rpc_error::reason_of(status).as_deref() {
-        Some(rpc_error::BUSY | rpc_error::STOPPING | rpc_error::CACHE | rpc_error::INTERNAL) => true,
-        Some(_) => false,
-        None => !matches!(
-            status.code(),
-            Code::InvalidArgument
-                | Code::NotFound
-                | Code::PermissionDenied
-                | Code::Unauthenticated
-                | Code::Unimplemented
-        ),
-    }
+    standing(status) != Standing::Final
 }
 
 fn expect_len(call: &'static str, got: usize, want: usize) -> Result<(), UplinkError> {
@@ -239,4 +266,23 @@ fn grant(ticket: v1::UploadTicket, asked: &Blob) -> Result<Grant, BadMessage> {
 pub fn finished_upload(finished: Finished) -> v1::FinishedUpload {
     let Finished { blob, upload_id, etags } = finished;
     v1::FinishedUpload { blob: Some(blob.to_proto()), upload_id, etags }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn outages_pass_and_what_is_wrong_with_a_message_does_not() {
+        for code in [Code::Unavailable, Code::DeadlineExceeded, Code::Cancelled] {
+            assert_eq!(standing(&Status::new(code, "")), Standing::Passing, "{code:?}");
+        }
+        for code in [Code::OutOfRange, Code::InvalidArgument, Code::PermissionDenied, Code::FailedPrecondition] {
+            assert_eq!(standing(&Status::new(code, "")), Standing::Final, "{code:?}");
+        }
+        let reason = |reason| standing(&rpc_error::refusal(Code::Unavailable, reason, ""));
+        assert_eq!(reason(rpc_error::BUSY), Standing::Passing);
+        assert_eq!(reason(rpc_error::INTERNAL), Standing::Doubtful);
+        assert_eq!(reason(rpc_error::BAD_UPLOAD), Standing::Final);
+    }
 }

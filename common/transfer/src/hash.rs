@@ -6,6 +6,7 @@ use sha2::{Digest as _, Sha256};
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
+use tokio::task::JoinHandle;
 
 /// Big enough that the system call does not matter, small enough for the second-level cache.
 pub(crate) const READ_BYTES: usize = 256 * 1024;
@@ -47,7 +48,12 @@ pub(crate) fn read_all(from: &mut impl Read, mut see: impl FnMut(&[u8])) -> io::
 
 /// Runs `work` on a blocking thread. A panic there goes on here.
 pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
+    joined(tokio::task::spawn_blocking(work)).await
+}
+
+/// The result of blocking work. A panic in it goes on here.
+pub(crate) async fn joined<T>(handle: JoinHandle<T>) -> T {
+    match handle.await {
         Ok(done) => done,
         Err(error) => match error.try_into_panic() {
             Ok(panic) => std::panic::resume_unwind(panic),

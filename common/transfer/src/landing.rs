@@ -1,7 +1,7 @@
 //! Where pulled bytes land: decoded, hashed and written on a blocking thread, then checked and renamed.
 
 use crate::error::TransferError;
-use crate::hash::{blocking, read_all};
+use crate::hash::{blocking, joined, read_all};
 use bytes::Bytes;
 use railyard_common::blob::{Blob, Encoding};
 use railyard_common::digest::Digest;
@@ -31,6 +31,8 @@ enum Fault {
     Local(io::Error),
     /// More bytes than announced, or bytes that do not decode.
     Content(String),
+    /// Other bytes than were asked for.
+    Digest(Digest),
 }
 
 impl Landing {
@@ -57,31 +59,33 @@ impl Landing {
     pub(crate) async fn finish(self) -> Result<(), TransferError> {
         let Self { chunks, writer, blob, dest, part, url } = self;
         drop(chunks);
-        let written = blocking_join(writer).await;
-        blocking(move || {
-            let corrupt = |why| {
-                // The error that follows says that the bytes are bad; that they also cannot be removed adds nothing.
-                let _ = fs::remove_file(&part);
-                TransferError::Corrupt { url: url.clone(), why }
-            };
-            let hashed = match written {
-                Ok(hashed) => hashed,
-                Err(Fault::Content(why)) => return Err(corrupt(why)),
-                Err(Fault::Local(error)) => return Err(TransferError::local("write", &part)(error)),
-            };
-            if hashed.length != blob.size_bytes {
-                return Err(corrupt(format!("expected {} bytes, got {}", blob.size_bytes, hashed.length)));
-            }
-            let found = Digest::finish(hashed.hasher);
-            if found != blob.digest {
-                let _ = fs::remove_file(&part);
-                return Err(TransferError::WrongDigest { url, expected: blob.digest, found });
-            }
-            hashed.file.sync_data().map_err(TransferError::local("write", &part))?;
-            fs::rename(&part, &dest).map_err(TransferError::local("write", &dest))
-        })
-        .await
+        let written = joined(writer).await;
+        let checked = blocking(move || check(written?, &blob)).await;
+        // Names are changed here and not on the other thread, so that a pull that is dropped changes none afterwards: by
+        // then the next one may be writing a file of the same name. The file stays open, and locked, until it is done.
+        let error = match checked {
+            Ok(_file) => return fs::rename(&part, &dest).map_err(TransferError::local("write", &dest)),
+            Err(Fault::Local(error)) => return Err(TransferError::local("write", &part)(error)),
+            Err(Fault::Content(why)) => TransferError::Corrupt { url, why },
+            Err(Fault::Digest(found)) => TransferError::WrongDigest { url, expected: blob.digest, found },
+        };
+        // The error says that the bytes are bad; that they also cannot be removed adds nothing.
+        let _ = fs::remove_file(&part);
+        Err(error)
     }
+}
+
+/// Checks size and digest, and puts the bytes on the disk.
+fn check(hashed: Hashed, blob: &Blob) -> Result<File, Fault> {
+    if hashed.length != blob.size_bytes {
+        return Err(Fault::Content(format!("expected {} bytes, got {}", blob.size_bytes, hashed.length)));
+    }
+    let found = Digest::finish(hashed.hasher);
+    if found != blob.digest {
+        return Err(Fault::Digest(found));
+    }
+    hashed.file.sync_data().map_err(Fault::Local)?;
+    Ok(hashed.file)
 }
 
 impl Landing {
@@ -89,20 +93,10 @@ impl Landing {
     pub(crate) async fn leave(self, error: &TransferError) {
         drop(self.chunks);
         // Both errors are told already by the one that ended the pull.
-        let _ = blocking_join(self.writer).await;
+        let _ = joined(self.writer).await;
         if matches!(error, TransferError::Corrupt { .. }) {
             let _ = tokio::fs::remove_file(&self.part).await;
         }
-    }
-}
-
-async fn blocking_join<T>(handle: JoinHandle<T>) -> T {
-    match handle.await {
-        Ok(done) => done,
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            Err(_) => std::future::pending().await,
-        },
     }
 }
 

@@ -8,6 +8,7 @@ use crate::runtime::RuntimeError;
 use crate::uplink::UplinkError;
 use bytesize::ByteSize;
 use railyard_common::outcome::{Outcome, OutcomeKind, Reason};
+use railyard_service::error_chain;
 use railyard_transfer::TransferError;
 use std::path::Path;
 
@@ -34,6 +35,11 @@ impl Fault {
     /// An end that is known for what it is.
     pub fn ended(kind: OutcomeKind, reason: Reason, message: impl Into<String>) -> Self {
         Self::Ended(Outcome::new(kind, reason, message))
+    }
+
+    /// Something here panicked.
+    pub fn bug(error: &dyn std::error::Error) -> Self {
+        Self::ended(OutcomeKind::Lost, Reason::Engine, format!("the worker has a bug: {error}"))
     }
 }
 
@@ -84,8 +90,8 @@ impl From<OutputError> for Fault {
     }
 }
 
-/// What is reported; `None` if nobody wants to hear. `data_dir` is where a full disk would be.
-pub fn outcome_of(fault: Fault, data_dir: &Path) -> Option<Outcome> {
+/// What is reported; `None` if nobody wants to hear. `engine_dir` is where the engine's disk is full, if it says so.
+pub fn outcome_of(fault: Fault, engine_dir: &Path) -> Option<Outcome> {
     let lost = |reason, message: String| Some(Outcome::new(OutcomeKind::Lost, reason, message));
     match fault {
         Fault::Stale | Fault::Stopped(Stop::Abandoned) => None,
@@ -102,16 +108,16 @@ pub fn outcome_of(fault: Fault, data_dir: &Path) -> Option<Outcome> {
             lost(Reason::WorkerRestarted, "the worker was stopped; the job can run elsewhere".to_owned())
         }
         Fault::Runtime(error) if error.is_disk_full() => {
-            lost(Reason::DiskFull, disk_full(data_dir, &error.to_string()))
+            lost(Reason::DiskFull, disk_full(engine_dir, &error.to_string()))
         }
         Fault::Runtime(error) => lost(Reason::Engine, error.to_string()),
-        Fault::Disk(error) if error.is_full() => lost(Reason::DiskFull, disk_full(&error.path, &chain(&error))),
-        Fault::Disk(error) => lost(Reason::Engine, chain(&error)),
+        Fault::Disk(error) if error.is_full() => lost(Reason::DiskFull, disk_full(&error.path, &error_chain(&error))),
+        Fault::Disk(error) => lost(Reason::Engine, error_chain(&error)),
         Fault::Transfer(TransferError::DiskFull { path }) => {
             lost(Reason::DiskFull, disk_full(&path, "a file could not be written"))
         }
-        Fault::Transfer(error) => lost(Reason::Transfer, chain(&error)),
-        Fault::Uplink(error) => lost(Reason::Transfer, chain(&error)),
+        Fault::Transfer(error) => lost(Reason::Transfer, error_chain(&error)),
+        Fault::Uplink(error) => lost(Reason::Transfer, error_chain(&error)),
     }
 }
 
@@ -125,16 +131,4 @@ pub fn disk_full(path: &Path, what: &str) -> String {
         "the worker's disk is full: {what}; {free} bytes{human} are free at {}. Free some space there, or give the step a larger `disk`",
         path.display()
     )
-}
-
-/// The error with its causes.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

@@ -5,8 +5,10 @@ pub mod dirs;
 pub mod fault;
 mod report;
 mod spec;
+mod tap;
 pub mod upload;
 
+use crate::cleanup::remove_until_gone;
 use crate::disk::DiskError;
 use crate::images::{prepare, save};
 use crate::inputs;
@@ -15,21 +17,20 @@ use crate::runtime::LocalImage;
 use crate::workshop::Workshop;
 use dirs::JobDir;
 use fault::{Fault, outcome_of};
+use futures_util::FutureExt as _;
 use railyard_common::blob::{Artifact, Blob, Image};
 use railyard_common::id::LeaseId;
 use railyard_common::order::Order;
 use railyard_common::outcome::{LOG_TAIL_LINES, Outcome, OutcomeKind};
 use railyard_proto::v1::Phase;
 use railyard_service::{task, telemetry};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{Instrument as _, Span, field, info_span};
 use upload::Uploads;
-
-/// Between tries to remove a container that the engine does not let go.
-const REMOVE_RETRY: Duration = Duration::from_secs(2);
 
 /// Why an attempt must stop.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,7 +81,11 @@ pub async fn run(shop: Arc<Workshop>, order: Order, stop: watch::Receiver<Option
     );
     telemetry::set_parent(&span, &order.traceparent);
     let lease = order.lease;
-    Attempt { shop, order, stop, events: events.clone() }.run().instrument(span).await;
+    let attempt = Attempt { shop, order, stop, events: events.clone() }.run().instrument(span);
+    // A bug in the last steps must not keep the lease alive for ever: it is not held any more, and expires.
+    if let Err(panic) = caught(attempt).await {
+        tracing::error!(%lease, %panic, "an attempt was given up");
+    }
     // Nobody listens only when the worker is gone already.
     let _ = events.send(Event::Done(lease)).await;
 }
@@ -108,7 +113,7 @@ impl Attempt {
                 }
             }
             Err(error) => {
-                if let Some(outcome) = outcome_of(error.into(), self.shop.data.root()) {
+                if let Some(outcome) = outcome_of(error.into(), self.engine_dir()) {
                     self.conclude(&outcome);
                     self.report(outcome, Left::default(), 0).await;
                 }
@@ -124,10 +129,13 @@ impl Attempt {
     async fn with_log(&mut self, dir: &JobDir, log: Arc<JobLog>) {
         let shipping = self.ship(log.clone());
         let mut left = Left::default();
-        let ended = self.execute(dir, &log, &mut left).await;
+        let ended = match caught(self.execute(dir, &log, &mut left)).await {
+            Ok(ended) => ended,
+            Err(panic) => Err(Fault::bug(&panic)),
+        };
         let outcome = match ended {
             Ok(()) => Some(Outcome::succeeded()),
-            Err(fault) => outcome_of(fault, self.shop.data.root()),
+            Err(fault) => outcome_of(fault, self.engine_dir()),
         };
         let outcome = match outcome {
             Some(outcome) => Some(self.with_tail(outcome, &log).await),
@@ -280,19 +288,32 @@ impl Attempt {
         tracing::info!(reason = %outcome.reason, why = outcome.message, "attempt ended");
     }
 
+    /// Where the engine writes, if this worker can see that; else its own directory, most often on the same disk.
+    fn engine_dir(&self) -> &std::path::Path {
+        self.shop.runtime.disk().filter(|dir| dir.exists()).unwrap_or_else(|| self.shop.data.root())
+    }
+
     /// Removes the container, now or as soon as the engine lets it go.
     async fn remove_container(&self) {
         let name = spec::container_name(&self.shop.farm, &self.shop.config, &self.order);
         let Err(error) = self.shop.runtime.remove(&name).await else { return };
         tracing::warn!(container = name, %error, "a container could not be removed; trying on");
         let runtime = self.shop.runtime.clone();
-        task::spawn("remove-container", async move {
-            while let Err(error) = runtime.remove(&name).await {
-                tracing::debug!(container = name, %error, "a container could still not be removed");
-                tokio::time::sleep(REMOVE_RETRY).await;
-            }
-        });
+        task::spawn("remove-container", async move { remove_until_gone(&*runtime, &name).await });
     }
+}
+
+/// Something panicked; what it said.
+#[derive(Debug, thiserror::Error)]
+#[error("panic: {0}")]
+struct Panic(String);
+
+/// `work`, with a panic as its error. What it was working on is given up, so nobody sees it half-changed.
+async fn caught<T>(work: impl Future<Output = T>) -> Result<T, Panic> {
+    AssertUnwindSafe(work).catch_unwind().await.map_err(|panic| {
+        let said = panic.downcast_ref::<&str>().map(|said| (*said).to_owned());
+        Panic(said.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "without a word".to_owned()))
+    })
 }
 
 /// `work`, unless the attempt must stop.

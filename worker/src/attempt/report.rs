@@ -5,6 +5,7 @@ use crate::uplink::{UplinkError, finished_upload};
 use railyard_common::outcome::{Outcome, OutcomeKind, Reason};
 use railyard_proto::v1;
 use railyard_service::convert::{ToProto as _, all};
+use railyard_service::error_chain;
 
 impl Attempt {
     /// Reports until it is accepted, or the lease turns out to be somebody else's.
@@ -22,7 +23,7 @@ impl Attempt {
             return;
         }
         tracing::warn!(%lease, %error, "a report was refused");
-        let message = format!("its result was refused: {}", super::fault::chain(&error));
+        let message = format!("its result was refused: {}", error_chain(&error));
         let lost = self.message(Outcome::new(OutcomeKind::Lost, Reason::Transfer, message), Left::default(), log_bytes);
         if let Some(Err(error)) = unless_abandoned(self.stop.clone(), self.shop.uplink.report(&lost)).await {
             tracing::error!(%lease, %error, "the loss could not be reported either; the lease will expire");

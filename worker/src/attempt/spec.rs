@@ -34,10 +34,15 @@ pub fn check(config: &WorkerConfig, order: &Order) -> Result<(), Fault> {
         ));
     }
     match order.run.devices.iter().find(|device| !device.optional && !is_there(device)) {
-        Some(device) => refuse(format!(
-            "worker {} has no {}; write `{}?` if the job can do without",
-            config.name, device.path, device.path
-        )),
+        Some(device) => {
+            // In a container, the worker sees its own devices and not those of the engine's host.
+            let unseen = config
+                .host_data_dir
+                .as_ref()
+                .map_or("", |_| " (it looks in its own container: mount the host's /dev there, if the host has it)");
+            let Device { path, .. } = device;
+            refuse(format!("worker {} has no {path}{unseen}; write `{path}?` if the job can do without", config.name))
+        }
         None => Ok(()),
     }
 }

@@ -11,11 +11,12 @@ const NO_DATE: &str = "1970-01-01T00:00:00Z";
 
 /// The configuration of a committed container: the layers of `committed`, but the settings of `base`.
 ///
-/// The engine would have every container of the next step inherit this step's environment, script and labels.
+/// The engine would have every container of the next step inherit this step's environment, script and labels; and some
+/// write their own architecture into every image that they commit.
 pub fn committed(committed: &LocalImage, base: &LocalImage, by: &str) -> Bytes {
     let kept = base.layers.len().min(committed.layers.len());
     let history = (0..committed.layers.len()).map(|n| if n < kept { "an earlier image" } else { by });
-    render(&committed.architecture, &committed.created, &base.config, &committed.layers, history)
+    render(&base.architecture, &committed.created, &base.config, &committed.layers, history)
 }
 
 /// The configuration of a root tarball as an image.
@@ -59,7 +60,8 @@ mod tests {
         };
         let mut image = base.clone();
         image.layers.push(Digest::of(b"2"));
-        image.config = json!({ "Env": ["PATH=/bin", "RAILYARD_STEP=x"] });
+        image.config = json!({ "Env": ["PATH=/bin", "RAILYARD_STEP=x"], "Cmd": ["/railyard/script"] });
+        image.architecture = "amd64".into();
         let config: Value = serde_json::from_slice(&committed(&image, &base, "step x")).unwrap();
         assert_eq!(config["config"], base.config);
         assert_eq!(config["architecture"], "arm64");

@@ -8,16 +8,18 @@ mod name;
 pub mod prepare;
 pub mod save;
 
+use crate::blocking::blocking;
 use crate::disk::DiskError;
 use crate::keyed::Keyed;
 use crate::runtime::{ImageName, Runtime, RuntimeError};
 use railyard_common::digest::Digest;
 use railyard_common::id::{BuildId, WorkerName};
 use railyard_common::platform::Platform;
+use railyard_service::task;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -40,9 +42,15 @@ pub struct Shelf {
     runtime: Arc<dyn Runtime>,
     prefix: String,
     path: PathBuf,
-    records: Mutex<Records>,
+    records: Arc<Mutex<Records>>,
+    /// One change of the record at a time.
+    changing: Arc<tokio::sync::Mutex<()>>,
     /// One preparation of an image at a time.
     preparing: Keyed<Digest>,
+    /// One look at a registry reference at a time: for another platform the engine moves its name.
+    pulling: Keyed<String>,
+    /// Whoever gives or takes a name is alone with it.
+    naming: Keyed<ImageName>,
 }
 
 /// What is on record, as it lies on the disk.
@@ -70,12 +78,16 @@ struct Root {
 impl Shelf {
     /// Opens the record in file `path`. `farm` tells farms that share an engine apart.
     ///
+    /// A record that makes no sense counts as empty: what it would have kept is fetched again.
+    ///
     /// # Errors
-    /// [`DiskError`]; a record that makes no sense is one of them.
+    /// [`DiskError`] if there is one that cannot be read.
     pub fn open(runtime: Arc<dyn Runtime>, farm: &str, worker: &WorkerName, path: &Path) -> Result<Self, DiskError> {
         let records = match fs::read(path) {
-            Ok(bytes) => serde_json::from_slice(&bytes)
-                .map_err(|error| DiskError::at("understand", path)(io::Error::from(error)))?,
+            Ok(bytes) => serde_json::from_slice(&bytes).unwrap_or_else(|error| {
+                tracing::warn!(path = %path.display(), %error, "the record of images makes no sense; beginning a new one");
+                Records::default()
+            }),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Records::default(),
             Err(error) => return Err(DiskError::at("read", path)(error)),
         };
@@ -83,8 +95,11 @@ impl Shelf {
             runtime,
             prefix: name::prefix(farm, worker),
             path: path.to_owned(),
-            records: Mutex::new(records),
+            records: Arc::new(Mutex::new(records)),
+            changing: Arc::default(),
             preparing: Keyed::default(),
+            pulling: Keyed::default(),
+            naming: Keyed::default(),
         })
     }
 
@@ -93,13 +108,31 @@ impl Shelf {
         name::of(&self.prefix, build, what)
     }
 
-    /// Puts a name on record, before it is given to an image.
+    /// Has the engine make an image of that name, after the name is on record. `making` runs to its end even if nobody
+    /// waits for it any more: what the engine was told it may do all the same, and [`Shelf::forget`] waits for that.
     ///
     /// # Errors
-    /// [`DiskError`].
-    pub fn record(&self, build: &BuildId, name: &ImageName) -> Result<(), DiskError> {
+    /// [`ShelfError`].
+    async fn make<T: Send + 'static>(
+        &self,
+        build: &BuildId,
+        name: &ImageName,
+        making: impl Future<Output = Result<T, RuntimeError>> + Send + 'static,
+    ) -> Result<T, ShelfError> {
+        let alone = self.naming.lock(name.clone()).await;
         let kept = Kept { build: build.clone(), name: name.clone() };
-        self.change(|records| records.kept.insert(kept))
+        self.change(|records| _ = records.kept.insert(kept)).await?;
+        let made = task::spawn("make-image", async move {
+            let made = making.await;
+            drop(alone);
+            made
+        });
+        match made.await {
+            Ok(made) => Ok(made?),
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            // The runtime is shutting down; nobody waits for the result.
+            Err(_) => std::future::pending().await,
+        }
     }
 
     /// Builds with images here.
@@ -115,10 +148,11 @@ impl Shelf {
     pub async fn forget(&self, build: &BuildId) -> Result<(), ShelfError> {
         let names: Vec<Kept> = self.records().kept.iter().filter(|kept| kept.build == *build).cloned().collect();
         for kept in names {
+            let _alone = self.naming.lock(kept.name.clone()).await;
             match self.runtime.untag(&kept.name.to_string()).await {
                 Err(error) if error.is_conflict() => tracing::warn!(name = %kept.name, %error, "an image is in use"),
                 Err(error) => return Err(error.into()),
-                Ok(()) => self.change(|records| records.kept.remove(&kept))?,
+                Ok(()) => self.change(move |records| _ = records.kept.remove(&kept)).await?,
             }
         }
         Ok(())
@@ -129,8 +163,10 @@ impl Shelf {
     /// # Errors
     /// [`RuntimeError`].
     pub async fn sweep(&self) -> Result<(), RuntimeError> {
+        let names = self.runtime.names_below(&self.prefix).await?;
+        // Looked up afterwards: a name is on record before an image has it.
         let known: BTreeSet<String> = self.records().kept.iter().map(|kept| kept.name.to_string()).collect();
-        for name in self.runtime.names_below(&self.prefix).await? {
+        for name in names {
             if known.contains(&name) {
                 continue;
             }
@@ -147,31 +183,51 @@ impl Shelf {
         records.roots.iter().find(|root| root.tarball == tarball && root.platform == platform).map(|root| root.image)
     }
 
-    fn remember_root(&self, tarball: Digest, platform: Platform, image: Digest) -> Result<(), DiskError> {
-        self.change(|records| {
+    async fn remember_root(&self, tarball: Digest, platform: Platform, image: Digest) -> Result<(), DiskError> {
+        self.change(move |records| {
             records.roots.retain(|root| root.tarball != tarball || root.platform != platform);
             records.roots.push(Root { tarball, platform, image });
             let spare = records.roots.len().saturating_sub(ROOTS_MAX);
             records.roots.drain(..spare);
         })
+        .await
     }
 
-    /// Changes the record, on the disk too. The new file appears whole or not at all.
-    fn change<T>(&self, change: impl FnOnce(&mut Records) -> T) -> Result<(), DiskError> {
-        let mut records = self.records();
-        let mut new = records.clone();
-        change(&mut new);
-        let text = serde_json::to_vec_pretty(&new).map_err(|error| DiskError::at("write", &self.path)(error.into()))?;
-        let part = self.path.with_extension("part");
-        fs::write(&part, text).map_err(DiskError::at("write", &part))?;
-        fs::rename(&part, &self.path).map_err(DiskError::at("write", &self.path))?;
-        *records = new;
-        Ok(())
+    /// Changes the record, on the disk too. Once begun it is done, even if nobody waits for it any more.
+    async fn change(&self, change: impl FnOnce(&mut Records) + Send + 'static) -> Result<(), DiskError> {
+        let alone = self.changing.clone().lock_owned().await;
+        let (records, path) = (self.records.clone(), self.path.clone());
+        blocking(move || {
+            let _alone = alone;
+            let mut new = lock(&records).clone();
+            change(&mut new);
+            write(&path, &new).map_err(DiskError::at("write", &path))?;
+            *lock(&records) = new;
+            Ok(())
+        })
+        .await
     }
 
     fn records(&self) -> MutexGuard<'_, Records> {
-        // Replaced in one step; a panic elsewhere does not spoil it.
-        self.records.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.records)
+    }
+}
+
+fn lock(records: &Mutex<Records>) -> MutexGuard<'_, Records> {
+    // Replaced in one step; a panic elsewhere does not spoil it.
+    records.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The new file appears whole or not at all, also after a loss of power.
+fn write(path: &Path, records: &Records) -> io::Result<()> {
+    let part = path.with_extension("part");
+    let mut file = File::create(&part)?;
+    file.write_all(&serde_json::to_vec_pretty(records)?)?;
+    file.sync_all()?;
+    fs::rename(&part, path)?;
+    match path.parent() {
+        Some(dir) => File::open(dir)?.sync_all(),
+        None => Ok(()),
     }
 }
 

@@ -1,7 +1,8 @@
 //! Makes sure that the engine has a job's image.
 
-use super::Shelf;
+use super::{Shelf, ShelfError};
 use crate::attempt::fault::Fault;
+use crate::blobs::Held;
 use crate::blocking::blocking;
 use crate::disk::DiskError;
 use crate::image_move::archive::{self, Layer, LayerTar};
@@ -13,13 +14,18 @@ use crate::runtime::{ImageName, LocalImage, RuntimeError};
 use crate::workshop::Workshop;
 use bytes::Bytes;
 use bytesize::ByteSize;
+use futures_util::StreamExt as _;
 use railyard_common::blob::{Artifact, Blob, Image};
 use railyard_common::digest::Digest;
 use railyard_common::order::{Order, OrderImage};
 use railyard_common::outcome::{OutcomeKind, Reason};
+use tokio_util::sync::CancellationToken;
 
 /// Hex digits of an image's id in its name: enough to tell the images of one build apart.
 const ID_SHOWN_LEN: usize = 12;
+
+/// Pulls before an image of the wrong platform is believed: somebody else may move its name in between.
+const PULLS_MAX: u32 = 2;
 
 /// The image of the order, in the engine.
 ///
@@ -39,35 +45,78 @@ pub async fn prepare(shop: &Workshop, order: &Order, log: &JobLog) -> Result<Loc
 
 async fn from_registry(shop: &Workshop, order: &Order, reference: &str, log: &JobLog) -> Result<LocalImage, Fault> {
     let platform = order.job.platform;
-    let fits = |image: &LocalImage| image.is_for(platform);
+    let _one = shop.shelf.pulling.lock(reference.to_owned()).await;
+    let name = pulled_name(&shop.shelf, order, reference);
     // A name that is none is an error already here.
-    let local = shop.runtime.image(reference).await.map_err(|error| not_pulled(reference, error))?;
-    match local {
-        Some(image) if fits(&image) => {
-            log.note(&format!("image {reference} is here")).await?;
-            return Ok(image);
-        }
-        Some(other) => log.note(&format!("image {reference} is here, but for {}", platform_of(&other))).await?,
-        None => {}
+    let known = shop.runtime.image(reference).await.map_err(|error| not_pulled(reference, error))?;
+    let pulled_before = shop.runtime.image(&name.to_string()).await?;
+    if let Some(image) = [&pulled_before, &known].into_iter().flatten().find(|image| image.is_for(platform)) {
+        log.note(&format!("image {reference} is here")).await?;
+        return Ok(image.clone());
     }
-    log.note(&format!("pulling image {reference} for {platform}")).await?;
-    let started = shop.clock.monotonic();
-    if let Err(error) = shop.runtime.pull(reference, platform).await {
-        return Err(not_pulled(reference, error));
+    if let Some(other) = &known {
+        log.note(&format!("image {reference} is here, but for {}", platform_of(other))).await?;
     }
-    let secs = (shop.clock.monotonic() - started).as_secs_f32();
-    log.note(&format!("pulled image {reference} in {secs:.1} s")).await?;
-    match shop.runtime.image(reference).await? {
-        Some(image) if fits(&image) => Ok(image),
-        Some(image) => {
-            let message = format!("image {reference} is for {}; the job runs on {platform}", platform_of(&image));
-            Err(Fault::ended(OutcomeKind::Failed, Reason::ImageMissing, message))
-        }
-        None => {
-            let message = format!("image {reference} was pulled, but the engine does not have it");
-            Err(Fault::ended(OutcomeKind::Lost, Reason::ImageMissing, message))
+    let mut found = None;
+    for _ in 0..PULLS_MAX {
+        log.note(&format!("pulling image {reference} for {platform}")).await?;
+        let started = shop.clock.monotonic();
+        shop.runtime.pull(reference, platform).await.map_err(|error| not_pulled(reference, error))?;
+        let secs = (shop.clock.monotonic() - started).as_secs_f32();
+        log.note(&format!("pulled image {reference} in {secs:.1} s")).await?;
+        match shop.runtime.image(reference).await? {
+            Some(image) if image.is_for(platform) => {
+                take_over(shop, order, reference, &image, known, name).await?;
+                return Ok(image);
+            }
+            other => found = other,
         }
     }
+    let Some(image) = found else {
+        let message = format!("image {reference} was pulled, but the engine does not have it");
+        return Err(Fault::ended(OutcomeKind::Lost, Reason::ImageMissing, message));
+    };
+    let message = format!("image {reference} is for {}; the job runs on {platform}", platform_of(&image));
+    Err(Fault::ended(OutcomeKind::Failed, Reason::ImageMissing, message))
+}
+
+/// Gives a pulled image the build's own name, and the reference back to the image that had it: an engine has one image of
+/// a name, and who works on this host wants theirs.
+async fn take_over(
+    shop: &Workshop,
+    order: &Order,
+    reference: &str,
+    pulled: &LocalImage,
+    before: Option<LocalImage>,
+    name: ImageName,
+) -> Result<(), Fault> {
+    let (runtime, pulled, before) = (shop.runtime.clone(), pulled.id.clone(), before.zip(tagged(reference)));
+    let named = name.clone();
+    let named = async move {
+        runtime.tag(&pulled, &named).await?;
+        match before {
+            Some((before, reference)) => runtime.tag(&before.id, &reference).await,
+            None => Ok(()),
+        }
+    };
+    Ok(shop.shelf.make(&order.build, &name, named).await?)
+}
+
+/// The name under which a build keeps what it pulled for one platform.
+fn pulled_name(shelf: &Shelf, order: &Order, reference: &str) -> ImageName {
+    let mark = Digest::of(reference.as_bytes()).hex();
+    shelf.name(&order.build, &format!("pulled-{}-{}", order.job.platform.arch(), &mark[..ID_SHOWN_LEN]))
+}
+
+/// A reference by its tag; one by digest does not move.
+fn tagged(reference: &str) -> Option<ImageName> {
+    let (repository, tag) = match reference.rsplit_once(':') {
+        _ if reference.contains('@') => return None,
+        // What has a slash behind the colon is a port.
+        Some((repository, tag)) if !tag.contains('/') => (repository, tag),
+        _ => (reference, "latest"),
+    };
+    Some(ImageName { repository: repository.to_owned(), tag: tag.to_owned() })
 }
 
 fn platform_of(image: &LocalImage) -> String {
@@ -93,8 +142,8 @@ fn not_pulled(reference: &str, error: RuntimeError) -> Fault {
 async fn from_cache(shop: &Workshop, order: &Order, image: &Image, log: &JobLog) -> Result<LocalImage, Fault> {
     shop.layers.add(image.layers.iter().copied());
     let _one = shop.shelf.preparing.lock(image.config.digest).await;
-    let name = own_name(&shop.shelf, order, image.config.digest)?;
-    if let Some(local) = named(shop, image.config.digest, &name).await? {
+    let name = own_name(&shop.shelf, order, image.config.digest);
+    if let Some(local) = named(shop, order, image.config.digest, &name).await? {
         log.note("the image is here").await?;
         return Ok(local);
     }
@@ -136,9 +185,9 @@ async fn load(
         tar: Some(LayerTar { file: held.path().to_owned(), packing: Packing::Plain, size_bytes: layer.size_bytes }),
     });
     let layers = absent.chain(present).collect();
-    let local = load_archive(shop, Bytes::from(config), layers, name).await?;
+    let (local, held) = load_archive(shop, order, Bytes::from(config), layers, held, name).await?;
     // The engine has them now; the next job takes them from there.
-    held.into_iter().for_each(crate::blobs::Held::discard);
+    held.into_iter().for_each(Held::discard);
     let secs = (shop.clock.monotonic() - started).as_secs_f32();
     log.note(&format!("loaded the image in {secs:.1} s")).await?;
     Ok(local)
@@ -149,8 +198,8 @@ async fn from_tarball(shop: &Workshop, order: &Order, artifact: &Artifact, log: 
     let (tarball, platform) = (artifact.blob.digest, order.job.platform);
     let _one = shop.shelf.preparing.lock(tarball).await;
     if let Some(image) = shop.shelf.root(tarball, platform) {
-        let name = own_name(&shop.shelf, order, image)?;
-        if let Some(local) = named(shop, image, &name).await? {
+        let name = own_name(&shop.shelf, order, image);
+        if let Some(local) = named(shop, order, image, &name).await? {
             log.note(&format!("the image of {} is here", artifact.path)).await?;
             return Ok(local);
         }
@@ -167,51 +216,65 @@ async fn from_tarball(shop: &Workshop, order: &Order, artifact: &Artifact, log: 
     // Not the engine's own import: old engines give such an image their own architecture, whatever they are told.
     let config = config::imported(platform, measured.digest, &format!("imported from {}", artifact.path));
     let image = Digest::of(&config);
-    let name = own_name(&shop.shelf, order, image)?;
+    let name = own_name(&shop.shelf, order, image);
     let tar = LayerTar { file: held.path().to_owned(), packing: measured.packing, size_bytes: measured.size_bytes };
     let layers = vec![Layer { digest: measured.digest, tar: Some(tar) }];
-    let local = load_archive(shop, config, layers, &name).await?;
-    shop.shelf.remember_root(tarball, platform, image)?;
+    let (local, _) = load_archive(shop, order, config, layers, vec![held], &name).await?;
+    shop.shelf.remember_root(tarball, platform, image).await?;
     let secs = (shop.clock.monotonic() - started).as_secs_f32();
     log.note(&format!("made an image of {} in {secs:.1} s", artifact.path)).await?;
     Ok(local)
 }
 
-/// Loads an archive and looks at what the engine made of it. The name must be on record.
+/// Loads an archive and looks at what the engine made of it. `held` are the layers' files; they are given back.
 pub(super) async fn load_archive(
     shop: &Workshop,
+    order: &Order,
     config: Bytes,
     layers: Vec<Layer>,
+    held: Vec<Held>,
     name: &ImageName,
-) -> Result<LocalImage, Fault> {
+) -> Result<(LocalImage, Vec<Held>), Fault> {
     let wanted: Vec<Digest> = layers.iter().map(|layer| layer.digest).collect();
-    shop.runtime.load(archive::stream(config, layers, name.clone())).await?;
+    // An archive that nobody waits for any more breaks off, and the engine makes nothing of it.
+    let dropped = CancellationToken::new();
+    let _guard = dropped.clone().drop_guard();
+    let (runtime, named) = (shop.runtime.clone(), name.clone());
+    let loading = async move {
+        let archive = archive::stream(config, layers, named).take_until(dropped.cancelled_owned()).boxed();
+        runtime.load(archive).await.map(|()| held)
+    };
+    let held = shop.shelf.make(&order.build, name, loading).await?;
     match shop.runtime.image(&name.to_string()).await? {
-        Some(local) if local.layers == wanted => Ok(local),
+        Some(local) if local.layers == wanted => Ok((local, held)),
         Some(_) => Err(refused(&format!("load image {name}"), "it has other layers than were loaded")),
         None => Err(refused(&format!("load image {name}"), "it does not have it afterwards")),
     }
 }
 
 /// The image by its id, under our name as well, so that it stays while the build needs it.
-async fn named(shop: &Workshop, id: Digest, name: &ImageName) -> Result<Option<LocalImage>, Fault> {
+async fn named(shop: &Workshop, order: &Order, id: Digest, name: &ImageName) -> Result<Option<LocalImage>, Fault> {
     let id = id.to_string();
     // Engines that name images by something else than their configuration know it by our name.
     let by_id = shop.runtime.image(&id).await?;
     let Some(local) = by_id else { return Ok(shop.runtime.image(&name.to_string()).await?) };
-    match shop.runtime.tag(&id, name).await {
+    match tag(shop, order, id, name).await {
         Ok(()) => Ok(Some(local)),
         // Removed since, by another worker on this engine.
-        Err(error) if error.is_not_found() => Ok(None),
+        Err(ShelfError::Runtime(error)) if error.is_not_found() => Ok(None),
         Err(error) => Err(error.into()),
     }
 }
 
-/// The name under which a build keeps an image that it uses, on record.
-fn own_name(shelf: &Shelf, order: &Order, id: Digest) -> Result<ImageName, Fault> {
-    let name = shelf.name(&order.build, &format!("image-{}", &id.hex()[..ID_SHOWN_LEN]));
-    shelf.record(&order.build, &name)?;
-    Ok(name)
+/// Gives an image the build's name.
+pub(super) async fn tag(shop: &Workshop, order: &Order, image: String, name: &ImageName) -> Result<(), ShelfError> {
+    let (runtime, named) = (shop.runtime.clone(), name.clone());
+    shop.shelf.make(&order.build, name, async move { runtime.tag(&image, &named).await }).await
+}
+
+/// The name under which a build keeps an image that it uses.
+fn own_name(shelf: &Shelf, order: &Order, id: Digest) -> ImageName {
+    shelf.name(&order.build, &format!("image-{}", &id.hex()[..ID_SHOWN_LEN]))
 }
 
 fn common_prefix(a: &[Digest], b: &[Digest]) -> usize {
@@ -225,4 +288,19 @@ fn refused(doing: &str, message: &str) -> Fault {
 /// The blob of bytes that are at hand.
 pub(super) fn plain_blob(bytes: &[u8]) -> Blob {
     Blob::plain(Digest::of(bytes), bytes.len() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_has_a_tag_can_be_moved() {
+        let told = |reference| tagged(reference).map(|name| name.to_string());
+        assert_eq!(told("debian").unwrap(), "debian:latest");
+        assert_eq!(told("debian:12").unwrap(), "debian:12");
+        assert_eq!(told("host:5000/debian").unwrap(), "host:5000/debian:latest");
+        assert_eq!(told("host:5000/debian:12").unwrap(), "host:5000/debian:12");
+        assert_eq!(told("debian@sha256:00"), None);
+    }
 }

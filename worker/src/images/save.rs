@@ -1,6 +1,6 @@
 //! A container's file system as an image: in the engine at once, in the cache when its layers are there.
 
-use super::prepare::{load_archive, plain_blob};
+use super::prepare::{load_archive, plain_blob, tag};
 use crate::attempt::fault::Fault;
 use crate::attempt::upload::{Upload, Uploads, push};
 use crate::blocking::blocking;
@@ -38,9 +38,9 @@ pub async fn commit(shop: &Workshop, order: &Order, base: &LocalImage, container
     let what = order.job.slug();
     let raw = shop.shelf.name(&order.build, &format!("{what}-raw"));
     let name = shop.shelf.name(&order.build, &what);
-    shop.shelf.record(&order.build, &raw)?;
-    shop.shelf.record(&order.build, &name)?;
-    shop.runtime.commit(container, &raw).await?;
+    let (runtime, container, named) = (shop.runtime.clone(), container.to_owned(), raw.clone());
+    let committing = async move { runtime.commit(&container, &named).await };
+    shop.shelf.make(&order.build, &raw, committing).await?;
     let Some(image) = shop.runtime.image(&raw.to_string()).await? else {
         return Err(missing(&raw, "the engine does not have it after a commit"));
     };
@@ -48,12 +48,12 @@ pub async fn commit(shop: &Workshop, order: &Order, base: &LocalImage, container
     let layers = image.layers.clone();
     // Every layer is in the engine; only the configuration is new.
     let known = layers.iter().map(|digest| Layer { digest: *digest, tar: None }).collect();
-    match load_archive(shop, config.clone(), known, &name).await {
+    match load_archive(shop, order, config.clone(), known, Vec::new(), &name).await {
         Ok(_) => {}
         Err(Fault::Runtime(error)) if !error.is_unreachable() && !error.is_disk_full() => {
             // The engine wants whole archives. The next job here fetches the image as any other worker does.
             tracing::info!(%error, "the engine did not take an image without layers; keeping the commit as it is");
-            shop.runtime.tag(&raw.to_string(), &name).await?;
+            tag(shop, order, raw.to_string(), &name).await?;
         }
         Err(fault) => return Err(fault),
     }

@@ -2,7 +2,7 @@
 
 use super::Written;
 use crate::disk::DiskError;
-use crate::uplink::{Uplink, is_passing, is_stale, pause};
+use crate::uplink::{DOUBTS_MAX, Standing, Uplink, is_passing, is_stale, pause, standing};
 use railyard_common::id::LeaseId;
 use railyard_proto::v1;
 use railyard_service::convert::ToProto as _;
@@ -30,7 +30,7 @@ const ACK_TIMEOUT: Duration = Duration::from_secs(30);
 pub enum Shipped {
     /// Everything is durable; so many bytes.
     Whole(u64),
-    /// The controller takes no more than so many bytes.
+    /// The controller takes no more than so many bytes, whatever the reason: the job's result is worth more than its log.
     Full(u64),
     /// The lease is not ours any more.
     Stale,
@@ -43,6 +43,8 @@ enum Ended {
     Stale,
     /// Its bytes do not fit what the controller has: begin again from the start, it keeps what it knows.
     Gap,
+    /// Refused with an answer, not by an outage.
+    Refused(Box<Status>),
     Broken(String),
 }
 
@@ -61,7 +63,7 @@ pub async fn ship(
 ) -> Result<Shipped, DiskError> {
     let mut file = File::open(path).await.map_err(DiskError::at("read", path))?;
     let mut durable = 0;
-    let mut tries = 0;
+    let (mut tries, mut doubts) = (0, 0);
     loop {
         // No connection before there is something to send.
         if wait_for_more(&mut written, durable).await.is_none() {
@@ -69,14 +71,32 @@ pub async fn ship(
         }
         let before = durable;
         let mut batches = Batches { lease, file: &mut file, path, sent: durable, batch_bytes, flush };
-        match connection(uplink, &mut batches, &mut written, &mut durable).await? {
+        let ended = connection(uplink, &mut batches, &mut written, &mut durable).await?;
+        if durable > before {
+            (tries, doubts) = (0, 0);
+        }
+        tries += 1;
+        match ended {
             Ended::Whole => return Ok(Shipped::Whole(durable)),
             Ended::Full => return Ok(Shipped::Full(durable)),
             Ended::Stale => return Ok(Shipped::Stale),
-            Ended::Gap => durable = 0,
-            Ended::Broken(why) => tracing::debug!(%lease, durable, why, "the log's connection broke; trying again"),
+            Ended::Gap => {
+                doubts += 1;
+                durable = 0;
+            }
+            Ended::Refused(status) => {
+                tracing::warn!(%lease, durable, %status, "the controller refuses log bytes");
+                doubts = if is_passing(&status) { doubts + 1 } else { DOUBTS_MAX };
+            }
+            Ended::Broken(why) => {
+                tracing::debug!(%lease, durable, why, "the log's connection broke; trying again");
+                doubts = 0;
+            }
         }
-        tries = if durable > before { 1 } else { tries + 1 };
+        if doubts >= DOUBTS_MAX {
+            tracing::error!(%lease, durable, "the rest of a log is given up: the controller does not take it");
+            return Ok(Shipped::Full(durable));
+        }
         tokio::time::sleep(pause(tries)).await;
     }
 }
@@ -130,11 +150,10 @@ fn ended(status: &Status) -> Ended {
     match rpc_error::reason_of(status).as_deref() {
         Some(rpc_error::LOG_FULL) => Ended::Full,
         Some(rpc_error::LOG_GAP) => Ended::Gap,
-        _ if !is_passing(status) => {
-            tracing::warn!(%status, "the controller refuses log bytes; trying again");
-            Ended::Broken(status.to_string())
-        }
-        _ => Ended::Broken(status.to_string()),
+        _ => match standing(status) {
+            Standing::Passing => Ended::Broken(status.to_string()),
+            Standing::Doubtful | Standing::Final => Ended::Refused(Box::new(status.clone())),
+        },
     }
 }
 

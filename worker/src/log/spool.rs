@@ -3,16 +3,24 @@
 //! **Invariant:** bytes once written are never changed, so that what is sent again after a broken connection is the
 //! same. What is left out of a log that is too long is counted, and said in the log itself.
 
+use crate::blocking::blocking;
 use crate::disk::DiskError;
 use std::collections::VecDeque;
-use std::io::SeekFrom;
+use std::fs::File;
+use std::io::{self, Read as _, Seek as _, SeekFrom};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
-use tokio::fs::File;
-use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _, AsyncWriteExt as _};
+use std::sync::Arc;
 use tokio::sync::{Mutex, watch};
 
 /// Of a log that is too long, so much of its end is kept: the error is usually there.
-const TAIL_BYTES: usize = 64 * 1024;
+const TAIL_BYTES: u64 = 64 * 1024;
+
+/// The end of a short log may not take more than one part in so many.
+const TAIL_PART: u64 = 4;
+
+/// Room for the line that tells what is left out.
+const MARKER_MAX_BYTES: u64 = 128;
 
 /// How far back the last lines are looked for.
 const LAST_LINES_BYTES: u64 = 64 * 1024;
@@ -33,14 +41,19 @@ pub struct Written {
 #[derive(Debug)]
 pub struct JobLog {
     path: PathBuf,
-    max_bytes: u64,
-    spool: Mutex<Spool>,
-    written: watch::Sender<Written>,
+    spool: Arc<Mutex<Spool>>,
+    written: Arc<watch::Sender<Written>>,
 }
 
 #[derive(Debug)]
 struct Spool {
     file: File,
+    path: PathBuf,
+    written: Arc<watch::Sender<Written>>,
+    /// What is kept of the beginning.
+    head_bytes: u64,
+    /// What is kept of the end, if there is more.
+    tail_bytes: u64,
     /// The last byte was the end of a line.
     at_line_start: bool,
     cut: Option<Cut>,
@@ -54,14 +67,20 @@ struct Cut {
 }
 
 impl JobLog {
-    /// Begins a log of at most `max_bytes` in a new file.
+    /// Begins a log of at most `max_bytes` in a new file: head, tail and the line between them.
     ///
     /// # Errors
     /// [`DiskError`].
     pub async fn create(path: &Path, max_bytes: u64) -> Result<Self, DiskError> {
-        let file = File::create(path).await.map_err(DiskError::at("create", path))?;
-        let spool = Mutex::new(Spool { file, at_line_start: true, cut: None });
-        Ok(Self { path: path.to_owned(), max_bytes, spool, written: watch::Sender::default() })
+        let (path, written) = (path.to_owned(), Arc::new(watch::Sender::default()));
+        let tail_bytes = TAIL_BYTES.min(max_bytes / TAIL_PART);
+        let head_bytes = max_bytes.saturating_sub(tail_bytes + MARKER_MAX_BYTES);
+        let (at, told) = (path.clone(), written.clone());
+        let spool = blocking(move || {
+            let file = File::create(&at).map_err(DiskError::at("create", &at))?;
+            Ok(Spool { file, path: at, written: told, head_bytes, tail_bytes, at_line_start: true, cut: None })
+        });
+        Ok(Self { path, spool: Arc::new(Mutex::new(spool.await?)), written })
     }
 
     /// The file.
@@ -79,15 +98,8 @@ impl JobLog {
     /// # Errors
     /// [`DiskError`].
     pub async fn write(&self, bytes: &[u8]) -> Result<(), DiskError> {
-        let mut spool = self.spool.lock().await;
-        let room = self.max_bytes.saturating_sub(self.written.borrow().bytes);
-        let fits = if spool.cut.is_some() { 0 } else { usize::try_from(room).unwrap_or(usize::MAX).min(bytes.len()) };
-        let (kept, rest) = bytes.split_at(fits);
-        self.append(&mut spool, kept).await?;
-        if !rest.is_empty() {
-            spool.cut.get_or_insert_default().push(rest);
-        }
-        Ok(())
+        let bytes = bytes.to_vec();
+        self.change(move |spool| spool.write(&bytes)).await
     }
 
     /// Appends a line of the worker's own: short, for people.
@@ -95,8 +107,12 @@ impl JobLog {
     /// # Errors
     /// [`DiskError`].
     pub async fn note(&self, text: &str) -> Result<(), DiskError> {
-        let line_end = if self.spool.lock().await.at_line_start { "" } else { "\n" };
-        self.write(format!("{line_end}==> railyard: {text}\n").as_bytes()).await
+        let line = format!("==> railyard: {text}\n");
+        self.change(move |spool| {
+            let line = if spool.at_line_start { line } else { format!("\n{line}") };
+            spool.write(line.as_bytes())
+        })
+        .await
     }
 
     /// Ends the log. Returns its length.
@@ -104,72 +120,91 @@ impl JobLog {
     /// # Errors
     /// [`DiskError`]; the log is ended all the same.
     pub async fn close(&self) -> Result<u64, DiskError> {
-        let mut spool = self.spool.lock().await;
-        let written = match spool.cut.take() {
-            Some(cut) => {
-                let (tail, left_out) = (Vec::from(cut.tail), cut.left_out_bytes);
-                let text = format!("\n==> railyard: the log is too long; {left_out} bytes are left out here\n");
-                match self.append(&mut spool, text.as_bytes()).await {
-                    Ok(()) => self.append(&mut spool, &tail).await,
-                    error => error,
-                }
-            }
-            None => Ok(()),
-        };
-        self.written.send_modify(|written| written.closed = true);
-        written.map(|()| self.written.borrow().bytes)
+        self.change(|spool| {
+            let written = spool.write_tail();
+            spool.written.send_modify(|written| written.closed = true);
+            written.map(|()| spool.written.borrow().bytes)
+        })
+        .await
     }
 
     /// The last lines, for the message of a failure. What is not UTF-8 is replaced.
     pub async fn last_lines(&self, count: usize) -> Vec<String> {
-        let spool = self.spool.lock().await;
-        let length = self.written.borrow().bytes;
-        let bytes = match &spool.cut {
-            Some(cut) => cut.tail.iter().copied().collect(),
-            None => read_end(&self.path, length).await.unwrap_or_default(),
-        };
+        let bytes = self.change(|spool| spool.end().unwrap_or_default()).await;
         let text = String::from_utf8_lossy(&bytes);
         let lines: Vec<&str> = text.lines().collect();
         let last = lines[lines.len().saturating_sub(count)..].iter();
         last.map(|line| line.chars().take(LINE_SHOWN_CHARS).collect()).collect()
     }
 
-    async fn append(&self, spool: &mut Spool, bytes: &[u8]) -> Result<(), DiskError> {
-        let Some(last) = bytes.last() else { return Ok(()) };
-        // Flushed, because a tokio file buffers, and readers are told that the bytes are there.
-        let written = match spool.file.write_all(bytes).await {
-            Ok(()) => spool.file.flush().await,
-            error => error,
-        };
-        if let Err(error) = written {
-            // What was half written must not stand between what is there and what comes later. If that fails too, the
-            // log ends here: nothing is read beyond what was told.
-            let end = self.written.borrow().bytes;
-            let _ = spool.file.set_len(end).await;
-            let _ = spool.file.seek(SeekFrom::Start(end)).await;
-            return Err(DiskError::at("write", &self.path)(error));
+    /// Does `work` where it may block, alone, and to its end: whoever waits here may be dropped half-way.
+    async fn change<T: Send + 'static>(&self, work: impl FnOnce(&mut Spool) -> T + Send + 'static) -> T {
+        let mut spool = self.spool.clone().lock_owned().await;
+        blocking(move || work(&mut spool)).await
+    }
+}
+
+impl Spool {
+    fn write(&mut self, bytes: &[u8]) -> Result<(), DiskError> {
+        let room = self.head_bytes.saturating_sub(self.written.borrow().bytes);
+        let fits = if self.cut.is_some() { 0 } else { usize::try_from(room).unwrap_or(usize::MAX).min(bytes.len()) };
+        let (kept, rest) = bytes.split_at(fits);
+        self.append(kept)?;
+        if let Some(last) = rest.last() {
+            self.cut.get_or_insert_default().push(rest, self.tail_bytes);
+            self.at_line_start = *last == b'\n';
         }
-        spool.at_line_start = *last == b'\n';
+        Ok(())
+    }
+
+    fn write_tail(&mut self) -> Result<(), DiskError> {
+        let Some(cut) = self.cut.take() else { return Ok(()) };
+        if cut.left_out_bytes > 0 {
+            let left_out = cut.left_out_bytes;
+            let text = format!("\n==> railyard: the log is too long; {left_out} bytes are left out here\n");
+            self.append(text.as_bytes())?;
+        }
+        self.append(&Vec::from(cut.tail))
+    }
+
+    /// Always at the end of what was told, so that what a failed write left behind it is written over and never read.
+    fn append(&mut self, bytes: &[u8]) -> Result<(), DiskError> {
+        let Some(last) = bytes.last() else { return Ok(()) };
+        let end = self.written.borrow().bytes;
+        self.file.write_all_at(bytes, end).map_err(DiskError::at("write", &self.path))?;
+        self.at_line_start = *last == b'\n';
         self.written.send_modify(|written| written.bytes += bytes.len() as u64);
         Ok(())
+    }
+
+    fn end(&self) -> io::Result<Vec<u8>> {
+        let mut bytes = read_end(&self.path, self.written.borrow().bytes)?;
+        if let Some(cut) = &self.cut {
+            // Until something is left out, the end follows what is in the file.
+            if cut.left_out_bytes > 0 {
+                bytes.clear();
+            }
+            bytes.extend(&cut.tail);
+        }
+        Ok(bytes)
     }
 }
 
 impl Cut {
-    fn push(&mut self, bytes: &[u8]) {
+    fn push(&mut self, bytes: &[u8], keep: u64) {
         self.tail.extend(bytes);
-        let spare = self.tail.len().saturating_sub(TAIL_BYTES);
+        let spare = self.tail.len().saturating_sub(usize::try_from(keep).unwrap_or(usize::MAX));
         self.tail.drain(..spare);
         self.left_out_bytes += spare as u64;
     }
 }
 
-async fn read_end(path: &Path, length: u64) -> std::io::Result<Vec<u8>> {
-    let mut file = File::open(path).await?;
+fn read_end(path: &Path, length: u64) -> io::Result<Vec<u8>> {
+    let mut file = File::open(path)?;
     let from = length.saturating_sub(LAST_LINES_BYTES);
-    file.seek(SeekFrom::Start(from)).await?;
+    file.seek(SeekFrom::Start(from))?;
     let mut bytes = Vec::new();
-    file.take(length - from).read_to_end(&mut bytes).await?;
+    file.take(length - from).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
@@ -197,15 +232,44 @@ mod tests {
 
     #[tokio::test]
     async fn of_a_long_log_head_and_tail_are_kept_and_the_gap_is_told() {
-        let (_dir, log) = log(10).await;
-        log.write(b"0123456789abc").await.unwrap();
-        log.write(&vec![b'x'; TAIL_BYTES]).await.unwrap();
+        let (_dir, log) = log(1000).await;
+        log.write(&[b'h'; 600]).await.unwrap();
+        log.write(&[b'x'; 5000]).await.unwrap();
         log.write(b"\nlast").await.unwrap();
         assert_eq!(log.last_lines(1).await, ["last"]);
-        log.close().await.unwrap();
+        let length = log.close().await.unwrap();
+        assert!(length <= 1000, "{length} bytes: the controller takes no more than the limit");
         let text = std::fs::read_to_string(log.path()).unwrap();
-        let head = "0123456789\n==> railyard: the log is too long; 8 bytes are left out here\nxxx";
-        assert!(text.starts_with(head) && text.ends_with("xxx\nlast"), "{}", &text[..100]);
+        assert_eq!(text.len() as u64, length);
+        let left_out = 600 + 5000 + 5 - (1000 - 128);
+        let gap = format!("x\n==> railyard: the log is too long; {left_out} bytes are left out here\nx");
+        assert!(text.starts_with("hhh") && text.contains(&gap) && text.ends_with("xxx\nlast"), "{text}");
         assert!(log.written().borrow().closed);
+    }
+
+    #[tokio::test]
+    async fn a_log_that_just_fits_is_whole() {
+        let (_dir, log) = log(1000).await;
+        let lines: String = (0..109).map(|n| format!("line {n:02}\n")).collect();
+        let fits = &lines[..1000 - 128];
+        for line in fits.split_inclusive('\n') {
+            log.write(line.as_bytes()).await.unwrap();
+        }
+        let whole: Vec<&str> = fits.lines().collect();
+        assert_eq!(log.last_lines(1000).await, whole);
+        log.close().await.unwrap();
+        assert_eq!(std::fs::read_to_string(log.path()).unwrap(), fits);
+    }
+
+    #[tokio::test]
+    async fn what_a_failed_write_left_is_written_over() {
+        let (_dir, log) = log(1000).await;
+        log.write(b"first\n").await.unwrap();
+        // As a disk that was full half-way leaves it.
+        log.change(|spool| spool.file.write_all_at(b"half a li", 6)).await.unwrap();
+        log.write(b"next\n").await.unwrap();
+        let length = log.close().await.unwrap();
+        let bytes = std::fs::read(log.path()).unwrap();
+        assert_eq!(&bytes[..usize::try_from(length).unwrap()], b"first\nnext\n");
     }
 }

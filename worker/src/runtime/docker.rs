@@ -1,6 +1,6 @@
 //! The Docker engine, over its socket.
 
-use super::{ByteStream, ContainerSpec, Exit, ImageName, LocalImage, Running, Runtime, RuntimeError};
+use super::{ByteStream, ContainerSpec, Exit, ImageName, LocalImage, Output, Running, Runtime, RuntimeError};
 use async_trait::async_trait;
 use bollard::container::LogOutput;
 use bollard::models::{
@@ -20,6 +20,18 @@ const ANSWER_TIMEOUT_SECS: u64 = 120;
 
 /// How long it may take to begin to answer what moves gigabytes: commit, export, load, pull.
 const LONG_ANSWER_TIMEOUT_SECS: u64 = 6 * 3600;
+
+/// How long it may take to remove a container: the file system of a big one takes minutes.
+const REMOVE_TIMEOUT: Duration = Duration::from_secs(10 * 60);
+
+/// How long it may take to kill a container, beyond its grace.
+const KILL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The engine may hear of a process that was killed for want of memory after its container has ended.
+const OOM_SETTLE: Duration = Duration::from_secs(1);
+
+/// The exit code of a process that SIGKILL ended.
+const KILLED_CODE: i64 = 137;
 
 /// What most images have, and scripts without a `#!` line need.
 const SHELL: &str = "/bin/sh";
@@ -42,6 +54,8 @@ pub struct Docker {
     long: bollard::Docker,
     /// Docker refuses a limit above what the host has.
     host_cpu_millis: u32,
+    /// Where it keeps images and containers.
+    disk: Option<PathBuf>,
 }
 
 impl Docker {
@@ -57,7 +71,8 @@ impl Docker {
         let long = open(LONG_ANSWER_TIMEOUT_SECS).map_err(unreachable)?;
         let info = short.info().await.map_err(unreachable)?;
         let cpus = info.ncpu.and_then(|n| u32::try_from(n).ok()).unwrap_or(1);
-        Ok(Self { socket: socket.to_owned(), short, long, host_cpu_millis: cpus.saturating_mul(1000) })
+        let disk = info.docker_root_dir.map(PathBuf::from);
+        Ok(Self { socket: socket.to_owned(), short, long, host_cpu_millis: cpus.saturating_mul(1000), disk })
     }
 
     fn error<'a>(&'a self, doing: &'a str) -> impl Fn(bollard::errors::Error) -> RuntimeError + 'a {
@@ -137,11 +152,23 @@ impl Docker {
             let state = inspect.state.unwrap_or_default();
             if state.running != Some(true) {
                 let code = state.exit_code.unwrap_or(-1);
-                return Ok(Exit { code, oom_killed: state.oom_killed.unwrap_or(false) });
+                let known = state.oom_killed == Some(true);
+                let since = state.started_at.unwrap_or_default();
+                let oom_killed = known || (code == KILLED_CODE && self.ran_out_of_memory(container, &since).await);
+                return Ok(Exit { code, oom_killed });
             }
             tracing::debug!(container, ?heard, "the wait for a container broke off; waiting again");
             tokio::time::sleep(WAIT_PAUSE).await;
         }
+    }
+
+    /// Whether the kernel has killed something in the container for want of memory, as the engine's events tell.
+    async fn ran_out_of_memory(&self, container: &str, since: &str) -> bool {
+        let only = |key: &str, value: &str| (key.to_owned(), vec![value.to_owned()]);
+        let filters = HashMap::from([only("container", container), only("event", "oom")]);
+        let options = query::EventsOptionsBuilder::default().since(since).filters(&filters).build();
+        let mut events = std::pin::pin!(self.short.events(Some(options)));
+        matches!(tokio::time::timeout(OOM_SETTLE, events.next()).await, Ok(Some(Ok(_))))
     }
 }
 
@@ -183,6 +210,10 @@ fn with_tag(reference: &str) -> String {
 
 #[async_trait]
 impl Runtime for Docker {
+    fn disk(&self) -> Option<&Path> {
+        self.disk.as_deref()
+    }
+
     async fn ping(&self) -> Result<String, RuntimeError> {
         let version = self.short.version().await.map_err(self.error("tell its version"))?;
         Ok(version.version.unwrap_or_default())
@@ -265,26 +296,33 @@ impl Runtime for Docker {
     async fn start(&self, container: &str) -> Result<Running, RuntimeError> {
         let doing = format!("start container {container}");
         // Attached before the start, or the first lines would be lost.
-        let attach = query::AttachContainerOptionsBuilder::default().stream(true).stdout(true).stderr(true).build();
-        let attached = self.long.attach_container(container, Some(attach)).await.map_err(self.error(&doing))?;
+        let output = self.attach(container).await?;
         self.short.start_container(container, None).await.map_err(self.error(&doing))?;
-        let socket = self.socket.clone();
-        let output = attached
-            .output
-            .map_ok(LogOutput::into_bytes)
-            .map_err(move |error| RuntimeError::from_engine(&socket, "read a container's output", error))
-            .boxed();
         let engine = self.clone();
         let container = container.to_owned();
         let exit = Box::pin(async move { engine.wait(&container).await });
         Ok(Running { output, exit })
     }
 
+    async fn attach(&self, container: &str) -> Result<Output, RuntimeError> {
+        let options = query::AttachContainerOptionsBuilder::default().stream(true).stdout(true).stderr(true).build();
+        let doing = format!("attach to container {container}");
+        let attached = self.short.attach_container(container, Some(options)).await.map_err(self.error(&doing))?;
+        let socket = self.socket.clone();
+        Ok(attached
+            .output
+            .map_ok(LogOutput::into_bytes)
+            .map_err(move |error| RuntimeError::from_engine(&socket, "read a container's output", error))
+            .boxed())
+    }
+
     async fn stop(&self, container: &str, grace: Duration) -> Result<(), RuntimeError> {
         let doing = format!("stop container {container}");
         let secs = i32::try_from(grace.as_secs()).unwrap_or(i32::MAX);
         let options = query::StopContainerOptionsBuilder::default().t(secs).build();
-        match self.long.stop_container(container, Some(options)).await.map_err(self.error(&doing)) {
+        // The answer comes when it is over.
+        let client = self.short.clone().with_timeout(grace.saturating_add(KILL_TIMEOUT));
+        match client.stop_container(container, Some(options)).await.map_err(self.error(&doing)) {
             Err(RuntimeError::Refused { status: Some(304 | 404), .. }) => Ok(()),
             other => other,
         }
@@ -305,7 +343,8 @@ impl Runtime for Docker {
     async fn remove(&self, container: &str) -> Result<(), RuntimeError> {
         let doing = format!("remove container {container}");
         let options = query::RemoveContainerOptionsBuilder::default().force(true).v(true).build();
-        match self.long.remove_container(container, Some(options)).await.map_err(self.error(&doing)) {
+        let client = self.short.clone().with_timeout(REMOVE_TIMEOUT);
+        match client.remove_container(container, Some(options)).await.map_err(self.error(&doing)) {
             // 409: somebody removes it already.
             Err(error) if !error.is_not_found() && !error.is_conflict() => Err(error),
             _ => Ok(()),

@@ -1,6 +1,7 @@
 //! What can go wrong with the engine.
 
 use bollard::errors::Error;
+use railyard_service::error_chain;
 use std::path::PathBuf;
 
 /// The engine did not do what was asked.
@@ -39,7 +40,7 @@ impl RuntimeError {
                 let message = format!("its answer makes no sense here: {message}");
                 Self::Refused { doing: doing.to_owned(), status: None, message }
             }
-            other => Self::Unreachable { socket: socket.to_owned(), why: one_line(&chain(&other)) },
+            other => Self::Unreachable { socket: socket.to_owned(), why: one_line(&error_chain(&other)) },
         }
     }
 
@@ -79,18 +80,6 @@ impl RuntimeError {
         ];
         *status == Some(404) || *status == Some(400) || ANSWERS.iter().any(|answer| message.contains(answer))
     }
-}
-
-/// The error with its causes, for libraries that keep the interesting part in the source.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }
 
 fn one_line(text: &str) -> String {

@@ -17,6 +17,7 @@ use futures_util::stream::BoxStream;
 use railyard_common::digest::Digest;
 use railyard_common::platform::Platform;
 use std::io;
+use std::path::Path;
 use std::time::Duration;
 
 /// Bytes of an archive.
@@ -55,11 +56,14 @@ pub struct Exit {
     pub oom_killed: bool,
 }
 
+/// What a container writes, standard output and standard error together; in order, if its image has a shell.
+/// Ends when the container has ended and everything was read.
+pub type Output = BoxStream<'static, Result<Bytes, RuntimeError>>;
+
 /// A container that was started.
 pub struct Running {
-    /// What it writes, standard output and standard error together; in order, if its image has a shell.
-    /// Ends when the container has ended and everything was read.
-    pub output: BoxStream<'static, Result<Bytes, RuntimeError>>,
+    /// What it writes, from the first byte.
+    pub output: Output,
     /// How it ends.
     pub exit: BoxFuture<'static, Result<Exit, RuntimeError>>,
 }
@@ -67,6 +71,9 @@ pub struct Running {
 /// A container engine.
 #[async_trait]
 pub trait Runtime: Send + Sync + 'static {
+    /// Where the engine keeps images and containers, if it says so.
+    fn disk(&self) -> Option<&Path>;
+
     /// The engine answers; its version.
     async fn ping(&self) -> Result<String, RuntimeError>;
 
@@ -100,7 +107,11 @@ pub trait Runtime: Send + Sync + 'static {
     /// Starts it.
     async fn start(&self, container: &str) -> Result<Running, RuntimeError>;
 
-    /// SIGTERM, and SIGKILL after `grace`. Returns when it does not run any more. One that does not run is fine.
+    /// What a running container writes from now on.
+    async fn attach(&self, container: &str) -> Result<Output, RuntimeError>;
+
+    /// SIGTERM, and SIGKILL after `grace`. Returns when it does not run any more, or with an error
+    /// when an engine hangs. One that does not run is fine.
     async fn stop(&self, container: &str, grace: Duration) -> Result<(), RuntimeError>;
 
     /// Makes an image of that name of the container's file system.

@@ -17,7 +17,7 @@ fn at(secs: u64) -> Duration {
 fn running() -> Session {
     let mut session = Session::new();
     assert!(session.handle_hello(at(0)).is_empty());
-    assert_eq!(session.handle_order(at(1), lease(1), TTL), [Action::Start(lease(1))]);
+    assert_eq!(session.handle_order(at(1), lease(1), TTL), Verdict::Start);
     session.handle_phase(lease(1), Phase::Run);
     session
 }
@@ -25,9 +25,9 @@ fn running() -> Session {
 #[test]
 fn an_order_is_started_once() {
     let mut session = running();
-    assert_eq!(session.handle_order(at(2), lease(1), TTL), []);
+    assert_eq!(session.handle_order(at(2), lease(1), TTL), Verdict::Known);
     assert_eq!(session.handle_hello(at(3)), [lease(1)]);
-    assert_eq!(session.handle_order(at(4), lease(1), TTL), []);
+    assert_eq!(session.handle_order(at(4), lease(1), TTL), Verdict::Known);
 }
 
 #[test]
@@ -80,7 +80,7 @@ fn a_heartbeat_sent_before_the_order_does_not_renew_it() {
 fn an_order_that_was_stuck_for_too_long_is_not_begun() {
     let mut session = Session::new();
     session.handle_hello(at(0));
-    assert_eq!(session.handle_order(at(200), lease(1), TTL), []);
+    assert_eq!(session.handle_order(at(200), lease(1), TTL), Verdict::Late);
     assert!(session.is_idle());
 }
 
@@ -105,9 +105,20 @@ fn a_cancel_is_passed_on_once_and_only_for_what_is_held() {
     assert_eq!(session.handle_cancel(lease(9), "by a person".into()), []);
     assert_eq!(session.handle_cancel(lease(1), "by a person".into()), [cancel]);
     assert_eq!(session.handle_cancel(lease(1), "again".into()), []);
-    assert_eq!(session.tick(at(1000)), [], "what is stopping need not be fenced");
     session.handle_done(lease(1));
     assert!(session.is_idle());
+}
+
+#[test]
+fn what_takes_its_time_to_stop_is_fenced_all_the_same() {
+    let mut session = running();
+    session.handle_cancel(lease(1), "by a person".into());
+    let fence = TTL - FENCE_MARGIN;
+    assert_eq!(session.next_tick_at(), Some(fence));
+    assert_eq!(session.tick(fence), [Action::Fence { lease: lease(1), silent_for: fence }]);
+    assert_eq!((session.next_tick_at(), session.tick(TTL)), (None, vec![]), "once");
+    assert_eq!(session.handle_cancel(lease(1), "again".into()), []);
+    assert_eq!(session.handle_hello(at(130)), [lease(1)], "its end is still to be reported");
 }
 
 #[test]

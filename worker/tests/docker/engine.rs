@@ -2,6 +2,7 @@
 
 use bollard::Docker;
 use bollard::query_parameters as query;
+use futures_util::StreamExt as _;
 use railyard_common::digest::Digest;
 use railyard_common::platform::Platform;
 use railyard_worker::image_move::archive::{self, Layer, LayerTar};
@@ -11,6 +12,10 @@ use railyard_worker::runtime::{self, ImageName, Runtime, labels};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
+
+/// Longer than the engine takes for anything here.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 pub const SOCKET: &str = "/var/run/docker.sock";
 
@@ -169,4 +174,36 @@ pub async fn foreign_container(labels: &[(&str, &str)]) -> String {
 
 pub async fn exists(container: &str) -> bool {
     client().inspect_container(container, None).await.is_ok()
+}
+
+/// Waits until the engine has removed the container.
+pub async fn removed(container: &str) {
+    let options = query::WaitContainerOptionsBuilder::default().condition("removed").build();
+    // Its exit code comes as an error, and so does a container that is gone already.
+    let waited = async { while client().wait_container(container, Some(options.clone())).next().await.is_none() {} };
+    tokio::time::timeout(PATIENCE, waited).await.expect("the container is removed");
+    assert!(!exists(container).await);
+}
+
+/// Why the engine cannot run anything privileged, if it cannot.
+pub async fn refuses_privileged() -> Option<String> {
+    let body = bollard::models::ContainerCreateBody {
+        image: Some(base_image().await),
+        cmd: Some(vec!["/bin/true".into()]),
+        host_config: Some(bollard::models::HostConfig {
+            network_mode: Some("none".to_owned()),
+            privileged: Some(true),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let created = client().create_container(None::<query::CreateContainerOptions>, body).await.unwrap();
+    let started = client().start_container(&created.id, None).await;
+    let forced = query::RemoveContainerOptionsBuilder::default().force(true).build();
+    client().remove_container(&created.id, Some(forced)).await.unwrap();
+    match started {
+        Ok(()) => None,
+        Err(bollard::errors::Error::DockerResponseServerError { message, .. }) => Some(message),
+        Err(error) => panic!("{error}"),
+    }
 }

@@ -1,6 +1,7 @@
 //! A farm for one test: certificates, the service, and a worker that is started with the test's settings.
 
 use crate::engine;
+use crate::faulty::{Faults, Faulty};
 use crate::service::{Books, Service, message};
 use railyard_common::digest::Digest;
 use railyard_common::id::LeaseId;
@@ -13,6 +14,7 @@ use railyard_service::tls::{Authority, Identity, Role, server_config};
 use railyard_service::{listener, task};
 use railyard_worker::WorkerConfig;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -83,6 +85,16 @@ impl Farm {
         let worker = Self::launch(config);
         self.until("the worker says hello", |books| (books.hellos.len() > before).then_some(())).await;
         worker
+    }
+
+    /// A worker whose engine has faults, connected.
+    pub async fn faulty_worker(&self, config: WorkerConfig, faults: Faults) -> Worker {
+        let engine = Arc::new(Faulty { engine: engine::runtime().await, faults });
+        let before = self.service.books().hellos.len();
+        let shutdown = CancellationToken::new();
+        let running = task::spawn("worker", railyard_worker::run_with(config, engine, shutdown.clone()));
+        self.until("the worker says hello", |books| (books.hellos.len() > before).then_some(())).await;
+        Worker { running, shutdown }
     }
 
     pub fn launch(config: WorkerConfig) -> Worker {

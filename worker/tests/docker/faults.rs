@@ -2,14 +2,17 @@
 
 use crate::engine::{self, SOCKET, base_image};
 use crate::farm::Farm;
+use crate::faulty::Faults;
 use crate::order::{lease, order};
 use railyard_common::outcome::{OutcomeKind, Reason};
 use railyard_service::{rpc_error, task};
 use railyard_worker::runtime::labels;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
@@ -167,16 +170,10 @@ async fn an_engine_that_goes_away_is_the_farm_s_fault_and_cleaned_up_when_it_is_
     farm.logged(lease(1), "\nrunning\n").await;
     let path = proxy.close();
     farm.ended(lease(1)).await.expect(OutcomeKind::Lost, Reason::Engine, "no container engine answers at");
-    assert_eq!(engine::containers_of(&farm.id).await.len(), 1, "the container outlived the engine's absence");
+    let left = engine::containers_of(&farm.id).await;
+    assert_eq!(left.len(), 1, "the container outlived the engine's absence");
     let _proxy = Proxy::open(path);
-    let gone = async {
-        while !engine::containers_of(&farm.id).await.is_empty() {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(60), gone)
-        .await
-        .expect("the container is removed when the engine is back");
+    engine::removed(&left[0]).await;
     farm.run(&order(2, &base_image().await, "echo fine")).await.expect_success();
     worker.stop().await;
     farm.assert_no_leftovers().await;
@@ -226,6 +223,112 @@ async fn a_full_disk_is_the_farm_s_fault_and_named() {
     };
     fetch.inputs = vec![railyard_common::order::InputArtifact { mount_path: "/inputs/big".into(), artifact }];
     farm.run(&fetch).await.expect(OutcomeKind::Lost, Reason::DiskFull, "the worker's disk is full");
+    // What the failed fetch had written went with it, or the next one would fail for it.
+    fetch.lease = lease(4);
+    fetch.inputs[0].artifact.blob = farm.service.change(|books| books.add(&vec![8; 20 << 20]));
+    farm.run(&fetch).await.expect_success();
+    worker.stop().await;
+    farm.assert_no_leftovers().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_of_the_engine_is_the_farm_s_fault_too() {
+    let farm = Farm::start().await;
+    let dir = farm.dir.path().join("engine");
+    let _small = Small::mount(&dir, "1m");
+    let worker = farm.faulty_worker(farm.config(), Faults { disk: Some(dir.clone()), ..Faults::default() }).await;
+    let ended = farm.run(&order(1, &base_image().await, "exit 1")).await;
+    ended.expect(OutcomeKind::Lost, Reason::DiskFull, dir.to_str().unwrap());
+    worker.stop().await;
+    farm.assert_no_leftovers().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panic_ends_its_job_and_nothing_else() {
+    let farm = Farm::start().await;
+    let worker = farm.faulty_worker(farm.config(), Faults { start_panics: 1.into(), ..Faults::default() }).await;
+    let image = base_image().await;
+    let ended = farm.run(&order(1, &image, "true")).await;
+    ended.expect(OutcomeKind::Lost, Reason::Engine, "the worker has a bug: panic: the test wants it so");
+    assert_eq!(engine::containers_of(&farm.id).await, Vec::<String>::new());
+    farm.run(&order(2, &image, "true")).await.expect_success();
+    worker.stop().await;
+    farm.assert_no_leftovers().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn output_that_breaks_off_goes_on_and_the_gap_is_told() {
+    let farm = Farm::start().await;
+    let worker = farm.faulty_worker(farm.config(), Faults { output_breaks: 1.into(), ..Faults::default() }).await;
+    let mut order = order(1, &base_image().await, WAITING);
+    // Longer silent than it may be, but nobody could have heard it.
+    order.run.silence_timeout_secs = 1;
+    farm.send(&order).await;
+    farm.logged(lease(1), "is missing here").await;
+    go(&farm, 1);
+    let ended = farm.ended(lease(1)).await;
+    ended.expect_success();
+    assert!(ended.log.contains("\nrunning\n==> railyard: the connection to"), "{}", ended.log);
+    assert!(ended.log.contains("is missing here\ngoing\n"), "{}", ended.log);
+    worker.stop().await;
+    farm.assert_no_leftovers().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_removed_does_not_keep_a_worker_from_its_work() {
+    let farm = Farm::start().await;
+    let worker = farm.worker().await;
+    farm.send(&order(1, &base_image().await, WAITING)).await;
+    farm.logged(lease(1), "\nrunning\n").await;
+    worker.crash().await;
+    let left = engine::containers_of(&farm.id).await;
+    assert_eq!(left.len(), 1);
+    let worker = farm.faulty_worker(farm.config(), Faults { remove_fails: 1.into(), ..Faults::default() }).await;
+    farm.run(&order(2, &base_image().await, "true")).await.expect_success();
+    engine::removed(&left[0]).await;
+    worker.stop().await;
+    farm.assert_no_leftovers().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_that_the_engine_does_not_make_in_time_is_not_waited_for() {
+    let farm = Farm::start().await;
+    let permits = Arc::new(Semaphore::new(0));
+    let faults = Faults { create_waits: Some(permits.clone()), ..Faults::default() };
+    let removals = faults.removals.clone();
+    let worker = farm.faulty_worker(farm.config(), faults).await;
+    let mut order = order(1, &base_image().await, "true");
+    order.ttl_millis = 4000;
+    farm.service.change(|books| books.deaf = true);
+    let ended = farm.run(&order).await;
+    ended.expect(OutcomeKind::Lost, Reason::WorkerGone, "the container was stopped before its lease expired");
+    permits.add_permits(1);
+    // Once when the job ended, in vain, and once when the container was there.
+    let both = removals.acquire_many(2);
+    tokio::time::timeout(Duration::from_secs(60), both).await.expect("the container is removed").unwrap().forget();
+    worker.stop().await;
+    farm.assert_no_leftovers().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_that_the_engine_cannot_stop_is_removed() {
+    let farm = Farm::start().await;
+    let worker = farm.faulty_worker(farm.config(), Faults { stop_fails: 1.into(), ..Faults::default() }).await;
+    // It writes without end.
+    let mut order = order(1, &base_image().await, "yes");
+    order.run.timeout_secs = 1;
+    farm.run(&order).await.expect(OutcomeKind::TimedOut, Reason::WallClock, "timeout of 1s");
+    worker.stop().await;
+    farm.assert_no_leftovers().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_that_comes_too_late_is_given_back() {
+    let farm = Farm::start().await;
+    let worker = farm.worker().await;
+    let mut late = order(1, &base_image().await, "true");
+    late.ttl_millis = 1;
+    farm.run(&late).await.expect(OutcomeKind::Lost, Reason::WorkerGone, "took so long to arrive");
     worker.stop().await;
     farm.assert_no_leftovers().await;
 }

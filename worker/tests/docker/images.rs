@@ -156,6 +156,143 @@ async fn a_root_tarball_becomes_an_image_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_imported_image_is_of_the_job_s_platform_and_so_is_what_is_committed_from_it() {
+    let farm = Farm::start().await;
+    let worker = farm.worker().await;
+    let root = busybox_root(&format!("foreign {}", farm.id));
+    let blob = farm.service.change(|books| books.add(&root));
+    let artifact = Artifact { path: "root.tar".parse().unwrap(), blob, media_type: String::new(), published: None };
+    // What is in it runs here, whatever the image says it is for.
+    let job = "step1@linux/arm64".parse().unwrap();
+    let mut order = Order { image: OrderImage::Import(artifact), job, ..committing(1, "", "touch list /opt/new") };
+    let made = farm.run(&order).await;
+    made.expect_success();
+    let image = image_in(&made.report);
+    let config = farm.service.books().plain(image.config.digest);
+    let config: serde_json::Value = serde_json::from_slice(&config).unwrap();
+    assert_eq!(config["architecture"], "arm64");
+    for own in ["Env", "Cmd", "Entrypoint", "Labels"] {
+        assert!(config["config"][own].is_null(), "nothing of the job's own settings: {config}");
+    }
+    forget_build(&farm).await;
+    order.lease.job.0 = 2;
+    order.image = OrderImage::Image(image.clone());
+    farm.run(&order).await.expect_success();
+    let engine = engine::runtime().await;
+    assert_eq!(engine.image(&image.config.digest.to_string()).await.unwrap().unwrap().architecture, "arm64");
+    forget_build(&farm).await;
+    worker.stop().await;
+    farm.assert_no_leftovers().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_reference_gives_each_platform_its_image_and_stays_what_it_was() {
+    let farm = Farm::start().await;
+    let worker = farm.worker().await;
+    let reference = registry::serve(&format!("railyard-test/{}", farm.id), &farm.id).await;
+    let on = |job: u64, platform: &str| Order {
+        job: format!("step{job}@{platform}").parse().unwrap(),
+        ..order(job, &reference, "cat /etc/marker")
+    };
+    let first = farm.run(&on(1, "linux/amd64")).await;
+    first.expect_success();
+    let engine = engine::runtime().await;
+    let before = engine.image(&reference).await.unwrap().unwrap();
+    for job in [2, 4] {
+        let (amd64, arm64) = (on(job, "linux/amd64"), on(job + 1, "linux/arm64"));
+        let (amd64, arm64) = tokio::join!(farm.run(&amd64), farm.run(&arm64));
+        for (ended, platform) in [(amd64, "amd64"), (arm64, "arm64")] {
+            ended.expect_success();
+            assert!(ended.log.contains(&format!("{platform} {}", farm.id)), "{}", ended.log);
+            assert!(job == 2 || ended.log.contains("is here\n"), "pulled once for a build: {}", ended.log);
+        }
+    }
+    assert_eq!(engine.image(&reference).await.unwrap().unwrap(), before);
+    forget_build(&farm).await;
+    engine.untag(&reference).await.unwrap();
+    worker.stop().await;
+    farm.assert_no_leftovers().await;
+}
+
+/// A registry with one name, that has an image for each platform.
+mod registry {
+    use crate::engine::busybox_root;
+    use axum::extract::Path;
+    use axum::http::StatusCode;
+    use axum::http::header::CONTENT_TYPE;
+    use axum::response::IntoResponse as _;
+    use axum::routing::any;
+    use railyard_common::digest::Digest;
+    use railyard_common::platform::Platform;
+    use railyard_service::task;
+    use railyard_worker::image_move::config;
+    use serde_json::json;
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+    use tokio::net::TcpListener;
+
+    const LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+    const MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+    const CONFIG: &str = "application/vnd.docker.container.image.v1+json";
+    const LAYER: &str = "application/vnd.docker.image.rootfs.diff.tar.gzip";
+
+    type Objects = BTreeMap<String, (&'static str, Vec<u8>)>;
+
+    /// The reference of the image. The registry ends with the test.
+    pub async fn serve(repository: &str, marker: &str) -> String {
+        let mut objects = Objects::new();
+        let manifests: Vec<_> = ["linux/amd64", "linux/arm64"]
+            .map(|platform| add_image(&mut objects, platform.parse().unwrap(), marker))
+            .into();
+        let list = json!({ "schemaVersion": 2, "mediaType": LIST, "manifests": manifests });
+        add(&mut objects, LIST, list.to_string().into_bytes());
+        objects.insert("latest".to_owned(), (LIST, list.to_string().into_bytes()));
+        let objects = Arc::new(objects);
+        let answer = move |Path(path): Path<String>| async move {
+            match objects.get(path.rsplit('/').next().unwrap_or_default()) {
+                Some((media_type, bytes)) => ([(CONTENT_TYPE, *media_type)], bytes.clone()).into_response(),
+                None if path.is_empty() => StatusCode::OK.into_response(),
+                None => StatusCode::NOT_FOUND.into_response(),
+            }
+        };
+        let app = axum::Router::new().route("/v2/", any(|| async {})).route("/v2/{*path}", any(answer));
+        let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let host = tcp.local_addr().unwrap();
+        task::spawn("registry", async move { axum::serve(tcp, app).await });
+        format!("{host}/{repository}:latest")
+    }
+
+    fn add_image(objects: &mut Objects, platform: Platform, marker: &str) -> serde_json::Value {
+        let root = busybox_root(&format!("{} {marker}", platform.arch()));
+        let config = config::imported(platform, Digest::of(&root), "test").to_vec();
+        let gzipped = gzip_of(&root);
+        let manifest = json!({
+            "schemaVersion": 2,
+            "mediaType": MANIFEST,
+            "config": add(objects, CONFIG, config),
+            "layers": [add(objects, LAYER, gzipped)],
+        });
+        let mut entry = add(objects, MANIFEST, manifest.to_string().into_bytes());
+        entry["platform"] = json!({ "os": "linux", "architecture": platform.arch() });
+        entry
+    }
+
+    fn gzip_of(bytes: &[u8]) -> Vec<u8> {
+        use std::io::Write as _;
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        gzip.write_all(bytes).unwrap();
+        gzip.finish().unwrap()
+    }
+
+    fn add(objects: &mut Objects, media_type: &'static str, bytes: Vec<u8>) -> serde_json::Value {
+        let digest = Digest::of(&bytes).to_string();
+        let descriptor = json!({ "mediaType": media_type, "size": bytes.len(), "digest": digest });
+        objects.insert(digest, (media_type, bytes));
+        descriptor
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn images_are_kept_for_running_builds_and_told_at_the_next_start() {
     let farm = Farm::start().await;
     let worker = farm.worker().await;

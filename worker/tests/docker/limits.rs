@@ -15,10 +15,20 @@ const STUBBORN: &str = "trap '' TERM\necho running\nwhile :; do sleep 1; done";
 async fn too_much_memory_is_named_as_such() {
     let farm = Farm::start().await;
     let worker = farm.worker().await;
-    let hungry = "echo eating\ndd if=/dev/zero of=/dev/null bs=200M count=1\necho \"dd said $?\"\nexit 137";
-    let ended = farm.run(&order(1, &base_image().await, hungry)).await;
-    ended.expect(OutcomeKind::Failed, Reason::Oom, "64.0 MiB");
-    assert_eq!(ended.outcome.exit_code, Some(137));
+    let image = base_image().await;
+    // Killed itself, or its child: then the shell ends with a code of its own.
+    let eat = "dd if=/dev/zero of=/dev/null bs=200M count=1";
+    for (job, script, code) in [(1, format!("exec {eat}"), 137), (2, format!("{eat} || exit 3"), 3)] {
+        let ended = farm.run(&order(job, &image, &script)).await;
+        ended.expect(OutcomeKind::Failed, Reason::Oom, "64.0 MiB");
+        assert_eq!(ended.outcome.exit_code, Some(code));
+    }
+    // The same exit code for other reasons.
+    for (job, script) in [(3, "exit 137"), (4, "kill -9 $$")] {
+        let ended = farm.run(&order(job, &image, script)).await;
+        ended.expect(OutcomeKind::Failed, Reason::Signal, "SIGKILL");
+        assert_eq!(ended.outcome.exit_code, Some(137));
+    }
     worker.stop().await;
     farm.assert_no_leftovers().await;
 }
@@ -96,6 +106,25 @@ async fn without_word_from_the_controller_the_container_is_stopped_before_its_le
     farm.service.change(|books| books.deaf = true);
     let ended = farm.ended(order.lease).await;
     ended.expect(OutcomeKind::Lost, Reason::WorkerGone, "the controller was not heard for 3 s");
+    assert_eq!(engine::containers_of(&farm.id).await, Vec::<String>::new());
+    worker.stop().await;
+    farm.assert_no_leftovers().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_grace_of_a_cancelled_job_ends_with_its_lease() {
+    let farm = Farm::start().await;
+    let mut config = farm.config();
+    config.stop_grace_secs = 3600;
+    let worker = farm.worker_with(config).await;
+    let mut order = order(1, &base_image().await, STUBBORN);
+    order.ttl_millis = 4000;
+    farm.send(&order).await;
+    farm.logged(order.lease, "\nrunning\n").await;
+    farm.service.change(|books| books.deaf = true);
+    let reason = "a person wanted it".to_owned();
+    farm.tell(controller_message::Kind::Cancel(v1::CancelLease { lease: Some(order.lease.to_proto()), reason })).await;
+    farm.ended(order.lease).await.expect(OutcomeKind::Cancelled, Reason::Cancelled, "a person wanted it");
     assert_eq!(engine::containers_of(&farm.id).await, Vec::<String>::new());
     worker.stop().await;
     farm.assert_no_leftovers().await;

@@ -6,6 +6,7 @@
 mod engine;
 mod farm;
 mod faults;
+mod faulty;
 mod images;
 mod jobs;
 mod limits;

@@ -1,0 +1,142 @@
+//! The real engine, with faults that it does not have by itself.
+
+use async_trait::async_trait;
+use futures_util::StreamExt as _;
+use futures_util::stream;
+use railyard_common::digest::Digest;
+use railyard_common::platform::Platform;
+use railyard_worker::runtime::{
+    ByteStream, ContainerSpec, Docker, ImageName, LocalImage, Output, Running, Runtime, RuntimeError,
+};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+use tokio::sync::Semaphore;
+
+/// What goes wrong, and how many times.
+pub struct Faults {
+    pub start_panics: AtomicU32,
+    /// The output breaks off behind its first bytes.
+    pub output_breaks: AtomicU32,
+    pub remove_fails: AtomicU32,
+    pub stop_fails: AtomicU32,
+    /// A container is made only with a permit of this.
+    pub create_waits: Option<Arc<Semaphore>>,
+    /// Has a permit for each removal that went well.
+    pub removals: Arc<Semaphore>,
+    /// Where the engine says that it keeps its files.
+    pub disk: Option<PathBuf>,
+}
+
+impl Default for Faults {
+    fn default() -> Self {
+        Self {
+            start_panics: 0.into(),
+            output_breaks: 0.into(),
+            remove_fails: 0.into(),
+            stop_fails: 0.into(),
+            create_waits: None,
+            removals: Arc::new(Semaphore::new(0)),
+            disk: None,
+        }
+    }
+}
+
+pub struct Faulty {
+    pub engine: Arc<Docker>,
+    pub faults: Faults,
+}
+
+fn is_due(fault: &AtomicU32) -> bool {
+    fault.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok()
+}
+
+fn refused(doing: &str) -> RuntimeError {
+    RuntimeError::Refused { doing: doing.to_owned(), status: Some(500), message: "the test does not want it".into() }
+}
+
+#[async_trait]
+impl Runtime for Faulty {
+    fn disk(&self) -> Option<&Path> {
+        self.faults.disk.as_deref().or_else(|| self.engine.disk())
+    }
+
+    async fn create(&self, spec: &ContainerSpec) -> Result<(), RuntimeError> {
+        if let Some(permits) = &self.faults.create_waits {
+            permits.acquire().await.unwrap().forget();
+        }
+        self.engine.create(spec).await
+    }
+
+    async fn start(&self, container: &str) -> Result<Running, RuntimeError> {
+        assert!(!is_due(&self.faults.start_panics), "the test wants it so");
+        let mut running = self.engine.start(container).await?;
+        if is_due(&self.faults.output_breaks) {
+            let broken = stream::once(async { Err(refused("read on")) });
+            running.output = running.output.take(1).chain(broken).boxed();
+        }
+        Ok(running)
+    }
+
+    async fn stop(&self, container: &str, grace: Duration) -> Result<(), RuntimeError> {
+        if is_due(&self.faults.stop_fails) { Err(refused("stop")) } else { self.engine.stop(container, grace).await }
+    }
+
+    async fn remove(&self, container: &str) -> Result<(), RuntimeError> {
+        if is_due(&self.faults.remove_fails) {
+            return Err(refused("remove"));
+        }
+        self.engine.remove(container).await?;
+        self.faults.removals.add_permits(1);
+        Ok(())
+    }
+
+    async fn attach(&self, container: &str) -> Result<Output, RuntimeError> {
+        self.engine.attach(container).await
+    }
+
+    async fn ping(&self) -> Result<String, RuntimeError> {
+        self.engine.ping().await
+    }
+
+    async fn image(&self, reference: &str) -> Result<Option<LocalImage>, RuntimeError> {
+        self.engine.image(reference).await
+    }
+
+    async fn pull(&self, reference: &str, platform: Platform) -> Result<(), RuntimeError> {
+        self.engine.pull(reference, platform).await
+    }
+
+    async fn tag(&self, image: &str, name: &ImageName) -> Result<(), RuntimeError> {
+        self.engine.tag(image, name).await
+    }
+
+    async fn untag(&self, reference: &str) -> Result<(), RuntimeError> {
+        self.engine.untag(reference).await
+    }
+
+    async fn names_below(&self, prefix: &str) -> Result<Vec<String>, RuntimeError> {
+        self.engine.names_below(prefix).await
+    }
+
+    async fn layer_chains(&self) -> Result<Vec<Vec<Digest>>, RuntimeError> {
+        self.engine.layer_chains().await
+    }
+
+    async fn export(&self, reference: &str) -> Result<ByteStream, RuntimeError> {
+        self.engine.export(reference).await
+    }
+
+    async fn load(&self, archive: ByteStream) -> Result<(), RuntimeError> {
+        self.engine.load(archive).await
+    }
+
+    async fn commit(&self, container: &str, name: &ImageName) -> Result<(), RuntimeError> {
+        self.engine.commit(container, name).await
+    }
+
+    async fn containers(&self, labels: &[(String, String)]) -> Result<Vec<String>, RuntimeError> {
+        self.engine.containers(labels).await
+    }
+}
