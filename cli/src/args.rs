@@ -1,11 +1,13 @@
 //! The command line as data. Nothing here does anything; `main` matches on it.
 
-use bytesize::ByteSize;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use railyard_common::id::{StepName, Version};
 use railyard_common::platform::Platform;
-use std::net::SocketAddr;
 use std::path::PathBuf;
+
+mod services;
+
+pub use services::{CertArgs, CertRole, ControllerArgs, ControllerTask, DevArgs, WorkerArgs};
 
 /// A build farm for image-based Linux distributions.
 #[derive(Debug, Parser)]
@@ -103,116 +105,6 @@ pub struct FarmArgs {
     /// File with url, ca, cert and key [env: RAILYARD_CONFIG]
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-}
-
-/// `railyard dev`
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  railyard dev
-  railyard dev --data /var/tmp/farm --slots 4
-
-The first start makes the farm's own CA, certificates and DATA/client.toml; client verbs that are run in the same
-directory find the farm by that file.")]
-pub struct DevArgs {
-    /// Where the farm keeps everything
-    #[arg(long, value_name = "DIR", default_value = "railyard-data")]
-    pub data: PathBuf,
-    /// Where the controller listens
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7411")]
-    pub listen: SocketAddr,
-    /// Jobs that the worker runs at a time [default: twice the processors]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    pub slots: Option<u32>,
-    /// Processors for jobs, for instance 2 or 1.5 [default: all]
-    #[arg(long, value_name = "N", value_parser = parse_cpus)]
-    pub cpu: Option<u32>,
-    /// Memory for jobs, for instance 8GiB [default: 80 % of the machine's]
-    #[arg(long, value_name = "SIZE")]
-    pub memory: Option<ByteSize>,
-    /// Scratch space for jobs, for instance 50GiB [default: what is free, but for a reserve]
-    #[arg(long, value_name = "SIZE")]
-    pub disk: Option<ByteSize>,
-    /// Let steps be privileged: they can do anything to this machine
-    #[arg(long)]
-    pub allow_privileged: bool,
-}
-
-/// `railyard controller`
-#[derive(Debug, Args)]
-#[command(
-    args_conflicts_with_subcommands = false,
-    after_help = "\
-Examples:
-  railyard controller --config /etc/railyard/controller.toml
-  railyard controller --config /etc/railyard/controller.toml cert worker w2 --out ./w2"
-)]
-pub struct ControllerArgs {
-    /// The controller's configuration file, TOML
-    #[arg(long, value_name = "FILE", global = true)]
-    pub config: Option<PathBuf>,
-    /// Something else than running it.
-    #[command(subcommand)]
-    pub task: Option<ControllerTask>,
-}
-
-/// What can be done with a controller's data without running it.
-#[derive(Debug, Subcommand)]
-pub enum ControllerTask {
-    /// Issue a certificate for a worker, submitter, operator or viewer
-    Cert(CertArgs),
-}
-
-/// `railyard controller cert`
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  railyard controller --config /etc/railyard/controller.toml cert worker w2 --out ./w2
-  railyard controller cert viewer dashboard --data railyard-data --out ./dashboard
-
-Needs no running controller, only its data directory. The key is written once, here: copy the directory to the machine
-that it is for, and remove it.")]
-pub struct CertArgs {
-    /// What the certificate allows
-    #[arg(value_enum)]
-    pub role: CertRole,
-    /// Whose it is; a worker goes by this name
-    pub name: String,
-    /// The controller's data directory, instead of --config
-    #[arg(long, value_name = "DIR", conflicts_with = "config")]
-    pub data: Option<PathBuf>,
-    /// Directory for ca.pem, NAME.pem and NAME.key
-    #[arg(long, value_name = "DIR")]
-    pub out: PathBuf,
-    #[allow(missing_docs)]
-    #[command(flatten)]
-    pub output: OutputArgs,
-}
-
-/// The roles of the farm.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub enum CertRole {
-    /// Runs jobs
-    Worker,
-    /// Submits, cancels and retries builds
-    Submitter,
-    /// May do everything
-    Operator,
-    /// May look
-    Viewer,
-}
-
-/// `railyard worker`
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Example:
-  railyard worker --config /etc/railyard/worker.toml
-
-`railyard controller cert worker NAME --out DIR` makes the certificate that the configuration names.")]
-pub struct WorkerArgs {
-    /// The worker's configuration file, TOML
-    #[arg(long, value_name = "FILE")]
-    pub config: PathBuf,
 }
 
 /// `railyard check`
@@ -492,15 +384,6 @@ pub struct ManArgs {
     pub output: OutputArgs,
 }
 
-impl ControllerTask {
-    /// How the result is printed.
-    pub fn format(&self) -> Format {
-        match self {
-            Self::Cert(args) => args.output.output,
-        }
-    }
-}
-
 impl FetchArgs {
     /// Where the files go.
     pub fn dir(&self) -> PathBuf {
@@ -530,17 +413,6 @@ fn parse_fetch_output(text: &str) -> Result<FetchOutput, String> {
     }
 }
 
-/// Thousandths of a processor.
-fn parse_cpus(text: &str) -> Result<u32, String> {
-    let cpus: f64 = text.parse().map_err(|_| "a number is expected, for instance 2 or 1.5".to_owned())?;
-    let millis = (cpus * 1000.0).round();
-    if millis >= 1.0 && millis <= f64::from(u32::MAX) {
-        Ok(millis as u32)
-    } else {
-        Err("more than 0 is expected".to_owned())
-    }
-}
-
 fn parse_param(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
@@ -549,56 +421,4 @@ fn parse_param(text: &str) -> Result<(String, String), String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use clap::CommandFactory as _;
-
-    #[test]
-    fn the_command_line_is_consistent() {
-        Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn every_verb_and_flag_is_documented() {
-        let root = Cli::command();
-        for verb in root.get_subcommands() {
-            assert!(verb.get_about().is_some(), "{} has no description", verb.get_name());
-            for arg in verb.get_arguments() {
-                assert!(arg.get_help().is_some(), "{} {} has no help", verb.get_name(), arg.get_id());
-            }
-        }
-    }
-
-    fn fetch(args: &[&str]) -> FetchArgs {
-        match Cli::try_parse_from([&["railyard", "fetch", "mini"], args].concat()).unwrap().verb {
-            Verb::Fetch(fetch) => fetch,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    #[test]
-    fn fetch_tells_a_directory_from_a_format() {
-        let plain = fetch(&[]);
-        assert_eq!((plain.dir(), plain.format()), (PathBuf::from("."), Format::Table));
-        let both = fetch(&["-o", "out", "-o", "json"]);
-        assert_eq!((both.dir(), both.format()), (PathBuf::from("out"), Format::Json));
-        assert_eq!(fetch(&["-o", "./json"]).dir(), PathBuf::from("./json"));
-        assert_eq!(fetch(&["--output", "json"]).format(), Format::Json);
-    }
-
-    #[test]
-    fn processors_can_be_split() {
-        assert_eq!([parse_cpus("2"), parse_cpus("1.5")], [Ok(2000), Ok(1500)]);
-        for bad in ["0", "-1", "nan", "inf", "two", ""] {
-            assert!(parse_cpus(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn a_parameter_keeps_further_equals_signs() {
-        assert_eq!(parse_param("url=http://x/?a=b"), Ok(("url".to_owned(), "http://x/?a=b".to_owned())));
-        assert_eq!(parse_param("empty="), Ok(("empty".to_owned(), String::new())));
-        assert!(parse_param("novalue").is_err());
-        assert!(parse_param("=x").is_err());
-    }
-}
+mod tests;
