@@ -32,6 +32,9 @@ const QUEUE_EVENTS: usize = 256;
 /// At shutdown, how long stopped attempts may take to clean up and to be reported, beyond their containers' grace.
 const LAST_REPORTS: Duration = Duration::from_secs(5);
 
+/// How long the images of builds that are over may take to go when the worker stops; what is left goes at the next start.
+const LAST_IMAGES: Duration = Duration::from_secs(15);
+
 /// How long the controller may take to close a stream that the worker has closed.
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -134,6 +137,10 @@ impl Daemon {
         self.attempts.shutdown().await;
         self.say_goodbye(&mut link_heard).await;
         link.abort();
+        let forgetting = futures_util::future::join_all(std::mem::take(&mut self.forgetting).into_values());
+        if tokio::time::timeout(LAST_IMAGES, forgetting).await.is_err() {
+            tracing::info!("some images of builds that are over stay until the next start");
+        }
         if let Err(error) = cleanup::jobs(&self.shop).await {
             tracing::warn!(%error, "not everything could be cleaned up; the next start tries again");
         }

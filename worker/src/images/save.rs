@@ -38,6 +38,13 @@ pub async fn commit(shop: &Workshop, order: &Order, base: &LocalImage, container
     let what = order.job.slug();
     let raw = shop.shelf.name(&order.build, &format!("{what}-raw"));
     let name = shop.shelf.name(&order.build, &what);
+    // What an earlier attempt left under these names would lose its name now, and stay for ever.
+    for old in [&raw, &name] {
+        match shop.runtime.untag(&old.to_string()).await {
+            Err(error) if !error.is_conflict() => return Err(error.into()),
+            _ => {}
+        }
+    }
     let (runtime, container, named) = (shop.runtime.clone(), container.to_owned(), raw.clone());
     let committing = async move { runtime.commit(&container, &named).await };
     shop.shelf.make(&order.build, &raw, committing).await?;

@@ -309,3 +309,30 @@ async fn images_are_kept_for_running_builds_and_told_at_the_next_start() {
     forget_build(&farm).await;
     worker.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_earlier_attempt_committed_goes_with_it() {
+    let farm = Farm::start().await;
+    let worker = farm.worker().await;
+    let engine = engine::runtime().await;
+    let mut made = Vec::new();
+    for attempt in 1..=2 {
+        let script = format!("echo {attempt} {} >/opt/attempt; touch list", farm.id);
+        let mut order = committing(1, &base_image().await, &script);
+        order.lease.attempt = attempt;
+        let ended = farm.run(&order).await;
+        ended.expect_success();
+        made.push(image_in(&ended.report).config.digest.to_string());
+    }
+    assert_ne!(made[0], made[1]);
+    assert!(
+        engine.image(&made[0]).await.unwrap().is_none(),
+        "the first attempt's image is still there, without a name"
+    );
+    forget_build(&farm).await;
+    // Its name goes a moment before the image itself.
+    let gone = async { while engine.image(&made[1]).await.unwrap().is_some() {} };
+    tokio::time::timeout(Duration::from_secs(60), gone).await.expect("the second attempt's image goes");
+    worker.stop().await;
+    farm.assert_no_leftovers().await;
+}
