@@ -23,7 +23,8 @@ const WORKER: &str = "dev";
 struct Service {
     name: &'static str,
     stop: CancellationToken,
-    running: JoinHandle<anyhow::Result<()>>,
+    /// `None` once its end has been told.
+    running: Option<JoinHandle<anyhow::Result<()>>>,
 }
 
 /// Runs the farm until it is told to stop.
@@ -41,12 +42,12 @@ pub async fn dev(args: &DevArgs, console: &Console) -> Result<(), Failure> {
     let (tell_ready, ready) = oneshot::channel();
     let controller_stop = CancellationToken::new();
     let run = railyard_controller::run(config.clone(), controller_stop.clone(), tell_ready);
-    let mut controller = Service { name: "controller", stop: controller_stop, running: task::spawn("controller", run) };
+    let mut controller = Service::new("controller", controller_stop, task::spawn("controller", run));
     let Ok(ready) = ready.await else { return controller.end().await };
 
     let worker_stop = CancellationToken::new();
     let run = railyard_worker::run(worker_config(args, &config, &ready)?, worker_stop.clone());
-    let mut worker = Service { name: "worker", stop: worker_stop, running: task::spawn("worker", run) };
+    let mut worker = Service::new("worker", worker_stop, task::spawn("worker", run));
     console.print(&banner(&ready, &data, &args.data))?;
 
     let ended = tokio::select! {
@@ -62,21 +63,26 @@ pub async fn dev(args: &DevArgs, console: &Console) -> Result<(), Failure> {
 }
 
 impl Service {
+    fn new(name: &'static str, stop: CancellationToken, running: JoinHandle<anyhow::Result<()>>) -> Self {
+        Self { name, stop, running: Some(running) }
+    }
+
     /// Waits for the end that should not come by itself.
     async fn wait(&mut self) -> Result<(), Failure> {
-        let ended = (&mut self.running).await;
+        let Some(running) = &mut self.running else { return std::future::pending().await };
+        let ended = running.await;
+        self.running = None;
         self.verdict(ended)?;
         Err(Failure::Failed(format!("the {} stopped by itself", self.name)))
     }
 
-    /// Stops it, unless it has stopped.
+    /// Stops it; tells how it ended, unless that has been told.
     async fn end(&mut self) -> Result<(), Failure> {
         self.stop.cancel();
-        if self.running.is_finished() {
-            return Ok(());
+        match self.running.take() {
+            Some(running) => self.verdict(running.await),
+            None => Ok(()),
         }
-        let ended = (&mut self.running).await;
-        self.verdict(ended)
     }
 
     fn verdict(&self, ended: Result<anyhow::Result<()>, tokio::task::JoinError>) -> Result<(), Failure> {

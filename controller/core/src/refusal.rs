@@ -9,7 +9,7 @@ pub enum Refusal {
     #[error("there is no build `{0}`; `railyard builds` lists them")]
     UnknownBuild(BuildId),
     /// The version is taken.
-    #[error("build `{0}` exists; choose another version, or `railyard retry {0}` to resume it")]
+    #[error("build `{0}` exists; choose another version (`railyard show {0}` tells how it stands)")]
     BuildExists(BuildId),
     /// The build has ended.
     #[error("build `{0}` has ended; there is nothing to cancel")]

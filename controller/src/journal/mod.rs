@@ -78,6 +78,12 @@ pub enum JournalError {
         /// Why.
         source: sled::Error,
     },
+    /// Another process has it open.
+    #[error("another controller uses the journal {}; stop it, or give this one another data directory", path.display())]
+    Locked {
+        /// The database directory.
+        path: PathBuf,
+    },
     /// A record is not what was written.
     #[error("record {record} of the journal {} is corrupt: {why}; restore the data directory from a backup, or move this one aside to start empty", path.display())]
     Corrupt {

@@ -136,22 +136,25 @@ impl Journal for SledJournal {
     }
 }
 
-/// Waits while somebody holds sled's lock on its log file. sled itself tries once, and says what is wrong if it is held still.
-fn wait_until_unlocked(log: &Path) {
-    let Ok(file) = File::open(log) else { return };
+/// Waits while somebody holds sled's lock on its log file; `false` if it is held still. sled itself tries only once.
+fn is_free(log: &Path) -> bool {
+    let Ok(file) = File::open(log) else { return true };
     for _ in 0..LOCK_LOOKS {
         match file.try_lock() {
             Err(TryLockError::WouldBlock) => std::thread::sleep(LOCK_PAUSE),
             // Held by us for this moment only: dropping the file gives it back.
-            Ok(()) | Err(TryLockError::Error(_)) => return,
+            Ok(()) | Err(TryLockError::Error(_)) => return true,
         }
     }
+    false
 }
 
 impl Tail {
     fn open(path: PathBuf) -> Result<Self, JournalError> {
         let database = |source| JournalError::Database { path: path.clone(), source };
-        wait_until_unlocked(&path.join("db"));
+        if !is_free(&path.join("db")) {
+            return Err(JournalError::Locked { path });
+        }
         let db = sled::Config::new()
             .path(&path)
             .flush_every_ms(None)
@@ -338,6 +341,6 @@ mod tests {
     fn a_second_controller_is_kept_out() {
         let dir = tempfile::tempdir().unwrap();
         let _first = SledJournal::open(dir.path()).unwrap();
-        assert!(matches!(SledJournal::open(dir.path()), Err(JournalError::Database { .. })));
+        assert!(matches!(SledJournal::open(dir.path()), Err(JournalError::Locked { .. })));
     }
 }
