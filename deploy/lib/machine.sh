@@ -46,8 +46,10 @@ ensure_engine() {
         apt_install "${packages[@]}"
     fi
     engine_answers && return
-    # No service manager started it (this may be a container or a bare virtual machine), so we do.
+    # No service manager started it (this may be a container or a bare virtual machine), so we do. An engine that was killed
+    # leaves its pid behind, which another process may have by now.
     say "starting the Docker engine"
+    pidof dockerd >/dev/null || rm -f /var/run/docker.pid /var/run/docker/containerd/containerd.pid
     setsid dockerd >"$DATA/dockerd.log" 2>&1 </dev/null &
     wait_pid=$!
     wait_for "the Docker engine" "$DATA/dockerd.log" engine_answers

@@ -290,7 +290,11 @@ fn a_cancelled_build_leaves_nothing_and_a_retry_keeps_what_succeeded() {
     let build = scene.farm.submit(&scene.farm.pipeline("bad", &text), &[]);
     scene.farm.logged(&build, "only", "attempt 1");
     assert_eq!(scene.farm.cli(&["cancel", &build, "--reason", "a test"]).code, 0);
-    assert_eq!(scene.farm.ended(&build)["state"], "cancelled");
+    let cancelled = scene.farm.ended(&build);
+    assert_eq!(
+        (&cancelled["state"], &cancelled["cancel_reason"]),
+        (&"cancelled".into(), &"a test (cancelled by operator)".into())
+    );
     scene.is_clean();
     let retried = scene.farm.cli(&["retry", &build]);
     assert_eq!(retried.code, 0, "{retried:?}");

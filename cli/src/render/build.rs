@@ -77,6 +77,9 @@ fn header(build: &Build, console: &Console, now: Timestamp) -> String {
     if let Some(trace) = &build.trace_id {
         line("trace", trace);
     }
+    if let Some(reason) = &build.cancel_reason {
+        line("cancelled", &ansi::one_line(reason));
+    }
     if let Some(error) = &build.finalize_error {
         line("problem", &ansi::one_line(&finalize_trouble(build, error)));
     }

@@ -178,6 +178,7 @@ pub mod tests {
             cache_url: None,
             trace_id: None,
             finalize_error: None,
+            cancel_reason: None,
             jobs,
         }
     }

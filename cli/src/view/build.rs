@@ -247,6 +247,7 @@ pub struct Build {
     pub cache_url: Option<String>,
     pub trace_id: Option<String>,
     pub finalize_error: Option<String>,
+    pub cancel_reason: Option<String>,
     pub jobs: Vec<Job>,
 }
 
@@ -263,6 +264,7 @@ impl From<v1::BuildView> for Build {
             cache_url: some(view.cache_url),
             trace_id: some(view.trace_id),
             finalize_error: some(view.finalize_error),
+            cancel_reason: some(view.cancel_reason),
             jobs,
         }
     }

@@ -58,6 +58,7 @@ impl Farm {
             by: by.to_owned(),
             trace: trace.clone(),
             unfinished: plan.jobs.len(),
+            cancel_reason: None,
         };
         let ids: Vec<JobId> = build.jobs().collect();
         self.builds.insert(plan.build.clone(), build);
@@ -124,6 +125,7 @@ impl Farm {
     fn cancel(&mut self, at: Millis, id: &BuildId, reason: &str) {
         let Some(build) = self.builds.get_mut(id) else { return };
         build.state = BuildState::Cancelling { reason: reason.to_owned() };
+        build.cancel_reason = Some(reason.to_owned());
         let jobs: Vec<JobId> = build.jobs().collect();
         for job_id in jobs {
             let waits = |job: &Job| matches!(job.state, JobState::Queued { .. } | JobState::Blocked { .. });
@@ -142,6 +144,7 @@ impl Farm {
         let Some(build) = self.builds.get_mut(id) else { return };
         let again: BTreeSet<JobId> = build.jobs().filter(|job| again.contains(job)).collect();
         build.state = BuildState::Running;
+        build.cancel_reason = None;
         build.unfinished += again.len();
         close_if_over(build, &self.jobs);
         let (plan, ids) = (build.plan.clone(), build.jobs());

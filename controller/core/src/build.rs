@@ -88,6 +88,9 @@ pub struct Build {
     pub trace: Trace,
     /// Jobs that have not ended.
     pub unfinished: usize,
+    /// Why it was cancelled, for people, if it was since it last began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cancel_reason: Option<String>,
 }
 
 impl Build {

@@ -261,7 +261,10 @@ impl ClientService for Client {
         // It is journaled, and told to every worker of the build.
         convert::at_most("reason", request.reason.len(), TEXT_MAX_BYTES, "bytes")?;
         let build = read::resolve(&self.farm, &request.build).await?;
-        let reason = if request.reason.is_empty() { format!("cancelled by {by}") } else { request.reason };
+        let reason = match request.reason.as_str() {
+            "" => format!("cancelled by {by}"),
+            why => format!("{why} (cancelled by {by})"),
+        };
         self.farm.decide(Command::Cancel { build, by, reason }).await.map_err(command_status)?;
         Ok(Response::new(v1::CancelResponse {}))
     }

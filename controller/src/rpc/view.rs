@@ -50,6 +50,7 @@ pub(super) fn build(
         cache_url: cache_url.to_owned(),
         trace_id: build.trace.trace_id.clone(),
         finalize_error: error,
+        cancel_reason: build.cancel_reason.clone().unwrap_or_default(),
     }
 }
 

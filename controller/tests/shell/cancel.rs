@@ -14,7 +14,7 @@ async fn a_cancel_reaches_the_worker_and_the_build_ends_with_its_report() {
     let order = worker.order().await;
     person.cancel(&build, "wrong branch").await.unwrap();
     let told = worker.cancel().await;
-    assert_eq!((told.lease, told.reason.as_str()), (order.lease, "wrong branch"));
+    assert_eq!((told.lease, told.reason.as_str()), (order.lease, "wrong branch (cancelled by olga)"));
     let states = person.states(&build).await;
     assert_eq!(states["base@linux/amd64"], v1::JobState::Running);
     assert_eq!(states["disk@linux/amd64"], v1::JobState::Cancelled);
@@ -53,7 +53,7 @@ async fn a_worker_that_was_away_is_told_when_it_comes_back() {
     let mut worker = controller.worker_saying(v1::Hello { held: vec![held], ..hello("anvil") }).await;
     assert_eq!(worker.welcome.held, [held]);
     let told = worker.cancel().await;
-    assert_eq!((told.lease, told.reason.as_str()), (Some(held), "not needed"));
+    assert_eq!((told.lease, told.reason.as_str()), (Some(held), "not needed (cancelled by olga)"));
     worker.try_report(report(held, cancelled("stopped"))).await.unwrap();
     assert_eq!(person.ended(&build).await.state(), v1::BuildState::Cancelled);
 }
