@@ -110,8 +110,8 @@ impl Drop for Engine {
     fn drop(&mut self) {
         let Some(private) = &mut self.private else { return };
         if private.daemon.has_ended() {
-            // Containers outlive a killed daemon. Its next start clears them away, once its old pid is forgotten.
-            let _ = std::fs::remove_file(private.dir.path().join("dockerd.pid"));
+            // Containers outlive a killed daemon. Its next start clears them away.
+            forget_old_processes(private.dir.path());
             private.daemon = Process::start(Self::daemon(private.dir.path()), &private.dir.path().join("dockerd.log"));
             self.wait();
         }
@@ -123,6 +123,18 @@ impl Drop for Engine {
             private.daemon.stop(START_LIMIT);
             unmount_below(private.dir.path());
         }
+    }
+}
+
+/// What is left of a killed daemon: its containerd, dying with it or just dead, and the files with their pids. A new daemon that
+/// finds them waits for the old processes instead of starting its own.
+fn forget_old_processes(dir: &Path) {
+    let containerd = dir.join("exec/containerd/containerd.pid");
+    if let Ok(pid) = std::fs::read_to_string(&containerd) {
+        let _ = Command::new("kill").args(["-KILL", pid.trim()]).status();
+    }
+    for stale in [containerd, dir.join("exec/containerd/containerd.sock"), dir.join("dockerd.pid")] {
+        let _ = std::fs::remove_file(stale);
     }
 }
 
