@@ -35,11 +35,13 @@ pub(super) struct Refusal {
     pub status: StatusCode,
     /// The name of the fault and a sentence.
     pub text: String,
+    /// The sender had the right, and has it no more: it is heard out, so that it reads this instead of a broken connection.
+    pub expired: bool,
 }
 
 impl Refusal {
     pub(super) fn new(status: StatusCode, text: impl Into<String>) -> Self {
-        Self { status, text: text.into() }
+        Self { status, text: text.into(), expired: false }
     }
 
     pub(super) fn not_found() -> Self {
@@ -153,7 +155,7 @@ impl Embedded {
         };
         match self.key.check(right, expires, signature, self.clock.now()) {
             Ok(()) => Ok(()),
-            Err(Unsigned::Expired) => Err(Refusal::denied("the signed URL has expired")),
+            Err(Unsigned::Expired) => Err(Refusal { expired: true, ..Refusal::denied("the signed URL has expired") }),
             Err(Unsigned::Wrong) => Err(Refusal::denied("the signature does not fit this URL")),
         }
     }

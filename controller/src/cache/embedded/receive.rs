@@ -65,10 +65,14 @@ pub(super) async fn answer(
     headers: &HeaderMap,
     body: Body,
 ) -> Result<Response, Refusal> {
-    // Whoever has no signature is not listened to any further.
-    let right = right(cache, target)?;
     let mut body = body.into_data_stream();
-    match take(cache, &right, headers, &mut body).await {
+    let taken = match right(cache, target) {
+        Ok(right) => take(cache, &right, headers, &mut body).await,
+        Err(refusal) if refusal.expired => Err(refusal),
+        // Whoever never had a signature is not listened to any further.
+        Err(refusal) => return Err(refusal),
+    };
+    match taken {
         Ok(md5) => Ok((StatusCode::OK, [(header::ETAG, format!("\"{}\"", hex::encode(md5)))]).into_response()),
         Err(refusal) => {
             // The refusal stands, however the draining ends.
