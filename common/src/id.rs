@@ -47,6 +47,14 @@ fn is_variant(text: &str) -> bool {
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'))
 }
 
+/// Groups are often named by branches: `main`, `feature/kernel-7.1`.
+fn is_group(text: &str) -> bool {
+    let first_ok = text.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
+    first_ok
+        && text.len() <= VERSION_MAX_LEN
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b'/'))
+}
+
 macro_rules! text_id {
     ($(#[$doc:meta])* $name:ident, $kind:literal, $check:ident, $expected:literal) => {
         $(#[$doc])*
@@ -106,6 +114,14 @@ text_id!(
 text_id!(
     /// A worker's name: what its certificate says.
     WorkerName, "worker name", is_name, "1 to 63 of a-z, 0-9 and -, not starting with -"
+);
+text_id!(
+    /// A pool of workers: those outside of it do not take its jobs, those inside take no others.
+    PoolName, "pool name", is_name, "1 to 63 of a-z, 0-9 and -, not starting with -"
+);
+text_id!(
+    /// A group of jobs or of builds that are not to run side by side, for instance `signing` or `main`.
+    GroupName, "group name", is_group, "1 to 128 letters, digits, `.`, `-`, `_` or `/`, starting with a letter or digit"
 );
 text_id!(
     /// A build's version, for instance `4799.0.0+nightly-20261121-2100`.

@@ -1,6 +1,6 @@
 //! A job with nothing left to substitute: what a worker needs to know, and no more.
 
-use crate::id::JobName;
+use crate::id::{GroupName, JobName, PoolName};
 use crate::path::{Glob, RelPath};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -126,6 +126,15 @@ pub struct RunSpec {
     pub network_none: bool,
 }
 
+/// Jobs of one group run at most `limit` at a time, across all builds and pipelines, in the order in which they became ready.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Concurrency {
+    /// The group.
+    pub group: GroupName,
+    /// From 1. Where jobs of a group disagree, the smallest limit of those that run and of the next one holds.
+    pub limit: u32,
+}
+
 /// One step for one platform, frozen at submit.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JobSpec {
@@ -141,6 +150,18 @@ pub struct JobSpec {
     pub lease_ttl_secs: u64,
     /// How often the step's own failures are retried.
     pub retries: u32,
+    /// It waits until somebody approves it; what there is to approve, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approval: Option<String>,
+    /// The group in which it takes its turn.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub concurrency: Option<Concurrency>,
+    /// Only workers of this pool take it; without one, only those of none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool: Option<PoolName>,
+    /// Only workers with all of these labels take it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
     /// What happens in the container.
     pub run: RunSpec,
 }

@@ -15,6 +15,7 @@ pub mod path;
 pub mod pipeline;
 pub mod plan;
 pub mod platform;
+pub mod priority;
 pub mod time;
 
 /// The protocol that this source tree speaks. A controller accepts clients and workers of this number and of the one before.

@@ -75,6 +75,8 @@ pub enum Reason {
     WorkerGone,
     /// The worker came back without the lease.
     WorkerRestarted,
+    /// An operator drained the worker, and the job was not done in time.
+    Drained,
     /// The worker cannot run such a job.
     Unsupported,
     /// Cancelled by a person or a newer build.
@@ -82,7 +84,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    const ALL: [Reason; 17] = [
+    const ALL: [Reason; 18] = [
         Self::Done,
         Self::ExitCode,
         Self::Signal,
@@ -98,6 +100,7 @@ impl Reason {
         Self::Transfer,
         Self::WorkerGone,
         Self::WorkerRestarted,
+        Self::Drained,
         Self::Unsupported,
         Self::Cancelled,
     ];
@@ -120,6 +123,7 @@ impl Reason {
             Self::Transfer => "transfer",
             Self::WorkerGone => "worker-gone",
             Self::WorkerRestarted => "worker-restarted",
+            Self::Drained => "drained",
             Self::Unsupported => "unsupported",
             Self::Cancelled => "cancelled",
         }

@@ -1,6 +1,6 @@
 //! A build's frozen plan: the jobs of one run, in an order in which they could run.
 
-use crate::id::{BuildId, JobName};
+use crate::id::{BuildId, GroupName, JobName};
 use crate::job::JobSpec;
 use crate::platform::Platform;
 use serde::{Deserialize, Serialize};
@@ -17,6 +17,9 @@ pub struct Plan {
     pub params: BTreeMap<String, String>,
     /// The platforms of this build.
     pub platforms: Vec<Platform>,
+    /// A build of the same pipeline and group cancels this one, if it comes while this one still waits for its first worker.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub supersede: Option<GroupName>,
     /// Dependencies first.
     pub jobs: Vec<JobSpec>,
 }

@@ -86,6 +86,10 @@ impl<'a> Expander<'a> {
             inputs: inputs?,
             lease_ttl_secs: step.lease_ttl_secs,
             retries: step.retries,
+            approval: None,
+            concurrency: None,
+            pool: None,
+            labels: BTreeMap::new(),
             run: RunSpec {
                 script: script?,
                 env: env?,

@@ -1,14 +1,14 @@
 //! Events change the state. This cannot fail: an event that names what is not there changes nothing.
 
-use crate::build::{Build, BuildState, Trace, Verdict};
+use crate::build::{Build, BuildState, Verdict};
 use crate::event::{Event, Next};
 use crate::farm::Farm;
-use crate::job::{Attempt, AttemptEnd, Job, JobResult, JobState};
+use crate::hold::Hold;
+use crate::index::PlanIndex;
+use crate::job::{Approval, Attempt, AttemptEnd, Job, JobResult, JobState};
 use crate::worker::{Worker, WorkerOffer};
-use railyard_common::id::{BuildId, JobId, JobName, LeaseId, WorkerName};
-use railyard_common::job::Capacity;
+use railyard_common::id::{BuildId, JobId, LeaseId, WorkerName};
 use railyard_common::outcome::OutcomeKind;
-use railyard_common::plan::Plan;
 use railyard_common::time::Millis;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -16,9 +16,23 @@ use std::sync::Arc;
 impl Farm {
     /// Changes the state by what happened.
     pub fn apply(&mut self, event: &Event) {
+        self.queues.promote(event.at());
         match event {
-            Event::BuildAccepted { at, plan, first_job, by, key, trace } => {
-                self.accept(*at, plan, *first_job, by, trace);
+            Event::BuildAccepted { at, plan, first_job, by, key, trace, priority, request } => {
+                let build = Build {
+                    plan: plan.clone(),
+                    first_job: *first_job,
+                    state: BuildState::Running,
+                    submitted_at: *at,
+                    by: by.clone(),
+                    trace: trace.clone(),
+                    priority: *priority,
+                    request: request.clone(),
+                    unfinished: plan.jobs.len(),
+                    cancel_reason: None,
+                    index: Arc::new(PlanIndex::of(plan, *priority)),
+                };
+                self.accept(*at, build);
                 if let Some(key) = key {
                     self.keys.insert(key.clone(), plan.build.clone());
                 }
@@ -28,6 +42,11 @@ impl Farm {
                 let end = AttemptEnd { at: *at, outcome: outcome.clone(), log_bytes: *log_bytes };
                 let result = JobResult { artifacts: artifacts.clone(), image: image.clone() };
                 self.end_attempt(*lease, end, result, *next);
+            }
+            Event::JobUploading { lease, .. } => self.uploading(*lease),
+            Event::JobsApproved { at, jobs, by, .. } => jobs.iter().for_each(|job| self.approve(*at, *job, by)),
+            Event::JobsCancelled { at, jobs, reason, .. } => {
+                jobs.iter().for_each(|job| self.cancel_job(*at, *job, reason));
             }
             Event::BuildCancelled { at, build, reason, .. } => self.cancel(*at, build, reason),
             Event::BuildResumed { at, build, jobs } => self.resume(*at, build, jobs),
@@ -40,6 +59,12 @@ impl Farm {
                     worker.changed_at = *at;
                 }
             }
+            Event::WorkerHeld { worker, hold, .. } => self.hold(worker, Some(hold)),
+            Event::WorkerReleased { worker, .. } => self.hold(worker, None),
+            Event::WorkerForgotten { worker, .. } => {
+                self.workers.remove(worker);
+                self.free_disk.remove(worker);
+            }
             Event::ControllerStarted { at } => {
                 let names: Vec<WorkerName> = self.workers.keys().cloned().collect();
                 names.iter().for_each(|name| self.worker_offline(*at, name));
@@ -47,57 +72,112 @@ impl Farm {
         }
     }
 
-    fn accept(&mut self, at: Millis, plan: &Arc<Plan>, first_job: JobId, by: &str, trace: &Trace) {
-        let path_lens = path_lens(plan);
-        self.next_job = first_job.0 + plan.jobs.len() as u64;
-        let build = Build {
-            plan: plan.clone(),
-            first_job,
-            state: BuildState::Running,
-            submitted_at: at,
-            by: by.to_owned(),
-            trace: trace.clone(),
-            unfinished: plan.jobs.len(),
-            cancel_reason: None,
-        };
-        let ids: Vec<JobId> = build.jobs().collect();
+    fn accept(&mut self, at: Millis, build: Build) {
+        let (plan, index, ids) = (build.plan.clone(), build.index.clone(), build.jobs());
+        self.next_job = self.next_job.max(build.first_job.0 + plan.jobs.len() as u64);
+        self.unfinished += build.unfinished;
         self.builds.insert(plan.build.clone(), build);
-        for (index, (id, spec)) in ids.into_iter().zip(&plan.jobs).enumerate() {
-            let state = match spec.needs.len() {
-                0 => JobState::Queued { since: at, not_before: at },
-                needs => JobState::Blocked { needs },
+        for (place, id) in ids.enumerate() {
+            let needs = index.needs[place].len();
+            let job = Job {
+                build: plan.build.clone(),
+                index: place,
+                state: JobState::Blocked { needs },
+                attempts: Vec::new(),
+                lost: 0,
+                failed: 0,
+                path_len: index.path_lens[place],
+                ready_at: None,
+                ticket: 0,
+                approval: None,
+                cancelled: None,
             };
-            let queued = matches!(state, JobState::Queued { .. });
-            let (build, path_len) = (plan.build.clone(), path_lens[index]);
-            self.jobs.insert(id, Job { build, index, state, attempts: Vec::new(), lost: 0, failed: 0, path_len });
-            if queued {
-                self.enqueue(id);
+            self.jobs.insert(id, job);
+            if needs == 0 {
+                self.make_ready(at, id);
             }
+        }
+    }
+
+    /// Everything that a job needs has succeeded.
+    fn make_ready(&mut self, at: Millis, id: JobId) {
+        let gated = self.spec(id).is_some_and(|spec| spec.approval.is_some());
+        let Some(job) = self.jobs.get_mut(&id) else { return };
+        if gated && job.approval.is_none() {
+            job.state = JobState::AwaitsApproval { since: at };
+        } else {
+            self.queue(at, id, at);
+        }
+    }
+
+    /// A job waits for a worker, from `not_before` on.
+    fn queue(&mut self, at: Millis, id: JobId, not_before: Millis) {
+        let Some(job) = self.jobs.get_mut(&id) else { return };
+        job.state = JobState::Queued { since: at, not_before };
+        if job.ready_at.is_none() {
+            job.ready_at = Some(at);
+            job.ticket = self.next_ticket;
+            self.next_ticket += 1;
+        }
+        self.enqueue(id, at);
+    }
+
+    fn approve(&mut self, at: Millis, id: JobId, by: &str) {
+        let Some(job) = self.jobs.get_mut(&id) else { return };
+        job.approval = Some(Approval { at, by: by.to_owned() });
+        if matches!(job.state, JobState::AwaitsApproval { .. }) {
+            self.queue(at, id, at);
         }
     }
 
     fn lease(&mut self, at: Millis, lease: LeaseId, name: &WorkerName) {
         self.dequeue(lease.job);
-        let needs = self.reservation(lease.job);
+        let needs = self.reservation(lease);
         let Some(job) = self.jobs.get_mut(&lease.job) else { return };
         job.state = JobState::Leased { worker: name.clone() };
-        job.attempts.push(Attempt { number: lease.attempt, worker: name.clone(), leased_at: at, end: None });
+        let attempt =
+            Attempt { number: lease.attempt, worker: name.clone(), leased_at: at, uploading: false, end: None };
+        job.attempts.push(attempt);
+        self.begin_use(lease);
         if let Some(worker) = self.workers.get_mut(name) {
             worker.leases.insert(lease);
             worker.reserved = worker.reserved.plus(&needs);
         }
     }
 
-    fn end_attempt(&mut self, lease: LeaseId, end: AttemptEnd, result: JobResult, next: Next) {
-        let needs = self.reservation(lease.job);
+    /// The container has ended: only the disk stays reserved.
+    fn uploading(&mut self, lease: LeaseId) {
+        let before = self.reservation(lease);
         let Some(job) = self.jobs.get_mut(&lease.job) else { return };
+        let build = job.build.clone();
+        let Some(attempt) = job.attempts.iter_mut().find(|attempt| attempt.number == lease.attempt) else { return };
+        if attempt.end.is_some() {
+            return;
+        }
+        attempt.uploading = true;
+        let name = attempt.worker.clone();
+        let after = self.reservation(lease);
+        self.use_less(&build.pipeline, u64::from(before.cpu_millis.saturating_sub(after.cpu_millis)));
+        if let Some(worker) = self.workers.get_mut(&name).filter(|worker| worker.leases.contains(&lease)) {
+            worker.reserved = worker.reserved.minus(&before).plus(&after);
+        }
+    }
+
+    fn end_attempt(&mut self, lease: LeaseId, end: AttemptEnd, result: JobResult, next: Next) {
         let (at, kind) = (end.at, end.outcome.kind);
+        let needs = self.reservation(lease);
+        let stopping = self.is_cancelling(lease.job);
+        if self.holder(lease).is_some() {
+            self.end_use(lease);
+        }
+        let Some(job) = self.jobs.get_mut(&lease.job) else { return };
         let Some(attempt) = job.attempts.iter_mut().find(|attempt| attempt.number == lease.attempt) else { return };
         attempt.end = Some(end);
-        if let Some(worker) = self.workers.get_mut(&attempt.worker)
-            && worker.leases.remove(&lease)
-        {
-            worker.reserved = worker.reserved.minus(&needs);
+        if let Some(worker) = self.workers.get_mut(&attempt.worker) {
+            if worker.leases.remove(&lease) {
+                worker.reserved = worker.reserved.minus(&needs);
+            }
+            count_loss(worker, attempt, at, kind);
         }
         match kind {
             OutcomeKind::Failed | OutcomeKind::TimedOut => job.failed += 1,
@@ -105,16 +185,16 @@ impl Farm {
             OutcomeKind::Succeeded | OutcomeKind::Cancelled => {}
         }
         match next {
-            Next::Again { not_before } => {
-                job.state = JobState::Queued { since: at, not_before };
-                self.enqueue(lease.job);
-            }
+            Next::Again { not_before } => self.queue(at, lease.job, not_before),
             Next::End if kind == OutcomeKind::Succeeded => {
                 job.state = JobState::Succeeded(result);
                 self.finish(lease.job);
                 self.unblock_dependents(at, lease.job);
             }
             Next::End => {
+                // What was to stop, and was lost instead, has stopped.
+                let stopped = stopping && matches!(kind, OutcomeKind::Lost | OutcomeKind::Refused);
+                let kind = if stopped { OutcomeKind::Cancelled } else { kind };
                 job.state = JobState::Ended { kind, at };
                 self.finish(lease.job);
                 self.skip_dependents(lease.job);
@@ -127,17 +207,31 @@ impl Farm {
         build.state = BuildState::Cancelling { reason: reason.to_owned() };
         build.cancel_reason = Some(reason.to_owned());
         let jobs: Vec<JobId> = build.jobs().collect();
-        for job_id in jobs {
-            let waits = |job: &Job| matches!(job.state, JobState::Queued { .. } | JobState::Blocked { .. });
-            if !self.jobs.get(&job_id).is_some_and(waits) {
-                continue;
-            }
-            self.dequeue(job_id);
-            if let Some(job) = self.jobs.get_mut(&job_id) {
-                job.state = JobState::Ended { kind: OutcomeKind::Cancelled, at };
-            }
-            self.finish(job_id);
+        for job in jobs {
+            self.end_waiting(at, job);
         }
+    }
+
+    /// A job that waits is over, and so is what needs it; one that runs is to stop, which its worker is told.
+    fn cancel_job(&mut self, at: Millis, id: JobId, reason: &str) {
+        let Some(job) = self.jobs.get_mut(&id).filter(|job| !job.is_terminal()) else { return };
+        job.cancelled = Some(reason.to_owned());
+        if self.end_waiting(at, id) {
+            self.skip_dependents(id);
+        }
+    }
+
+    /// Ends a job of which nothing runs. Returns whether it was one.
+    fn end_waiting(&mut self, at: Millis, id: JobId) -> bool {
+        if !self.jobs.get(&id).is_some_and(Job::is_waiting) {
+            return false;
+        }
+        self.dequeue(id);
+        if let Some(job) = self.jobs.get_mut(&id) {
+            job.state = JobState::Ended { kind: OutcomeKind::Cancelled, at };
+        }
+        self.finish(id);
+        true
     }
 
     fn resume(&mut self, at: Millis, id: &BuildId, again: &[JobId]) {
@@ -146,27 +240,49 @@ impl Farm {
         build.state = BuildState::Running;
         build.cancel_reason = None;
         build.unfinished += again.len();
+        self.unfinished += again.len();
         close_if_over(build, &self.jobs);
-        let (plan, ids) = (build.plan.clone(), build.jobs());
-        let id_of: BTreeMap<&JobName, JobId> = plan.jobs.iter().map(|spec| &spec.name).zip(ids).collect();
-        for job_id in &again {
-            let Some(spec) = self.spec(*job_id) else { continue };
-            let unmet = spec.needs.iter().filter(|need| {
-                let met = |need: &JobId| {
-                    !again.contains(need) && self.jobs.get(need).is_some_and(|job| job.result().is_some())
-                };
-                !id_of.get(need).is_some_and(met)
-            });
-            let state = match unmet.count() {
-                0 => JobState::Queued { since: at, not_before: at },
-                needs => JobState::Blocked { needs },
-            };
-            let queued = matches!(state, JobState::Queued { .. });
-            if let Some(job) = self.jobs.get_mut(job_id) {
-                (job.state, job.lost, job.failed) = (state, 0, 0);
+        for id in &again {
+            // First of all of them: what one needs may run again as well.
+            if let Some(job) = self.jobs.get_mut(id) {
+                job.state = JobState::Blocked { needs: 0 };
+                (job.lost, job.failed, job.ready_at, job.cancelled) = (0, 0, None, None);
             }
-            if queued {
-                self.enqueue(*job_id);
+        }
+        self.blame_others(id, &again);
+        for id in again {
+            let Some((build, place)) =
+                self.jobs.get(&id).and_then(|job| Some((self.builds.get(&job.build)?, job.index)))
+            else {
+                continue;
+            };
+            let needs = self.unmet_needs(build, place);
+            if let Some(job) = self.jobs.get_mut(&id) {
+                job.state = JobState::Blocked { needs };
+            }
+            if needs == 0 {
+                self.make_ready(at, id);
+            }
+        }
+    }
+
+    /// Jobs that stay skipped though what they were skipped for runs again: another need of theirs did not succeed.
+    fn blame_others(&mut self, id: &BuildId, again: &BTreeSet<JobId>) {
+        let Some(build) = self.builds.get(id) else { return };
+        for (place, job_id) in build.jobs().enumerate() {
+            let Some(Job { state: JobState::Skipped { because }, .. }) = self.jobs.get(&job_id) else { continue };
+            if !build.job_id(because).is_some_and(|cause| again.contains(&cause)) {
+                continue;
+            }
+            // Dependencies come first, so what a need is skipped for is right already.
+            let mut others = build.ids(&build.index.needs[place]).filter_map(|need| self.jobs.get(&need));
+            let cause = others.find_map(|need| match &need.state {
+                JobState::Ended { .. } => build.plan.jobs.get(need.index).map(|spec| spec.name.clone()),
+                JobState::Skipped { because } => Some(because.clone()),
+                _ => None,
+            });
+            if let Some((job, cause)) = self.jobs.get_mut(&job_id).zip(cause) {
+                job.state = JobState::Skipped { because: cause };
             }
         }
     }
@@ -180,14 +296,7 @@ impl Farm {
     }
 
     fn worker_online(&mut self, at: Millis, offer: &WorkerOffer) {
-        let worker = self.workers.entry(offer.name.clone()).or_insert_with(|| Worker {
-            offer: offer.clone(),
-            online: true,
-            draining: false,
-            changed_at: at,
-            reserved: Capacity::default(),
-            leases: BTreeSet::new(),
-        });
+        let worker = self.workers.entry(offer.name.clone()).or_insert_with(|| Worker::new(offer.clone(), at));
         worker.offer = offer.clone();
         (worker.online, worker.draining, worker.changed_at) = (true, false, at);
     }
@@ -200,32 +309,35 @@ impl Farm {
         }
     }
 
-    fn reservation(&self, id: JobId) -> Capacity {
-        self.spec(id).map(|spec| spec.run.resources).unwrap_or_default()
+    fn hold(&mut self, name: &WorkerName, hold: Option<&Hold>) {
+        if let Some(worker) = self.workers.get_mut(name) {
+            worker.hold = hold.cloned();
+            // Whoever takes a worker back trusts it again.
+            worker.losses = if hold.is_none() { 0 } else { worker.losses };
+        }
     }
 
     /// One job less to wait for; the last one closes the build.
     fn finish(&mut self, id: JobId) {
         let Some(build) = self.jobs.get(&id).and_then(|job| self.builds.get_mut(&job.build)) else { return };
         build.unfinished = build.unfinished.saturating_sub(1);
+        self.unfinished = self.unfinished.saturating_sub(1);
         close_if_over(build, &self.jobs);
     }
 
     /// Jobs of the same build that need this one, directly.
     fn dependents(&self, id: JobId) -> Vec<JobId> {
-        let build = self.jobs.get(&id).and_then(|job| self.builds.get(&job.build));
-        let Some((name, build)) = self.spec(id).map(|spec| &spec.name).zip(build) else { return Vec::new() };
-        build.jobs().zip(&build.plan.jobs).filter(|(_, spec)| spec.needs.contains(name)).map(|(id, _)| id).collect()
+        let Some((job, build)) = self.jobs.get(&id).and_then(|job| Some((job, self.builds.get(&job.build)?))) else {
+            return Vec::new();
+        };
+        build.index.dependents.get(job.index).map_or_else(Vec::new, |places| build.ids(places).collect())
     }
 
     fn unblock_dependents(&mut self, at: Millis, id: JobId) {
         for dependent in self.dependents(id) {
             let Some(job) = self.jobs.get_mut(&dependent) else { continue };
             match job.state {
-                JobState::Blocked { needs: 1 } => {
-                    job.state = JobState::Queued { since: at, not_before: at };
-                    self.enqueue(dependent);
-                }
+                JobState::Blocked { needs: 0 | 1 } => self.make_ready(at, dependent),
                 JobState::Blocked { ref mut needs } => *needs -= 1,
                 _ => {}
             }
@@ -248,29 +360,36 @@ impl Farm {
     }
 }
 
+/// A loss counts against its worker; any other end clears it. What was leased before the last loss went down with that.
+fn count_loss(worker: &mut Worker, attempt: &Attempt, at: Millis, kind: OutcomeKind) {
+    match kind {
+        OutcomeKind::Succeeded | OutcomeKind::Failed | OutcomeKind::TimedOut => worker.losses = 0,
+        OutcomeKind::Lost if worker.losses == 0 || attempt.leased_at > worker.last_loss_at => {
+            worker.losses += 1;
+            worker.last_loss_at = at;
+        }
+        OutcomeKind::Lost | OutcomeKind::Refused | OutcomeKind::Cancelled => {}
+    }
+}
+
 /// A build without unfinished jobs has its verdict, and its manifest is to be written.
 fn close_if_over(build: &mut Build, jobs: &BTreeMap<JobId, Job>) {
     if build.unfinished > 0 {
         return;
     }
     let all_succeeded = build.jobs().all(|job| jobs.get(&job).is_some_and(|job| job.result().is_some()));
-    let verdict = match build.state {
-        BuildState::Cancelling { .. } if !all_succeeded => Verdict::Cancelled,
-        _ if all_succeeded => Verdict::Succeeded,
-        _ => Verdict::Failed,
+    let ends = || {
+        build.jobs().filter_map(|job| jobs.get(&job)).filter_map(|job| match job.state {
+            JobState::Ended { kind, .. } => Some(kind),
+            _ => None,
+        })
+    };
+    let cancelled = matches!(build.state, BuildState::Cancelling { .. })
+        || (ends().all(|kind| kind == OutcomeKind::Cancelled) && ends().next().is_some());
+    let verdict = match (all_succeeded, cancelled) {
+        (true, _) => Verdict::Succeeded,
+        (false, true) => Verdict::Cancelled,
+        (false, false) => Verdict::Failed,
     };
     build.state = BuildState::Finalizing { verdict };
-}
-
-/// For each job of a plan, the number of jobs on the longest way from it to the end.
-fn path_lens(plan: &Plan) -> Vec<u32> {
-    let index: BTreeMap<&JobName, usize> =
-        plan.jobs.iter().enumerate().map(|(index, spec)| (&spec.name, index)).collect();
-    let mut lens = vec![1; plan.jobs.len()];
-    for (at, spec) in plan.jobs.iter().enumerate().rev() {
-        for need in spec.needs.iter().filter_map(|need| index.get(need)) {
-            lens[*need] = lens[*need].max(lens[at] + 1);
-        }
-    }
-    lens
 }

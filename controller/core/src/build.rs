@@ -1,7 +1,9 @@
 //! A build and its states.
 
-use railyard_common::id::{BuildId, JobId};
+use crate::index::PlanIndex;
+use railyard_common::id::{BuildId, JobId, JobName};
 use railyard_common::plan::Plan;
+use railyard_common::priority::Priority;
 use railyard_common::time::Millis;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -86,11 +88,20 @@ pub struct Build {
     pub by: String,
     /// Where it belongs in a trace.
     pub trace: Trace,
+    /// How urgent it is.
+    #[serde(default)]
+    pub priority: Priority,
+    /// A digest of what was asked for; a repeated submit under the same key must have the same. Empty: not known.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub request: String,
     /// Jobs that have not ended.
     pub unfinished: usize,
     /// Why it was cancelled, for people, if it was since it last began.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cancel_reason: Option<String>,
+    /// What follows from the plan.
+    #[serde(skip)]
+    pub(crate) index: Arc<PlanIndex>,
 }
 
 impl Build {
@@ -102,6 +113,17 @@ impl Build {
     /// Its jobs, in the plan's order.
     pub fn jobs(&self) -> impl Iterator<Item = JobId> + use<> {
         (self.first_job.0..).take(self.plan.jobs.len()).map(JobId)
+    }
+
+    /// The number of one of its jobs.
+    pub fn job_id(&self, name: &JobName) -> Option<JobId> {
+        self.index.position(name).map(|index| JobId(self.first_job.0 + index as u64))
+    }
+
+    /// The numbers of the jobs at these places of the plan.
+    pub(crate) fn ids<'a>(&self, places: &'a [usize]) -> impl Iterator<Item = JobId> + use<'a> {
+        let first = self.first_job.0;
+        places.iter().map(move |place| JobId(first + *place as u64))
     }
 
     /// Whether it is over.

@@ -3,9 +3,9 @@
 use crate::build::BuildState;
 use crate::farm::Farm;
 use crate::job::JobState;
-use railyard_common::id::LeaseId;
+use railyard_common::id::{GroupName, JobId, LeaseId, PipelineName};
 use railyard_common::job::Capacity;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 impl Farm {
     /// Every broken invariant, in words; empty when all is well.
@@ -16,6 +16,8 @@ impl Farm {
         self.invariant_builds(&mut broken);
         self.invariant_capacity(&mut broken);
         self.invariant_queues(&mut broken);
+        self.invariant_groups(&mut broken);
+        self.invariant_usage(&mut broken);
         broken
     }
 
@@ -46,19 +48,17 @@ impl Farm {
     /// No start before the needs have succeeded.
     fn invariant_needs(&self, broken: &mut Vec<String>) {
         for (id, job) in &self.jobs {
-            let Some((build, spec)) = self.builds.get(&job.build).zip(self.spec(*id)) else {
+            let Some(build) = self.builds.get(&job.build) else {
                 broken.push(format!("{id} belongs to no build"));
                 continue;
             };
-            let unmet = spec.needs.iter().filter(|need| {
-                self.job_id(build, need)
-                    .and_then(|need| self.jobs.get(&need))
-                    .is_none_or(|need| need.result().is_none())
-            });
-            let unmet = unmet.count();
+            let unmet = self.unmet_needs(build, job.index);
             let consistent = match job.state {
                 JobState::Blocked { needs } => needs == unmet,
-                JobState::Queued { .. } | JobState::Leased { .. } | JobState::Succeeded(_) => unmet == 0,
+                JobState::AwaitsApproval { .. }
+                | JobState::Queued { .. }
+                | JobState::Leased { .. }
+                | JobState::Succeeded(_) => unmet == 0,
                 JobState::Ended { .. } | JobState::Skipped { .. } => true,
             };
             if !consistent {
@@ -69,6 +69,10 @@ impl Farm {
 
     /// A build is over exactly when its jobs are.
     fn invariant_builds(&self, broken: &mut Vec<String>) {
+        let total: usize = self.builds.values().map(|build| build.unfinished).sum();
+        if total != self.unfinished {
+            broken.push(format!("the farm counts {} unfinished jobs, its builds {total}", self.unfinished));
+        }
         for (id, build) in &self.builds {
             let unfinished =
                 build.jobs().filter(|job| !self.jobs.get(job).is_some_and(|job| job.is_terminal())).count();
@@ -85,33 +89,81 @@ impl Farm {
     /// Reservations add up, and never exceed what the worker last said it has, unless it shrank.
     fn invariant_capacity(&self, broken: &mut Vec<String>) {
         for (name, worker) in &self.workers {
-            let specs = worker.leases.iter().filter_map(|lease| self.spec(lease.job));
-            let sum = specs.fold(Capacity::default(), |sum, spec| sum.plus(&spec.run.resources));
+            let held = worker.leases.iter().map(|lease| self.reservation(*lease));
+            let sum = held.fold(Capacity::default(), |sum, held| sum.plus(&held));
             if sum != worker.reserved {
                 broken.push(format!("{name} has {:?} reserved, its leases make {sum:?}", worker.reserved));
             }
         }
     }
 
-    /// The queues hold the queued jobs, no more and no less, each on its platform.
+    /// Every queued job stands in one place, the right one, and nobody else does.
     fn invariant_queues(&self, broken: &mut Vec<String>) {
-        let mut queued = BTreeSet::new();
-        for (platform, queue) in &self.queues {
-            for (_, id) in queue {
-                queued.insert(*id);
-                if self.spec(*id).map(|spec| spec.name.platform) != Some(*platform) {
-                    broken.push(format!("{id} waits in the queue of {platform}"));
+        let mut standing: Vec<JobId> = Vec::new();
+        for (line, queue) in &self.queues.lines {
+            if queue.by_path.len() != queue.by_age.len() || queue.by_path.is_empty() {
+                broken.push(format!("a line has {} jobs by path, {} by age", queue.by_path.len(), queue.by_age.len()));
+            }
+            for (_, _, id) in &queue.by_path {
+                standing.push(*id);
+                if self.line(*id).as_ref() != Some(line) {
+                    broken.push(format!("{id} stands in the wrong line"));
                 }
             }
         }
-        let want: BTreeSet<_> = self
-            .jobs
-            .iter()
-            .filter(|(_, job)| matches!(job.state, JobState::Queued { .. }))
-            .map(|(id, _)| *id)
-            .collect();
-        if queued != want {
-            broken.push(format!("the queues hold {queued:?}, queued are {want:?}"));
+        standing.extend(self.queues.backoff.keys().map(|(_, id)| *id));
+        for (name, group) in &self.queues.groups {
+            for (_, id) in group.waiting.keys() {
+                standing.push(*id);
+                if self.line(*id).and_then(|line| line.group.clone()).as_ref() != Some(name) {
+                    broken.push(format!("{id} waits in group {name}, which is not its own"));
+                }
+            }
+        }
+        standing.sort();
+        let queued = self.jobs.iter().filter(|(_, job)| matches!(job.state, JobState::Queued { .. }));
+        let queued: Vec<JobId> = queued.map(|(id, _)| *id).collect();
+        if standing != queued || standing.len() != self.queues.len() {
+            broken.push(format!("{} jobs stand in line: {standing:?}, queued are {queued:?}", self.queues.len()));
+        }
+    }
+
+    /// No more jobs of a group run than the strictest of them allows, and the groups know who runs.
+    fn invariant_groups(&self, broken: &mut Vec<String>) {
+        let mut running: BTreeMap<&GroupName, BTreeMap<JobId, u32>> = BTreeMap::new();
+        for lease in self.live_leases() {
+            if let Some(own) = self.spec(lease.job).and_then(|spec| spec.concurrency.as_ref()) {
+                running.entry(&own.group).or_default().insert(lease.job, own.limit);
+            }
+        }
+        for (name, running) in &running {
+            let limit = running.values().copied().min().unwrap_or(0) as usize;
+            if running.len() > limit {
+                broken.push(format!("{} jobs of group {name} run, {limit} may: {running:?}", running.len()));
+            }
+            if self.queues.groups.get(*name).map(|group| &group.running) != Some(running) {
+                broken.push(format!("group {name} does not know who runs"));
+            }
+        }
+        let known = self.queues.groups.values().filter(|group| !group.running.is_empty()).count();
+        if known != running.len() {
+            broken.push(format!("{known} groups believe that they run, {} do", running.len()));
+        }
+    }
+
+    /// What pipelines use is what their live leases reserve.
+    fn invariant_usage(&self, broken: &mut Vec<String>) {
+        let mut usage: BTreeMap<PipelineName, u64> = BTreeMap::new();
+        for lease in self.live_leases() {
+            let cpus = u64::from(self.reservation(lease).cpu_millis);
+            if let Some(job) = self.jobs.get(&lease.job).filter(|_| cpus > 0) {
+                *usage.entry(job.build.pipeline.clone()).or_default() += cpus;
+            }
+        }
+        let known: BTreeMap<PipelineName, u64> =
+            self.usage.iter().filter(|(_, cpus)| **cpus > 0).map(|(name, cpus)| (name.clone(), *cpus)).collect();
+        if known != usage {
+            broken.push(format!("pipelines use {usage:?}, on record are {known:?}"));
         }
     }
 }

@@ -1,11 +1,13 @@
 //! What the shell asks of the farm.
 
 use crate::build::Trace;
+use crate::hold::Hold;
 use crate::worker::WorkerOffer;
 use railyard_common::blob::{Artifact, Image};
 use railyard_common::id::{BuildId, JobSelector, LeaseId, WorkerName};
 use railyard_common::outcome::Outcome;
 use railyard_common::plan::Plan;
+use railyard_common::priority::Priority;
 
 /// A change that is wanted. [`crate::Farm::decide`] says what it comes to.
 #[derive(Clone, Debug)]
@@ -20,6 +22,26 @@ pub enum Command {
         by: String,
         /// Why, for people.
         reason: String,
+    },
+    /// Stop some jobs of a build, and what needs them.
+    CancelJobs {
+        /// Which build.
+        build: BuildId,
+        /// Which jobs.
+        jobs: JobSelector,
+        /// Who wants it.
+        by: String,
+        /// Why, for people.
+        reason: String,
+    },
+    /// Let jobs that wait for approval go on, or those that will wait for it.
+    Approve {
+        /// Which build.
+        build: BuildId,
+        /// Which jobs; `None`: those that wait for it now.
+        jobs: Option<JobSelector>,
+        /// Who approves.
+        by: String,
     },
     /// Run again what did not succeed, or one step and everything after it.
     Retry {
@@ -45,6 +67,27 @@ pub enum Command {
         /// Which.
         worker: WorkerName,
     },
+    /// An operator holds a worker back; a later word replaces an earlier one.
+    Hold {
+        /// Which.
+        worker: WorkerName,
+        /// How, and for how long.
+        hold: Hold,
+    },
+    /// An operator takes a hold back.
+    Release {
+        /// Which.
+        worker: WorkerName,
+        /// Who.
+        by: String,
+    },
+    /// A lease's container has ended, and its results are on their way: what else it reserved is free.
+    Uploading {
+        /// Which.
+        lease: LeaseId,
+    },
+    /// Time has passed: holds end, and so does the patience with what runs on drained workers.
+    Tick,
     /// An attempt's end, from the worker that holds the lease.
     Report(Box<Report>),
     /// A lease lived past its TTL without a heartbeat.
@@ -72,6 +115,10 @@ pub struct Submission {
     pub plan: Plan,
     /// Repeating a submit with the same key gives the same build.
     pub key: Option<String>,
+    /// A digest of what was asked for, or empty: a key that comes again with another one is refused.
+    pub request: String,
+    /// How urgent it is.
+    pub priority: Priority,
     /// Who submits.
     pub by: String,
     /// Where it belongs in a trace.

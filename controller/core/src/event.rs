@@ -1,11 +1,13 @@
 //! What happened. Events are what the journal keeps, so they are additive: fields get defaults, variants are never renamed.
 
 use crate::build::Trace;
+use crate::hold::Hold;
 use crate::worker::WorkerOffer;
 use railyard_common::blob::{Artifact, Image};
 use railyard_common::id::{BuildId, JobId, LeaseId, WorkerName};
 use railyard_common::outcome::Outcome;
 use railyard_common::plan::Plan;
+use railyard_common::priority::Priority;
 use railyard_common::time::Millis;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -30,6 +32,12 @@ pub enum Event {
         /// Where it belongs in a trace.
         #[serde(default)]
         trace: Trace,
+        /// How urgent it is.
+        #[serde(default)]
+        priority: Priority,
+        /// A digest of what was asked for; empty: not known.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        request: String,
     },
     /// A worker has the right to run an attempt.
     JobLeased {
@@ -59,6 +67,37 @@ pub enum Event {
         log_bytes: u64,
         /// What becomes of the job.
         next: Next,
+    },
+    /// A lease's container has ended, and its results are on their way.
+    JobUploading {
+        /// When.
+        at: Millis,
+        /// Which.
+        lease: LeaseId,
+    },
+    /// Jobs are approved, whether they wait for it already or not.
+    JobsApproved {
+        /// When.
+        at: Millis,
+        /// Which build.
+        build: BuildId,
+        /// Which of its jobs.
+        jobs: Vec<JobId>,
+        /// By whom.
+        by: String,
+    },
+    /// Some jobs of a build are to stop.
+    JobsCancelled {
+        /// When.
+        at: Millis,
+        /// Which build.
+        build: BuildId,
+        /// Which of its jobs.
+        jobs: Vec<JobId>,
+        /// Who wanted it.
+        by: String,
+        /// Why.
+        reason: String,
     },
     /// A build is to stop.
     BuildCancelled {
@@ -111,11 +150,61 @@ pub enum Event {
         /// Which.
         worker: WorkerName,
     },
+    /// An operator holds a worker back.
+    WorkerHeld {
+        /// When.
+        at: Millis,
+        /// Which.
+        worker: WorkerName,
+        /// How, and for how long.
+        hold: Hold,
+    },
+    /// A hold is over.
+    WorkerReleased {
+        /// When.
+        at: Millis,
+        /// Which.
+        worker: WorkerName,
+        /// Who took it back; empty: its time was over.
+        #[serde(default)]
+        by: String,
+    },
+    /// A worker that has been away for long, and holds nothing, is not on record any more.
+    WorkerForgotten {
+        /// When.
+        at: Millis,
+        /// Which.
+        worker: WorkerName,
+    },
     /// The controller has started.
     ControllerStarted {
         /// When.
         at: Millis,
     },
+}
+
+impl Event {
+    /// When it happened.
+    pub fn at(&self) -> Millis {
+        match self {
+            Self::BuildAccepted { at, .. }
+            | Self::JobLeased { at, .. }
+            | Self::AttemptEnded { at, .. }
+            | Self::JobUploading { at, .. }
+            | Self::JobsApproved { at, .. }
+            | Self::JobsCancelled { at, .. }
+            | Self::BuildCancelled { at, .. }
+            | Self::BuildResumed { at, .. }
+            | Self::BuildEnded { at, .. }
+            | Self::WorkerOnline { at, .. }
+            | Self::WorkerOffline { at, .. }
+            | Self::WorkerDraining { at, .. }
+            | Self::WorkerHeld { at, .. }
+            | Self::WorkerReleased { at, .. }
+            | Self::WorkerForgotten { at, .. }
+            | Self::ControllerStarted { at } => *at,
+        }
+    }
 }
 
 /// What becomes of a job whose attempt has ended.

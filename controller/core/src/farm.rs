@@ -1,27 +1,22 @@
 //! The whole state, and how to read it.
 
 use crate::build::{Build, BuildState};
-use crate::decide::is_due;
+use crate::index::PlanIndex;
+use crate::is_due;
 use crate::job::{Job, JobState};
-use crate::worker::{Worker, shortages};
-use railyard_common::blob::Artifact;
-use railyard_common::id::{BuildId, JobId, JobName, LeaseId, PipelineName, StepName, WorkerName};
-use railyard_common::job::{ImageSource, JobSpec};
-use railyard_common::order::{InputArtifact, Order, OrderImage};
-use railyard_common::path::Glob;
-use railyard_common::platform::Platform;
+use crate::queue::{Line, Queues, Waiting};
+use crate::worker::Worker;
+use railyard_common::id::{BuildId, JobId, JobName, LeaseId, PipelineName, WorkerName};
+use railyard_common::job::{Capacity, JobSpec};
 use railyard_common::time::Millis;
 use serde::{Deserialize, Serialize};
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet};
-
-/// The place of a queued job: longest remaining path first, then the oldest.
-pub(crate) type Rank = (Reverse<u32>, JobId);
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// Every build, job and worker that the farm knows.
 ///
-/// **Invariant:** `queues` holds exactly the jobs in [`JobState::Queued`], and every worker's `reserved` is the sum over its `leases`.
-/// [`Farm::check`] proves both.
+/// **Invariant:** `queues` holds exactly the jobs in [`JobState::Queued`], every worker's `reserved` is the sum over its `leases`,
+/// and so is every pipeline's `usage`. [`Farm::check`] proves it.
 #[derive(Clone, Debug, Default)]
 pub struct Farm {
     pub(crate) builds: BTreeMap<BuildId, Build>,
@@ -29,7 +24,14 @@ pub struct Farm {
     pub(crate) workers: BTreeMap<WorkerName, Worker>,
     pub(crate) keys: BTreeMap<String, BuildId>,
     pub(crate) next_job: u64,
-    pub(crate) queues: BTreeMap<Platform, BTreeSet<Rank>>,
+    pub(crate) next_ticket: u64,
+    // From here on: derived, in no journal and in no snapshot.
+    pub(crate) queues: Queues,
+    /// Processors, in thousandths, that the running jobs of each pipeline use.
+    pub(crate) usage: BTreeMap<PipelineName, u64>,
+    pub(crate) unfinished: usize,
+    /// Free disk as workers last measured it: soft, like heartbeats.
+    pub(crate) free_disk: BTreeMap<WorkerName, u64>,
 }
 
 /// The state as a snapshot holds it; what can be derived is left out.
@@ -40,6 +42,8 @@ pub struct Snapshot {
     workers: Vec<Worker>,
     keys: BTreeMap<String, BuildId>,
     next_job: u64,
+    #[serde(default)]
+    next_ticket: u64,
 }
 
 impl Farm {
@@ -51,6 +55,7 @@ impl Farm {
             workers: self.workers.values().cloned().collect(),
             keys: self.keys.clone(),
             next_job: self.next_job,
+            next_ticket: self.next_ticket,
         }
     }
 
@@ -62,16 +67,25 @@ impl Farm {
             workers: snapshot.workers.into_iter().map(|worker| (worker.offer.name.clone(), worker)).collect(),
             keys: snapshot.keys,
             next_job: snapshot.next_job,
-            queues: BTreeMap::new(),
+            next_ticket: snapshot.next_ticket,
+            ..Self::default()
         };
-        let queued: Vec<JobId> = farm
+        for build in farm.builds.values_mut() {
+            build.index = Arc::new(PlanIndex::of(&build.plan, build.priority));
+            farm.unfinished += build.unfinished;
+        }
+        let active: Vec<JobId> = farm
             .jobs
             .iter()
-            .filter(|(_, job)| matches!(job.state, JobState::Queued { .. }))
+            .filter(|(_, job)| matches!(job.state, JobState::Queued { .. } | JobState::Leased { .. }))
             .map(|(id, _)| *id)
             .collect();
-        for id in queued {
-            farm.enqueue(id);
+        for id in active {
+            match farm.jobs.get(&id).and_then(|job| job.live_lease(id)) {
+                Some(lease) => farm.begin_use(lease),
+                // Those whose backoff is over stand in line from the first event on.
+                None => farm.enqueue(id, Millis(0)),
+            }
         }
         farm
     }
@@ -103,7 +117,7 @@ impl Farm {
 
     /// The number of a build's job.
     pub fn job_id(&self, build: &Build, name: &JobName) -> Option<JobId> {
-        build.plan.jobs.iter().position(|spec| spec.name == *name).map(|index| JobId(build.first_job.0 + index as u64))
+        build.job_id(name)
     }
 
     /// What a job is to do.
@@ -148,163 +162,98 @@ impl Farm {
 
     /// The earliest end of a backoff after `now`, if a job waits for one.
     pub fn next_backoff_end(&self, now: Millis) -> Option<Millis> {
-        let ends = self.queues.values().flatten().filter_map(|(_, id)| match self.jobs.get(id).map(|job| &job.state) {
-            Some(JobState::Queued { not_before, .. }) if !is_due(*not_before, now) => Some(*not_before),
-            _ => None,
-        });
-        ends.min()
+        let alone = self.queues.backoff.range((now.plus(1), JobId(0))..).next().map(|((end, _), _)| *end);
+        // In a group, everybody waits for the first.
+        let grouped = self.queues.groups.values().filter_map(|group| group.waiting.values().next().copied());
+        grouped.chain(alone).filter(|end| !is_due(*end, now)).min()
     }
 
-    /// The order for a live lease: the job with its image and inputs resolved. The traceparent is left to the shell.
-    ///
-    /// # Errors
-    /// What an earlier job did not leave, though the job wants it; for people.
-    pub fn order(&self, lease: LeaseId) -> Result<Order, String> {
-        let gone = || format!("job {} is gone", lease.job);
-        let job = self.jobs.get(&lease.job).ok_or_else(gone)?;
-        let build = self.builds.get(&job.build).ok_or_else(gone)?;
-        let spec = build.plan.jobs.get(job.index).ok_or_else(gone)?;
-        Ok(Order {
-            lease,
-            build: job.build.clone(),
-            job: spec.name.clone(),
-            ttl_millis: u32::try_from(spec.lease_ttl_secs.saturating_mul(1000)).unwrap_or(u32::MAX),
-            image: self.order_image(build, &spec.image)?,
-            inputs: self.order_inputs(build, spec)?,
-            run: spec.run.clone(),
-            traceparent: String::new(),
-        })
-    }
-
-    fn artifacts_of(&self, build: &Build, name: &JobName) -> &[Artifact] {
-        let result = self.job_id(build, name).and_then(|id| self.jobs.get(&id)).and_then(Job::result);
-        result.map_or(&[], |result| &result.artifacts)
-    }
-
-    fn order_image(&self, build: &Build, source: &ImageSource) -> Result<OrderImage, String> {
-        match source {
-            ImageSource::Registry(reference) => Ok(OrderImage::Registry(reference.clone())),
-            ImageSource::Job(name) => {
-                let job = self.job_id(build, name).and_then(|id| self.jobs.get(&id));
-                let image = job.and_then(Job::result).and_then(|result| result.image.clone());
-                image
-                    .map(OrderImage::Image)
-                    .ok_or_else(|| format!("job {name} left no image; set `commit: true` on its step"))
-            }
-            ImageSource::Import { job, artifact } => {
-                let matcher = artifact.matcher();
-                let mut found = self.artifacts_of(build, job).iter().filter(|a| matcher.is_match(a.path.as_str()));
-                match (found.next(), found.next()) {
-                    (Some(one), None) => Ok(OrderImage::Import(one.clone())),
-                    (None, _) => Err(format!("job {job} left no artifact `{artifact}` to import as the image")),
-                    (Some(one), Some(two)) => Err(format!(
-                        "`{artifact}` matches {} and {} of job {job}; name one to import",
-                        one.path, two.path
-                    )),
-                }
-            }
+    /// Why a lease's attempt is to stop, if somebody cancelled it or its build.
+    pub fn cancel_reason(&self, lease: LeaseId) -> Option<&str> {
+        let job = self.jobs.get(&lease.job)?;
+        match &self.builds.get(&job.build)?.state {
+            BuildState::Cancelling { reason } => Some(reason),
+            _ => job.cancelled.as_deref(),
         }
     }
 
-    fn order_inputs(&self, build: &Build, spec: &JobSpec) -> Result<Vec<InputArtifact>, String> {
-        let mut inputs = Vec::new();
-        let mut matched: BTreeMap<(&StepName, &Glob), bool> = BTreeMap::new();
-        for input in &spec.inputs {
-            let there = self.artifacts_of(build, &input.job);
-            let mut wanted = BTreeSet::new();
-            for glob in &input.artifacts {
-                let matcher = glob.matcher();
-                let hits: Vec<usize> =
-                    (0..there.len()).filter(|index| matcher.is_match(there[*index].path.as_str())).collect();
-                *matched.entry((&input.job.step, glob)).or_default() |= !hits.is_empty();
-                wanted.extend(hits);
-            }
-            inputs.extend(wanted.into_iter().map(|index| InputArtifact {
-                mount_path: format!("{}/{}", input.mount_path.trim_end_matches('/'), there[index].path),
-                artifact: there[index].clone(),
-            }));
-        }
-        // A glob may match in one variant of a matrix and not in another, but somewhere it must.
-        match matched.into_iter().find(|(_, found)| !found) {
-            Some(((step, glob), _)) => Err(format!("no artifact of step {step} matches the input `{glob}`")),
-            None => Ok(inputs),
+    /// Notes how much disk a worker has left, as it measured. Forgotten with the process: it is measured again soon.
+    pub fn note_free_disk(&mut self, worker: &WorkerName, bytes: u64) {
+        if self.workers.contains_key(worker) {
+            self.free_disk.insert(worker.clone(), bytes);
         }
     }
 
-    /// Why a job waits, for people; empty if it does not.
-    pub fn why_waiting(&self, id: JobId, now: Millis) -> String {
-        let (Some(job), Some(spec)) = (self.jobs.get(&id), self.spec(id)) else { return String::new() };
-        match &job.state {
-            JobState::Blocked { .. } => {
-                let build = &self.builds[&job.build];
-                let unmet = spec.needs.iter().filter(|need| {
-                    self.job_id(build, need).and_then(|id| self.jobs.get(&id)).is_none_or(|job| job.result().is_none())
-                });
-                format!("waits for {}", unmet.map(ToString::to_string).collect::<Vec<_>>().join(", "))
-            }
-            JobState::Queued { not_before, .. } if !is_due(*not_before, now) => {
-                format!("tries again in {} s", not_before.since(now).div_ceil(1000))
-            }
-            JobState::Queued { .. } => self.why_unplaced(spec),
-            JobState::Skipped { because } => format!("{because} did not succeed"),
-            _ => String::new(),
+    /// What a worker has left to lease: nothing that is reserved, and no disk that is not there.
+    pub fn available(&self, worker: &Worker) -> Capacity {
+        let free = worker.free();
+        let measured = self.free_disk.get(&worker.offer.name).copied().unwrap_or(u64::MAX);
+        Capacity { disk_bytes: free.disk_bytes.min(measured), ..free }
+    }
+
+    /// Jobs that wait for a worker.
+    pub fn queued(&self) -> usize {
+        self.queues.len()
+    }
+
+    /// The line in which a job waits.
+    pub(crate) fn line(&self, id: JobId) -> Option<Arc<Line>> {
+        let job = self.jobs.get(&id)?;
+        self.builds.get(&job.build)?.index.lines.get(job.index).cloned()
+    }
+
+    /// A queued job takes its place.
+    pub(crate) fn enqueue(&mut self, id: JobId, now: Millis) {
+        if let Some((line, waiting)) = self.place_of(id) {
+            self.queues.insert(&line, waiting, now);
         }
     }
 
-    /// Why no worker takes `spec` now.
-    pub fn why_unplaced(&self, spec: &JobSpec) -> String {
-        if let Some(nobody) = self.why_never(spec) {
-            return nobody;
-        }
-        let able =
-            self.workers.values().filter(|worker| worker.takes_leases() && worker.offer.objection(spec).is_none());
-        let reasons: Vec<String> = able
-            .filter_map(|worker| {
-                let short = shortages(&spec.run.resources, &worker.free());
-                let (wanted, free) = short.first()?;
-                Some(format!("needs {wanted}; {} has {free} free", worker.offer.name))
-            })
-            .collect();
-        if reasons.is_empty() { "about to be leased".to_owned() } else { reasons.join("; ") }
-    }
-
-    /// Why no connected worker could ever run `spec`; `None` if one could.
-    pub fn why_never(&self, spec: &JobSpec) -> Option<String> {
-        let (online, draining): (Vec<&Worker>, Vec<&Worker>) =
-            self.workers.values().filter(|worker| worker.online).partition(|worker| worker.takes_leases());
-        match (online.is_empty(), draining.is_empty()) {
-            (true, true) => return Some("no worker is connected".to_owned()),
-            (true, false) => return Some("every connected worker is draining".to_owned()),
-            (false, _) => {}
-        }
-        let platform = spec.name.platform;
-        let offers = |worker: &&&Worker| worker.offer.offers(platform).is_some();
-        if online.iter().find(offers).is_none() {
-            return Some(match draining.iter().find(offers) {
-                Some(worker) => {
-                    format!("{} offers {platform} and is draining; no other worker does", worker.offer.name)
-                }
-                None => format!("no connected worker offers {platform}"),
-            });
-        }
-        let objections: Vec<String> = online.iter().filter_map(|worker| worker.offer.objection(spec)).collect();
-        (objections.len() == online.len()).then(|| objections.join("; "))
-    }
-
-    pub(crate) fn enqueue(&mut self, id: JobId) {
-        let (Some(platform), Some(job)) = (self.spec(id).map(|spec| spec.name.platform), self.jobs.get(&id)) else {
-            return;
-        };
-        self.queues.entry(platform).or_default().insert((Reverse(job.path_len), id));
-    }
-
+    /// A queued job leaves its place.
     pub(crate) fn dequeue(&mut self, id: JobId) {
-        let (Some(platform), Some(job)) = (self.spec(id).map(|spec| spec.name.platform), self.jobs.get(&id)) else {
-            return;
-        };
-        let rank = (Reverse(job.path_len), id);
-        if let Some(queue) = self.queues.get_mut(&platform) {
-            queue.remove(&rank);
+        if let Some((line, waiting)) = self.place_of(id) {
+            self.queues.remove(&line, &waiting);
+        }
+    }
+
+    fn place_of(&self, id: JobId) -> Option<(Arc<Line>, Waiting)> {
+        let job = self.jobs.get(&id)?;
+        let JobState::Queued { since, not_before } = job.state else { return None };
+        let (path_len, ticket) = (job.path_len, job.ticket);
+        let ready_at = job.ready_at.unwrap_or(since);
+        Some((self.line(id)?, Waiting { id, path_len, ticket, ready_at, not_before }))
+    }
+
+    /// What a lease keeps of its worker: everything, and only the disk when its container has ended.
+    pub(crate) fn reservation(&self, lease: LeaseId) -> Capacity {
+        let Some((job, spec)) = self.jobs.get(&lease.job).zip(self.spec(lease.job)) else { return Capacity::default() };
+        let uploading = job.attempts.iter().any(|attempt| attempt.number == lease.attempt && attempt.uploading);
+        let all = spec.run.resources;
+        if uploading { Capacity { disk_bytes: all.disk_bytes, ..Capacity::default() } } else { all }
+    }
+
+    /// A live lease counts in its group and for its pipeline.
+    pub(crate) fn begin_use(&mut self, lease: LeaseId) {
+        let Some(line) = self.line(lease.job) else { return };
+        let limit = self.spec(lease.job).and_then(|spec| spec.concurrency.as_ref()).map_or(0, |group| group.limit);
+        self.queues.begin(&line, lease.job, limit);
+        let cpus = u64::from(self.reservation(lease).cpu_millis);
+        *self.usage.entry(line.pipeline.clone()).or_default() += cpus;
+    }
+
+    /// It counts no more. Called while the lease is still live.
+    pub(crate) fn end_use(&mut self, lease: LeaseId) {
+        let Some(line) = self.line(lease.job) else { return };
+        self.queues.end(&line, lease.job);
+        self.use_less(&line.pipeline, u64::from(self.reservation(lease).cpu_millis));
+    }
+
+    pub(crate) fn use_less(&mut self, pipeline: &PipelineName, cpus: u64) {
+        if let Some(usage) = self.usage.get_mut(pipeline) {
+            *usage = usage.saturating_sub(cpus);
+            if *usage == 0 {
+                self.usage.remove(pipeline);
+            }
         }
     }
 }

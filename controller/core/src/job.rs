@@ -17,7 +17,7 @@ pub struct JobResult {
 
 /// Where a job stands.
 ///
-/// `Blocked` → `Queued` → `Leased` → (`Queued` again | an end). A retry takes an end back to `Blocked` or `Queued`.
+/// `Blocked` → (`AwaitsApproval` →) `Queued` → `Leased` → (`Queued` again | an end). A retry takes an end back to one of the first.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum JobState {
@@ -25,6 +25,11 @@ pub enum JobState {
     Blocked {
         /// How many.
         needs: usize,
+    },
+    /// Everything that it needs has succeeded, and somebody has to approve it.
+    AwaitsApproval {
+        /// Since when.
+        since: Millis,
     },
     /// Waits for a worker.
     Queued {
@@ -63,6 +68,9 @@ pub struct Attempt {
     pub worker: WorkerName,
     /// When the lease began.
     pub leased_at: Millis,
+    /// Its container has ended, and what it left is on its way: of what it reserved, only the disk is still in use.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub uploading: bool,
     /// Its end, if it has ended.
     pub end: Option<AttemptEnd>,
 }
@@ -76,6 +84,15 @@ pub struct AttemptEnd {
     pub outcome: Outcome,
     /// Length of its log.
     pub log_bytes: u64,
+}
+
+/// Who approved a job.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Approval {
+    /// When.
+    pub at: Millis,
+    /// Who.
+    pub by: String,
 }
 
 /// One step for one platform in one build.
@@ -95,6 +112,18 @@ pub struct Job {
     pub failed: u32,
     /// Steps on the longest way from here to the end of the plan, itself included.
     pub path_len: u32,
+    /// When it first became ready to be leased, since the last submit or retry; its age counts from here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ready_at: Option<Millis>,
+    /// Its number in the order in which the farm's jobs became ready.
+    #[serde(default)]
+    pub ticket: u64,
+    /// Who approved it, if that is needed and was done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approval: Option<Approval>,
+    /// Why it was cancelled on its own, for people, since the last submit or retry.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cancelled: Option<String>,
 }
 
 impl Job {
@@ -104,6 +133,11 @@ impl Job {
             JobState::Leased { .. } => self.attempts.last().map(|last| LeaseId { job: id, attempt: last.number }),
             _ => None,
         }
+    }
+
+    /// Whether nothing has been leased of it yet, and it is not over.
+    pub fn is_waiting(&self) -> bool {
+        matches!(self.state, JobState::Blocked { .. } | JobState::AwaitsApproval { .. } | JobState::Queued { .. })
     }
 
     /// Whether it is over.

@@ -12,20 +12,27 @@ mod command;
 mod decide;
 mod event;
 mod farm;
+mod hold;
+mod index;
 mod job;
 mod leases;
+mod order;
 mod place;
+mod queue;
 mod refusal;
+mod waiting;
 mod worker;
 
 pub use build::{Build, BuildState, Trace, Verdict};
 pub use command::{Command, Report, Submission};
 pub use event::{Event, Next};
 pub use farm::{Farm, Snapshot};
-pub use job::{Attempt, AttemptEnd, Job, JobResult, JobState};
+pub use hold::{Hold, HoldKind};
+pub use job::{Approval, Attempt, AttemptEnd, Job, JobResult, JobState};
 pub use leases::Leases;
+pub use place::{AGEING_MILLIS, KEEP_FREE_MILLIS};
 pub use refusal::{Refusal, RefusalKind};
-pub use worker::{Worker, WorkerOffer};
+pub use worker::{QUARANTINE_AFTER, QUARANTINE_BACKOFF, Worker, WorkerOffer};
 
 /// How often an attempt may be lost, in all, before its job is given up. Each loss costs a lease TTL at most, so a
 /// broken farm is noticed within minutes; a worker that dies takes one of these with it.
@@ -38,3 +45,31 @@ pub const LOST_BACKOFF: railyard_common::backoff::Backoff =
 /// Waits between attempts that the step failed.
 pub const FAILED_BACKOFF: railyard_common::backoff::Backoff =
     railyard_common::backoff::Backoff { base_millis: 5_000, max_millis: 300_000 };
+
+/// The longest of those waits.
+pub(crate) const BACKOFF_MAX_MILLIS: u64 = if LOST_BACKOFF.max_millis > FAILED_BACKOFF.max_millis {
+    LOST_BACKOFF.max_millis
+} else {
+    FAILED_BACKOFF.max_millis
+};
+
+/// Whether a backoff is over. None is longer than the longest: an end further off was set before the clock went back.
+pub(crate) fn is_due(not_before: railyard_common::time::Millis, now: railyard_common::time::Millis) -> bool {
+    not_before <= now || not_before > now.plus(BACKOFF_MAX_MILLIS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use railyard_common::time::Millis;
+
+    #[test]
+    fn a_clock_that_goes_back_does_not_make_a_backoff_last() {
+        let now = Millis(10_000_000);
+        assert!(is_due(now, now));
+        assert!(!is_due(now.plus(1), now));
+        assert!(!is_due(now.plus(FAILED_BACKOFF.max_millis), now));
+        // Set an hour ago, before somebody put the clock right.
+        assert!(is_due(now.plus(3_600_000), now));
+    }
+}

@@ -1,6 +1,6 @@
 //! Why the farm will not do what it was asked.
 
-use railyard_common::id::{BuildId, LeaseId};
+use railyard_common::id::{BuildId, LeaseId, WorkerName};
 
 /// A command that cannot be carried out. Nothing has changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -30,6 +30,41 @@ pub enum Refusal {
         build: BuildId,
         /// What was asked for.
         step: String,
+    },
+    /// The key was used for something else.
+    #[error("the key `{key}` was used before, for build `{build}`, which was asked for otherwise; choose another key")]
+    KeyReused {
+        /// The key.
+        key: String,
+        /// What it was used for.
+        build: BuildId,
+    },
+    /// No such job, or none of which this could be done.
+    #[error("build `{build}` has no job `{job}` that {what}; `railyard show {build}` lists its jobs")]
+    NoSuchJob {
+        /// The build.
+        build: BuildId,
+        /// What was asked for.
+        job: String,
+        /// What could not be done.
+        what: &'static str,
+    },
+    /// No job waits for it.
+    #[error("no job of build `{0}` waits for approval; `railyard show {0}` tells how it stands")]
+    NothingToApprove(BuildId),
+    /// No such worker.
+    #[error("there is no worker `{0}`; `railyard workers` lists them")]
+    UnknownWorker(WorkerName),
+    /// There is no hold to take back.
+    #[error("worker `{0}` is not held back: neither cordoned, drained nor retired")]
+    NotHeld(WorkerName),
+    /// It was sent away.
+    #[error("worker `{worker}` is {hold}; `railyard uncordon {worker}` takes it back")]
+    Retired {
+        /// The worker.
+        worker: WorkerName,
+        /// The word on it.
+        hold: String,
     },
     /// The caller no longer holds this lease, or never did.
     #[error("lease {0} is not held by this worker: it has ended, expired or passed to another")]
@@ -68,7 +103,9 @@ impl Refusal {
             Self::BuildEnded(_) | Self::BuildEnds(_) | Self::BuildRuns(_) | Self::BuildSucceeded(_) => {
                 RefusalKind::State
             }
-            Self::NothingToRetry { .. } => RefusalKind::NotFound,
+            Self::KeyReused { .. } => RefusalKind::Exists,
+            Self::NothingToRetry { .. } | Self::NoSuchJob { .. } | Self::UnknownWorker(_) => RefusalKind::NotFound,
+            Self::NothingToApprove(_) | Self::NotHeld(_) | Self::Retired { .. } => RefusalKind::State,
             Self::StaleLease(_) => RefusalKind::Stale,
             Self::BadPlan(_) => RefusalKind::Invalid,
             Self::Full(_) => RefusalKind::Limit,
@@ -84,6 +121,12 @@ impl Refusal {
             Self::BuildRuns(_) => "build-runs",
             Self::BuildSucceeded(_) => "build-succeeded",
             Self::NothingToRetry { .. } => "nothing-to-retry",
+            Self::KeyReused { .. } => "key-reused",
+            Self::NoSuchJob { .. } => "no-such-job",
+            Self::NothingToApprove(_) => "nothing-to-approve",
+            Self::UnknownWorker(_) => "unknown-worker",
+            Self::NotHeld(_) => "not-held",
+            Self::Retired { .. } => "worker-retired",
             Self::StaleLease(_) => "stale-lease",
             Self::BadPlan(_) => "bad-plan",
             Self::Full(_) => "farm-full",

@@ -40,6 +40,18 @@ scripts! {
     drain
     finalize_error
     longest_path_first
+    approval
+    groups
+    order_of_jobs
+    fair_share
+    large_job
+    disk
+    pools_and_labels
+    holds
+    quarantine
+    supersede
+    cancel_jobs
+    idempotent_submit
 }
 
 fn directory() -> PathBuf {

@@ -17,6 +17,8 @@ pub enum Action {
         version: u8,
         key: Option<u8>,
         steps: Vec<Step>,
+        priority: u8,
+        supersede: bool,
     },
     Hello {
         worker: usize,
@@ -34,6 +36,31 @@ pub enum Action {
         worker: usize,
     },
     Place,
+    Tick,
+    Hold {
+        worker: usize,
+        kind: u8,
+        secs: Option<u64>,
+        stop_secs: Option<u64>,
+    },
+    Release {
+        worker: usize,
+    },
+    Uploading {
+        lease: Index,
+    },
+    Approve {
+        build: Index,
+        step: Option<Index>,
+    },
+    CancelJobs {
+        build: Index,
+        step: Index,
+    },
+    Measured {
+        worker: usize,
+        gib: u64,
+    },
     /// Of a live lease, by its holder.
     Report {
         lease: Index,
@@ -86,6 +113,11 @@ pub struct Step {
     pub retries: u32,
     pub ttl_secs: u64,
     pub privileged: bool,
+    pub approval: bool,
+    /// Of two groups, with its limit.
+    pub group: Option<(bool, u32)>,
+    pub pool: bool,
+    pub label: bool,
 }
 
 /// What a worker offers; of the platforms, at least one.
@@ -98,6 +130,8 @@ pub struct Offer {
     pub cpu: u32,
     pub gib: u64,
     pub slots: u32,
+    pub pool: bool,
+    pub label: bool,
 }
 
 /// A life of a farm.
@@ -114,8 +148,18 @@ fn action() -> impl Strategy<Value = Action> {
     let index = any::<Index>;
     let worker = || 0..WORKERS;
     prop_oneof![
-        4 => (0..5u8, proptest::option::of(0..4u8), vec(step(), 1..5))
-            .prop_map(|(version, key, steps)| Action::Submit { version, key, steps }),
+        4 => (0..5u8, proptest::option::of(0..4u8), vec(step(), 1..5), 0..4u8, proptest::bool::weighted(0.3))
+            .prop_map(|(version, key, steps, priority, supersede)| {
+                Action::Submit { version, key, steps, priority, supersede }
+            }),
+        2 => Just(Action::Tick),
+        1 => (worker(), 0..3u8, proptest::option::of(0..300u64), proptest::option::of(0..100u64))
+            .prop_map(|(worker, kind, secs, stop_secs)| Action::Hold { worker, kind, secs, stop_secs }),
+        1 => worker().prop_map(|worker| Action::Release { worker }),
+        3 => index().prop_map(|lease| Action::Uploading { lease }),
+        2 => (index(), proptest::option::of(index())).prop_map(|(build, step)| Action::Approve { build, step }),
+        1 => (index(), index()).prop_map(|(build, step)| Action::CancelJobs { build, step }),
+        1 => (worker(), 0..6u64).prop_map(|(worker, gib)| Action::Measured { worker, gib }),
         6 => (worker(), offer(), proptest::bool::weighted(0.3), prop_oneof![3 => Just(0u8), 1 => any::<u8>()])
             .prop_map(|(worker, offer, reboot, forgets)| Action::Hello { worker, offer, reboot, forgets }),
         1 => worker().prop_map(|worker| Action::Goodbye { worker }),
@@ -137,8 +181,11 @@ fn action() -> impl Strategy<Value = Action> {
 
 fn step() -> impl Strategy<Value = Step> {
     let size = (1..4u32, 1..4u64);
-    (proptest::bool::weighted(0.3), any::<u8>(), size, 0..3u32, 10..130u64, proptest::bool::weighted(0.1)).prop_map(
-        |(arm, needs, (cpu, gib), retries, ttl_secs, privileged)| Step {
+    let rare = || proptest::bool::weighted(0.1);
+    let group = proptest::option::weighted(0.25, (any::<bool>(), 1..3u32));
+    let terms = (rare(), rare(), group, rare(), rare());
+    (proptest::bool::weighted(0.3), any::<u8>(), size, 0..3u32, 10..130u64, terms).prop_map(
+        |(arm, needs, (cpu, gib), retries, ttl_secs, (privileged, approval, group, pool, label))| Step {
             arm,
             needs,
             cpu,
@@ -146,14 +193,29 @@ fn step() -> impl Strategy<Value = Step> {
             retries,
             ttl_secs,
             privileged,
+            approval,
+            group,
+            pool,
+            label,
         },
     )
 }
 
 fn offer() -> impl Strategy<Value = Offer> {
     let platforms = prop_oneof![Just((true, false)), Just((false, true)), Just((true, true))];
-    (platforms, any::<bool>(), any::<bool>(), 1..6u32, 1..6u64, 0..4u32).prop_map(
-        |((amd, arm), emulated, privileged, cpu, gib, slots)| Offer { amd, arm, emulated, privileged, cpu, gib, slots },
+    let terms = (any::<bool>(), any::<bool>(), proptest::bool::weighted(0.2), any::<bool>());
+    (platforms, terms, 1..6u32, 1..6u64, 0..4u32).prop_map(
+        |((amd, arm), (emulated, privileged, pool, label), cpu, gib, slots)| Offer {
+            amd,
+            arm,
+            emulated,
+            privileged,
+            cpu,
+            gib,
+            slots,
+            pool,
+            label,
+        },
     )
 }
 

@@ -2,8 +2,8 @@
 
 use crate::chance::action::{Offer, Step};
 use crate::common::{GIB, job_spec};
-use railyard_common::id::{BootId, JobName, StepName, WorkerName};
-use railyard_common::job::Capacity;
+use railyard_common::id::{BootId, JobName, PoolName, StepName, WorkerName};
+use railyard_common::job::{Capacity, Concurrency};
 use railyard_common::plan::Plan;
 use railyard_common::platform::{Platform, PlatformOffer};
 use railyard_core::WorkerOffer;
@@ -29,13 +29,14 @@ pub fn worker_offer(name: WorkerName, boot: BootId, offer: &Offer) -> WorkerOffe
             disk_bytes: offer.gib * GIB,
             slots: offer.slots,
         },
-        labels: BTreeMap::new(),
+        labels: offer.label.then(|| ("kvm".to_owned(), "yes".to_owned())).into_iter().collect(),
+        pool: offer.pool.then(pool),
         allows_privileged: offer.privileged,
     }
 }
 
 /// A plan whose steps need only steps before them.
-pub fn plan(version: u8, steps: &[Step]) -> Plan {
+pub fn plan(version: u8, steps: &[Step], supersede: bool) -> Plan {
     let name = |n: usize| JobName {
         step: format!("s{n}").parse::<StepName>().expect("a step's name"),
         variant: None,
@@ -46,6 +47,13 @@ pub fn plan(version: u8, steps: &[Step]) -> Plan {
         spec.needs = (0..n).filter(|need| step.needs >> need & 1 == 1).map(name).collect();
         (spec.retries, spec.lease_ttl_secs) = (step.retries, step.ttl_secs);
         spec.run.privileged = step.privileged;
+        spec.approval = step.approval.then(|| "go?".to_owned());
+        spec.concurrency = step.group.map(|(one, limit)| {
+            let group = if one { "one" } else { "other" };
+            Concurrency { group: group.parse().expect("a group's name"), limit }
+        });
+        spec.pool = step.pool.then(pool);
+        spec.labels = step.label.then(|| ("kvm".to_owned(), "yes".to_owned())).into_iter().collect();
         let (memory_bytes, disk_bytes) = (step.gib * GIB, step.gib * GIB);
         spec.run.resources = Capacity { cpu_millis: step.cpu * 1000, memory_bytes, disk_bytes, slots: 1 };
         spec
@@ -54,6 +62,11 @@ pub fn plan(version: u8, steps: &[Step]) -> Plan {
         build: format!("chance/{version}").parse().expect("a build's name"),
         params: BTreeMap::new(),
         platforms: Platform::ALL.to_vec(),
+        supersede: supersede.then(|| "main".parse().expect("a group's name")),
         jobs: jobs.collect(),
     }
+}
+
+fn pool() -> PoolName {
+    "special".parse().expect("a pool's name")
 }

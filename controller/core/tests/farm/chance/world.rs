@@ -4,10 +4,13 @@ use crate::chance::action::{Action, Offer, Step, WORKERS};
 use crate::chance::concrete::{plan, worker_name, worker_offer};
 use crate::common::{Ledger, Rebirth, event_from_json};
 use proptest::sample::Index;
-use railyard_common::id::{BootId, BuildId, LeaseId, WorkerName};
+use railyard_common::id::{BootId, BuildId, JobSelector, LeaseId, WorkerName};
 use railyard_common::job::Capacity;
 use railyard_common::outcome::{Outcome, OutcomeKind, Reason};
-use railyard_core::{BuildState, Command, Event, JobState, LOST_BUDGET, Refusal, Report, Submission, Trace};
+use railyard_common::priority::Priority;
+use railyard_core::{
+    BuildState, Command, Event, Hold, HoldKind, Job, JobState, LOST_BUDGET, Refusal, Report, Submission, Trace,
+};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A farm, and what was seen of it from outside.
@@ -35,7 +38,20 @@ impl World {
     /// Does one thing.
     fn act(&mut self, action: &Action) {
         match action {
-            Action::Submit { version, key, steps } => self.submit(*version, *key, steps),
+            Action::Submit { version, key, steps, priority, supersede } => {
+                self.submit(*version, *key, steps, *priority, *supersede);
+            }
+            Action::Tick => self.expect_ok(&Command::Tick),
+            Action::Hold { worker, kind, secs, stop_secs } => self.hold(*worker, *kind, *secs, *stop_secs),
+            Action::Release { worker } => self.release(*worker),
+            Action::Uploading { lease } => {
+                if let Some(lease) = self.any_lease(lease) {
+                    self.expect_ok(&Command::Uploading { lease });
+                }
+            }
+            Action::Approve { build, step } => self.approve(build, step.as_ref()),
+            Action::CancelJobs { build, step } => self.cancel_jobs(build, step),
+            Action::Measured { worker, gib } => self.ledger.note_free_disk(&worker_name(*worker), gib << 30),
             Action::Hello { worker, offer, reboot, forgets } => self.hello(*worker, offer, *reboot, *forgets),
             Action::Goodbye { worker } => self.expect_ok(&Command::Goodbye { worker: worker_name(*worker) }),
             Action::Drain { worker } => self.expect_ok(&Command::Drain { worker: worker_name(*worker) }),
@@ -96,14 +112,29 @@ impl World {
     /// The faults are over: every worker comes back with room for everything, and every lease is reported. Then every build ends,
     /// within as many rounds as the budgets allow.
     pub fn calm_down(&mut self, moods: &[OutcomeKind]) {
-        let offer = Offer { amd: true, arm: true, emulated: false, privileged: true, cpu: 64, gib: 512, slots: 16 };
-        (0..WORKERS).for_each(|worker| self.hello(worker, &offer, false, 0));
+        for worker in 0..WORKERS {
+            let pool = worker == 0;
+            let (cpu, gib, slots) = (64, 512, 16);
+            let offer =
+                Offer { amd: true, arm: true, emulated: false, privileged: true, cpu, gib, slots, pool, label: true };
+            self.release(worker);
+            self.hello(worker, &offer, false, 0);
+            self.ledger.note_free_disk(&worker_name(worker), 512 << 30);
+        }
         let mut moods = moods.iter().cycle();
         for _ in 0..self.rounds_allowed() {
             if self.ledger.farm().builds().all(|build| build.unfinished == 0) {
                 break;
             }
+            self.approve_all();
             self.expect_ok(&Command::Place);
+            if self.live.is_empty() {
+                let farm = self.ledger.farm();
+                let ends = farm.workers().filter_map(|worker| worker.quarantined_until());
+                let wait = ends.map(|end| end.since(self.ledger.now())).max().unwrap_or(0);
+                self.advance(wait);
+                self.expect_ok(&Command::Place);
+            }
             for lease in self.live.clone() {
                 let kind = moods.next().copied().unwrap_or(OutcomeKind::Succeeded);
                 self.report(lease, self.leases[&lease].clone(), kind);
@@ -115,7 +146,9 @@ impl World {
         let farm = self.ledger.farm();
         for build in farm.builds() {
             let over = matches!(build.state, BuildState::Finalizing { .. } | BuildState::Ended { .. });
-            assert!(over, "{} is {:?} when all is calm", build.id(), build.state);
+            let now = self.ledger.now();
+            let why: Vec<String> = build.jobs().map(|id| farm.why_waiting(id, now)).collect();
+            assert!(over, "{} is {:?} when all is calm: {why:?}", build.id(), build.state);
         }
         assert_eq!(farm.live_leases().next(), None, "a lease outlives its build");
         let reserved = farm.workers().find(|worker| worker.reserved != Capacity::default());
@@ -142,21 +175,32 @@ impl World {
         let farm = self.ledger.farm();
         let open = farm.builds().flat_map(|build| build.jobs()).filter_map(|id| farm.job(id).zip(farm.spec(id)));
         let open = open.filter(|(job, _)| !job.is_terminal());
-        2 + open.map(|(_, spec)| 2 * (spec.retries + LOST_BUDGET)).sum::<u32>()
+        2 + open.map(|(_, spec)| 3 * (spec.retries + LOST_BUDGET)).sum::<u32>()
     }
 
-    fn submit(&mut self, version: u8, key: Option<u8>, steps: &[Step]) {
-        let plan = plan(version, steps);
+    fn submit(&mut self, version: u8, key: Option<u8>, steps: &[Step], priority: u8, supersede: bool) {
+        let plan = plan(version, steps, supersede);
+        let priority = Priority::ALL[usize::from(priority) % Priority::ALL.len()];
+        let older: Vec<BuildId> =
+            self.ledger.farm().builds().filter(|build| build.is_running()).map(|build| build.id().clone()).collect();
         let (id, key) = (plan.build.clone(), key.map(|key| format!("key-{key}")));
         let known = key.as_ref().is_some_and(|key| self.keys.contains_key(key));
         let taken = self.ledger.farm().build(&id).is_some();
-        let submission = Submission { plan, key: key.clone(), by: "chance".to_owned(), trace: Trace::default() };
+        let request = String::new();
+        let by = "chance".to_owned();
+        let submission = Submission { plan, key: key.clone(), request, priority, by, trace: Trace::default() };
         let answer = self.command(&Command::Submit(Box::new(submission)));
         match (known, taken) {
             (true, _) => assert_eq!(answer, Ok(0), "a known key"),
             (false, true) => assert_eq!(answer, Err(Refusal::BuildExists(id.clone()))),
             (false, false) => {
-                assert_eq!(answer, Ok(1), "a new build");
+                let farm = self.ledger.farm();
+                let stopped = older.iter().filter_map(|older| farm.build(older)).filter(|older| !older.is_running());
+                let stopped: Vec<_> = stopped.map(|older| (older.priority, older.plan.supersede.is_some())).collect();
+                assert_eq!(answer, Ok(1 + stopped.len()), "a new build, and those that it supersedes");
+                let right =
+                    |(priority, group): &(Priority, bool)| *priority != Priority::Release && *group && supersede;
+                assert!(stopped.iter().all(right), "superseded: {stopped:?}");
                 key.clone().map(|key| self.keys.insert(key, id));
             }
         }
@@ -175,9 +219,74 @@ impl World {
         let of_worker = self.live.iter().filter(|lease| self.leases[*lease] == name).copied().enumerate();
         let (held, forgotten): (Vec<_>, Vec<_>) = of_worker.partition(|(n, _)| forgets >> (n % 8) & 1 == 0);
         let held: Vec<LeaseId> = held.into_iter().map(|(_, lease)| lease).collect();
+        let retired = self.ledger.farm().worker(&name).is_some_and(|worker| worker.is_retired());
         let offer = Box::new(worker_offer(name, boot, offer));
         let answer = self.command(&Command::Hello { offer, held: held.clone() });
+        if retired {
+            assert!(matches!(answer, Err(Refusal::Retired { .. })), "a retired worker comes back: {answer:?}");
+            return;
+        }
         assert_eq!(answer, Ok(1 + forgotten.len()), "a worker comes back with {held:?} and without {forgotten:?}");
+    }
+
+    fn hold(&mut self, worker: usize, kind: u8, secs: Option<u64>, stop_secs: Option<u64>) {
+        let name = worker_name(worker);
+        let known = self.ledger.farm().worker(&name).is_some();
+        let kind = [HoldKind::Cordon, HoldKind::Drain, HoldKind::Retire][usize::from(kind) % 3];
+        let at = |secs: Option<u64>| secs.map(|secs| self.ledger.now().plus(secs * 1000));
+        let hold = Hold { kind, by: "chance".to_owned(), why: String::new(), until: at(secs), stop_at: at(stop_secs) };
+        let answer = self.command(&Command::Hold { worker: name, hold });
+        assert_eq!(answer.is_ok(), known, "a hold of a worker: {answer:?}");
+    }
+
+    fn release(&mut self, worker: usize) {
+        let name = worker_name(worker);
+        let held = self.ledger.farm().worker(&name).is_some_and(|worker| worker.hold.is_some());
+        let answer = self.command(&Command::Release { worker: name.clone(), by: "chance".to_owned() });
+        assert_eq!(answer.is_ok(), held, "{name} is released: {answer:?}");
+        assert!(self.ledger.farm().worker(&name).is_none_or(|worker| worker.hold.is_none()));
+    }
+
+    fn approve(&mut self, build: &Index, step: Option<&Index>) {
+        let Some(build) = self.any_build(build) else { return };
+        let jobs = step.map(|step| self.selector(&build, step));
+        // Refused where nothing waits for it; what is approved is judged when it is leased.
+        let _ = self.command(&Command::Approve { build, jobs, by: "chance".to_owned() });
+    }
+
+    fn approve_all(&mut self) {
+        let waits = |job: &Job| matches!(job.state, JobState::AwaitsApproval { .. });
+        let farm = self.ledger.farm();
+        let builds = farm.builds().filter(|build| build.jobs().filter_map(|id| farm.job(id)).any(waits));
+        for build in builds.map(|build| build.id().clone()).collect::<Vec<_>>() {
+            let running = self.ledger.farm().build(&build).is_some_and(|build| build.is_running());
+            let answer = self.command(&Command::Approve { build, jobs: None, by: "chance".to_owned() });
+            assert!(!running || answer == Ok(1), "what waits is approved: {answer:?}");
+        }
+    }
+
+    fn cancel_jobs(&mut self, build: &Index, step: &Index) {
+        let Some(build) = self.any_build(build) else { return };
+        let jobs = self.selector(&build, step);
+        let command = Command::CancelJobs {
+            build: build.clone(),
+            jobs: jobs.clone(),
+            by: "chance".to_owned(),
+            reason: "chance".to_owned(),
+        };
+        if self.command(&command).is_err() {
+            return;
+        }
+        let farm = self.ledger.farm();
+        let Some(build) = farm.build(&build).filter(|build| build.is_running()) else { return };
+        for (id, spec) in build.jobs().zip(&build.plan.jobs).filter(|(_, spec)| jobs.matches(&spec.name)) {
+            assert!(farm.job(id).is_some_and(|job| !job.is_waiting()), "{} is cancelled and waits", spec.name);
+        }
+    }
+
+    fn selector(&self, build: &BuildId, step: &Index) -> JobSelector {
+        let jobs = self.ledger.farm().build(build).map(|build| build.plan.jobs.clone()).unwrap_or_default();
+        step.get(&jobs).name.to_string().parse().expect("a job's name points at it")
     }
 
     fn heartbeat(&mut self, worker: &WorkerName) {
@@ -219,14 +328,12 @@ impl World {
         assert!(!running || answer == Ok(1), "a running build is cancelled: {answer:?}");
         let farm = self.ledger.farm();
         let jobs = farm.build(&build).into_iter().flat_map(|build| build.jobs()).filter_map(|id| farm.job(id));
-        let waits = |state: &JobState| matches!(state, JobState::Blocked { .. } | JobState::Queued { .. });
-        assert!(jobs.into_iter().all(|job| !waits(&job.state)), "{build} is cancelled and a job of it waits");
+        assert!(jobs.into_iter().all(|job| !job.is_waiting()), "{build} is cancelled and a job of it waits");
     }
 
     fn retry(&mut self, build: &Index, step: Option<&Index>) {
         let Some(build) = self.any_build(build) else { return };
-        let jobs = self.ledger.farm().build(&build).map(|build| build.plan.jobs.clone()).unwrap_or_default();
-        let step = step.map(|step| step.get(&jobs).name.to_string().parse().expect("a job's name points at it"));
+        let step = step.map(|step| self.selector(&build, step));
         let answer = self.command(&Command::Retry { build: build.clone(), step: step.clone() });
         let farm = self.ledger.farm();
         let state = farm.build(&build).map(|build| &build.state);
@@ -284,6 +391,13 @@ impl World {
                     self.live.remove(lease);
                     format!("attempt-ended {}", outcome.kind)
                 }
+                Event::JobUploading { .. } => "job-uploading".to_owned(),
+                Event::JobsApproved { .. } => "jobs-approved".to_owned(),
+                Event::JobsCancelled { .. } => "jobs-cancelled".to_owned(),
+                Event::WorkerHeld { .. } => "worker-held".to_owned(),
+                Event::WorkerReleased { by, .. } if by.is_empty() => "worker-released by time".to_owned(),
+                Event::WorkerReleased { .. } => "worker-released".to_owned(),
+                Event::WorkerForgotten { .. } => "worker-forgotten".to_owned(),
                 Event::BuildCancelled { .. } => "build-cancelled".to_owned(),
                 Event::BuildResumed { .. } => "build-resumed".to_owned(),
                 Event::BuildEnded { .. } => "build-ended".to_owned(),

@@ -29,6 +29,7 @@ impl Audit {
                 self.invariant_attempts_are_bounded(farm, *lease);
                 invariant_job_may_start(farm, now, *lease);
                 invariant_worker_suits(farm, *lease, worker);
+                invariant_groups_take_turns(farm, *lease);
             }
             Event::AttemptEnded { lease, outcome, .. } => {
                 assert!(self.leased.contains(lease), "{lease} ends and was never leased");
@@ -36,6 +37,10 @@ impl Audit {
             }
             Event::BuildResumed { build, jobs, .. } => {
                 assert!(self.builds_over.remove(build).is_some(), "{build} is resumed and has not ended");
+                // What stays skipped may be so for another reason from now on.
+                let skipped = |state: &mut JobState| matches!(state, JobState::Skipped { .. });
+                let of_build: BTreeSet<JobId> = farm.build(build).into_iter().flat_map(|build| build.jobs()).collect();
+                self.jobs_over.retain(|job, state| !of_build.contains(job) || jobs.contains(job) || !skipped(state));
                 for job in jobs {
                     assert!(self.jobs_over.remove(job).is_some(), "{job} is resumed and has not ended");
                     self.spent.remove(job);
@@ -100,9 +105,33 @@ fn invariant_job_may_start(farm: &Farm, now: Millis, lease: LeaseId) {
         JobState::Queued { not_before, .. } => assert!(not_before <= now, "{lease} is leased at {now}: {not_before}"),
         ref state => panic!("{lease} is leased while its job is {state:?}"),
     }
+    let gated = build.plan.jobs[job.index].approval.is_some();
+    assert!(!gated || job.approval.is_some(), "{lease} is leased and nobody has approved it");
+    assert!(job.cancelled.is_none(), "{lease} is leased and its job is cancelled");
     for need in &build.plan.jobs[job.index].needs {
         let met = farm.job_id(build, need).and_then(|id| farm.job(id)).is_some_and(|job| job.result().is_some());
         assert!(met, "{lease} is leased and {need} has not succeeded");
+    }
+}
+
+/// No more of a group run than the strictest of them allows, and nobody who came earlier and could run somewhere is passed over.
+fn invariant_groups_take_turns(farm: &Farm, lease: LeaseId) {
+    let Some(own) = farm.spec(lease.job).and_then(|spec| spec.concurrency.clone()) else { return };
+    let in_group =
+        |id: &JobId| farm.spec(*id).and_then(|spec| spec.concurrency.as_ref()).filter(|c| c.group == own.group);
+    let running = farm.live_leases().filter_map(|live| in_group(&live.job)).map(|other| other.limit);
+    let limits: Vec<u32> = running.chain([own.limit]).collect();
+    let strictest = limits.iter().copied().min().unwrap_or(0);
+    assert!(limits.len() <= strictest as usize, "{lease} is one too many in group {}: {limits:?}", own.group);
+    let ticket = farm.job(lease.job).map_or(0, |job| job.ticket);
+    let all = farm.builds().flat_map(|build| build.jobs());
+    for earlier in all.filter(|id| *id != lease.job && in_group(id).is_some()) {
+        let (Some(job), Some(spec)) = (farm.job(earlier), farm.spec(earlier)) else { continue };
+        let waits = matches!(job.state, JobState::Queued { .. }) && job.ticket < ticket;
+        let could_run = |worker: &railyard_core::Worker| {
+            worker.online && !worker.draining && worker.hold.is_none() && worker.offer.objection(spec).is_none()
+        };
+        assert!(!waits || !farm.workers().any(could_run), "{lease} overtakes {earlier} in group {}", own.group);
     }
 }
 
@@ -111,6 +140,11 @@ fn invariant_worker_suits(farm: &Farm, lease: LeaseId, name: &WorkerName) {
     let worker = farm.worker(name).unwrap_or_else(|| panic!("{lease} goes to {name}, which nobody knows"));
     let spec = farm.spec(lease.job).unwrap_or_else(|| panic!("{lease} has no plan"));
     assert!(worker.online && !worker.draining, "{lease} goes to {name}, which takes none");
+    assert!(worker.hold.is_none(), "{lease} goes to {name}, which is {:?}", worker.hold);
+    assert_eq!(worker.offer.pool, spec.pool, "{lease} goes to {name}, of another pool");
+    for (label, value) in &spec.labels {
+        assert_eq!(worker.offer.labels.get(label), Some(value), "{lease} goes to {name}: label {label}");
+    }
     let platforms: Vec<_> = worker.offer.platforms.iter().map(|offer| offer.platform).collect();
     assert!(
         platforms.contains(&spec.name.platform),
@@ -118,13 +152,16 @@ fn invariant_worker_suits(farm: &Farm, lease: LeaseId, name: &WorkerName) {
         spec.name.platform
     );
     assert!(worker.offer.allows_privileged || !spec.run.privileged, "{lease} is privileged, {name} allows none");
-    let specs = worker.leases.iter().filter_map(|held| farm.spec(held.job)).chain([spec]);
+    let uploads = |held: &LeaseId| farm.job(held.job).and_then(|job| job.attempts.last()).is_some_and(|a| a.uploading);
+    let held = worker.leases.iter().filter_map(|held| Some((farm.spec(held.job)?, uploads(held))));
     let (mut cpu, mut memory, mut disk, mut slots) = (0, 0, 0, 0);
-    for needs in specs.map(|spec| &spec.run.resources) {
-        cpu += needs.cpu_millis;
-        memory += needs.memory_bytes;
+    for (needs, uploads) in held.chain([(spec, false)]).map(|(spec, uploads)| (&spec.run.resources, uploads)) {
         disk += needs.disk_bytes;
-        slots += needs.slots;
+        if !uploads {
+            cpu += needs.cpu_millis;
+            memory += needs.memory_bytes;
+            slots += needs.slots;
+        }
     }
     let has = &worker.offer.capacity;
     let fits = cpu <= has.cpu_millis && memory <= has.memory_bytes && disk <= has.disk_bytes && slots <= has.slots;

@@ -1,10 +1,10 @@
 //! One farm with its journal, its clock and its auditor.
 
 use crate::common::audit::Audit;
-use railyard_common::id::LeaseId;
+use railyard_common::id::{LeaseId, WorkerName};
 use railyard_common::time::Millis;
 use railyard_core::{Command, Event, Farm, Leases, Refusal, Snapshot};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What a controller comes back from after a crash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +26,8 @@ pub struct Ledger {
     journal: Vec<String>,
     leases: Leases,
     audit: Audit,
+    /// Free disk as measured: told to both farms, for no journal has it.
+    measured: BTreeMap<WorkerName, u64>,
 }
 
 impl Ledger {
@@ -72,6 +74,19 @@ impl Ledger {
         self.now = until;
     }
 
+    /// A worker has measured its free disk.
+    pub fn note_free_disk(&mut self, worker: &WorkerName, bytes: u64) {
+        self.measured.insert(worker.clone(), bytes);
+        self.tell_measured();
+    }
+
+    fn tell_measured(&mut self) {
+        for (worker, bytes) in &self.measured {
+            self.farm.note_free_disk(worker, *bytes);
+            self.twin.note_free_disk(worker, *bytes);
+        }
+    }
+
     /// A heartbeat for one lease. Returns whether it is live.
     pub fn renew(&mut self, lease: LeaseId) -> bool {
         self.leases.renew(lease, self.now)
@@ -83,6 +98,7 @@ impl Ledger {
             Rebirth::Snapshot => Farm::restore(self.stored_snapshot()),
             Rebirth::Journal => self.twin.clone(),
         };
+        self.tell_measured();
         self.run(&Command::Started, told).expect("a start is never refused");
     }
 

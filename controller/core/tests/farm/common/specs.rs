@@ -18,6 +18,10 @@ pub fn job_spec(name: JobName) -> JobSpec {
         inputs: Vec::new(),
         lease_ttl_secs: 120,
         retries: 0,
+        approval: None,
+        concurrency: None,
+        pool: None,
+        labels: BTreeMap::new(),
         run: RunSpec {
             script: "true".to_owned(),
             env: BTreeMap::new(),

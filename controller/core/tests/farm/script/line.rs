@@ -8,7 +8,8 @@ use railyard_common::job::Capacity;
 use railyard_common::outcome::{Outcome, OutcomeKind, Reason};
 use railyard_common::plan::Plan;
 use railyard_common::platform::PlatformOffer;
-use railyard_core::WorkerOffer;
+use railyard_common::priority::Priority;
+use railyard_core::{HoldKind, WorkerOffer};
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::str::FromStr;
@@ -27,8 +28,8 @@ pub enum Line {
     Drain(WorkerName),
     /// `heartbeat w1`: for every lease that it holds.
     Heartbeat(WorkerName),
-    /// `submit mini/1 key=nightly`
-    Submit { build: BuildId, key: Option<String> },
+    /// `submit mini/1 key=nightly priority=release request=DIGEST`
+    Submit { build: BuildId, options: SubmitOptions },
     /// `place`
     Place,
     /// `report j0.1 j1.1 failed exit-code by=w1 exit=2 artifacts=a,b image: the message`
@@ -37,6 +38,20 @@ pub enum Line {
     Expire(LeaseId),
     /// `cancel mini/1: why`
     Cancel { build: BuildId, reason: String },
+    /// `cancel-jobs mini/1 vms: why`
+    CancelJobs { build: BuildId, jobs: JobSelector, reason: String },
+    /// `approve mini/1 publish`
+    Approve { build: BuildId, jobs: Option<JobSelector> },
+    /// `hold w1 drain until=2h stop=1h: why`
+    Hold { worker: WorkerName, kind: HoldKind, until: Option<u64>, stop: Option<u64>, why: String },
+    /// `release w1`
+    Release(WorkerName),
+    /// `uploading j0.1`
+    Uploading(LeaseId),
+    /// `measured w1 12GiB`: its free disk.
+    Measured { worker: WorkerName, disk_bytes: u64 },
+    /// `tick`
+    Tick,
     /// `retry mini/1 vms.qcow2`
     Retry { build: BuildId, step: Option<JobSelector> },
     /// `finalized mini/1: what went wrong`
@@ -51,6 +66,14 @@ pub enum Line {
     Order(LeaseId),
     /// `show`
     Show,
+}
+
+/// How a build is asked for.
+#[derive(Default)]
+pub struct SubmitOptions {
+    pub key: Option<String>,
+    pub priority: Priority,
+    pub request: String,
 }
 
 /// An attempt's end for one or more leases.
@@ -71,17 +94,33 @@ pub fn read(command: &str) -> Result<Line, String> {
     };
     let words: Vec<&str> = head.split_whitespace().collect();
     match words.as_slice() {
-        ["plan", build] => plan::read(parsed(build)?, &text.unwrap_or_default()).map(Line::Plan),
+        ["plan", build] => plan::read(parsed(build)?, None, &text.unwrap_or_default()).map(Line::Plan),
+        ["plan", build, group] => {
+            let group = group.strip_prefix("supersede=").ok_or("after the build: supersede=GROUP")?;
+            plan::read(parsed(build)?, Some(parsed(group)?), &text.unwrap_or_default()).map(Line::Plan)
+        }
         ["worker", name, platforms, options @ ..] => read_worker(name, platforms, options).map(Line::Worker),
         ["hello", worker, options @ ..] => read_hello(worker, options),
         ["goodbye", worker] => Ok(Line::Goodbye(parsed(worker)?)),
         ["drain", worker] => Ok(Line::Drain(parsed(worker)?)),
         ["heartbeat", worker] => Ok(Line::Heartbeat(parsed(worker)?)),
-        ["submit", build] => Ok(Line::Submit { build: parsed(build)?, key: None }),
-        ["submit", build, key] => {
-            let key = key.strip_prefix("key=").ok_or("after the build: key=KEY")?;
-            Ok(Line::Submit { build: parsed(build)?, key: Some(key.to_owned()) })
+        ["submit", build, options @ ..] => {
+            Ok(Line::Submit { build: parsed(build)?, options: submit_options(options)? })
         }
+        ["cancel-jobs", build, jobs] => {
+            Ok(Line::CancelJobs { build: parsed(build)?, jobs: parsed(jobs)?, reason: text.unwrap_or_default() })
+        }
+        ["approve", build] => Ok(Line::Approve { build: parsed(build)?, jobs: None }),
+        ["approve", build, jobs] => Ok(Line::Approve { build: parsed(build)?, jobs: Some(parsed(jobs)?) }),
+        ["hold", worker, kind, options @ ..] => read_hold(worker, kind, options, text.unwrap_or_default()),
+        ["release", worker] => Ok(Line::Release(parsed(worker)?)),
+        ["uploading", lease] => Ok(Line::Uploading(parsed(lease)?)),
+        ["measured", worker, size] => {
+            let mut capacity = Capacity::default();
+            set_resource(&mut capacity, ("disk", size))?;
+            Ok(Line::Measured { worker: parsed(worker)?, disk_bytes: capacity.disk_bytes })
+        }
+        ["tick"] => Ok(Line::Tick),
         ["place"] => Ok(Line::Place),
         ["report", rest @ ..] => {
             read_report(rest, text.unwrap_or_default()).map(|report| Line::Report(Box::new(report)))
@@ -113,10 +152,16 @@ fn read_worker(name: &str, platforms: &str, options: &[&str]) -> Result<WorkerOf
         platforms: platforms.collect::<Result<_, String>>()?,
         capacity: Capacity { cpu_millis: 4000, memory_bytes: 16 * GIB, disk_bytes: 100 * GIB, slots: 4 },
         labels: BTreeMap::new(),
+        pool: None,
         allows_privileged: false,
     };
     for option in options {
         match option.split_once('=') {
+            Some(("pool", pool)) => offer.pool = Some(parsed(pool)?),
+            Some(("label", label)) => {
+                let (label, value) = label.split_once('=').ok_or("label=NAME=VALUE")?;
+                offer.labels.insert(label.to_owned(), value.to_owned());
+            }
             Some(("slots", slots)) => offer.capacity.slots = parsed(slots)?,
             Some(resource) => set_resource(&mut offer.capacity, resource)?,
             None if *option == "privileged" => offer.allows_privileged = true,
@@ -139,6 +184,37 @@ pub fn set_resource(capacity: &mut Capacity, (name, value): (&str, &str)) -> Res
         _ => return Err(format!("no option `{name}={value}` here")),
     }
     Ok(())
+}
+
+fn submit_options(words: &[&str]) -> Result<SubmitOptions, String> {
+    let mut options = SubmitOptions::default();
+    for word in words {
+        match word.split_once('=') {
+            Some(("key", key)) => options.key = Some(key.to_owned()),
+            Some(("priority", priority)) => options.priority = parsed(priority)?,
+            Some(("request", request)) => options.request = request.to_owned(),
+            _ => return Err(format!("a submit has no option `{word}`")),
+        }
+    }
+    Ok(options)
+}
+
+fn read_hold(worker: &str, kind: &str, options: &[&str], why: String) -> Result<Line, String> {
+    let kind = match kind {
+        "cordon" => HoldKind::Cordon,
+        "drain" => HoldKind::Drain,
+        "retire" => HoldKind::Retire,
+        _ => return Err(format!("`{kind}` is no hold: cordon, drain or retire")),
+    };
+    let (mut until, mut stop) = (None, None);
+    for option in options {
+        match option.split_once('=') {
+            Some(("until", span)) => until = Some(millis(span)?),
+            Some(("stop", span)) => stop = Some(millis(span)?),
+            _ => return Err(format!("a hold has no option `{option}`")),
+        }
+    }
+    Ok(Line::Hold { worker: parsed(worker)?, kind, until, stop, why })
 }
 
 fn read_hello(worker: &str, options: &[&str]) -> Result<Line, String> {

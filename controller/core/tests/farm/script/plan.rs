@@ -2,24 +2,25 @@
 //!
 //! `NAME[.VARIANT][@PLATFORM] [needs A, B] [OPTION…]`: linux/amd64 unless said otherwise; a need without a platform is one of the
 //! job's own platform, and a need without a variant is every variant. Options: `cpu=2 mem=2GiB disk=2GiB retries=1 ttl=30s
+//! approval approval=WHAT group=NAME:LIMIT pool=NAME label=NAME=VALUE
 //! commit privileged from=STEP import=STEP:GLOB inputs=STEP:GLOB`; `from`, `import` and `inputs` are needs too.
 
 use crate::common::job_spec;
 use crate::script::line::{millis, parsed, set_resource};
-use railyard_common::id::{BuildId, JobName, JobSelector};
-use railyard_common::job::{ImageSource, InputSpec, JobSpec};
+use railyard_common::id::{BuildId, GroupName, JobName, JobSelector};
+use railyard_common::job::{Concurrency, ImageSource, InputSpec, JobSpec};
 use railyard_common::plan::Plan;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Reads the jobs of a plan.
-pub fn read(build: BuildId, text: &str) -> Result<Plan, String> {
+pub fn read(build: BuildId, supersede: Option<GroupName>, text: &str) -> Result<Plan, String> {
     let mut jobs: Vec<JobSpec> = Vec::new();
     for item in text.split(';').map(str::trim).filter(|item| !item.is_empty()) {
         let spec = read_job(item, &jobs).map_err(|why| format!("`{item}`: {why}"))?;
         jobs.push(spec);
     }
     let platforms: BTreeSet<_> = jobs.iter().map(|job| job.name.platform).collect();
-    Ok(Plan { build, params: BTreeMap::new(), platforms: platforms.into_iter().collect(), jobs })
+    Ok(Plan { build, params: BTreeMap::new(), platforms: platforms.into_iter().collect(), supersede, jobs })
 }
 
 fn read_job(item: &str, earlier: &[JobSpec]) -> Result<JobSpec, String> {
@@ -56,6 +57,17 @@ fn set_option(
     match word.split_once('=') {
         None if word == "commit" => spec.run.commit = true,
         None if word == "privileged" => spec.run.privileged = true,
+        None if word == "approval" => spec.approval = Some(String::new()),
+        Some(("approval", what)) => spec.approval = Some(what.to_owned()),
+        Some(("group", group)) => {
+            let (group, limit) = group.split_once(':').ok_or("group=NAME:LIMIT")?;
+            spec.concurrency = Some(Concurrency { group: parsed(group)?, limit: parsed(limit)? });
+        }
+        Some(("pool", pool)) => spec.pool = Some(parsed(pool)?),
+        Some(("label", label)) => {
+            let (label, value) = label.split_once('=').ok_or("label=NAME=VALUE")?;
+            spec.labels.insert(label.to_owned(), value.to_owned());
+        }
         None => return Ok(false),
         Some(("retries", count)) => spec.retries = parsed(count)?,
         Some(("ttl", span)) => spec.lease_ttl_secs = millis(span)? / 1000,

@@ -1,11 +1,11 @@
 //! Where a script is played: the farm, the plans and offers that the script has named, and the transcript.
 
 use crate::common::{Ledger, image};
-use crate::script::line::{Line, ReportLine};
+use crate::script::line::{Line, ReportLine, SubmitOptions};
 use crate::script::tell::{self, Changes};
 use railyard_common::id::{BuildId, LeaseId, WorkerName};
 use railyard_common::plan::Plan;
-use railyard_core::{Command, Event, Farm, Report, Submission, Trace, WorkerOffer};
+use railyard_core::{Command, Event, Farm, Hold, Report, Submission, Trace, WorkerOffer};
 use std::collections::BTreeMap;
 
 /// A farm and what the script has said about it.
@@ -46,8 +46,8 @@ impl Stage {
             Line::Why(build) => self.transcript.push_str(&tell::why(self.ledger.farm(), &build, self.ledger.now())),
             Line::Order(lease) => self.transcript.push_str(&tell::order(self.ledger.farm(), lease)),
             Line::Show => self.transcript.push_str(&tell::show(self.ledger.farm(), self.ledger.now())),
-            Line::Submit { build, key } => {
-                let submission = self.submission(&build, key)?;
+            Line::Submit { build, options } => {
+                let submission = self.submission(&build, options)?;
                 self.command(&Command::Submit(Box::new(submission)));
             }
             Line::Hello { worker, boot, held } => {
@@ -61,6 +61,19 @@ impl Stage {
             Line::Place => self.command(&Command::Place),
             Line::Expire(lease) => self.command(&Command::Expire { lease }),
             Line::Cancel { build, reason } => self.command(&Command::Cancel { build, by: "ada".to_owned(), reason }),
+            Line::CancelJobs { build, jobs, reason } => {
+                self.command(&Command::CancelJobs { build, jobs, by: "ada".to_owned(), reason });
+            }
+            Line::Approve { build, jobs } => self.command(&Command::Approve { build, jobs, by: "ada".to_owned() }),
+            Line::Hold { worker, kind, until, stop, why } => {
+                let at = |span: Option<u64>| span.map(|span| self.ledger.now().plus(span));
+                let hold = Hold { kind, by: "olga".to_owned(), why, until: at(until), stop_at: at(stop) };
+                self.command(&Command::Hold { worker, hold });
+            }
+            Line::Release(worker) => self.command(&Command::Release { worker, by: "olga".to_owned() }),
+            Line::Uploading(lease) => self.command(&Command::Uploading { lease }),
+            Line::Measured { worker, disk_bytes } => self.ledger.note_free_disk(&worker, disk_bytes),
+            Line::Tick => self.command(&Command::Tick),
             Line::Retry { build, step } => self.command(&Command::Retry { build, step }),
             Line::Finalized { build, error } => self.command(&Command::Finalized { build, error }),
         }
@@ -102,9 +115,10 @@ impl Stage {
         }
     }
 
-    fn submission(&self, build: &BuildId, key: Option<String>) -> Result<Submission, String> {
+    fn submission(&self, build: &BuildId, options: SubmitOptions) -> Result<Submission, String> {
         let plan = self.plans.get(build).ok_or(format!("say first what the plan of {build} is"))?;
-        Ok(Submission { plan: plan.clone(), key, by: "ada".to_owned(), trace: Trace::default() })
+        let SubmitOptions { key, priority, request } = options;
+        Ok(Submission { plan: plan.clone(), key, request, priority, by: "ada".to_owned(), trace: Trace::default() })
     }
 
     fn report(&mut self, line: ReportLine) -> Result<(), String> {

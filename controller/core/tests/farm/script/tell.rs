@@ -4,6 +4,7 @@ use crate::common::GIB;
 use railyard_common::id::{BuildId, JobId, LeaseId};
 use railyard_common::job::Capacity;
 use railyard_common::order::OrderImage;
+use railyard_common::priority::Priority;
 use railyard_common::time::Millis;
 use railyard_core::{Build, BuildState, Event, Farm, JobState, Next, Worker, WorkerOffer};
 use std::collections::BTreeMap;
@@ -12,9 +13,10 @@ use std::fmt::Write as _;
 /// An event, at the time when it happened.
 pub fn event(event: &Event, farm: &Farm) -> String {
     let text = match event {
-        Event::BuildAccepted { plan, by, key, .. } => {
+        Event::BuildAccepted { plan, by, key, priority, .. } => {
             let key = key.as_ref().map(|key| format!(", key {key}")).unwrap_or_default();
-            format!("build-accepted {} from {by}{key}", plan.build)
+            let priority = if *priority == Priority::default() { String::new() } else { format!(", {priority}") };
+            format!("build-accepted {} from {by}{key}{priority}", plan.build)
         }
         Event::JobLeased { lease, worker, .. } => format!("job-leased {lease} {} to {worker}", name(farm, lease.job)),
         Event::AttemptEnded { lease, outcome, next, at, .. } => {
@@ -28,11 +30,26 @@ pub fn event(event: &Event, farm: &Farm) -> String {
             }
             text
         }
+        Event::JobUploading { lease, .. } => format!("job-uploading {lease} {}", name(farm, lease.job)),
+        Event::JobsApproved { build, jobs, by, .. } => format!("jobs-approved {build} {} by {by}", ids(jobs)),
+        Event::JobsCancelled { build, jobs, by, reason, .. } => {
+            format!("jobs-cancelled {build} {} by {by}: {reason}", ids(jobs))
+        }
+        Event::WorkerHeld { worker, hold, at } => {
+            let span = |until: Option<Millis>| until.map(|until| until.since(*at) / 1000);
+            let until = span(hold.until).map(|secs| format!(", for {secs} s")).unwrap_or_default();
+            let stop = span(hold.stop_at).map(|secs| format!(", its jobs for {secs} s")).unwrap_or_default();
+            format!("worker-held {worker}: {hold}{until}{stop}")
+        }
+        Event::WorkerReleased { worker, by, .. } if by.is_empty() => {
+            format!("worker-released {worker}: its time is over")
+        }
+        Event::WorkerReleased { worker, by, .. } => format!("worker-released {worker} by {by}"),
+        Event::WorkerForgotten { worker, .. } => format!("worker-forgotten {worker}"),
         Event::BuildCancelled { build, by, reason, .. } => format!("build-cancelled {build} by {by}: {reason}"),
         Event::BuildResumed { build, jobs, .. } if jobs.is_empty() => format!("build-resumed {build}: its manifest"),
         Event::BuildResumed { build, jobs, .. } => {
-            let jobs: Vec<String> = jobs.iter().map(ToString::to_string).collect();
-            format!("build-resumed {build}: {}", jobs.join(" "))
+            format!("build-resumed {build}: {}", ids(jobs))
         }
         Event::BuildEnded { build, error: None, .. } => format!("build-ended {build}"),
         Event::BuildEnded { build, error: Some(error), .. } => format!("build-ended {build}: {error}"),
@@ -42,6 +59,10 @@ pub fn event(event: &Event, farm: &Farm) -> String {
         Event::ControllerStarted { .. } => "controller-started".to_owned(),
     };
     format!("  {text}\n")
+}
+
+fn ids(jobs: &[JobId]) -> String {
+    jobs.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
 }
 
 /// The states of builds and jobs as they were told last.
@@ -121,19 +142,21 @@ pub fn show(farm: &Farm, now: Millis) -> String {
             let _ = writeln!(told, "      {:<4}{name:<28}{state}, attempts {attempts}", id.to_string());
         }
     }
-    farm.workers().for_each(|worker| told.push_str(&worker_row(worker)));
+    farm.workers().for_each(|worker| told.push_str(&worker_row(farm, worker, now)));
     told
 }
 
-fn worker_row(worker: &Worker) -> String {
-    let presence = match (worker.online, worker.draining) {
-        (true, false) => "online",
-        (true, true) => "draining",
-        (false, _) => "offline",
+fn worker_row(farm: &Farm, worker: &Worker, now: Millis) -> String {
+    let presence = match (worker.online, worker.draining, &worker.hold) {
+        (false, ..) => "offline".to_owned(),
+        (true, _, Some(hold)) => hold.to_string(),
+        (true, true, None) => "draining".to_owned(),
+        (true, false, None) if worker.is_quarantined(now) => format!("in quarantine ({} losses)", worker.losses),
+        (true, false, None) => "online".to_owned(),
     };
     let held: Vec<String> = worker.leases.iter().map(ToString::to_string).collect();
     let held = if held.is_empty() { "nothing".to_owned() } else { held.join(" ") };
-    format!("  worker {} {presence}, free {}, holds {held}\n", worker.offer.name, capacity(&worker.free()))
+    format!("  worker {} {presence}, free {}, holds {held}\n", worker.offer.name, capacity(&farm.available(worker)))
 }
 
 /// Time since the beginning.
@@ -153,7 +176,9 @@ fn offer(offer: &WorkerOffer) -> String {
         false => offer.platform.to_string(),
     });
     let platforms = platforms.collect::<Vec<_>>().join(" ");
-    format!("{}: {platforms}, {}", offer.name, capacity(&offer.capacity))
+    let pool = offer.pool.as_ref().map(|pool| format!(", pool {pool}")).unwrap_or_default();
+    let labels: String = offer.labels.iter().map(|(label, value)| format!(", {label}={value}")).collect();
+    format!("{}: {platforms}, {}{pool}{labels}", offer.name, capacity(&offer.capacity))
 }
 
 fn capacity(capacity: &Capacity) -> String {
@@ -176,6 +201,7 @@ fn job_state(farm: &Farm, id: JobId) -> String {
     match farm.job(id).map(|job| &job.state) {
         None => "missing".to_owned(),
         Some(JobState::Blocked { needs }) => format!("blocked by {needs}"),
+        Some(JobState::AwaitsApproval { .. }) => "awaits approval".to_owned(),
         Some(JobState::Queued { .. }) => "queued".to_owned(),
         Some(JobState::Leased { worker }) => format!("leased by {worker}"),
         Some(JobState::Succeeded(_)) => "succeeded".to_owned(),

@@ -1,0 +1,97 @@
+//! How attempts end, and what becomes of their jobs.
+
+use crate::command::Report;
+use crate::event::{Event, Next};
+use crate::farm::Farm;
+use crate::job::Job;
+use crate::refusal::Refusal;
+use crate::{FAILED_BACKOFF, LOST_BACKOFF, LOST_BUDGET};
+use railyard_common::id::{JobId, LeaseId};
+use railyard_common::job::JobSpec;
+use railyard_common::outcome::{Outcome, OutcomeKind, Reason};
+use railyard_common::time::Millis;
+
+impl Farm {
+    pub(super) fn decide_report(&self, now: Millis, report: &Report) -> Result<Vec<Event>, Refusal> {
+        if self.holder(report.lease) != Some(&report.worker) {
+            // An answer may have been lost on the way: the same worker may say the same again.
+            return if self.already_reported(report) { Ok(Vec::new()) } else { Err(Refusal::StaleLease(report.lease)) };
+        }
+        let next = self.next(now, report.lease, &report.outcome);
+        let succeeded = report.outcome.kind == OutcomeKind::Succeeded;
+        Ok(vec![Event::AttemptEnded {
+            at: now,
+            lease: report.lease,
+            outcome: report.outcome.clone(),
+            artifacts: if succeeded { report.artifacts.clone() } else { Vec::new() },
+            image: if succeeded { report.image.clone() } else { None },
+            log_bytes: report.log_bytes,
+            next,
+        }])
+    }
+
+    fn already_reported(&self, report: &Report) -> bool {
+        let attempts = self.jobs.get(&report.lease.job).map(|job| job.attempts.as_slice()).unwrap_or_default();
+        attempts.iter().any(|attempt| {
+            attempt.number == report.lease.attempt
+                && attempt.worker == report.worker
+                && attempt.end.as_ref().is_some_and(|end| end.outcome == report.outcome)
+        })
+    }
+
+    pub(super) fn decide_uploading(&self, now: Millis, lease: LeaseId) -> Vec<Event> {
+        let last = self.holder(lease).and_then(|_| self.jobs.get(&lease.job)?.attempts.last());
+        match last {
+            Some(attempt) if !attempt.uploading => vec![Event::JobUploading { at: now, lease }],
+            _ => Vec::new(),
+        }
+    }
+
+    pub(super) fn decide_expire(&self, now: Millis, lease: LeaseId) -> Vec<Event> {
+        match self.holder(lease) {
+            Some(worker) => {
+                let message = format!("no word from worker {worker} for the lease's time to live");
+                vec![self.lost(now, lease, Reason::WorkerGone, message)]
+            }
+            None => Vec::new(),
+        }
+    }
+
+    pub(super) fn lost(&self, now: Millis, lease: LeaseId, reason: Reason, message: String) -> Event {
+        let mut outcome = Outcome::new(OutcomeKind::Lost, reason, message);
+        if self.is_cancelling(lease.job) {
+            outcome.kind = OutcomeKind::Cancelled;
+        }
+        let next = self.next(now, lease, &outcome);
+        Event::AttemptEnded { at: now, lease, outcome, artifacts: Vec::new(), image: None, log_bytes: 0, next }
+    }
+
+    pub(crate) fn is_cancelling(&self, id: JobId) -> bool {
+        let Some(job) = self.jobs.get(&id) else { return false };
+        job.cancelled.is_some() || self.builds.get(&job.build).is_some_and(|build| !build.is_running())
+    }
+
+    /// What becomes of a job after an attempt with this outcome: the two budgets, kept apart.
+    fn next(&self, now: Millis, lease: LeaseId, outcome: &Outcome) -> Next {
+        let (Some(job), Some(spec)) = (self.jobs.get(&lease.job), self.spec(lease.job)) else { return Next::End };
+        if self.is_cancelling(lease.job) {
+            return Next::End;
+        }
+        retry_after(job, spec, outcome).map_or(Next::End, |wait| Next::Again { not_before: now.plus(wait) })
+    }
+}
+
+/// How long to wait before another attempt; `None` if there is to be none.
+fn retry_after(job: &Job, spec: &JobSpec, outcome: &Outcome) -> Option<u64> {
+    match outcome.kind {
+        OutcomeKind::Succeeded | OutcomeKind::Cancelled => None,
+        OutcomeKind::Failed | OutcomeKind::TimedOut => {
+            let failed = job.failed + 1;
+            (failed <= spec.retries).then(|| FAILED_BACKOFF.delay_millis(failed))
+        }
+        OutcomeKind::Lost | OutcomeKind::Refused => {
+            let lost = job.lost + 1;
+            (lost < LOST_BUDGET).then(|| LOST_BACKOFF.delay_millis(lost))
+        }
+    }
+}

@@ -1,0 +1,39 @@
+//! Commands in, events out, nothing changed.
+
+mod attempt;
+mod build;
+mod worker;
+
+use crate::command::Command;
+use crate::event::Event;
+use crate::farm::Farm;
+use crate::refusal::Refusal;
+use railyard_common::time::Millis;
+
+impl Farm {
+    /// What `command` comes to at `now`. An empty list means that it is done already, for instance a repeated submit or report.
+    ///
+    /// # Errors
+    /// A [`Refusal`] if it cannot be carried out.
+    pub fn decide(&self, now: Millis, command: &Command) -> Result<Vec<Event>, Refusal> {
+        match command {
+            Command::Submit(submission) => self.decide_submit(now, submission),
+            Command::Cancel { build, by, reason } => self.decide_cancel(now, build, by, reason),
+            Command::CancelJobs { build, jobs, by, reason } => self.decide_cancel_jobs(now, build, jobs, by, reason),
+            Command::Approve { build, jobs, by } => self.decide_approve(now, build, jobs.as_ref(), by),
+            Command::Retry { build, step } => self.decide_retry(now, build, step.as_ref()),
+            Command::Hello { offer, held } => self.decide_hello(now, offer, held),
+            Command::Goodbye { worker } => Ok(self.decide_goodbye(now, worker)),
+            Command::Drain { worker } => Ok(self.decide_drain(now, worker)),
+            Command::Hold { worker, hold } => self.decide_hold(now, worker, hold),
+            Command::Release { worker, by } => self.decide_release(now, worker, by),
+            Command::Uploading { lease } => Ok(self.decide_uploading(now, *lease)),
+            Command::Report(report) => self.decide_report(now, report),
+            Command::Expire { lease } => Ok(self.decide_expire(now, *lease)),
+            Command::Place => Ok(self.decide_place(now)),
+            Command::Finalized { build, error } => self.decide_finalized(now, build, error.as_deref()),
+            Command::Tick => Ok(self.decide_tick(now)),
+            Command::Started => Ok(vec![Event::ControllerStarted { at: now }]),
+        }
+    }
+}
