@@ -2,6 +2,7 @@
 //!
 //! [`Farm::decide`] turns a [`Command`] into [`Event`]s without changing anything; [`Farm::apply`] changes the state by an
 //! event and cannot fail. The shell journals the events between the two. Replaying the same events gives the same state.
+//! A [`Dispatcher`] does this for rounds of requests, and says what may leave when a round is durable.
 //!
 //! **Invariant:** no async, no I/O, no clock, no randomness, no hash maps: the same calls give the same answers, in the same order.
 
@@ -10,6 +11,7 @@ mod build;
 mod check;
 mod command;
 mod decide;
+mod dispatch;
 mod event;
 mod farm;
 mod hold;
@@ -25,6 +27,7 @@ mod worker;
 
 pub use build::{Build, BuildState, Trace, Verdict};
 pub use command::{Command, Report, Submission};
+pub use dispatch::{Beat, Dispatcher, Input, Live, Output, Phase, Round, Ticket};
 pub use event::{Event, Next};
 pub use farm::{Farm, Snapshot};
 pub use hold::{Hold, HoldKind};

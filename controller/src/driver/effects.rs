@@ -1,120 +1,110 @@
-//! What leaves the driver when a round is durable.
+//! Carries out what a dispatcher lets out: answers, messages to workers, notices, spans.
 
 use super::Driver;
+use super::handle::Link;
 use crate::trace;
-use railyard_common::id::{BuildId, LeaseId, WorkerName};
-use railyard_common::outcome::{Outcome, OutcomeKind, Reason};
-use railyard_core::{BuildState, Command, Event, Next, Report};
+use railyard_common::id::{BuildId, WorkerName};
+use railyard_core::Output;
 use railyard_proto::v1;
-use railyard_service::convert::ToProto as _;
+use railyard_proto::v1::controller_message::Kind;
+use railyard_service::convert::{ToProto as _, all};
+use std::collections::BTreeMap;
+
+/// The streams of connected workers.
+#[derive(Default)]
+pub(super) struct Sessions(BTreeMap<WorkerName, Session>);
+
+/// A worker's stream; it is cut when this is dropped.
+struct Session {
+    number: u64,
+    link: Link,
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.link.cut.cancel();
+    }
+}
+
+impl Sessions {
+    fn begin(&mut self, worker: WorkerName, number: u64, link: Link) {
+        self.0.insert(worker, Session { number, link });
+    }
+
+    /// Cuts a worker's stream, because another one takes its place.
+    pub(super) fn replace(&mut self, worker: &WorkerName) {
+        self.0.remove(worker);
+    }
+
+    /// A stream has ended; another one may have taken its place.
+    pub(super) fn end(&mut self, worker: &WorkerName, number: u64) {
+        if self.0.get(worker).is_some_and(|session| session.number == number) {
+            self.0.remove(worker);
+        }
+    }
+
+    /// Sends without waiting. A worker that does not read its stream loses it: it will come back and ask. The session stays
+    /// until its stream has ended, because that is when the farm is told that the worker is gone.
+    fn send(&self, worker: &WorkerName, number: u64, kind: Kind) {
+        let Some(session) = self.0.get(worker).filter(|session| session.number == number) else { return };
+        let sent = session.link.messages.try_send(v1::ControllerMessage { kind: Some(kind) });
+        if sent.is_err() && !session.link.cut.is_cancelled() {
+            tracing::warn!(%worker, "the worker does not take its messages; its stream is cut");
+            session.link.cut.cancel();
+        }
+    }
+}
 
 impl Driver {
-    pub(super) fn cancel_reason(&self, lease: LeaseId) -> Option<String> {
-        let build = self.farm.job(lease.job).and_then(|job| self.farm.build(&job.build))?;
-        match &build.state {
-            BuildState::Cancelling { reason } => Some(reason.clone()),
-            _ => None,
-        }
-    }
-
-    pub(super) fn send_cancel(&mut self, lease: LeaseId, reason: String) {
-        let Some(worker) = self.farm.holder(lease).cloned() else { return };
-        let cancel = v1::CancelLease { lease: Some(lease.to_proto()), reason };
-        self.live.send_to(&worker, None, v1::controller_message::Kind::Cancel(cancel));
-    }
-
-    /// What a durable event lets out.
-    pub(super) fn effect(&mut self, event: &Event) {
-        match event {
-            Event::BuildAccepted { plan, .. } => self.build_changed(&plan.build),
-            Event::JobLeased { lease, worker, .. } => {
-                let ttl = self.farm.ttl_millis(*lease).unwrap_or_default();
-                self.live.leases.begin(*lease, self.monotonic(), ttl);
-                self.send_order(*lease, worker);
-                self.changed(*lease);
-            }
-            Event::AttemptEnded { lease, next, .. } => {
-                self.live.end(*lease);
-                let _ = self.notices.ended.send(*lease);
-                if *next == Next::End {
-                    trace::record_job(&self.farm, lease.job);
+    pub(super) fn carry_out(&mut self, output: Output) {
+        match output {
+            // A caller that went away does not want its answer any more.
+            Output::Decided { ticket, result } => {
+                if let Some(reply) = self.waiting.commands.remove(&ticket) {
+                    drop(reply.send(result.map_err(Into::into)));
                 }
-                self.changed(*lease);
-                self.notices.finalize.notify_one();
             }
-            Event::BuildCancelled { build, reason, .. } => {
-                let jobs: Vec<_> = self.farm.build(build).map(|build| build.jobs().collect()).unwrap_or_default();
-                let leases: Vec<LeaseId> =
-                    jobs.into_iter().filter_map(|id| self.farm.job(id).and_then(|job| job.live_lease(id))).collect();
-                leases.into_iter().for_each(|lease| self.send_cancel(lease, reason.clone()));
-                self.build_changed(build);
-                self.notices.finalize.notify_one();
+            Output::Read { ticket } => {
+                if let Some(read) = self.waiting.reads.remove(&ticket) {
+                    read(self.dispatcher.farm(), self.dispatcher.live());
+                }
             }
-            Event::BuildResumed { build, .. } => {
-                self.build_changed(build);
-                // With no job to run again, only the writing out is left.
-                self.notices.finalize.notify_one();
+            Output::Welcome { ticket, worker, session, held, builds_over } => {
+                let Some(greeting) = self.waiting.greetings.remove(&ticket) else { return };
+                let builds_over = builds_over.iter().map(ToString::to_string).collect();
+                let welcome = v1::Welcome { held: all(&held), builds_over, ..greeting.welcome };
+                self.sessions.begin(worker.clone(), session, greeting.link);
+                self.sessions.send(&worker, session, Kind::Welcome(welcome));
+                // Whoever asked may have gone; then the stream's end is noticed soon.
+                let _ = greeting.reply.send(session);
             }
-            Event::BuildEnded { build, .. } => {
-                self.live.forget_finalize_error(build);
-                trace::record_build(&self.farm, build);
+            Output::Ack { worker, session, sequence, lost } => {
+                let ack = v1::HeartbeatAck { sequence, lost: all(&lost) };
+                self.sessions.send(&worker, session, Kind::HeartbeatAck(ack));
+            }
+            Output::Order { worker, session, mut order } => {
+                order.traceparent = trace::job_traceparent(self.dispatcher.farm(), order.lease.job);
+                self.sessions.send(&worker, session, Kind::Lease(order.to_proto()));
+            }
+            Output::Cancel { worker, session, lease, reason } => {
+                let cancel = v1::CancelLease { lease: Some(lease.to_proto()), reason };
+                self.sessions.send(&worker, session, Kind::Cancel(cancel));
+            }
+            Output::BuildOver { worker, session, build } => {
                 let over = v1::BuildOver { build: build.to_string() };
-                self.live.send_to_all(v1::controller_message::Kind::BuildOver(over));
-                self.build_changed(build);
+                self.sessions.send(&worker, session, Kind::BuildOver(over));
             }
-            Event::WorkerOnline { .. }
-            | Event::WorkerOffline { .. }
-            | Event::WorkerDraining { .. }
-            | Event::ControllerStarted { .. } => {}
+            Output::BuildChanged(build) => self.build_changed(build),
+            // Those who listen are gone only when the controller is.
+            Output::LeaseEnded(lease) => drop(self.notices.ended.send(lease)),
+            Output::JobEnded(job) => trace::record_job(self.dispatcher.farm(), job),
+            Output::BuildEnded(build) => trace::record_build(self.dispatcher.farm(), &build),
+            Output::Finalize => self.notices.finalize.notify_one(),
         }
     }
 
-    /// Events that may or may not have reached the disk: whoever acts on such sees for himself.
-    pub(super) fn look_again(&self, events: &[Event]) {
-        for event in events {
-            match event {
-                Event::BuildAccepted { plan, .. } => self.build_changed(&plan.build),
-                Event::BuildCancelled { build, .. }
-                | Event::BuildResumed { build, .. }
-                | Event::BuildEnded { build, .. } => self.build_changed(build),
-                Event::JobLeased { lease, .. } => self.changed(*lease),
-                Event::AttemptEnded { lease, .. } => {
-                    let _ = self.notices.ended.send(*lease);
-                    self.changed(*lease);
-                }
-                Event::WorkerOnline { .. }
-                | Event::WorkerOffline { .. }
-                | Event::WorkerDraining { .. }
-                | Event::ControllerStarted { .. } => {}
-            }
-        }
-        self.notices.finalize.notify_one();
-    }
-
-    pub(super) fn build_changed(&self, build: &BuildId) {
+    fn build_changed(&self, build: BuildId) {
         // Nobody may be listening: that is fine.
-        let _ = self.notices.changed.send(build.clone());
-    }
-
-    fn send_order(&mut self, lease: LeaseId, worker: &WorkerName) {
-        match self.farm.order(lease) {
-            Ok(mut order) => {
-                order.traceparent = trace::job_traceparent(&self.farm, lease.job);
-                self.live.send_to(worker, None, v1::controller_message::Kind::Lease(order.to_proto()));
-            }
-            Err(why) => {
-                // Found only now, because artifacts are known only when their job has ended. It is the pipeline's fault.
-                let outcome = Outcome::new(OutcomeKind::Failed, Reason::InputMissing, why);
-                let report =
-                    Report { lease, worker: worker.clone(), outcome, artifacts: Vec::new(), image: None, log_bytes: 0 };
-                self.own.push_back(Command::Report(Box::new(report)));
-            }
-        }
-    }
-
-    pub(super) fn changed(&self, lease: LeaseId) {
-        if let Some(job) = self.farm.job(lease.job) {
-            self.build_changed(&job.build);
-        }
+        let _ = self.notices.changed.send(build);
     }
 }

@@ -1,8 +1,7 @@
 //! How the rest of the controller talks to the driver.
 
-use super::Live;
 use railyard_common::id::{BuildId, JobId, LeaseId, WorkerName};
-use railyard_core::{Command, Event, Farm, Refusal, WorkerOffer};
+use railyard_core::{Beat, Command, Event, Farm, Live, Phase, Refusal, WorkerOffer};
 use railyard_proto::v1;
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -24,7 +23,7 @@ pub(super) enum Request {
     Decide { command: Command, reply: oneshot::Sender<Result<Vec<Event>, CommandError>> },
     Attach(Attach),
     Detach { worker: WorkerName, session: u64 },
-    Beat { worker: WorkerName, session: u64, beat: v1::Heartbeat },
+    Beat(Beat),
     NoteFinalizeError { build: BuildId, why: String },
     Read(Read),
 }
@@ -34,7 +33,12 @@ pub(super) struct Attach {
     pub(super) offer: Box<WorkerOffer>,
     pub(super) held: Vec<LeaseId>,
     pub(super) builds: Vec<BuildId>,
-    /// The answer on the stream, but for what only the driver knows.
+    pub(super) greeting: Greeting,
+}
+
+/// What a hello needs for its answer.
+pub(super) struct Greeting {
+    /// The answer on the stream, but for what only the dispatcher knows.
     pub(super) welcome: v1::Welcome,
     pub(super) link: Link,
     pub(super) reply: oneshot::Sender<u64>,
@@ -105,7 +109,8 @@ impl Handle {
         link: Link,
     ) -> Result<u64, CommandError> {
         let (reply, answer) = oneshot::channel();
-        let attach = Attach { offer: Box::new(offer), held, builds, welcome, link, reply };
+        let greeting = Greeting { welcome, link, reply };
+        let attach = Attach { offer: Box::new(offer), held, builds, greeting };
         self.requests.send(Request::Attach(attach)).await.map_err(|_| CommandError::Stopping)?;
         answer.await.map_err(|_| CommandError::Stopping)
     }
@@ -121,7 +126,8 @@ impl Handle {
     /// # Errors
     /// [`CommandError::Stopping`].
     pub async fn beat(&self, worker: WorkerName, session: u64, beat: v1::Heartbeat) -> Result<(), CommandError> {
-        self.requests.send(Request::Beat { worker, session, beat }).await.map_err(|_| CommandError::Stopping)
+        let beat = beat_of(worker, session, &beat);
+        self.requests.send(Request::Beat(beat)).await.map_err(|_| CommandError::Stopping)
     }
 
     /// A build could not be finalized yet; readers see why.
@@ -145,7 +151,21 @@ impl Handle {
     }
 }
 
-/// A lease as the protocol writes it; every pair of numbers is one.
-pub(super) fn lease_id(lease: &v1::LeaseId) -> LeaseId {
-    LeaseId { job: JobId(lease.job), attempt: lease.attempt }
+/// A heartbeat out of the protocol. Every pair of numbers is a lease; a phase that a newer worker knows is left out.
+fn beat_of(worker: WorkerName, session: u64, beat: &v1::Heartbeat) -> Beat {
+    let leases = beat.leases.iter().filter_map(|status| {
+        let lease = status.lease.as_ref()?;
+        Some((LeaseId { job: JobId(lease.job), attempt: lease.attempt }, phase_of(status.phase())))
+    });
+    let (sequence, free_disk_bytes) = (beat.sequence, beat.free_disk_bytes);
+    Beat { worker, session, sequence, leases: leases.collect(), free_disk_bytes }
+}
+
+fn phase_of(phase: v1::Phase) -> Option<Phase> {
+    match phase {
+        v1::Phase::Unspecified => None,
+        v1::Phase::Fetch => Some(Phase::Fetch),
+        v1::Phase::Run => Some(Phase::Run),
+        v1::Phase::Upload => Some(Phase::Upload),
+    }
 }

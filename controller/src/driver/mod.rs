@@ -1,27 +1,25 @@
 //! The one owner of the farm.
 //!
-//! Everyone else sends it requests through a [`Handle`]. It drains what waits, decides and applies all of it, appends the events
-//! once, flushes once, and only then answers and lets effects out: orders to workers, cancels, notices to readers.
+//! Everyone else sends it requests through a [`Handle`]. It drains what waits, has the [`Dispatcher`] decide and apply all of
+//! it, appends the events once, flushes once, and only then carries out what the dispatcher lets out: answers, orders to
+//! workers, cancels, notices to readers.
 //!
 //! **Invariant:** nothing leaves this task that a crash could undo.
 
 mod effects;
 mod handle;
-mod live;
 
 pub use handle::{CommandError, Handle, Link};
-pub use live::Live;
 
 use crate::journal::{Journal, JournalError, JournalThread};
-use handle::{Attach, Read, Request};
+use effects::Sessions;
+use handle::{Greeting, Read, Request};
 use railyard_common::backoff::Backoff;
-use railyard_common::id::{BuildId, LeaseId, WorkerName};
+use railyard_common::id::{BuildId, LeaseId};
 use railyard_common::time::Millis;
-use railyard_core::{Command, Event, Farm};
-use railyard_proto::v1;
+use railyard_core::{Dispatcher, Event, Input, Round, Ticket};
 use railyard_service::clock::Clock;
-use railyard_service::convert::ToProto as _;
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Notify, broadcast, mpsc, oneshot};
@@ -47,15 +45,15 @@ pub struct Notices {
     pub finalize: Arc<Notify>,
 }
 
-/// The farm and everything that must change with it.
+/// The dispatcher, and everything that it needs of the world.
 pub struct Driver {
-    farm: Farm,
-    live: Live,
+    dispatcher: Dispatcher,
     journal: JournalThread,
     snapshots: Snapshots,
     clock: Arc<dyn Clock>,
     requests: mpsc::Receiver<Request>,
-    own: VecDeque<Command>,
+    sessions: Sessions,
+    waiting: Waiting,
     notices: Notices,
 }
 
@@ -68,19 +66,20 @@ struct Snapshots {
     not_before: Millis,
 }
 
-/// An answer that waits for the flush.
-enum Answer {
-    Decided(oneshot::Sender<Result<Vec<Event>, CommandError>>, Result<Vec<Event>, CommandError>),
-    Attached(Attach),
-    Beat { worker: WorkerName, session: u64, beat: v1::Heartbeat },
-    Read(Read),
+/// Those who wait for the answers of the round.
+#[derive(Default)]
+struct Waiting {
+    last: Ticket,
+    commands: BTreeMap<Ticket, oneshot::Sender<Result<Vec<Event>, CommandError>>>,
+    greetings: BTreeMap<Ticket, Greeting>,
+    reads: BTreeMap<Ticket, Read>,
 }
 
-/// What one round has come to, before it is durable.
-#[derive(Default)]
-struct Round {
-    events: Vec<Event>,
-    answers: Vec<Answer>,
+impl Waiting {
+    fn ticket(&mut self) -> Ticket {
+        self.last.0 += 1;
+        self.last
+    }
 }
 
 impl Driver {
@@ -99,10 +98,10 @@ impl Driver {
         }
         let (tx, requests) = mpsc::channel(QUEUE_LEN);
         let handle = Handle::new(tx, notices.changed.clone());
-        let own = VecDeque::from([Command::Started]);
         let journal = JournalThread::start(journal)?;
-        let (live, snapshots) = (Live::default(), Snapshots::default());
-        Ok((Self { farm, live, journal, snapshots, clock, requests, own, notices }, handle))
+        let dispatcher = Dispatcher::new(farm, monotonic(&*clock));
+        let (snapshots, sessions, waiting) = (Snapshots::default(), Sessions::default(), Waiting::default());
+        Ok((Self { dispatcher, journal, snapshots, clock, requests, sessions, waiting, notices }, handle))
     }
 
     /// Runs until `shutdown`, or until the journal can be neither written nor read again.
@@ -116,12 +115,13 @@ impl Driver {
     }
 
     async fn work(&mut self, shutdown: CancellationToken) -> Result<(), JournalError> {
-        self.begin_leases();
+        // Only now can workers reach the controller.
+        self.dispatcher.begin_leases(self.monotonic());
         self.notices.finalize.notify_one();
         loop {
             let mut waiting = Vec::new();
-            let wake = self.next_wake();
-            if self.own.is_empty() {
+            if !self.dispatcher.has_own_work() {
+                let wake = self.next_wake();
                 tokio::select! {
                     biased;
                     () = shutdown.cancelled() => return Ok(()),
@@ -129,142 +129,60 @@ impl Driver {
                     () = tokio::time::sleep(wake) => {}
                 }
             }
-            let round = self.decide_round(waiting);
+            let inputs: Vec<Input> = waiting.into_iter().map(|request| self.take(request)).collect();
+            let round = self.dispatcher.round(self.clock.now(), self.monotonic(), inputs);
             self.commit(round).await?;
         }
     }
 
-    /// Every live lease gets a full fresh TTL: workers may take that long to find the controller again.
-    fn begin_leases(&mut self) {
-        let now = self.monotonic();
-        let leases: Vec<LeaseId> = self.farm.live_leases().collect();
-        for lease in leases {
-            let ttl = self.farm.ttl_millis(lease).unwrap_or_default();
-            self.live.leases.begin(lease, now, ttl);
-        }
-    }
-
     fn monotonic(&self) -> Millis {
-        Millis(u64::try_from(self.clock.monotonic().as_millis()).unwrap_or(u64::MAX))
+        monotonic(&*self.clock)
     }
 
     fn next_wake(&self) -> Duration {
-        let expiry = self.live.leases.next_deadline().map(|at| at.since(self.monotonic()));
-        let now = self.clock.now();
-        let backoff = self.farm.next_backoff_end(now).map(|at| at.since(now));
-        let soonest = expiry.into_iter().chain(backoff).min().map(Duration::from_millis);
-        soonest.map_or(TICK, |soonest| soonest.min(TICK))
+        let soonest = self.dispatcher.next_wake(self.clock.now(), self.monotonic());
+        soonest.map_or(TICK, |soonest| Duration::from_millis(soonest).min(TICK))
     }
 
-    fn decide_round(&mut self, waiting: Vec<Request>) -> Round {
-        let mut round = Round::default();
-        self.decide_own(&mut round);
-        for request in waiting {
-            self.take(request, &mut round);
-        }
-        // After the requests: a heartbeat that waited for a slow flush still counts.
-        let expired = self.live.leases.expired(self.monotonic());
-        self.own.extend(expired.into_iter().map(|lease| Command::Expire { lease }));
-        self.decide_own(&mut round);
-        let _ = self.decide(&Command::Place, &mut round);
-        round
-    }
-
-    fn decide_own(&mut self, round: &mut Round) {
-        while let Some(command) = self.own.pop_front() {
-            if let Err(refusal) = self.decide(&command, round) {
-                tracing::debug!(%refusal, ?command, "a command of the controller itself came too late");
-            }
-        }
-    }
-
-    fn decide(&mut self, command: &Command, round: &mut Round) -> Result<Vec<Event>, railyard_core::Refusal> {
-        let events = self.farm.decide(self.clock.now(), command)?;
-        events.iter().for_each(|event| self.farm.apply(event));
-        round.events.extend(events.iter().cloned());
-        Ok(events)
-    }
-
-    fn take(&mut self, request: Request, round: &mut Round) {
+    /// A request as the dispatcher takes it; who waits for its answer is kept here.
+    fn take(&mut self, request: Request) -> Input {
         match request {
             Request::Decide { command, reply } => {
-                let decided = self.decide(&command, round).map_err(CommandError::Refused);
-                round.answers.push(Answer::Decided(reply, decided));
+                let ticket = self.waiting.ticket();
+                self.waiting.commands.insert(ticket, reply);
+                Input::Command { ticket, command }
             }
             Request::Attach(attach) => {
-                let command = Command::Hello { offer: attach.offer.clone(), held: attach.held.clone() };
-                // A hello is never refused; what it claims and does not hold is told in the answer.
-                let _ = self.decide(&command, round);
-                self.live.replace(&attach.offer.name);
-                round.answers.push(Answer::Attached(attach));
+                let ticket = self.waiting.ticket();
+                self.sessions.replace(&attach.offer.name);
+                self.waiting.greetings.insert(ticket, attach.greeting);
+                Input::Attach { ticket, offer: attach.offer, held: attach.held, builds: attach.builds }
             }
             Request::Detach { worker, session } => {
-                if self.live.detach(&worker, session) {
-                    let _ = self.decide(&Command::Goodbye { worker }, round);
-                }
+                self.sessions.end(&worker, session);
+                Input::Detach { worker, session }
             }
-            Request::Beat { worker, session, beat } => {
-                self.renew(&worker, &beat);
-                round.answers.push(Answer::Beat { worker, session, beat });
-            }
-            Request::NoteFinalizeError { build, why } => {
-                self.live.note_finalize_error(build.clone(), why);
-                self.build_changed(&build);
-            }
-            // Readers act on what they see: they see it when it is durable.
-            Request::Read(read) => round.answers.push(Answer::Read(read)),
-        }
-    }
-
-    /// A heartbeat renews what the worker holds. Soft state: nothing is journaled.
-    fn renew(&mut self, worker: &WorkerName, beat: &v1::Heartbeat) {
-        let now = self.monotonic();
-        for lease in beat.leases.iter().filter_map(|status| status.lease.as_ref()).map(handle::lease_id) {
-            if self.farm.holder(lease) == Some(worker) {
-                self.live.leases.renew(lease, now);
+            Request::Beat(beat) => Input::Beat(beat),
+            Request::NoteFinalizeError { build, why } => Input::FinalizeError { build, why },
+            Request::Read(read) => {
+                let ticket = self.waiting.ticket();
+                self.waiting.reads.insert(ticket, read);
+                Input::Read { ticket }
             }
         }
-    }
-
-    /// The answer to a heartbeat: what the worker has lost, by the state that is durable.
-    fn answer_beat(&mut self, worker: &WorkerName, session: u64, beat: v1::Heartbeat) {
-        let mut lost = Vec::new();
-        for status in beat.leases {
-            let Some(lease) = status.lease.map(|lease| handle::lease_id(&lease)) else { continue };
-            if self.farm.holder(lease) == Some(worker) {
-                let phase = v1::Phase::try_from(status.phase).unwrap_or_default();
-                if self.live.set_phase(lease, phase) {
-                    self.changed(lease);
-                }
-            } else {
-                lost.push(lease.to_proto());
-            }
-        }
-        self.live.seen(worker, self.clock.now());
-        let ack = v1::HeartbeatAck { sequence: beat.sequence, lost };
-        self.live.send_to(worker, Some(session), v1::controller_message::Kind::HeartbeatAck(ack));
     }
 
     /// Makes the round durable, then lets it out.
     async fn commit(&mut self, round: Round) -> Result<(), JournalError> {
         let mut wants_snapshot = false;
-        if !round.events.is_empty() {
-            match self.append(&round.events).await {
+        if !round.events().is_empty() {
+            match self.append(round.events()).await {
                 Ok(long) => wants_snapshot = long,
                 Err(error) => return self.recover(error, round).await,
             }
         }
-        for answer in round.answers {
-            match answer {
-                // A caller that went away does not want its answer any more.
-                Answer::Decided(reply, decided) => drop(reply.send(decided)),
-                Answer::Attached(attach) => self.welcome(attach),
-                Answer::Beat { worker, session, beat } => self.answer_beat(&worker, session, beat),
-                Answer::Read(read) => read(&self.farm, &self.live),
-            }
-        }
-        for event in &round.events {
-            self.effect(event);
+        for output in self.dispatcher.release(self.clock.now(), self.monotonic(), round) {
+            self.carry_out(output);
         }
         if wants_snapshot && self.monotonic() >= self.snapshots.not_before {
             self.install_snapshot().await;
@@ -273,14 +191,14 @@ impl Driver {
     }
 
     /// Returns whether a snapshot would pay.
-    async fn append(&self, events: &[Event]) -> Result<bool, JournalError> {
+    async fn append(&mut self, events: &[Event]) -> Result<bool, JournalError> {
         let events = events.to_vec();
         self.journal.run(move |journal| journal.append(&events).map(|()| journal.wants_snapshot())).await
     }
 
     /// A snapshot that fails takes nothing back: the tail goes on, and a later try may work.
     async fn install_snapshot(&mut self) {
-        let snapshot = self.farm.snapshot();
+        let snapshot = self.dispatcher.farm().snapshot();
         let installed = self.journal.run(move |journal| journal.install(&snapshot)).await;
         let failed = self.snapshots.failed + 1;
         self.snapshots = match installed {
@@ -299,49 +217,22 @@ impl Driver {
     async fn recover(&mut self, error: JournalError, round: Round) -> Result<(), JournalError> {
         let why = railyard_service::error_chain(&error);
         tracing::error!(error = %why, "the journal cannot be written; refusing new work");
-        let mut reads = Vec::new();
-        for answer in round.answers {
-            match answer {
-                Answer::Decided(reply, _) => drop(reply.send(Err(CommandError::Journal(why.clone())))),
-                Answer::Read(read) => reads.push(read),
-                Answer::Attached(_) | Answer::Beat { .. } => {}
-            }
+        for (_, reply) in std::mem::take(&mut self.waiting.commands) {
+            // A caller that went away does not want its answer any more.
+            drop(reply.send(Err(CommandError::Journal(why.clone()))));
         }
+        self.waiting.greetings.clear();
         let loaded = self.journal.run(|journal| journal.load()).await;
-        self.farm = loaded?.farm();
-        self.live = Live::default();
-        self.own = VecDeque::from([Command::Started]);
-        self.begin_leases();
-        reads.into_iter().for_each(|read| read(&self.farm, &self.live));
-        self.look_again(&round.events);
+        let outputs = self.dispatcher.abort(self.monotonic(), round, loaded?.farm());
+        self.sessions = Sessions::default();
+        for output in outputs {
+            self.carry_out(output);
+        }
         tokio::time::sleep(TICK).await;
         Ok(())
     }
+}
 
-    /// The worker's session begins: first the welcome, then orders.
-    fn welcome(&mut self, attach: Attach) {
-        let name = attach.offer.name.clone();
-        let now = self.monotonic();
-        let held: Vec<LeaseId> =
-            attach.held.iter().copied().filter(|lease| self.farm.holder(*lease) == Some(&name)).collect();
-        let over = |build: &&BuildId| self.farm.build(build).is_none_or(|build| build.is_ended());
-        let welcome = v1::Welcome {
-            held: held.iter().map(|lease| lease.to_proto()).collect(),
-            builds_over: attach.builds.iter().filter(over).map(ToString::to_string).collect(),
-            ..attach.welcome
-        };
-        let session = self.live.attach(name.clone(), attach.link);
-        self.live.seen(&name, self.clock.now());
-        self.live.send_to(&name, Some(session), v1::controller_message::Kind::Welcome(welcome));
-        for lease in &held {
-            self.live.leases.renew(*lease, now);
-        }
-        let stopping: Vec<(LeaseId, String)> =
-            held.iter().filter_map(|lease| Some((*lease, self.cancel_reason(*lease)?))).collect();
-        // Whoever asked may have gone; then the stream's end is noticed soon.
-        let _ = attach.reply.send(session);
-        for (lease, reason) in stopping {
-            self.send_cancel(lease, reason);
-        }
-    }
+fn monotonic(clock: &dyn Clock) -> Millis {
+    Millis(u64::try_from(clock.monotonic().as_millis()).unwrap_or(u64::MAX))
 }

@@ -1,12 +1,11 @@
 //! The farm's state as readers see it.
 
-use crate::driver::Live;
 use prost::Message as _;
 use railyard_common::id::{JobId, LeaseId};
 use railyard_common::job::ImageSource;
 use railyard_common::outcome::OutcomeKind;
 use railyard_common::time::Millis;
-use railyard_core::{Attempt, Build, BuildState, Farm, Job, JobState, Verdict, Worker};
+use railyard_core::{Attempt, Build, BuildState, Farm, Job, JobState, Live, Phase, Verdict, Worker};
 use railyard_proto::v1;
 use railyard_service::convert::{ToProto as _, timestamp};
 
@@ -113,7 +112,7 @@ fn attempt(live: &Live, job: JobId, attempt: &Attempt, detail: bool) -> v1::Atte
     });
     let phase = match attempt.end {
         Some(_) => v1::Phase::Unspecified,
-        None => live.phase(LeaseId { job, attempt: attempt.number }),
+        None => phase(live, LeaseId { job, attempt: attempt.number }),
     };
     v1::AttemptView {
         attempt: attempt.number,
@@ -125,12 +124,21 @@ fn attempt(live: &Live, job: JobId, attempt: &Attempt, detail: bool) -> v1::Atte
     }
 }
 
+fn phase(live: &Live, lease: LeaseId) -> v1::Phase {
+    match live.phase(lease) {
+        None => v1::Phase::Unspecified,
+        Some(Phase::Fetch) => v1::Phase::Fetch,
+        Some(Phase::Run) => v1::Phase::Run,
+        Some(Phase::Upload) => v1::Phase::Upload,
+    }
+}
+
 /// A worker.
 pub(super) fn worker(farm: &Farm, live: &Live, worker: &Worker) -> v1::WorkerView {
     let job_of = |lease: &LeaseId| {
         let (job, spec) = farm.job(lease.job).zip(farm.spec(lease.job))?;
         let (build, name) = (job.build.to_string(), spec.name.to_string());
-        Some(v1::WorkerJob { lease: Some(lease.to_proto()), build, job: name, phase: live.phase(*lease).into() })
+        Some(v1::WorkerJob { lease: Some(lease.to_proto()), build, job: name, phase: phase(live, *lease).into() })
     };
     let offer = &worker.offer;
     v1::WorkerView {

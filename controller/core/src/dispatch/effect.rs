@@ -1,0 +1,156 @@
+//! What leaves when a round is durable.
+
+use super::{Beat, Dispatcher, Output, Welcome};
+use crate::build::BuildState;
+use crate::command::{Command, Report};
+use crate::event::{Event, Next};
+use railyard_common::id::{BuildId, LeaseId, WorkerName};
+use railyard_common::outcome::{Outcome, OutcomeKind, Reason};
+use railyard_common::time::Millis;
+
+impl Dispatcher {
+    /// The worker's session begins: first the welcome, then orders.
+    pub(super) fn welcome(&mut self, now: Millis, mono: Millis, welcome: Welcome, out: &mut Vec<Output>) {
+        let Welcome { ticket, worker, mut held, mut builds } = welcome;
+        held.retain(|lease| self.farm.holder(*lease) == Some(&worker));
+        builds.retain(|build| self.farm.build(build).is_none_or(|build| build.is_ended()));
+        let session = self.live.attach(worker.clone());
+        self.live.seen(&worker, now, None);
+        out.push(Output::Welcome { ticket, worker, session, held: held.clone(), builds_over: builds });
+        for lease in &held {
+            self.live.leases.renew(*lease, mono);
+        }
+        for lease in held {
+            if let Some(reason) = self.cancel_reason(lease) {
+                self.cancel(lease, reason, out);
+            }
+        }
+    }
+
+    /// The answer to a heartbeat: what the worker has lost, by the state that is durable.
+    pub(super) fn answer_beat(&mut self, now: Millis, beat: Beat, out: &mut Vec<Output>) {
+        let Beat { worker, session, sequence, leases, free_disk_bytes } = beat;
+        let mut lost = Vec::new();
+        for (lease, phase) in leases {
+            if self.farm.holder(lease) != Some(&worker) {
+                lost.push(lease);
+            } else if phase.is_some_and(|phase| self.live.set_phase(lease, phase)) {
+                self.changed(lease, out);
+            }
+        }
+        self.live.seen(&worker, now, Some(free_disk_bytes));
+        if self.live.session(&worker) == Some(session) {
+            out.push(Output::Ack { worker, session, sequence, lost });
+        }
+    }
+
+    /// What a durable event lets out.
+    pub(super) fn effect(&mut self, mono: Millis, event: &Event, out: &mut Vec<Output>) {
+        match event {
+            Event::BuildAccepted { plan, .. } => out.push(Output::BuildChanged(plan.build.clone())),
+            Event::JobLeased { lease, worker, .. } => {
+                let ttl = self.farm.ttl_millis(*lease).unwrap_or_default();
+                self.live.leases.begin(*lease, mono, ttl);
+                self.order(*lease, worker, out);
+                self.changed(*lease, out);
+            }
+            Event::AttemptEnded { lease, next, .. } => {
+                self.live.end(*lease);
+                out.push(Output::LeaseEnded(*lease));
+                if *next == Next::End {
+                    out.push(Output::JobEnded(lease.job));
+                }
+                self.changed(*lease, out);
+                out.push(Output::Finalize);
+            }
+            Event::BuildCancelled { build, reason, .. } => {
+                for lease in self.live_leases_of(build) {
+                    self.cancel(lease, reason.clone(), out);
+                }
+                out.extend([Output::BuildChanged(build.clone()), Output::Finalize]);
+            }
+            // With no job to run again, only the writing out is left.
+            Event::BuildResumed { build, .. } => {
+                out.extend([Output::BuildChanged(build.clone()), Output::Finalize]);
+            }
+            Event::BuildEnded { build, .. } => {
+                self.live.forget_finalize_error(build);
+                out.push(Output::BuildEnded(build.clone()));
+                out.extend(self.live.sessions().map(|(worker, session)| Output::BuildOver {
+                    worker: worker.clone(),
+                    session,
+                    build: build.clone(),
+                }));
+                out.push(Output::BuildChanged(build.clone()));
+            }
+            Event::WorkerOnline { .. }
+            | Event::WorkerOffline { .. }
+            | Event::WorkerDraining { .. }
+            | Event::ControllerStarted { .. } => {}
+        }
+    }
+
+    /// Events that may or may not have reached the disk: whoever acts on such sees for himself.
+    pub(super) fn look_again(&self, events: &[Event], out: &mut Vec<Output>) {
+        for event in events {
+            match event {
+                Event::BuildAccepted { plan, .. } => out.push(Output::BuildChanged(plan.build.clone())),
+                Event::BuildCancelled { build, .. }
+                | Event::BuildResumed { build, .. }
+                | Event::BuildEnded { build, .. } => out.push(Output::BuildChanged(build.clone())),
+                Event::JobLeased { lease, .. } => self.changed(*lease, out),
+                Event::AttemptEnded { lease, .. } => {
+                    out.push(Output::LeaseEnded(*lease));
+                    self.changed(*lease, out);
+                }
+                Event::WorkerOnline { .. }
+                | Event::WorkerOffline { .. }
+                | Event::WorkerDraining { .. }
+                | Event::ControllerStarted { .. } => {}
+            }
+        }
+        out.push(Output::Finalize);
+    }
+
+    fn order(&mut self, lease: LeaseId, worker: &WorkerName, out: &mut Vec<Output>) {
+        match self.farm.order(lease) {
+            Ok(order) => {
+                // Without a session it is not sent: the worker comes back without the lease, and that frees the job.
+                if let Some(session) = self.live.session(worker) {
+                    out.push(Output::Order { worker: worker.clone(), session, order: Box::new(order) });
+                }
+            }
+            Err(why) => {
+                // Found only now, because artifacts are known only when their job has ended. It is the pipeline's fault.
+                let outcome = Outcome::new(OutcomeKind::Failed, Reason::InputMissing, why);
+                let report =
+                    Report { lease, worker: worker.clone(), outcome, artifacts: Vec::new(), image: None, log_bytes: 0 };
+                self.own.push_back(Command::Report(Box::new(report)));
+            }
+        }
+    }
+
+    fn cancel(&self, lease: LeaseId, reason: String, out: &mut Vec<Output>) {
+        let Some(worker) = self.farm.holder(lease) else { return };
+        if let Some(session) = self.live.session(worker) {
+            out.push(Output::Cancel { worker: worker.clone(), session, lease, reason });
+        }
+    }
+
+    fn cancel_reason(&self, lease: LeaseId) -> Option<String> {
+        let build = self.farm.job(lease.job).and_then(|job| self.farm.build(&job.build))?;
+        match &build.state {
+            BuildState::Cancelling { reason } => Some(reason.clone()),
+            _ => None,
+        }
+    }
+
+    fn live_leases_of(&self, build: &BuildId) -> Vec<LeaseId> {
+        let jobs = self.farm.build(build).into_iter().flat_map(|build| build.jobs());
+        jobs.filter_map(|id| self.farm.job(id).and_then(|job| job.live_lease(id))).collect()
+    }
+
+    fn changed(&self, lease: LeaseId, out: &mut Vec<Output>) {
+        out.extend(self.farm.job(lease.job).map(|job| Output::BuildChanged(job.build.clone())));
+    }
+}

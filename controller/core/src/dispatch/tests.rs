@@ -1,0 +1,122 @@
+use super::*;
+use crate::{Report, Submission, Trace, WorkerOffer};
+use railyard_common::id::{BootId, JobName};
+use railyard_common::job::{Capacity, ImageSource, JobSpec, RunSpec};
+use railyard_common::outcome::Outcome;
+use railyard_common::plan::Plan;
+use railyard_common::platform::PlatformOffer;
+use std::collections::BTreeMap;
+
+const ANVIL: &str = "anvil";
+const TTL_MILLIS: u64 = 10_000;
+
+fn offer() -> Box<WorkerOffer> {
+    Box::new(WorkerOffer {
+        name: ANVIL.parse().unwrap(),
+        boot: BootId("boot".to_owned()),
+        version: String::new(),
+        platforms: vec![PlatformOffer { platform: "linux/amd64".parse().unwrap(), emulated: false }],
+        capacity: Capacity { slots: 1, ..Capacity::default() },
+        labels: BTreeMap::new(),
+        allows_privileged: false,
+    })
+}
+
+fn submit(ticket: u64, build: &str) -> Input {
+    let name = JobName { step: "one".parse().unwrap(), platform: "linux/amd64".parse().unwrap(), variant: None };
+    let run = RunSpec {
+        script: "true".to_owned(),
+        env: BTreeMap::new(),
+        outputs: Vec::new(),
+        commit: false,
+        resources: Capacity { slots: 1, ..Capacity::default() },
+        timeout_secs: 3600,
+        silence_timeout_secs: 0,
+        privileged: false,
+        devices: Vec::new(),
+        capabilities: Vec::new(),
+        network_none: false,
+    };
+    let job = JobSpec {
+        name,
+        needs: Vec::new(),
+        image: ImageSource::Registry("debian".to_owned()),
+        inputs: Vec::new(),
+        lease_ttl_secs: TTL_MILLIS / 1000,
+        retries: 0,
+        run,
+    };
+    let plan = Plan { build: build.parse().unwrap(), params: BTreeMap::new(), jobs: vec![job], platforms: Vec::new() };
+    let submission = Submission { plan, key: None, by: "olga".to_owned(), trace: Trace::default() };
+    Input::Command { ticket: Ticket(ticket), command: Command::Submit(Box::new(submission)) }
+}
+
+fn attach(ticket: u64, held: Vec<LeaseId>) -> Input {
+    Input::Attach { ticket: Ticket(ticket), offer: offer(), held, builds: Vec::new() }
+}
+
+/// A durable round at a time that both clocks show.
+fn durable(dispatcher: &mut Dispatcher, at: u64, inputs: impl IntoIterator<Item = Input>) -> Vec<Output> {
+    let round = dispatcher.round(Millis(at), Millis(at), inputs);
+    dispatcher.release(Millis(at), Millis(at), round)
+}
+
+fn order_of(outputs: &[Output]) -> Option<(u64, LeaseId)> {
+    outputs.iter().find_map(|output| match output {
+        Output::Order { session, order, .. } => Some((*session, order.lease)),
+        _ => None,
+    })
+}
+
+#[test]
+fn the_welcome_of_a_session_comes_before_its_orders() {
+    let mut dispatcher = Dispatcher::new(Farm::default(), Millis(0));
+    let outputs = durable(&mut dispatcher, 0, [submit(1, "p/1"), attach(2, Vec::new())]);
+    let place = |wanted: fn(&Output) -> bool| outputs.iter().position(wanted).unwrap();
+    let welcome = place(|output| matches!(output, Output::Welcome { session: 1, .. }));
+    let order = place(|output| matches!(output, Output::Order { session: 1, .. }));
+    assert!(welcome < order, "{outputs:?}");
+    assert_eq!(dispatcher.next_wake(Millis(0), Millis(0)), Some(TTL_MILLIS));
+}
+
+#[test]
+fn an_aborted_round_leaves_what_the_journal_holds_and_no_session() {
+    let mut dispatcher = Dispatcher::new(Farm::default(), Millis(0));
+    let _ = durable(&mut dispatcher, 0, [attach(1, Vec::new())]);
+    let durable_farm = dispatcher.farm().clone();
+    let round = dispatcher.round(Millis(1), Millis(1), [submit(2, "p/1"), Input::Read { ticket: Ticket(3) }]);
+    assert!(!round.events().is_empty());
+    let outputs = dispatcher.abort(Millis(1), round, durable_farm);
+    assert!(outputs.contains(&Output::Read { ticket: Ticket(3) }));
+    assert!(!outputs.iter().any(|output| matches!(output, Output::Decided { .. } | Output::Order { .. })));
+    assert_eq!((dispatcher.farm().builds().count(), dispatcher.live().sessions().count()), (0, 0));
+    assert!(dispatcher.has_own_work(), "the restart is journaled");
+    // The old stream's end comes late: it is not taken for that of the new one.
+    let _ = durable(&mut dispatcher, 2, [attach(4, Vec::new())]);
+    let _ = durable(&mut dispatcher, 3, [Input::Detach { worker: ANVIL.parse().unwrap(), session: 1 }]);
+    assert!(dispatcher.farm().worker(&ANVIL.parse().unwrap()).unwrap().online);
+}
+
+#[test]
+fn a_lease_expires_when_no_heartbeat_came_for_its_time_to_live() {
+    let mut dispatcher = Dispatcher::new(Farm::default(), Millis(0));
+    let outputs = durable(&mut dispatcher, 0, [attach(1, Vec::new()), submit(2, "p/1")]);
+    let (session, lease) = order_of(&outputs).unwrap();
+    let worker: WorkerName = ANVIL.parse().unwrap();
+    let leases = vec![(lease, Some(Phase::Run))];
+    let beat = Beat { worker: worker.clone(), session, sequence: 1, leases, free_disk_bytes: 7 };
+    let outputs = durable(&mut dispatcher, 6_000, [Input::Beat(beat.clone())]);
+    assert!(outputs.contains(&Output::Ack { worker: worker.clone(), session, sequence: 1, lost: Vec::new() }));
+    assert_eq!(dispatcher.live().phase(lease), Some(Phase::Run));
+    assert_eq!(dispatcher.live().free_disk_bytes(&worker), Some(7));
+    assert!(durable(&mut dispatcher, 15_999, []).is_empty());
+    assert!(durable(&mut dispatcher, 16_000, []).contains(&Output::LeaseEnded(lease)));
+    // Said again, it hears that the lease is not its own any more; a report is refused.
+    let outputs = durable(&mut dispatcher, 16_001, [Input::Beat(Beat { sequence: 2, ..beat })]);
+    assert!(outputs.contains(&Output::Ack { worker: worker.clone(), session, sequence: 2, lost: vec![lease] }));
+    let report =
+        Report { lease, worker, outcome: Outcome::succeeded(), artifacts: Vec::new(), image: None, log_bytes: 0 };
+    let input = Input::Command { ticket: Ticket(9), command: Command::Report(Box::new(report)) };
+    let outputs = durable(&mut dispatcher, 16_002, [input]);
+    assert_eq!(outputs[0], Output::Decided { ticket: Ticket(9), result: Err(Refusal::StaleLease(lease)) });
+}
