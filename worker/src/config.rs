@@ -1,7 +1,7 @@
 //! The worker's settings, as they stand in its TOML file.
 
 use bytesize::ByteSize;
-use railyard_common::id::WorkerName;
+use railyard_common::id::{PoolName, WorkerName};
 use railyard_common::platform::PlatformOffer;
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -39,6 +39,9 @@ pub struct WorkerConfig {
     /// Labels that jobs can ask for. Default: none.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
+    /// The pool that this worker works for: it takes the jobs of steps that name the pool, and no others. Without one it
+    /// takes the jobs that name none.
+    pub pool: Option<PoolName>,
     /// What jobs can use, where it differs from what the host has.
     #[serde(default)]
     pub capacity: CapacityConfig,
@@ -137,6 +140,7 @@ impl WorkerConfig {
             docker_socket: docker_socket(),
             platforms: None,
             labels: BTreeMap::new(),
+            pool: None,
             capacity: CapacityConfig::default(),
             allow_privileged: false,
             drain_grace_secs: 0,

@@ -243,6 +243,7 @@ impl Daemon {
             held: all(&held),
             builds: self.shop.shelf.builds().iter().map(ToString::to_string).collect(),
             allows_privileged: config.allow_privileged,
+            pool: config.pool.as_ref().map(ToString::to_string).unwrap_or_default(),
         }
     }
 

@@ -21,7 +21,7 @@ impl From<JobState> for Tone {
             JobState::Failed | JobState::TimedOut | JobState::Lost => Self::Bad,
             JobState::Running => Self::Busy,
             JobState::Blocked | JobState::Skipped | JobState::Cancelled => Self::Faint,
-            JobState::Queued | JobState::Unknown => Self::Plain,
+            JobState::AwaitsApproval | JobState::Queued | JobState::Unknown => Self::Plain,
         }
     }
 }

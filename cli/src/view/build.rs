@@ -44,6 +44,7 @@ words!(
     /// Where a job stands.
     JobState {
         Blocked = "blocked",
+        AwaitsApproval = "awaits-approval",
         Queued = "queued",
         Running = "running",
         Succeeded = "succeeded",
@@ -77,7 +78,7 @@ impl BuildState {
 impl JobState {
     /// Nothing will happen any more, unless it is retried.
     pub fn is_over(self) -> bool {
-        !matches!(self, Self::Blocked | Self::Queued | Self::Running | Self::Unknown)
+        !matches!(self, Self::Blocked | Self::AwaitsApproval | Self::Queued | Self::Running | Self::Unknown)
     }
 
     /// It ended badly by itself, not for another's sake.
@@ -88,6 +89,7 @@ impl JobState {
     fn from_number(number: i32) -> Self {
         match v1::JobState::try_from(number) {
             Ok(v1::JobState::Blocked) => Self::Blocked,
+            Ok(v1::JobState::AwaitsApproval) => Self::AwaitsApproval,
             Ok(v1::JobState::Queued) => Self::Queued,
             Ok(v1::JobState::Running) => Self::Running,
             Ok(v1::JobState::Succeeded) => Self::Succeeded,

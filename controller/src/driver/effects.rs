@@ -43,6 +43,13 @@ impl Sessions {
         }
     }
 
+    /// Ends a stream; its worker will hear why when it comes back.
+    fn cut(&self, worker: &WorkerName, number: u64) {
+        if let Some(session) = self.0.get(worker).filter(|session| session.number == number) {
+            session.link.cut.cancel();
+        }
+    }
+
     /// Sends without waiting. A worker that does not read its stream loses it: it will come back and ask. The session stays
     /// until its stream has ended, because that is when the farm is told that the worker is gone.
     fn send(&self, worker: &WorkerName, number: u64, kind: Kind) {
@@ -76,8 +83,15 @@ impl Driver {
                 self.sessions.begin(worker.clone(), session, greeting.link);
                 self.sessions.send(&worker, session, Kind::Welcome(welcome));
                 // Whoever asked may have gone; then the stream's end is noticed soon.
-                let _ = greeting.reply.send(session);
+                let _ = greeting.reply.send(Ok(session));
             }
+            Output::TurnedAway { ticket, refusal } => {
+                if let Some(greeting) = self.waiting.greetings.remove(&ticket) {
+                    // Whoever asked may have gone.
+                    let _ = greeting.reply.send(Err(refusal.into()));
+                }
+            }
+            Output::Cut { worker, session } => self.sessions.cut(&worker, session),
             Output::Ack { worker, session, sequence, lost } => {
                 let ack = v1::HeartbeatAck { sequence, lost: all(&lost) };
                 self.sessions.send(&worker, session, Kind::HeartbeatAck(ack));

@@ -41,7 +41,7 @@ pub(super) struct Greeting {
     /// The answer on the stream, but for what only the dispatcher knows.
     pub(super) welcome: v1::Welcome,
     pub(super) link: Link,
-    pub(super) reply: oneshot::Sender<u64>,
+    pub(super) reply: oneshot::Sender<Result<u64, CommandError>>,
 }
 
 /// A command was not carried out.
@@ -99,7 +99,8 @@ impl Handle {
     /// Returns the session's number; a later session of the same worker ends it.
     ///
     /// # Errors
-    /// [`CommandError::Stopping`], also when the hello could not be made durable.
+    /// [`CommandError::Refused`] if the worker is not wanted; [`CommandError::Stopping`], also when the hello could not be made
+    /// durable.
     pub async fn attach(
         &self,
         offer: WorkerOffer,
@@ -112,7 +113,7 @@ impl Handle {
         let greeting = Greeting { welcome, link, reply };
         let attach = Attach { offer: Box::new(offer), held, builds, greeting };
         self.requests.send(Request::Attach(attach)).await.map_err(|_| CommandError::Stopping)?;
-        answer.await.map_err(|_| CommandError::Stopping)
+        answer.await.map_err(|_| CommandError::Stopping)?
     }
 
     /// A worker's stream has ended.
@@ -157,7 +158,8 @@ fn beat_of(worker: WorkerName, session: u64, beat: &v1::Heartbeat) -> Beat {
         let lease = status.lease.as_ref()?;
         Some((LeaseId { job: JobId(lease.job), attempt: lease.attempt }, phase_of(status.phase())))
     });
-    let (sequence, free_disk_bytes) = (beat.sequence, beat.free_disk_bytes);
+    // Zero is what a worker says that cannot tell.
+    let (sequence, free_disk_bytes) = (beat.sequence, Some(beat.free_disk_bytes).filter(|bytes| *bytes > 0));
     Beat { worker, session, sequence, leases: leases.collect(), free_disk_bytes }
 }
 

@@ -116,6 +116,7 @@ impl ManifestAttempt {
 fn state_word(job: &Job) -> &'static str {
     match &job.state {
         JobState::Blocked { .. } => "blocked",
+        JobState::AwaitsApproval { .. } => "awaits-approval",
         JobState::Queued { .. } => "queued",
         JobState::Leased { .. } => "running",
         JobState::Succeeded(_) => "succeeded",

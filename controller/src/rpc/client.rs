@@ -11,6 +11,7 @@ use railyard_common::id::{BuildId, JobName, LeaseId, PipelineName};
 use railyard_common::layout;
 use railyard_common::path::{Glob, RelPath};
 use railyard_common::plan::Plan;
+use railyard_common::priority::Priority;
 use railyard_core::{Command, Event, Farm, Refusal, Submission};
 use railyard_proto::v1;
 use railyard_proto::v1::client_service_server::ClientService;
@@ -144,7 +145,8 @@ impl ClientService for Client {
         let (events, known) = loop {
             let plan = checked.plan(&self.farm, self.clock.now()).await?;
             let (key, by, trace) = (key.clone(), identity.name.clone(), trace.clone());
-            let submission = Submission { plan: plan.clone(), key, by, trace };
+            let (priority, request) = (Priority::default(), String::new());
+            let submission = Submission { plan: plan.clone(), key, request, priority, by, trace };
             match self.farm.decide(Command::Submit(Box::new(submission))).await {
                 // Another submit was given the same free version a moment ago.
                 Err(CommandError::Refused(Refusal::BuildExists(_)))
@@ -302,7 +304,7 @@ impl ClientService for Client {
 
 fn planned_jobs(farm: &Farm, plan: &Plan) -> Vec<v1::PlannedJob> {
     let planned = plan.jobs.iter().map(|spec| {
-        let able = farm.workers().filter(|worker| worker.takes_leases() && worker.offer.objection(spec).is_none());
+        let able = farm.workers().filter(|worker| worker.is_willing() && worker.offer.suits(spec));
         v1::PlannedJob {
             name: spec.name.to_string(),
             needs: spec.needs.iter().map(ToString::to_string).collect(),

@@ -86,6 +86,7 @@ fn job(farm: &Farm, live: &Live, id: JobId, now: Millis, detail: bool) -> Option
 fn job_state(job: &Job) -> v1::JobState {
     match &job.state {
         JobState::Blocked { .. } => v1::JobState::Blocked,
+        JobState::AwaitsApproval { .. } => v1::JobState::AwaitsApproval,
         JobState::Queued { .. } => v1::JobState::Queued,
         JobState::Leased { .. } => v1::JobState::Running,
         JobState::Succeeded(_) => v1::JobState::Succeeded,

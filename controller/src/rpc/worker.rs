@@ -129,6 +129,7 @@ fn offer_of(hello: v1::Hello, name: WorkerName) -> Result<WorkerOffer, Status> {
         platforms: convert::list("platforms", hello.platforms)?,
         capacity: convert::required("capacity", hello.capacity)?,
         labels: hello.labels.into_iter().collect(),
+        pool: convert::parsed_if_given("pool", &hello.pool)?,
         allows_privileged: hello.allows_privileged,
     })
 }

@@ -6,6 +6,7 @@ use railyard_common::job::Capacity;
 use railyard_common::outcome::{Outcome, OutcomeKind, Reason};
 use railyard_common::pipeline::{Pipeline, Request, Source};
 use railyard_common::platform::PlatformOffer;
+use railyard_common::priority::Priority;
 use railyard_common::time::Millis;
 use railyard_controller::driver::{CommandError, Driver, Handle, Link, Notices};
 use railyard_controller::journal::{Journal, JournalError, Loaded};
@@ -174,7 +175,14 @@ fn submit(version: &str) -> Command {
     let pipeline = Pipeline::parse(&Source { file_name: "railyard.yaml", text, files: &files }).unwrap();
     let request = Request { version: version.parse().unwrap(), params: BTreeMap::new(), platforms: Vec::new() };
     let plan = pipeline.plan(&request).unwrap();
-    Command::Submit(Box::new(Submission { plan, key: None, by: "olga".to_owned(), trace: Trace::default() }))
+    Command::Submit(Box::new(Submission {
+        plan,
+        key: None,
+        request: String::new(),
+        priority: Priority::default(),
+        by: "olga".to_owned(),
+        trace: Trace::default(),
+    }))
 }
 
 async fn next_lease(messages: &mut mpsc::Receiver<v1::ControllerMessage>) -> LeaseId {

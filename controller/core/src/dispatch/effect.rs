@@ -1,7 +1,6 @@
 //! What leaves when a round is durable.
 
 use super::{Beat, Dispatcher, Output, Welcome};
-use crate::build::BuildState;
 use crate::command::{Command, Report};
 use crate::event::{Event, Next};
 use railyard_common::id::{BuildId, LeaseId, WorkerName};
@@ -21,8 +20,8 @@ impl Dispatcher {
             self.live.leases.renew(*lease, mono);
         }
         for lease in held {
-            if let Some(reason) = self.cancel_reason(lease) {
-                self.cancel(lease, reason, out);
+            if let Some(reason) = self.farm.cancel_reason(lease) {
+                self.cancel(lease, reason.to_owned(), out);
             }
         }
     }
@@ -38,7 +37,7 @@ impl Dispatcher {
                 self.changed(lease, out);
             }
         }
-        self.live.seen(&worker, now, Some(free_disk_bytes));
+        self.live.seen(&worker, now, free_disk_bytes);
         if self.live.session(&worker) == Some(session) {
             out.push(Output::Ack { worker, session, sequence, lost });
         }
@@ -62,7 +61,20 @@ impl Dispatcher {
                 }
                 self.changed(*lease, out);
                 out.push(Output::Finalize);
+                let attempts = self.farm.job(lease.job).map_or(&[][..], |job| job.attempts.as_slice());
+                if let Some(attempt) = attempts.iter().find(|attempt| attempt.number == lease.attempt) {
+                    self.cut_if_retired(&attempt.worker, out);
+                }
             }
+            Event::JobUploading { lease, .. } => self.changed(*lease, out),
+            Event::JobsApproved { build, .. } => out.push(Output::BuildChanged(build.clone())),
+            Event::JobsCancelled { build, jobs, reason, .. } => {
+                let running = jobs.iter().filter_map(|id| self.farm.job(*id)?.live_lease(*id));
+                running.for_each(|lease| self.cancel(lease, reason.clone(), out));
+                out.extend([Output::BuildChanged(build.clone()), Output::Finalize]);
+            }
+            Event::WorkerHeld { worker, .. } => self.cut_if_retired(worker, out),
+            Event::WorkerForgotten { worker, .. } => self.live.forget(worker),
             Event::BuildCancelled { build, reason, .. } => {
                 for lease in self.live_leases_of(build) {
                     self.cancel(lease, reason.clone(), out);
@@ -86,6 +98,7 @@ impl Dispatcher {
             Event::WorkerOnline { .. }
             | Event::WorkerOffline { .. }
             | Event::WorkerDraining { .. }
+            | Event::WorkerReleased { .. }
             | Event::ControllerStarted { .. } => {}
         }
     }
@@ -96,9 +109,11 @@ impl Dispatcher {
             match event {
                 Event::BuildAccepted { plan, .. } => out.push(Output::BuildChanged(plan.build.clone())),
                 Event::BuildCancelled { build, .. }
+                | Event::JobsApproved { build, .. }
+                | Event::JobsCancelled { build, .. }
                 | Event::BuildResumed { build, .. }
                 | Event::BuildEnded { build, .. } => out.push(Output::BuildChanged(build.clone())),
-                Event::JobLeased { lease, .. } => self.changed(*lease, out),
+                Event::JobLeased { lease, .. } | Event::JobUploading { lease, .. } => self.changed(*lease, out),
                 Event::AttemptEnded { lease, .. } => {
                     out.push(Output::LeaseEnded(*lease));
                     self.changed(*lease, out);
@@ -106,6 +121,9 @@ impl Dispatcher {
                 Event::WorkerOnline { .. }
                 | Event::WorkerOffline { .. }
                 | Event::WorkerDraining { .. }
+                | Event::WorkerHeld { .. }
+                | Event::WorkerReleased { .. }
+                | Event::WorkerForgotten { .. }
                 | Event::ControllerStarted { .. } => {}
             }
         }
@@ -137,11 +155,11 @@ impl Dispatcher {
         }
     }
 
-    fn cancel_reason(&self, lease: LeaseId) -> Option<String> {
-        let build = self.farm.job(lease.job).and_then(|job| self.farm.build(&job.build))?;
-        match &build.state {
-            BuildState::Cancelling { reason } => Some(reason.clone()),
-            _ => None,
+    /// A worker that was sent away, and has nothing left to do, is told by the end of its stream; its next hello is refused.
+    fn cut_if_retired(&self, name: &WorkerName, out: &mut Vec<Output>) {
+        let retired = self.farm.worker(name).is_some_and(|worker| worker.is_retired());
+        if let Some(session) = self.live.session(name).filter(|_| retired) {
+            out.push(Output::Cut { worker: name.clone(), session });
         }
     }
 

@@ -93,6 +93,10 @@ impl Live {
         self.seen.insert(worker.clone(), Seen { at, free_disk_bytes });
     }
 
+    pub(super) fn forget(&mut self, worker: &WorkerName) {
+        self.seen.remove(worker);
+    }
+
     /// Returns whether that is news.
     pub(super) fn set_phase(&mut self, lease: LeaseId, phase: Phase) -> bool {
         self.phases.insert(lease, phase) != Some(phase)

@@ -77,8 +77,8 @@ pub struct Beat {
     pub sequence: u64,
     /// What the worker holds, and how far that is, if it says so.
     pub leases: Vec<(LeaseId, Option<Phase>)>,
-    /// What is free on the worker's disk.
-    pub free_disk_bytes: u64,
+    /// What is free on the worker's disk, if it could tell.
+    pub free_disk_bytes: Option<u64>,
 }
 
 /// What leaves. Messages to workers name the session that they belong to; they go to it or to nobody.
@@ -108,6 +108,20 @@ pub enum Output {
         held: Vec<LeaseId>,
         /// What is over, of the builds that it named.
         builds_over: Vec<BuildId>,
+    },
+    /// A worker is not wanted.
+    TurnedAway {
+        /// Whose hello.
+        ticket: Ticket,
+        /// Why.
+        refusal: Refusal,
+    },
+    /// A session is over: its worker was sent away.
+    Cut {
+        /// Whose.
+        worker: WorkerName,
+        /// Which.
+        session: u64,
     },
     /// The answer to a heartbeat.
     Ack {

@@ -31,7 +31,12 @@ pub struct Dispatcher {
     live: Live,
     /// Commands of the controller itself, for the next round.
     own: VecDeque<Command>,
+    /// When holds and the like were looked at last; monotonic.
+    ticked_at: Millis,
 }
+
+/// How often it is looked at what only time ends: holds, the patience with drained workers.
+const TICK_MILLIS: u64 = 1_000;
 
 /// What one round has come to, before it is durable.
 #[must_use = "a round is released or aborted"]
@@ -46,6 +51,7 @@ pub struct Round {
 enum Answer {
     Decided { ticket: Ticket, result: Result<Vec<Event>, Refusal> },
     Welcome(Welcome),
+    TurnedAway { ticket: Ticket, refusal: Refusal },
     Beat(Beat),
     Changed(BuildId),
     Read(Ticket),
@@ -71,7 +77,7 @@ impl Dispatcher {
     /// The controller starts with what its journal holds.
     pub fn new(farm: Farm, mono: Millis) -> Self {
         let own = VecDeque::from([Command::Started]);
-        let mut dispatcher = Self { farm, live: Live::default(), own };
+        let mut dispatcher = Self { farm, live: Live::default(), own, ticked_at: mono };
         dispatcher.begin_leases(mono);
         dispatcher
     }
@@ -121,6 +127,10 @@ impl Dispatcher {
         // After the inputs: a heartbeat that waited for a slow flush still counts.
         let expired = self.live.leases.expired(mono);
         self.own.extend(expired.into_iter().map(|lease| Command::Expire { lease }));
+        if mono.since(self.ticked_at) >= TICK_MILLIS {
+            self.ticked_at = mono;
+            self.own.push_back(Command::Tick);
+        }
         self.decide_own(now, &mut round);
         // Placing is never refused.
         let _ = self.decide(now, &Command::Place, &mut round);
@@ -134,6 +144,7 @@ impl Dispatcher {
             match answer {
                 Answer::Decided { ticket, result } => out.push(Output::Decided { ticket, result }),
                 Answer::Welcome(welcome) => self.welcome(now, mono, welcome, &mut out),
+                Answer::TurnedAway { ticket, refusal } => out.push(Output::TurnedAway { ticket, refusal }),
                 Answer::Beat(beat) => self.answer_beat(now, beat, &mut out),
                 Answer::Changed(build) => out.push(Output::BuildChanged(build)),
                 Answer::Read(ticket) => out.push(Output::Read { ticket }),
@@ -185,8 +196,12 @@ impl Dispatcher {
             }
             Input::Attach { ticket, offer, held, builds } => {
                 let worker = offer.name.clone();
-                // A hello is never refused; what it claims and does not hold is told in the answer.
-                let _ = self.decide(now, &Command::Hello { offer, held: held.clone() }, round);
+                // What it claims and does not hold is told in the answer.
+                let decided = self.decide(now, &Command::Hello { offer, held: held.clone() }, round);
+                if let Err(refusal) = decided {
+                    round.answers.push(Answer::TurnedAway { ticket, refusal });
+                    return;
+                }
                 // So that the end of the session before is not taken for the worker's.
                 self.live.replace(&worker);
                 round.answers.push(Answer::Welcome(Welcome { ticket, worker, held, builds }));
@@ -197,7 +212,7 @@ impl Dispatcher {
                 }
             }
             Input::Beat(beat) => {
-                self.renew(mono, &beat);
+                self.hear(now, mono, &beat, round);
                 round.answers.push(Answer::Beat(beat));
             }
             Input::FinalizeError { build, why } => {
@@ -209,11 +224,20 @@ impl Dispatcher {
         }
     }
 
-    /// A heartbeat renews what the worker holds. Soft state: nothing is journaled.
-    fn renew(&mut self, mono: Millis, beat: &Beat) {
-        for (lease, _) in &beat.leases {
-            if self.farm.holder(*lease) == Some(&beat.worker) {
-                self.live.leases.renew(*lease, mono);
+    /// A heartbeat renews what the worker holds. Soft state: nothing is journaled but that a container has ended, because from
+    /// then on what it reserved is free.
+    fn hear(&mut self, now: Millis, mono: Millis, beat: &Beat, round: &mut Round) {
+        if let Some(bytes) = beat.free_disk_bytes {
+            self.farm.note_free_disk(&beat.worker, bytes);
+        }
+        for (lease, phase) in &beat.leases {
+            if self.farm.holder(*lease) != Some(&beat.worker) {
+                continue;
+            }
+            self.live.leases.renew(*lease, mono);
+            if *phase == Some(Phase::Upload) {
+                // Never refused, and nothing if it is known already.
+                let _ = self.decide(now, &Command::Uploading { lease: *lease }, round);
             }
         }
     }

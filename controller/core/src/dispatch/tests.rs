@@ -5,6 +5,7 @@ use railyard_common::job::{Capacity, ImageSource, JobSpec, RunSpec};
 use railyard_common::outcome::Outcome;
 use railyard_common::plan::Plan;
 use railyard_common::platform::PlatformOffer;
+use railyard_common::priority::Priority;
 use std::collections::BTreeMap;
 
 const ANVIL: &str = "anvil";
@@ -18,6 +19,7 @@ fn offer() -> Box<WorkerOffer> {
         platforms: vec![PlatformOffer { platform: "linux/amd64".parse().unwrap(), emulated: false }],
         capacity: Capacity { slots: 1, ..Capacity::default() },
         labels: BTreeMap::new(),
+        pool: None,
         allows_privileged: false,
     })
 }
@@ -43,11 +45,28 @@ fn submit(ticket: u64, build: &str) -> Input {
         image: ImageSource::Registry("debian".to_owned()),
         inputs: Vec::new(),
         lease_ttl_secs: TTL_MILLIS / 1000,
+        approval: None,
+        concurrency: None,
+        pool: None,
+        labels: BTreeMap::new(),
         retries: 0,
         run,
     };
-    let plan = Plan { build: build.parse().unwrap(), params: BTreeMap::new(), jobs: vec![job], platforms: Vec::new() };
-    let submission = Submission { plan, key: None, by: "olga".to_owned(), trace: Trace::default() };
+    let plan = Plan {
+        build: build.parse().unwrap(),
+        params: BTreeMap::new(),
+        jobs: vec![job],
+        platforms: Vec::new(),
+        supersede: None,
+    };
+    let submission = Submission {
+        plan,
+        key: None,
+        request: String::new(),
+        priority: Priority::default(),
+        by: "olga".to_owned(),
+        trace: Trace::default(),
+    };
     Input::Command { ticket: Ticket(ticket), command: Command::Submit(Box::new(submission)) }
 }
 
@@ -104,7 +123,7 @@ fn a_lease_expires_when_no_heartbeat_came_for_its_time_to_live() {
     let (session, lease) = order_of(&outputs).unwrap();
     let worker: WorkerName = ANVIL.parse().unwrap();
     let leases = vec![(lease, Some(Phase::Run))];
-    let beat = Beat { worker: worker.clone(), session, sequence: 1, leases, free_disk_bytes: 7 };
+    let beat = Beat { worker: worker.clone(), session, sequence: 1, leases, free_disk_bytes: Some(7) };
     let outputs = durable(&mut dispatcher, 6_000, [Input::Beat(beat.clone())]);
     assert!(outputs.contains(&Output::Ack { worker: worker.clone(), session, sequence: 1, lost: Vec::new() }));
     assert_eq!(dispatcher.live().phase(lease), Some(Phase::Run));
