@@ -186,6 +186,7 @@ mod tests {
             number,
             worker: "anvil".parse().unwrap(),
             leased_at: Millis(u64::from(number)),
+            uploading: false,
             end: kind.map(|kind| {
                 let outcome = Outcome::new(kind, Reason::Done, String::new());
                 let end = serde_json::json!({ "at": number, "outcome": outcome, "log_bytes": 0 });
@@ -194,7 +195,19 @@ mod tests {
         };
         let state = JobState::Blocked { needs: 1 };
         let attempts = (1..).zip(ends).map(attempt).collect();
-        Job { build: "mini/1".parse().unwrap(), index: 0, state, attempts, lost, failed, path_len: 1 }
+        Job {
+            build: "mini/1".parse().unwrap(),
+            index: 0,
+            state,
+            attempts,
+            lost,
+            failed,
+            path_len: 1,
+            ready_at: None,
+            ticket: 0,
+            approval: None,
+            cancelled: None,
+        }
     }
 
     #[test]
