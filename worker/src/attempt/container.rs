@@ -96,11 +96,7 @@ pub async fn run(
 ///
 /// # Errors
 /// [`Fault`].
-pub async fn resume(
-    room: &Room<'_>,
-    stage: RunStage,
-    stop: &mut watch::Receiver<Option<Stop>>,
-) -> Result<(), Fault> {
+pub async fn resume(room: &Room<'_>, stage: RunStage, stop: &mut watch::Receiver<Option<Stop>>) -> Result<(), Fault> {
     let Room { shop, order, name, log, .. } = room;
     let found = shop.runtime.state(name).await?;
     tracing::info!(container = name, ?found, "going on with a container");
@@ -166,7 +162,10 @@ impl Room<'_> {
     /// Why the container is being stopped is the reason also if the worker dies over it.
     async fn note_ending(&self, stage: RunStage, ending: Outcome) {
         if let Err(error) = self.record.enter(&Stage::Run(RunStage { ending: Some(ending), ..stage })).await {
-            tracing::warn!(error = railyard_service::error_chain(&error), "why a container is stopped cannot be written down");
+            tracing::warn!(
+                error = railyard_service::error_chain(&error),
+                "why a container is stopped cannot be written down"
+            );
         }
     }
 }

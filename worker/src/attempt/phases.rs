@@ -106,19 +106,13 @@ impl Attempt {
         log.note("running the script").await?;
         let started = shop.clock.boottime();
         let (order, record) = (self.order.clone(), self.record(dir));
-        let room =
-            Room { shop: &shop, order: &order, name: &spec.name, work: &dir.work(), log, record: &record };
+        let room = Room { shop: &shop, order: &order, name: &spec.name, work: &dir.work(), log, record: &record };
         container::run(&room, &spec, &image.id, &mut self.stop).await?;
         self.commit(&room, image, started).await
     }
 
     /// The same with a container that is there.
-    async fn work_on(
-        &mut self,
-        dir: &JobDir,
-        log: &JobLog,
-        stage: RunStage,
-    ) -> Result<Option<save::Committed>, Fault> {
+    async fn work_on(&mut self, dir: &JobDir, log: &JobLog, stage: RunStage) -> Result<Option<save::Committed>, Fault> {
         let shop = self.shop.clone();
         let name = spec::container_name(&shop.farm, &shop.config, &self.order);
         let started = Duration::from_millis(stage.started_millis);

@@ -180,7 +180,10 @@ impl Record {
         while confirmed.changed().await.is_ok() {
             let (path, at) = (self.dir.confirmed(), *confirmed.borrow_and_update());
             if let Err(error) = blocking(move || write_confirmed(&path, at)).await {
-                tracing::debug!(error = railyard_service::error_chain(&error), "the next process may give up a lease too early");
+                tracing::debug!(
+                    error = railyard_service::error_chain(&error),
+                    "the next process may give up a lease too early"
+                );
             }
         }
     }
@@ -192,7 +195,8 @@ impl Record {
 /// [`Unusable`].
 pub fn read(dir: &JobDir, worker: &WorkerName) -> Result<Left, Unusable> {
     let bytes = |what, path: &Path| fs::read(path).map_err(|error| Unusable::Unreadable(what, error));
-    let senseless = |what: &'static str| move |error: &dyn std::fmt::Display| Unusable::Senseless(what, error.to_string());
+    let senseless =
+        |what: &'static str| move |error: &dyn std::fmt::Display| Unusable::Senseless(what, error.to_string());
     let state = bytes("the stage", &dir.state())?;
     let state: StateFile = serde_json::from_slice(&state).map_err(|error| senseless("the stage")(&error))?;
     if state.version != VERSION {

@@ -95,7 +95,8 @@ mod tests {
     }
 
     fn news(catchup: &mut Catchup, source: Source, messages: &[&'static str]) -> String {
-        let news = messages.iter().filter_map(|message| catchup.take(source, Bytes::from_static(message.as_bytes())).unwrap());
+        let news =
+            messages.iter().filter_map(|message| catchup.take(source, Bytes::from_static(message.as_bytes())).unwrap());
         news.map(|bytes| String::from_utf8(bytes.to_vec()).unwrap()).collect()
     }
 
@@ -104,7 +105,11 @@ mod tests {
         for recent in [0, 1, 5, 14] {
             let mut catchup = Catchup::new(taken(b"one\ntwo\nthree ", 4, recent));
             assert_eq!(news(&mut catchup, Stderr, &["err\n", "more\n"]), "more\n");
-            assert_eq!(news(&mut catchup, Stdout, &["one\n", "two\n", "three four\n", "five"]), "four\nfive", "{recent}");
+            assert_eq!(
+                news(&mut catchup, Stdout, &["one\n", "two\n", "three four\n", "five"]),
+                "four\nfive",
+                "{recent}"
+            );
         }
     }
 

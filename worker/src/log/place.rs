@@ -44,8 +44,7 @@ impl Author {
     }
 
     fn of(code: u8) -> Option<Self> {
-        let all =
-            [Self::Worker, Self::Container(Source::Stdout), Self::Container(Source::Stderr), Self::End];
+        let all = [Self::Worker, Self::Container(Source::Stdout), Self::Container(Source::Stderr), Self::End];
         all.into_iter().find(|author| author.code() == code)
     }
 }
@@ -183,7 +182,10 @@ mod tests {
         assert!(!place.learn(Source::Stdout, b"more"), "its beginning is known");
         place.write(&file).unwrap();
         assert_eq!(Place::read(&file).unwrap(), place);
-        assert_eq!(place.taken(710).map(|counts| (counts.of(Source::Stdout), counts.of(Source::Stderr))), Some((3, 14)));
+        assert_eq!(
+            place.taken(710).map(|counts| (counts.of(Source::Stdout), counts.of(Source::Stderr))),
+            Some((3, 14))
+        );
         assert_eq!(place.taken(699), None);
         file.write_all_at(b"X", 0).unwrap();
         assert!(Place::read(&file).is_err());

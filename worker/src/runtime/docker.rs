@@ -401,7 +401,8 @@ impl Runtime for Docker {
         let filters: HashMap<String, Vec<String>> = HashMap::from([("label".to_owned(), labels)]);
         let options = query::ListContainersOptionsBuilder::default().all(true).filters(&filters).build();
         let found = self.short.list_containers(Some(options)).await.map_err(self.error("list containers"))?;
-        let found = found.into_iter().filter_map(|container| Some((container.id?, container.labels.unwrap_or_default())));
+        let found =
+            found.into_iter().filter_map(|container| Some((container.id?, container.labels.unwrap_or_default())));
         Ok(found.map(|(id, labels)| FoundContainer { id, labels }).collect())
     }
 }

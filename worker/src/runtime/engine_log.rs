@@ -93,7 +93,8 @@ impl Lines {
                 None => {
                     self.ended = true;
                     let unended = [Source::Stdout, Source::Stderr].into_iter().zip(self.streams);
-                    self.ready.extend(unended.filter(|(_, line)| *line == Line::Unended).map(|(source, _)| newline(source)));
+                    self.ready
+                        .extend(unended.filter(|(_, line)| *line == Line::Unended).map(|(source, _)| newline(source)));
                 }
             }
         }
@@ -150,7 +151,8 @@ mod tests {
         ];
         let want = format!("one\n{part}{part}rest\ntwo\n{part}\nno newline");
         assert_eq!(read(&old).await, (want.clone(), "\n".to_owned()));
-        let new = [(Stdout, part.as_str()), (Stdout, "rest\n"), (Stdout, part.as_str()), (Stdout, "\n"), (Stdout, "end")];
+        let new =
+            [(Stdout, part.as_str()), (Stdout, "rest\n"), (Stdout, part.as_str()), (Stdout, "\n"), (Stdout, "end")];
         assert_eq!(read(&new).await.0, format!("{part}rest\n{part}\nend"));
         assert_eq!(read(&[(Stdout, part.as_str()), (Stdout, "rest")]).await.0, format!("{part}rest\n"));
     }

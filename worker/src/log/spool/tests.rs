@@ -37,7 +37,10 @@ async fn of_a_long_log_head_and_tail_are_kept_and_the_gap_is_told() {
     let end = "\n==> railyard: end\n".len();
     let left_out = 600 + 5000 + 5 + end - (1000 - 128);
     let gap = format!("x\n==> railyard: the log is too long; {left_out} bytes are left out here\nx");
-    assert!(text.starts_with("hhh") && text.contains(&gap) && text.ends_with("xxx\nlast\n==> railyard: end\n"), "{text}");
+    assert!(
+        text.starts_with("hhh") && text.contains(&gap) && text.ends_with("xxx\nlast\n==> railyard: end\n"),
+        "{text}"
+    );
     assert!(log.written().borrow().closed);
 }
 
