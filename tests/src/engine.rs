@@ -19,6 +19,8 @@ pub struct Engine {
 struct Private {
     daemon: Process,
     dir: TempDir,
+    /// Keeps the network namespace of an engine whose containers outlive it.
+    network: Option<Process>,
 }
 
 impl Engine {
@@ -43,17 +45,40 @@ impl Engine {
     pub fn private() -> Self {
         let dir = tempfile::tempdir().expect("a directory can be made");
         let socket = dir.path().join("docker.sock");
-        let daemon = Process::start(Self::daemon(dir.path()), &dir.path().join("dockerd.log"));
-        let engine = Self { socket, private: Some(Private { daemon, dir }) };
+        let daemon = Process::start(Self::daemon(dir.path(), None), &dir.path().join("dockerd.log"));
+        let engine = Self { socket, private: Some(Private { daemon, dir, network: None }) };
         engine.wait();
         engine
     }
 
-    fn daemon(dir: &Path) -> Command {
-        let at = |name: &str| dir.join(name).display().to_string();
+    /// The same, with containers that run on while the engine is restarted.
+    pub fn private_with_live_restore() -> Self {
+        let dir = tempfile::tempdir().expect("a directory can be made");
+        let socket = dir.path().join("docker.sock");
         let mut command = Command::new("unshare");
+        command.args(["--net", "--", "sleep", "infinity"]);
+        let network = Process::start(command, &dir.path().join("network.log"));
+        let daemon = Process::start(Self::daemon(dir.path(), Some(&network)), &dir.path().join("dockerd.log"));
+        let engine = Self { socket, private: Some(Private { daemon, dir, network: Some(network) }) };
+        engine.wait();
+        engine
+    }
+
+    fn daemon(dir: &Path, network: Option<&Process>) -> Command {
+        let at = |name: &str| dir.join(name).display().to_string();
+        let mut command = match network {
+            None => {
+                let mut command = Command::new("unshare");
+                command.args(["--net", "--", "dockerd"]);
+                command
+            }
+            Some(network) => {
+                let mut command = Command::new("nsenter");
+                command.arg(format!("--net=/proc/{}/ns/net", network.id())).args(["--", "dockerd", "--live-restore"]);
+                command
+            }
+        };
         command
-            .args(["--net", "--", "dockerd"])
             .arg(format!("--host=unix://{}", at("docker.sock")))
             .arg(format!("--data-root={}", at("data")))
             .arg(format!("--exec-root={}", at("exec")))
@@ -80,6 +105,26 @@ impl Engine {
     /// For the machine's own engine, which is not the test's to kill.
     pub fn kill(&mut self) {
         self.private.as_mut().expect("only a private engine is killed").daemon.kill();
+    }
+
+    /// Ends a private engine as a service manager does.
+    ///
+    /// # Panics
+    /// For the machine's own engine.
+    pub fn stop(&mut self) {
+        self.private.as_mut().expect("only a private engine is stopped").daemon.stop(START_LIMIT);
+    }
+
+    /// Starts a private engine that has ended, and waits until it answers.
+    ///
+    /// # Panics
+    /// For the machine's own engine.
+    pub fn start_again(&mut self) {
+        let private = self.private.as_mut().expect("only a private engine is started");
+        forget_old_processes(private.dir.path());
+        let command = Self::daemon(private.dir.path(), private.network.as_ref());
+        private.daemon = Process::start(command, &private.dir.path().join("dockerd.log"));
+        self.wait();
     }
 
     /// Runs the `docker` client against it.
@@ -111,9 +156,7 @@ impl Drop for Engine {
         let Some(private) = &mut self.private else { return };
         if private.daemon.has_ended() {
             // Containers outlive a killed daemon. Its next start clears them away.
-            forget_old_processes(private.dir.path());
-            private.daemon = Process::start(Self::daemon(private.dir.path()), &private.dir.path().join("dockerd.log"));
-            self.wait();
+            self.start_again();
         }
         let containers = self.query(&["ps", "--all", "--quiet"]);
         for container in containers.lines() {

@@ -94,6 +94,11 @@ impl Farm {
         self.controller.as_mut().expect("the controller runs")
     }
 
+    /// The port where it listens.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// Where it listens.
     pub fn url(&self) -> String {
         format!("https://127.0.0.1:{}", self.port)
@@ -109,6 +114,11 @@ impl Farm {
 
     /// Issues a certificate for a worker, starts it, and waits until the controller knows it. `config` are more lines of its TOML.
     pub fn worker(&self, suffix: &str, engine: &Engine, config: &str) -> Worker {
+        self.worker_by(&self.url(), suffix, engine, config)
+    }
+
+    /// The same with a worker that finds the controller at `url`.
+    pub fn worker_by(&self, url: &str, suffix: &str, engine: &Engine, config: &str) -> Worker {
         let name = format!("{suffix}-{}", &self.name[2..]);
         let (pki, data) = (self.dir.path().join("pki"), self.dir.path().join(&name));
         let config_path = self.dir.path().join("controller.toml");
@@ -126,7 +136,7 @@ impl Farm {
         let text = format!(
             "controller = \"{}\"\nname = \"{name}\"\nca = \"{pki}/ca.pem\"\ncert = \"{pki}/{name}.pem\"\nkey = \"{pki}/{name}.key\"\n\
              data_dir = \"{}\"\ndocker_socket = \"{}\"\n{config}\n",
-            self.url(),
+            url,
             data.display(),
             engine.socket().display(),
             pki = pki.display(),

@@ -47,14 +47,26 @@ pub fn busybox(engine: &Engine, reference: &str) {
     import(engine, reference, &std::fs::read(binary).expect("busybox can be read"), std::env::consts::ARCH);
 }
 
+/// The same without any shell at its usual place: the worker runs scripts of such an image as they are, with two outputs.
+///
+/// # Panics
+/// As [`busybox`].
+pub fn without_shell(engine: &Engine, reference: &str) {
+    let binary = std::fs::read("/bin/busybox").expect("busybox can be read; install the package busybox-static");
+    load(engine, reference, &root_tar(&binary, &[]), std::env::consts::ARCH);
+}
+
 /// Makes `reference` from a static busybox of the processor `arch` (`x86_64` or `aarch64`).
 ///
 /// # Panics
 /// If the engine refuses.
 pub fn import(engine: &Engine, reference: &str, busybox: &[u8], arch: &str) {
+    load(engine, reference, &root_tar(busybox, &APPLETS), arch);
+}
+
+fn load(engine: &Engine, reference: &str, layer: &[u8], arch: &str) {
     let arch = if arch == "aarch64" { "arm64" } else { "amd64" };
-    let layer = root_tar(busybox);
-    let sum = sha256(&layer);
+    let sum = sha256(layer);
     let config = serde_json::json!({
         "architecture": arch, "os": "linux", "config": {"Env": ["PATH=/bin"]},
         "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{sum}")]},
@@ -63,7 +75,7 @@ pub fn import(engine: &Engine, reference: &str, busybox: &[u8], arch: &str) {
     let mut archive = tar::Builder::new(Vec::new());
     add(&mut archive, "manifest.json", manifest.to_string().as_bytes(), 0o644);
     add(&mut archive, "config.json", config.to_string().as_bytes(), 0o644);
-    add(&mut archive, "layer.tar", &layer, 0o644);
+    add(&mut archive, "layer.tar", layer, 0o644);
     let archive = archive.into_inner().expect("a tar in memory");
     let mut client = Command::new("docker");
     client.arg("--host").arg(format!("unix://{}", engine.socket().display())).args(["load", "--quiet"]);
@@ -72,7 +84,7 @@ pub fn import(engine: &Engine, reference: &str, busybox: &[u8], arch: &str) {
     assert!(client.wait().expect("docker ends").success(), "docker load of {reference}");
 }
 
-fn root_tar(busybox: &[u8]) -> Vec<u8> {
+fn root_tar(busybox: &[u8], applets: &[&str]) -> Vec<u8> {
     let mut root = tar::Builder::new(Vec::new());
     for dir in ["bin/", "etc/", "tmp/", "root/"] {
         let mut header = tar::Header::new_gnu();
@@ -82,7 +94,7 @@ fn root_tar(busybox: &[u8]) -> Vec<u8> {
         root.append_data(&mut header, dir, std::io::empty()).expect("a tar in memory");
     }
     add(&mut root, "bin/busybox", busybox, 0o755);
-    for applet in APPLETS {
+    for applet in applets {
         let mut header = tar::Header::new_gnu();
         header.set_entry_type(tar::EntryType::Symlink);
         header.set_mode(0o777);

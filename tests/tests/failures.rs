@@ -190,7 +190,7 @@ fn an_engine_that_goes_away_loses_the_attempt_and_the_job_runs_elsewhere() {
     image::busybox(&private, &base);
     image::busybox(&shared, &base);
     let farm = Farm::start();
-    let first = farm.worker("first", &private, "");
+    let first = farm.worker("first", &private, "engine_grace_secs = 1");
     let text = format!(
         "name: bad\nsteps:\n  - name: only\n    image: {base}\n    script: |\n      echo attempt $RAILYARD_ATTEMPT\n      \
          if test $RAILYARD_ATTEMPT = 1; then sleep 600; fi\n    resources: {{ cpu: 0.5, memory: 64MiB, disk: 64MiB }}\n"

@@ -6,53 +6,81 @@
 use crate::disk::remove_tree;
 use crate::runtime::{Runtime, RuntimeError, labels};
 use crate::workshop::Workshop;
+use railyard_common::id::LeaseId;
 use railyard_service::task;
+use std::collections::BTreeSet;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Between tries to remove a container that the engine does not let go.
 const REMOVE_RETRY: Duration = Duration::from_secs(2);
 
-/// Removes this worker's containers and job directories.
+/// What an earlier life left behind and nobody goes on with.
+#[derive(Debug)]
+pub struct Dead {
+    containers: Vec<String>,
+    dirs: Vec<PathBuf>,
+}
+
+/// Finds this worker's containers and job directories, but for those of the leases in `keep`.
 ///
 /// # Errors
 /// [`RuntimeError`] if no engine answers.
-pub async fn jobs(shop: &Workshop) -> Result<(), RuntimeError> {
+pub async fn find(shop: &Workshop, keep: &BTreeSet<LeaseId>) -> Result<Dead, RuntimeError> {
     let own = [(labels::FARM, shop.farm.as_str()), (labels::WORKER, shop.config.name.as_str())];
     let own = own.map(|(key, value)| (key.to_owned(), value.to_owned()));
-    let containers = match shop.runtime.containers(&own).await {
+    let found = match shop.runtime.containers(&own).await {
         Err(error) if !error.is_unreachable() => {
             tracing::warn!(%error, "containers of an earlier life cannot be found");
             Vec::new()
         }
         found => found?,
     };
-    for container in containers {
-        tracing::info!(container, "removing a container of an earlier life");
-        match shop.runtime.remove(&container).await {
-            Err(error) if !error.is_unreachable() => {
-                tracing::warn!(container, %error, "a container could not be removed; trying on");
-                let runtime = shop.runtime.clone();
-                task::spawn("remove-container", async move { remove_until_gone(&*runtime, &container).await });
-            }
-            removed => removed?,
-        }
-    }
-    if let Err(error) = directories(&shop.data.jobs()).await {
+    let kept: BTreeSet<String> = keep.iter().map(ToString::to_string).collect();
+    let dead = found.into_iter().filter(|found| !found.labels.get(labels::LEASE).is_some_and(|of| kept.contains(of)));
+    let dirs = directories(&shop.data.jobs(), &kept).await.unwrap_or_else(|error| {
         tracing::warn!(%error, "directories of an earlier life cannot be found");
-    }
-    Ok(())
+        Vec::new()
+    });
+    Ok(Dead { containers: dead.map(|found| found.id).collect(), dirs })
 }
 
-async fn directories(jobs: &Path) -> io::Result<()> {
+impl Dead {
+    /// Removes all of it, containers first.
+    ///
+    /// # Errors
+    /// [`RuntimeError`] if no engine answers.
+    pub async fn remove(self, shop: &Workshop) -> Result<(), RuntimeError> {
+        for container in self.containers {
+            tracing::info!(container, "removing a container of an earlier life");
+            match shop.runtime.remove(&container).await {
+                Err(error) if !error.is_unreachable() => {
+                    tracing::warn!(container, %error, "a container could not be removed; trying on");
+                    let runtime = shop.runtime.clone();
+                    task::spawn("remove-container", async move { remove_until_gone(&*runtime, &container).await });
+                }
+                removed => removed?,
+            }
+        }
+        for dir in self.dirs {
+            if let Err(error) = remove_tree(&dir).await {
+                tracing::warn!(error = railyard_service::error_chain(&error), "the next start tries again");
+            }
+        }
+        Ok(())
+    }
+}
+
+async fn directories(jobs: &Path, kept: &BTreeSet<String>) -> io::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
     let mut entries = tokio::fs::read_dir(jobs).await?;
     while let Some(entry) = entries.next_entry().await? {
-        if let Err(error) = remove_tree(&entry.path()).await {
-            tracing::warn!(error = railyard_service::error_chain(&error), "the next start tries again");
+        if !entry.file_name().to_str().is_some_and(|name| kept.contains(name)) {
+            found.push(entry.path());
         }
     }
-    Ok(())
+    Ok(found)
 }
 
 /// Removes images that no build on record keeps.

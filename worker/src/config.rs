@@ -54,6 +54,10 @@ pub struct WorkerConfig {
     /// How long a container has between SIGTERM and SIGKILL when a job is cancelled or times out. Default: 5.
     #[serde(default = "stop_grace_secs")]
     pub stop_grace_secs: u64,
+    /// How long the engine may be away, for instance to be restarted, before its jobs are given up. With `live-restore` its
+    /// containers run on meanwhile. Default: 120.
+    #[serde(default = "engine_grace_secs")]
+    pub engine_grace_secs: u64,
     /// Fetched blobs are kept for other jobs up to this size in all; the least recently used go first, and never one
     /// that a job uses. At most a quarter of what is free at the start; jobs do not get that disk. Default: 10GiB.
     #[serde(default = "blob_cache")]
@@ -118,6 +122,10 @@ fn stop_grace_secs() -> u64 {
     5
 }
 
+fn engine_grace_secs() -> u64 {
+    120
+}
+
 fn blob_cache() -> ByteSize {
     ByteSize::gib(10)
 }
@@ -145,6 +153,7 @@ impl WorkerConfig {
             allow_privileged: false,
             drain_grace_secs: 0,
             stop_grace_secs: stop_grace_secs(),
+            engine_grace_secs: engine_grace_secs(),
             blob_cache: blob_cache(),
             layer_compression: layer_compression(),
             log: LogConfig::default(),
@@ -154,6 +163,11 @@ impl WorkerConfig {
     /// Time between SIGTERM and SIGKILL.
     pub fn stop_grace(&self) -> Duration {
         Duration::from_secs(self.stop_grace_secs)
+    }
+
+    /// How long the engine may be away.
+    pub fn engine_grace(&self) -> Duration {
+        Duration::from_secs(self.engine_grace_secs)
     }
 
     /// The largest log batch, within what the protocol carries.

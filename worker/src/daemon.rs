@@ -1,17 +1,19 @@
 //! The worker's one owner: it holds the session, and tells attempts and the link what to do.
 
-use crate::attempt::{self, Event, Stop};
+mod leases;
+
+use crate::attempt::record::Left;
+use crate::attempt::{Event, Reins};
 use crate::cleanup;
 use crate::disk::free_bytes;
 use crate::host;
 use crate::link::{self, LinkEvent, LinkRefused};
-use crate::session::{Action, Session, Verdict};
+use crate::runtime::RuntimeError;
+use crate::session::Session;
 use crate::workshop::Workshop;
 use anyhow::Context as _;
 use railyard_common::id::{BuildId, LeaseId};
 use railyard_common::job::Capacity;
-use railyard_common::order::Order;
-use railyard_common::outcome::{Outcome, OutcomeKind, Reason};
 use railyard_common::platform::PlatformOffer;
 use railyard_common::{PROTOCOL, VERSION};
 use railyard_proto::v1;
@@ -21,7 +23,7 @@ use railyard_service::task;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -62,8 +64,8 @@ pub struct Daemon {
     capacity: Capacity,
     session: Session,
     standing: Standing,
-    /// How each running attempt is told to stop.
-    stops: BTreeMap<LeaseId, watch::Sender<Option<Stop>>>,
+    /// The running attempts.
+    held: BTreeMap<LeaseId, Reins>,
     attempts: JoinSet<()>,
     /// Builds that are over, while their images go.
     forgetting: BTreeMap<BuildId, AbortOnDropHandle<()>>,
@@ -91,7 +93,7 @@ impl Daemon {
             shop,
             session: Session::new(),
             standing: Standing::Working,
-            stops: BTreeMap::new(),
+            held: BTreeMap::new(),
             attempts: JoinSet::new(),
             forgetting: BTreeMap::new(),
             events,
@@ -102,15 +104,19 @@ impl Daemon {
         Ok((daemon, heard))
     }
 
-    /// Works until `shutdown`, or until the controller refuses the worker.
+    /// Goes on with what is `left` of an earlier process, and works until `shutdown`, or until the controller refuses
+    /// the worker.
     ///
     /// # Errors
     /// [`LinkRefused`].
     pub async fn run(
         mut self,
+        left: Vec<Left>,
         mut heard: mpsc::Receiver<Event>,
         shutdown: CancellationToken,
     ) -> Result<(), LinkRefused> {
+        // Before the greeting, which names them.
+        self.adopt(left);
         let (link_events, mut link_heard) = mpsc::channel(QUEUE_EVENTS);
         let mut link = AbortOnDropHandle::new(task::spawn("link", link::keep(self.shop.uplink.client(), link_events)));
         let mut refused = None;
@@ -141,15 +147,21 @@ impl Daemon {
         if tokio::time::timeout(LAST_IMAGES, forgetting).await.is_err() {
             tracing::info!("some images of builds that are over stay until the next start");
         }
-        if let Err(error) = cleanup::jobs(&self.shop).await {
+        if let Err(error) = self.tidy().await {
             tracing::warn!(%error, "not everything could be cleaned up; the next start tries again");
         }
         tracing::info!("worker stopped");
         refused.flatten().map_or(Ok(()), Err)
     }
 
+    /// Nothing runs any more: whatever is still there goes.
+    async fn tidy(&self) -> Result<(), RuntimeError> {
+        cleanup::find(&self.shop, &BTreeSet::new()).await?.remove(&self.shop).await
+    }
+
+    /// A clock that the next process of this worker can go on with.
     fn now(&self) -> Duration {
-        self.shop.clock.monotonic()
+        self.shop.clock.boottime()
     }
 
     /// Closes the stream behind the last message, and waits until the controller has seen that: what it has not read of
@@ -167,8 +179,8 @@ impl Daemon {
     fn is_over(&self) -> bool {
         match self.standing {
             Standing::Working => false,
-            Standing::Draining(_) => self.stops.is_empty(),
-            Standing::Stopping(until) => self.stops.is_empty() || self.now() >= until,
+            Standing::Draining(_) => self.held.is_empty(),
+            Standing::Stopping(until) => self.held.is_empty() || self.now() >= until,
         }
     }
 
@@ -231,7 +243,7 @@ impl Daemon {
 
     fn hello(&mut self) -> v1::Hello {
         let config = &self.shop.config;
-        let held = self.session.handle_hello(self.shop.clock.monotonic());
+        let held = self.session.handle_hello(self.shop.clock.boottime());
         v1::Hello {
             worker: config.name.to_string(),
             boot_id: self.boot_id.clone(),
@@ -271,6 +283,7 @@ impl Daemon {
                 let lost: Vec<LeaseId> = leases(ack.lost).into_iter().collect();
                 let actions = self.session.handle_ack(ack.sequence, &lost);
                 self.act(actions);
+                self.pass_on_confirmations();
             }
             controller_message::Kind::Cancel(cancel) => {
                 for lease in leases(cancel.lease.into_iter().collect()) {
@@ -282,38 +295,6 @@ impl Daemon {
         }
     }
 
-    fn handle_order(&mut self, proto: v1::LeaseOrder) {
-        let lease = proto.lease;
-        let order = match Order::from_proto(proto) {
-            Ok(order) => order,
-            Err(error) => {
-                let why = format!("the order cannot be used: {error}");
-                return self.give_back(lease, Outcome::new(OutcomeKind::Refused, Reason::Unsupported, why));
-            }
-        };
-        let ttl = Duration::from_millis(order.ttl_millis.into());
-        match self.session.handle_order(self.now(), order.lease, ttl) {
-            Verdict::Start => self.start(order),
-            Verdict::Known => {}
-            Verdict::Late => {
-                let why = "the order took so long to arrive that its lease may be over";
-                self.give_back(lease, Outcome::new(OutcomeKind::Lost, Reason::WorkerGone, why));
-            }
-        }
-    }
-
-    /// An order that is not begun is reported at once, or its lease would have to expire.
-    fn give_back(&self, lease: Option<v1::LeaseId>, outcome: Outcome) {
-        tracing::error!(?lease, why = outcome.message, "an order was not begun");
-        let report = v1::ReportRequest { lease, outcome: Some(outcome.to_proto()), ..Default::default() };
-        let uplink = self.shop.uplink.clone();
-        task::spawn("give-back", async move {
-            if let Err(error) = uplink.report(&report).await {
-                tracing::warn!(%error, "an order that was not begun could not be reported");
-            }
-        });
-    }
-
     fn handle_event(&mut self, event: Event) {
         match event {
             Event::Entered(lease, phase) => self.session.handle_phase(lease, phase),
@@ -323,83 +304,18 @@ impl Daemon {
             }
             Event::Done(lease) => {
                 self.session.handle_done(lease);
-                self.stops.remove(&lease);
+                self.held.remove(&lease);
                 // Its task has nothing more to do; taken out so that the set does not grow.
                 while self.attempts.try_join_next().is_some() {}
             }
         }
     }
 
-    fn act(&mut self, actions: Vec<Action>) {
-        for action in actions {
-            match action {
-                Action::Cancel { lease, reason } => self.stop(lease, Stop::Cancelled(reason)),
-                Action::Fence { lease, silent_for } => self.stop(lease, Stop::Fenced { silent_for }),
-                Action::Abandon(lease) => self.stop(lease, Stop::Abandoned),
-            }
-        }
-    }
-
-    fn start(&mut self, order: Order) {
-        let lease = order.lease;
-        if self.stops.contains_key(&lease) {
-            // Given up as lost, and its attempt still cleans up: it is not begun twice, and so not held either.
-            return self.session.handle_done(lease);
-        }
-        // A build that is resumed wants its images again.
-        self.forgetting.remove(&order.build);
-        // One that comes while we are leaving is given back at once.
-        let at_once = (!matches!(self.standing, Standing::Working)).then_some(Stop::Drained);
-        let (stop, told) = watch::channel(at_once);
-        self.stops.insert(lease, stop);
-        #[allow(clippy::disallowed_methods, reason = "a JoinSet owns its tasks")]
-        self.attempts.spawn(attempt::run(self.shop.clone(), order, told, self.events.clone()));
-    }
-
-    fn stop(&self, lease: LeaseId, why: Stop) {
-        if let Some(stop) = self.stops.get(&lease) {
-            tracing::info!(%lease, ?why, "stopping an attempt");
-            stop.send_replace(Some(why));
-        }
-    }
-
     fn drain(&mut self) {
         let grace = Duration::from_secs(self.shop.config.drain_grace_secs);
-        tracing::info!(running = self.stops.len(), ?grace, "draining");
+        tracing::info!(running = self.held.len(), ?grace, "draining");
         self.say(worker_message::Kind::Draining(v1::Draining {}));
         self.standing = Standing::Draining(self.now() + grace);
-    }
-
-    fn stop_all(&mut self) {
-        if matches!(self.standing, Standing::Stopping(_)) {
-            return;
-        }
-        self.standing = Standing::Stopping(self.now() + self.shop.config.stop_grace() + LAST_REPORTS);
-        for stop in self.stops.values() {
-            stop.send_if_modified(|why| why.is_none().then(|| *why = Some(Stop::Drained)).is_some());
-        }
-    }
-
-    /// The build is over: its images go, when nothing uses them any more.
-    fn forget(&mut self, build: &str) {
-        let build: BuildId = match build.parse() {
-            Ok(build) => build,
-            Err(error) => return tracing::warn!(%error, "the controller named a build that is none"),
-        };
-        self.forgetting.retain(|_, task| !task.is_finished());
-        let (shop, over) = (self.shop.clone(), build.clone());
-        let task = task::spawn("forget", async move {
-            for _ in 0..FORGET_TRIES {
-                if let Err(error) = shop.shelf.forget(&build).await {
-                    tracing::warn!(%build, %error, "a build's images could not be removed");
-                }
-                if !shop.shelf.builds().contains(&build) {
-                    return;
-                }
-                tokio::time::sleep(FORGET_PAUSE).await;
-            }
-        });
-        self.forgetting.insert(over, AbortOnDropHandle::new(task));
     }
 }
 

@@ -7,6 +7,7 @@
 //! **Invariant:** whatever happens to a job, its container, its directory and, when its build is over, its images go;
 //! and a container never runs longer than its lease.
 
+pub mod adopt;
 pub mod attempt;
 pub mod blobs;
 mod blocking;
@@ -31,9 +32,11 @@ pub use config::WorkerConfig;
 
 use anyhow::Context as _;
 use attempt::dirs::DataDir;
+use attempt::record::Left;
 use railyard_common::digest::Digest;
 use railyard_service::channel::{self, Endpoint};
 use railyard_service::clock::SystemClock;
+use railyard_service::task;
 use railyard_service::tls::PemPair;
 use railyard_transfer::{Settings, Transfer};
 use runtime::Runtime;
@@ -68,10 +71,33 @@ pub async fn run_with(
     let data = DataDir::open(&config.data_dir, config.host_data_dir.as_deref())?;
     let _lock = lock(&data.lock())?;
     let shop = Arc::new(open(config, data, runtime)?);
-    cleanup::jobs(&shop).await.context("cannot clean up what an earlier start left")?;
-    cleanup::images(&shop).await.context("cannot clean up images that an earlier start left")?;
+    let left = adopt::find(&shop);
+    // Before anything else: whatever runs there without a lease must stop.
+    tidy(&shop, &left).await?;
     let (daemon, events) = daemon::Daemon::new(shop)?;
-    Ok(daemon.run(events, shutdown).await?)
+    Ok(daemon.run(left, events, shutdown).await?)
+}
+
+/// Removes what nobody will go on with. What is gone on with may have little time left, and is not kept waiting for that.
+async fn tidy(shop: &Arc<Workshop>, left: &[Left]) -> anyhow::Result<()> {
+    let keep = left.iter().map(|left| left.order.lease).collect();
+    // Found before there can be new jobs, which are none of it.
+    let dead = cleanup::find(shop, &keep).await.context("cannot find what an earlier start left")?;
+    let tidying = {
+        let shop = shop.clone();
+        task::spawn("tidy", async move {
+            dead.remove(&shop).await.context("cannot clean up what an earlier start left")?;
+            cleanup::images(&shop).await.context("cannot clean up images that an earlier start left")
+        })
+    };
+    match left.iter().filter_map(adopt::fence_at).min() {
+        None => tidying.await?,
+        Some(until) => {
+            let time = until.saturating_sub(shop.clock.boottime());
+            // One that is late goes on by itself.
+            tokio::time::timeout(time, tidying).await.unwrap_or(Ok(Ok(())))?
+        }
+    }
 }
 
 fn open(config: WorkerConfig, data: DataDir, runtime: Arc<dyn Runtime>) -> anyhow::Result<Workshop> {

@@ -73,17 +73,18 @@ enum Standing {
     Fenced,
 }
 
-impl Held {
-    fn margin(&self) -> Duration {
-        FENCE_MARGIN.min(self.ttl / FENCE_MARGIN_PART)
-    }
+/// When the container of a lease must be stopped that was last confirmed then.
+pub fn fence_at(confirmed_at: Duration, ttl: Duration) -> Duration {
+    (confirmed_at + ttl).saturating_sub(FENCE_MARGIN.min(ttl / FENCE_MARGIN_PART))
+}
 
+impl Held {
     /// When it must be fenced, if it must be at all: what has no container any more only waits to be reported.
     fn fence_at(&self) -> Option<Duration> {
         match self.standing {
             Standing::Fenced => None,
             Standing::Live | Standing::Cancelled if self.phase == Phase::Upload => None,
-            Standing::Live | Standing::Cancelled => Some((self.confirmed_at + self.ttl).saturating_sub(self.margin())),
+            Standing::Live | Standing::Cancelled => Some(fence_at(self.confirmed_at, self.ttl)),
         }
     }
 }
@@ -127,6 +128,17 @@ impl Session {
         }
         self.leases.insert(lease, held);
         Verdict::Start
+    }
+
+    /// An earlier process of this worker held the lease; its attempt is gone on with. Whether it is still ours the
+    /// controller says when it has answered `Hello`; until then it lives from when that process last had it confirmed.
+    pub fn adopt(&mut self, lease: LeaseId, ttl: Duration, confirmed_at: Duration, phase: Phase) {
+        self.leases.insert(lease, Held { ttl, confirmed_at, phase, standing: Standing::Live });
+    }
+
+    /// When the lease was last confirmed, if it is held.
+    pub fn confirmed_at(&self, lease: LeaseId) -> Option<Duration> {
+        self.leases.get(&lease).map(|held| held.confirmed_at)
     }
 
     /// A heartbeat goes out. Gives its number and what it must say.

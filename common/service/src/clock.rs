@@ -1,5 +1,6 @@
 //! The one place where a process reads the time.
 
+use nix::time::{ClockId, clock_gettime};
 use railyard_common::time::Millis;
 use std::sync::LazyLock;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -11,6 +12,12 @@ pub trait Clock: Send + Sync {
 
     /// Time since the process started. Never goes back; good for timeouts, meaningless elsewhere.
     fn monotonic(&self) -> Duration;
+
+    /// Time since the kernel booted, time asleep included. Never goes back, and goes on when the process ends: good for
+    /// deadlines that a process leaves to its successor. Meaningless after the next boot, and on another machine.
+    fn boottime(&self) -> Duration {
+        self.monotonic()
+    }
 }
 
 /// The system's clocks.
@@ -30,6 +37,11 @@ impl Clock for SystemClock {
     fn monotonic(&self) -> Duration {
         STARTED.elapsed()
     }
+
+    fn boottime(&self) -> Duration {
+        // Every kernel that runs containers has this clock.
+        clock_gettime(ClockId::CLOCK_BOOTTIME).map(Duration::from).unwrap_or_default()
+    }
 }
 
 /// A point in time as the standard library writes it, for certificates and spans.
@@ -47,5 +59,7 @@ mod tests {
         assert!(clock.now() > Millis(1_760_000_000_000));
         let earlier = clock.monotonic();
         assert!(clock.monotonic() >= earlier);
+        let booted = clock.boottime();
+        assert!(booted > Duration::ZERO && clock.boottime() >= booted);
     }
 }

@@ -1,12 +1,13 @@
 //! A container from its start to its end: its output, its limits, and why it ended.
 
 use super::fault::{Fault, disk_full};
-use super::tap::{Heard, Tap};
+use super::record::{Record, RunStage, Stage};
+use super::tap::{Tap, keep};
 use super::{Stop, stopped, unless_stopped};
 use crate::cleanup::remove_until_gone;
 use crate::disk::{FULL_BELOW_BYTES, free_bytes, says_full};
 use crate::log::JobLog;
-use crate::runtime::{ContainerSpec, Exit, Running, RuntimeError};
+use crate::runtime::{ContainerSpec, ContainerState, Exit, RuntimeError};
 use crate::workshop::Workshop;
 use bytesize::ByteSize;
 use nix::sys::signal::Signal;
@@ -21,17 +22,51 @@ use tokio::sync::watch;
 /// time, when such an engine does not answer any more.
 const ENGINE_SETTLE: Duration = Duration::from_secs(1);
 
-/// What the log says where something of it may be missing.
-const GAP: &str = "the connection to the container's output was broken; what it wrote meanwhile is missing here";
+/// Before an engine that went away is asked again.
+const ENGINE_PAUSE: Duration = Duration::from_secs(1);
 
 /// What an exit code is for a process that a signal ended: this and the signal's number.
 const SIGNAL_CODES_FROM: i64 = 128;
 
 /// What ended it.
 enum End {
-    Exited(Exit),
+    Exited(Seen),
     Stopped(Stop),
     TimedOut(Reason, String),
+}
+
+/// How a container ended, and what of that was seen.
+#[derive(Clone, Copy)]
+struct Seen {
+    exit: Exit,
+    witness: Witness,
+}
+
+/// Who saw it end.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Witness {
+    /// This process, through an engine that was there all the time.
+    Process,
+    /// Nobody here: the worker was not running.
+    Nobody,
+    /// The engine was away meanwhile.
+    EngineAway,
+}
+
+/// What a container runs in: everything about its attempt that its end needs.
+pub struct Room<'a> {
+    /// What all attempts share.
+    pub shop: &'a Workshop,
+    /// What it is to do.
+    pub order: &'a Order,
+    /// Its name on the engine.
+    pub name: &'a str,
+    /// Mounted at `/work`.
+    pub work: &'a Path,
+    /// The attempt's log.
+    pub log: &'a JobLog,
+    /// What the worker's next process will find.
+    pub record: &'a Record,
 }
 
 /// Creates the container, runs it to its end, and judges that. The container is there afterwards, and does not run.
@@ -39,33 +74,126 @@ enum End {
 /// # Errors
 /// [`Fault`] for everything but an exit code of 0.
 pub async fn run(
-    shop: &Workshop,
-    order: &Order,
+    room: &Room<'_>,
     spec: &ContainerSpec,
-    work: &Path,
-    log: &JobLog,
+    image: &str,
     stop: &mut watch::Receiver<Option<Stop>>,
 ) -> Result<(), Fault> {
+    let Room { shop, order, .. } = room;
     create(shop, order, spec, stop.clone()).await?;
-    let started = shop.clock.monotonic();
+    let started_millis = u64::try_from(shop.clock.boottime().as_millis()).unwrap_or(u64::MAX);
+    let stage = RunStage { image: image.to_owned(), started_millis, ending: None };
+    // Before it can have begun: what was begun is never begun again.
+    room.record.enter(&Stage::Run(stage.clone())).await?;
     // An engine that hangs may start it later. It is removed in any case.
     let starting = async { shop.runtime.start(&spec.name).await.map_err(|error| not_started(order, error)) };
-    let Running { output, exit } = unless_stopped(stop.clone(), starting).await?;
-    let mut tap = Tap::new(shop.runtime.clone(), &spec.name, output);
-    let end = watch_it(shop, order, &mut tap, exit, log, stop).await?;
-    let took = shop.clock.monotonic() - started;
-    match end {
-        End::Exited(exit) => {
-            tap.finish(log).await?;
-            judge(shop, order, exit, work, took, log).await
+    let output = unless_stopped(stop.clone(), starting).await?;
+    let tap = Tap::live(shop.runtime.clone(), &spec.name, output);
+    room.watch_to_end(stage, tap, Witness::Process, stop).await
+}
+
+/// Goes on with a container that the worker's last process had started, or had been about to; as [`run`].
+///
+/// # Errors
+/// [`Fault`].
+pub async fn resume(room: &Room<'_>, stage: RunStage, stop: &mut watch::Receiver<Option<Stop>>) -> Result<(), Fault> {
+    let Room { shop, order, name, log, .. } = room;
+    let found = shop.runtime.state(name).await?;
+    tracing::info!(container = name, ?found, "going on with a container");
+    let witness = match found {
+        Some(ContainerState::Running) => Witness::Process,
+        Some(ContainerState::Ended) => Witness::Nobody,
+        Some(ContainerState::Created) => {
+            let starting = async { shop.runtime.start(name).await.map_err(|error| not_started(order, error)) };
+            // What it writes is read from the engine's log, as for the others.
+            drop(unless_stopped(stop.clone(), starting).await?);
+            Witness::Process
         }
-        End::Stopped(why) => {
-            halt(shop, &spec.name, tap, log, stop).await?;
-            Err(Fault::Stopped(why))
+        None => {
+            let message = "its container was removed from the engine while the worker was restarted";
+            return Err(Fault::ended(OutcomeKind::Lost, Reason::Engine, message));
         }
-        End::TimedOut(reason, message) => {
-            halt(shop, &spec.name, tap, log, stop).await?;
-            Err(Fault::ended(OutcomeKind::TimedOut, reason, message))
+    };
+    let tap = Tap::resumed(shop.runtime.clone(), name, log).await?;
+    if let Some(ending) = stage.ending {
+        halt(shop, name, tap, log, stop).await?;
+        return Err(Fault::Ended(ending));
+    }
+    room.watch_to_end(stage, tap, witness, stop).await
+}
+
+impl Room<'_> {
+    async fn watch_to_end(
+        &self,
+        stage: RunStage,
+        mut tap: Tap,
+        witness: Witness,
+        stop: &mut watch::Receiver<Option<Stop>>,
+    ) -> Result<(), Fault> {
+        let Room { shop, name, log, .. } = self;
+        let started = Duration::from_millis(stage.started_millis);
+        let exit = std::pin::pin!(exit_of(shop, name, witness));
+        match watch_it(shop, self.order, started, &mut tap, exit, log, stop).await? {
+            End::Exited(seen) => {
+                if seen.witness == Witness::EngineAway {
+                    tap.doubt();
+                }
+                tap.finish(log).await?;
+                let took = shop.clock.boottime().saturating_sub(started);
+                judge(shop, self.order, seen, self.work, took, log).await
+            }
+            End::Stopped(why) => {
+                if let Stop::Cancelled(why) = &why {
+                    let ending = Outcome::new(OutcomeKind::Cancelled, Reason::Cancelled, why.clone());
+                    self.note_ending(stage, ending).await;
+                }
+                halt(shop, name, tap, log, stop).await?;
+                Err(Fault::Stopped(why))
+            }
+            End::TimedOut(reason, message) => {
+                let ending = Outcome::new(OutcomeKind::TimedOut, reason, message);
+                self.note_ending(stage, ending.clone()).await;
+                halt(shop, name, tap, log, stop).await?;
+                Err(Fault::Ended(ending))
+            }
+        }
+    }
+
+    /// Why the container is being stopped is the reason also if the worker dies over it.
+    async fn note_ending(&self, stage: RunStage, ending: Outcome) {
+        if let Err(error) = self.record.enter(&Stage::Run(RunStage { ending: Some(ending), ..stage })).await {
+            tracing::warn!(
+                error = railyard_service::error_chain(&error),
+                "why a container is stopped cannot be written down"
+            );
+        }
+    }
+}
+
+/// Waits for the end of a container. An engine that goes away for a while may come back, and its containers may have run
+/// on meanwhile.
+async fn exit_of(shop: &Workshop, name: &str, mut witness: Witness) -> Result<Seen, RuntimeError> {
+    let mut away_since = None;
+    loop {
+        match shop.runtime.exit(name).await {
+            Ok(exit) => return Ok(Seen { exit, witness }),
+            Err(error) if error.is_unreachable() => {
+                witness = Witness::EngineAway;
+                let now = shop.clock.boottime();
+                let since = *away_since.get_or_insert_with(|| {
+                    tracing::warn!(container = name, %error, "the engine went away; waiting for it");
+                    now
+                });
+                if now.saturating_sub(since) >= shop.config.engine_grace() {
+                    return Err(error);
+                }
+            }
+            Err(error) => return Err(error),
+        }
+        tokio::time::sleep(ENGINE_PAUSE).await;
+        if away_since.is_some() && shop.runtime.ping().await.is_ok() {
+            tracing::info!(container = name, "the engine is back");
+            away_since = None;
         }
     }
 }
@@ -103,21 +231,24 @@ async fn create(
 async fn watch_it(
     shop: &Workshop,
     order: &Order,
+    started: Duration,
     tap: &mut Tap,
-    mut exit: impl Future<Output = Result<Exit, RuntimeError>> + Unpin,
+    mut exit: impl Future<Output = Result<Seen, RuntimeError>> + Unpin,
     log: &JobLog,
     stop: &mut watch::Receiver<Option<Stop>>,
 ) -> Result<End, Fault> {
-    let started = shop.clock.monotonic();
     let wall = Duration::from_secs(order.run.timeout_secs);
     let silence = (order.run.silence_timeout_secs > 0).then(|| Duration::from_secs(order.run.silence_timeout_secs));
-    let mut heard_at = started;
+    let mut heard_at = shop.clock.boottime();
     loop {
         // Asked here and not only by the timer below, which a container that never stops writing would starve.
-        let now = shop.clock.monotonic();
+        let now = shop.clock.boottime();
         let wall_left = (started + wall).saturating_sub(now);
         // Nobody can tell whether it is silent while nobody listens.
         let silence = silence.filter(|_| tap.is_attached());
+        if silence.is_none() {
+            heard_at = now;
+        }
         let silence_left = silence.map(|silence| (heard_at + silence).saturating_sub(now));
         if wall_left.is_zero() {
             let limit = humantime::format_duration(wall);
@@ -132,12 +263,9 @@ async fn watch_it(
         tokio::select! {
             biased;
             why = stopped(stop) => return Ok(End::Stopped(why)),
-            heard = tap.next() => {
-                heard_at = shop.clock.monotonic();
-                match heard {
-                    Heard::Bytes(bytes) => log.write(&bytes).await?,
-                    Heard::Gap => log.note(GAP).await?,
-                }
+            heard = tap.next(log) => {
+                heard_at = shop.clock.boottime();
+                keep(heard?, log).await?;
             }
             exit = &mut exit => return Ok(End::Exited(exit?)),
             () = tokio::time::sleep(silence_left.unwrap_or(wall_left).min(wall_left)) => {}
@@ -182,16 +310,30 @@ async fn urgent(stop: &mut watch::Receiver<Option<Stop>>) {
 async fn judge(
     shop: &Workshop,
     order: &Order,
-    exit: Exit,
+    seen: Seen,
     work: &Path,
     took: Duration,
     log: &JobLog,
 ) -> Result<(), Fault> {
+    let Seen { exit, witness } = seen;
     let code = exit.code;
     if code == 0 {
         return Ok(());
     }
     let signal = signal_of(code);
+    let by_engine = match witness {
+        Witness::Process => false,
+        // A script ends with what it likes when it is told to end.
+        Witness::EngineAway => true,
+        Witness::Nobody => signal.is_some() && !exit.oom_killed,
+    };
+    if by_engine && !shop.runtime.is_live_restore().await? {
+        let message = format!(
+            "the container ended with exit code {code} while the engine or the worker was restarted, and most likely for that; \
+             an engine with `live-restore` lets containers run on"
+        );
+        return Err(Fault::ended(OutcomeKind::Lost, Reason::Engine, message));
+    }
     if signal.is_some() && !exit.oom_killed {
         tokio::time::sleep(ENGINE_SETTLE).await;
         shop.runtime.ping().await?;

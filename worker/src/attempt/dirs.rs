@@ -68,12 +68,17 @@ pub struct JobDir {
 }
 
 impl JobDir {
-    /// Makes them, empty.
+    /// Those of a lease, as they are.
+    pub fn of(data: &DataDir, lease: LeaseId) -> Self {
+        Self { root: data.jobs().join(lease.to_string()) }
+    }
+
+    /// Makes those that are missing.
     ///
     /// # Errors
     /// [`DiskError`].
     pub fn create(data: &DataDir, lease: LeaseId) -> Result<Self, DiskError> {
-        let dir = Self { root: data.jobs().join(lease.to_string()) };
+        let dir = Self::of(data, lease);
         for path in [dir.work(), dir.inputs(), dir.scratch()] {
             fs::create_dir_all(&path).map_err(DiskError::at("create", &path))?;
             // The mode must not depend on the worker's umask: a step may run its tools as another user.
@@ -100,6 +105,26 @@ impl JobDir {
     /// The log's file.
     pub fn log(&self) -> PathBuf {
         self.root.join("log")
+    }
+
+    /// The order as it came.
+    pub fn order(&self) -> PathBuf {
+        self.root.join("order")
+    }
+
+    /// How far the attempt has come.
+    pub fn state(&self) -> PathBuf {
+        self.root.join("state.json")
+    }
+
+    /// When the lease was last confirmed.
+    pub fn confirmed(&self) -> PathBuf {
+        self.root.join("confirmed")
+    }
+
+    /// The report, from when the attempt is over until it is accepted.
+    pub fn report(&self) -> PathBuf {
+        self.root.join("report")
     }
 
     /// Room for layers on their way.

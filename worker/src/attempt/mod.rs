@@ -1,8 +1,12 @@
 //! One attempt of a job: fetch, run, upload, report; and whatever happens, nothing is left behind.
+//!
+//! An attempt outlives its process: [`record`] has what the next one needs to go on with it.
 
 mod container;
 pub mod dirs;
 pub mod fault;
+mod phases;
+pub mod record;
 mod report;
 mod spec;
 mod tap;
@@ -10,20 +14,18 @@ pub mod upload;
 
 use crate::cleanup::remove_until_gone;
 use crate::disk::DiskError;
-use crate::images::{prepare, save};
-use crate::inputs;
-use crate::log::{JobLog, Shipped, count, ship};
-use crate::runtime::LocalImage;
+use crate::log::{JobLog, Shipped, ship};
 use crate::workshop::Workshop;
 use dirs::JobDir;
 use fault::{Fault, outcome_of};
 use futures_util::FutureExt as _;
-use railyard_common::blob::{Artifact, Blob, Image};
+use railyard_common::blob::{Artifact, Image};
 use railyard_common::id::LeaseId;
 use railyard_common::order::Order;
 use railyard_common::outcome::{LOG_TAIL_LINES, Outcome, OutcomeKind};
-use railyard_proto::v1::Phase;
+use railyard_proto::v1::{self, Phase};
 use railyard_service::{task, telemetry};
+use record::{Record, Stage};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -67,8 +69,35 @@ struct Left {
     uploads: Uploads,
 }
 
-/// Runs an attempt to its end. Cancelled only by `stop`; dropping it half-way leaves things behind until the next start.
-pub async fn run(shop: Arc<Workshop>, order: Order, stop: watch::Receiver<Option<Stop>>, events: mpsc::Sender<Event>) {
+/// How a worker holds an attempt.
+#[derive(Debug)]
+pub struct Reins {
+    /// Tells it to stop.
+    pub stop: watch::Sender<Option<Stop>>,
+    /// Tells it when its lease was confirmed, on the clock of the kernel's boot.
+    pub confirmed: watch::Sender<Duration>,
+}
+
+/// The attempt's ends of its [`Reins`], and where it tells what happens.
+#[derive(Debug)]
+pub struct Bridle {
+    stop: watch::Receiver<Option<Stop>>,
+    confirmed: watch::Receiver<Duration>,
+    events: mpsc::Sender<Event>,
+}
+
+impl Reins {
+    /// For an attempt that must stop `at_once` or not, and whose lease was confirmed then.
+    pub fn new(at_once: Option<Stop>, confirmed_at: Duration, events: mpsc::Sender<Event>) -> (Self, Bridle) {
+        let (stop, told) = watch::channel(at_once);
+        let (confirmed, heard) = watch::channel(confirmed_at);
+        (Self { stop, confirmed }, Bridle { stop: told, confirmed: heard, events })
+    }
+}
+
+/// Runs an attempt to its end, from the stage where an earlier process left it if one did. Cancelled only by its reins;
+/// dropping it half-way leaves it to the next start.
+pub async fn run(shop: Arc<Workshop>, order: Order, left: Option<Stage>, bridle: Bridle) {
     let span = info_span!(
         "attempt",
         "cicd.pipeline.name" = %order.build.pipeline,
@@ -81,7 +110,10 @@ pub async fn run(shop: Arc<Workshop>, order: Order, stop: watch::Receiver<Option
     );
     telemetry::set_parent(&span, &order.traceparent);
     let lease = order.lease;
-    let attempt = Attempt { shop, order, stop, events: events.clone() }.run().instrument(span);
+    let Bridle { stop, confirmed, events } = bridle;
+    let resumed = left.is_some();
+    let attempt = Attempt { shop, order, resumed, stop, confirmed, events: events.clone() };
+    let attempt = attempt.run(left.unwrap_or(Stage::Fetch)).instrument(span);
     // A bug in the last steps must not keep the lease alive for ever: it is not held any more, and expires.
     if let Err(panic) = caught(attempt).await {
         tracing::error!(%lease, %panic, "an attempt was given up");
@@ -93,69 +125,102 @@ pub async fn run(shop: Arc<Workshop>, order: Order, stop: watch::Receiver<Option
 struct Attempt {
     shop: Arc<Workshop>,
     order: Order,
+    /// An earlier process has begun it.
+    resumed: bool,
     stop: watch::Receiver<Option<Stop>>,
+    confirmed: watch::Receiver<Duration>,
     events: mpsc::Sender<Event>,
 }
 
 impl Attempt {
-    async fn run(mut self) {
+    async fn run(mut self, stage: Stage) {
         let lease = self.order.lease;
-        tracing::info!("attempt started");
-        let opened = match JobDir::create(&self.shop.data, lease) {
-            Ok(dir) => self.open_log(&dir).await.map(|log| (dir, log)),
-            Err(error) => Err(error),
-        };
-        match opened {
+        tracing::info!(self.resumed, "attempt started");
+        match self.open().await {
             Ok((dir, log)) => {
-                self.with_log(&dir, log).await;
+                let record = self.record(&dir);
+                let _following = AbortOnDropHandle::new(task::spawn("record", record.follow(self.confirmed.clone())));
+                self.with_log(&dir, log, stage).await;
                 if let Err(error) = dir.remove().await {
                     tracing::warn!(%lease, %error, "a job's directory could not be removed; the next start tries again");
                 }
             }
             Err(error) => {
+                self.remove_container().await;
                 if let Some(outcome) = outcome_of(error.into(), self.engine_dir()) {
                     self.conclude(&outcome);
-                    self.report(outcome, Left::default(), 0).await;
+                    let report = self.message(outcome, Left::default());
+                    self.report(report, 0).await;
                 }
             }
         }
     }
 
-    async fn open_log(&self, dir: &JobDir) -> Result<Arc<JobLog>, DiskError> {
-        JobLog::create(&dir.log(), self.shop.config.log.max.as_u64()).await.map(Arc::new)
+    async fn open(&self) -> Result<(JobDir, Arc<JobLog>), DiskError> {
+        let dir = JobDir::create(&self.shop.data, self.order.lease)?;
+        let log = JobLog::open(&dir.log(), self.shop.config.log.max.as_u64()).await?;
+        if !self.resumed {
+            let confirmed_at = *self.confirmed.borrow();
+            self.record(&dir).begin(&self.order, confirmed_at).await?;
+        }
+        Ok((dir, Arc::new(log)))
+    }
+
+    fn record(&self, dir: &JobDir) -> Record {
+        Record::new(&self.shop, dir)
     }
 
     /// The attempt, while its log travels.
-    async fn with_log(&mut self, dir: &JobDir, log: Arc<JobLog>) {
+    async fn with_log(&mut self, dir: &JobDir, log: Arc<JobLog>, stage: Stage) {
         let shipping = self.ship(log.clone());
-        let mut left = Left::default();
-        let ended = match caught(self.execute(dir, &log, &mut left)).await {
-            Ok(ended) => ended,
-            Err(panic) => Err(Fault::bug(&panic)),
-        };
-        let outcome = match ended {
-            Ok(()) => Some(Outcome::succeeded()),
-            Err(fault) => outcome_of(fault, self.engine_dir()),
-        };
-        let outcome = match outcome {
-            Some(outcome) => Some(self.with_tail(outcome, &log).await),
-            None => None,
+        let report = match stage {
+            Stage::Report => self.kept_report(dir).await,
+            stage => self.to_its_end(dir, &log, stage).await,
         };
         self.remove_container().await;
         // Before the report: what the job had reserved is free when the controller hears that it is over.
         if let Err(error) = dir.clear().await {
             tracing::warn!(lease = %self.order.lease, %error, "a job's files could not be removed");
         }
-        if let Some(outcome) = outcome {
-            self.conclude(&outcome);
-            self.close_log(&log, &outcome).await;
-            let log_bytes = unless_abandoned(self.stop.clone(), async { shipping.await.ok() }).await.flatten();
-            match log_bytes {
-                Some(Shipped::Whole(bytes) | Shipped::Full(bytes)) => self.report(outcome, left, bytes).await,
-                Some(Shipped::Stale) | None => {}
+        let Some(report) = report else { return shipping.abort() };
+        let log_bytes = unless_abandoned(self.stop.clone(), async { shipping.await.ok() }).await.flatten();
+        match log_bytes {
+            Some(Shipped::Whole(bytes) | Shipped::Full(bytes)) => self.report(report, bytes).await,
+            Some(Shipped::Stale) | None => {}
+        }
+    }
+
+    /// Does what is left to do, and ends the log. `None` if nobody wants to hear of it.
+    async fn to_its_end(&mut self, dir: &JobDir, log: &JobLog, stage: Stage) -> Option<v1::ReportRequest> {
+        let mut left = Left::default();
+        let ended = match caught(self.execute(dir, log, stage, &mut left)).await {
+            Ok(ended) => ended,
+            Err(panic) => Err(Fault::bug(&panic)),
+        };
+        let outcome = match ended {
+            Ok(()) => Outcome::succeeded(),
+            Err(fault) => outcome_of(fault, self.engine_dir())?,
+        };
+        let outcome = self.with_tail(outcome, log).await;
+        self.conclude(&outcome);
+        self.close_log(log, &outcome).await;
+        let report = self.message(outcome, left);
+        // Before anything goes that it could be learnt from again.
+        if let Err(error) = self.record(dir).conclude(&report).await {
+            tracing::warn!(lease = %self.order.lease, %error, "the report cannot be kept for a restart");
+        }
+        Some(report)
+    }
+
+    /// The report of an attempt that had ended when its process did.
+    async fn kept_report(&self, dir: &JobDir) -> Option<v1::ReportRequest> {
+        self.enter(Phase::Upload).await;
+        match self.record(dir).report().await {
+            Ok(report) => Some(report),
+            Err(error) => {
+                let outcome = outcome_of(error.into(), self.engine_dir())?;
+                Some(self.message(outcome, Left::default()))
             }
-        } else {
-            shipping.abort();
         }
     }
 
@@ -181,86 +246,6 @@ impl Attempt {
         }))
     }
 
-    async fn execute(&mut self, dir: &JobDir, log: &JobLog, left: &mut Left) -> Result<(), Fault> {
-        let Order { lease, build, job, .. } = &self.order;
-        let who = &self.shop.config.name;
-        log.note(&format!("{build} {job}, attempt {} on worker {who}", lease.attempt)).await?;
-        spec::check(&self.shop.config, &self.order)?;
-        self.enter(Phase::Fetch).await;
-        let (image, mounts) =
-            unless_stopped(self.stop.clone(), self.fetch(dir, log).instrument(info_span!("fetch"))).await?;
-        self.enter(Phase::Run).await;
-        let committed = self.work(dir, log, &image, &mounts).instrument(info_span!("run")).await?;
-        self.enter(Phase::Upload).await;
-        unless_stopped(self.stop.clone(), self.upload(dir, log, committed, left).instrument(info_span!("upload"))).await
-    }
-
-    async fn fetch(&self, dir: &JobDir, log: &JobLog) -> Result<(LocalImage, Vec<inputs::InputMount>), Fault> {
-        let (shop, order) = (&self.shop, &self.order);
-        let image = prepare::prepare(shop, order, log).await?;
-        let mut mounts = Vec::new();
-        if !order.inputs.is_empty() {
-            let started = shop.clock.monotonic();
-            let blobs: Vec<Blob> = order.inputs.iter().map(|input| input.artifact.blob).collect();
-            let held = inputs::fetch(shop, order.lease, &blobs).await?;
-            let (tree, apart, inputs) = (dir.inputs(), spec::can_remount(order), order.inputs.clone());
-            // The blobs are held until their second names are there.
-            mounts = crate::blocking::blocking(move || inputs::lay_out(&tree, &inputs, &held, apart)).await?;
-            let bytes = bytesize::ByteSize::b(blobs.iter().map(|blob| blob.size_bytes).sum()).display().iec();
-            let secs = (shop.clock.monotonic() - started).as_secs_f32();
-            log.note(&format!("fetched {}, {bytes}, in {secs:.1} s", count(blobs.len(), "input"))).await?;
-        }
-        let script = dir.script();
-        write_script(&script, &spec::script(&order.run.script)).await.map_err(DiskError::at("write", &script))?;
-        Ok((image, mounts))
-    }
-
-    /// Runs the container and, where the step wants it, makes an image of it. No container is left when it returns well.
-    async fn work(
-        &mut self,
-        dir: &JobDir,
-        log: &JobLog,
-        image: &LocalImage,
-        mounts: &[inputs::InputMount],
-    ) -> Result<Option<save::Committed>, Fault> {
-        let shop = self.shop.clone();
-        let spec = spec::container(&shop.farm, &shop.config, &shop.data, dir, &self.order, &image.id, mounts);
-        log.note("running the script").await?;
-        let started = shop.clock.monotonic();
-        container::run(&shop, &self.order, &spec, &dir.work(), log, &mut self.stop).await?;
-        let secs = (shop.clock.monotonic() - started).as_secs_f32();
-        log.note(&format!("the script ended well after {secs:.1} s")).await?;
-        let committed = if self.order.run.commit {
-            Some(unless_stopped(self.stop.clone(), save::commit(&shop, &self.order, image, &spec.name)).await?)
-        } else {
-            None
-        };
-        shop.runtime.remove(&spec.name).await?;
-        Ok(committed)
-    }
-
-    async fn upload(
-        &self,
-        dir: &JobDir,
-        log: &JobLog,
-        committed: Option<save::Committed>,
-        left: &mut Left,
-    ) -> Result<(), Fault> {
-        let (shop, order) = (&self.shop, &self.order);
-        left.artifacts =
-            upload::artifacts(shop, order.lease, &dir.work(), &order.run.outputs, &mut left.uploads, log).await?;
-        if let Some(committed) = committed {
-            let image = save::save(shop, order.lease, &committed, &dir.scratch(), &mut left.uploads, log).await?;
-            left.image = Some(image);
-        }
-        Ok(())
-    }
-
-    async fn enter(&self, phase: Phase) {
-        // Nobody listens only when the worker is gone already.
-        let _ = self.events.send(Event::Entered(self.order.lease, phase)).await;
-    }
-
     /// The last lines of the log, for the reader of a failure.
     async fn with_tail(&self, mut outcome: Outcome, log: &JobLog) -> Outcome {
         if !matches!(outcome.kind, OutcomeKind::Succeeded | OutcomeKind::Cancelled | OutcomeKind::Refused) {
@@ -271,12 +256,7 @@ impl Attempt {
 
     async fn close_log(&self, log: &JobLog, outcome: &Outcome) {
         let told = if outcome.kind == OutcomeKind::Succeeded { "succeeded" } else { &outcome.message };
-        let closed = match log.note(told).await {
-            Ok(()) => log.close().await.map(drop),
-            // Closed all the same, or what is there would never be reported.
-            Err(error) => log.close().await.map(drop).and(Err(error)),
-        };
-        if let Err(error) = closed {
+        if let Err(error) = log.close(told).await {
             tracing::warn!(lease = %self.order.lease, %error, "the end of a log could not be written");
         }
     }
@@ -361,10 +341,4 @@ fn result_of(kind: OutcomeKind) -> &'static str {
         OutcomeKind::Lost => "error",
         OutcomeKind::Refused => "skip",
     }
-}
-
-async fn write_script(path: &std::path::Path, text: &str) -> std::io::Result<()> {
-    use std::os::unix::fs::PermissionsExt as _;
-    tokio::fs::write(path, text).await?;
-    tokio::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).await
 }

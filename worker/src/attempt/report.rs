@@ -12,8 +12,8 @@ impl Attempt {
     ///
     /// A success that the controller refuses for good becomes a loss: the job must not hang on a report that cannot be
     /// accepted, and the message says why.
-    pub(super) async fn report(&self, outcome: Outcome, left: Left, log_bytes: u64) {
-        let report = self.message(outcome, left, log_bytes);
+    pub(super) async fn report(&self, report: v1::ReportRequest, log_bytes: u64) {
+        let report = v1::ReportRequest { log_bytes, ..report };
         let Some(Err(error)) = unless_abandoned(self.stop.clone(), self.shop.uplink.report(&report)).await else {
             return;
         };
@@ -24,13 +24,15 @@ impl Attempt {
         }
         tracing::warn!(%lease, %error, "a report was refused");
         let message = format!("its result was refused: {}", error_chain(&error));
-        let lost = self.message(Outcome::new(OutcomeKind::Lost, Reason::Transfer, message), Left::default(), log_bytes);
+        let lost = self.message(Outcome::new(OutcomeKind::Lost, Reason::Transfer, message), Left::default());
+        let lost = v1::ReportRequest { log_bytes, ..lost };
         if let Some(Err(error)) = unless_abandoned(self.stop.clone(), self.shop.uplink.report(&lost)).await {
             tracing::error!(%lease, %error, "the loss could not be reported either; the lease will expire");
         }
     }
 
-    fn message(&self, outcome: Outcome, left: Left, log_bytes: u64) -> v1::ReportRequest {
+    /// The report, but for the length of the log.
+    pub(super) fn message(&self, outcome: Outcome, left: Left) -> v1::ReportRequest {
         let succeeded = outcome.kind == OutcomeKind::Succeeded;
         // Of what did not end well nothing is kept but the log.
         let Left { artifacts, image, uploads } = if succeeded { left } else { Left::default() };
@@ -40,7 +42,7 @@ impl Attempt {
             artifacts: all(&artifacts),
             image: image.map(|image| image.to_proto()),
             uploads: uploads.into_iter().map(finished_upload).collect(),
-            log_bytes,
+            log_bytes: 0,
         }
     }
 }

@@ -97,6 +97,7 @@ pub fn container(
         privileged: run.privileged,
         capabilities: ContainerSpec::capabilities_of(&run.capabilities),
         network_none: run.network_none,
+        log_bytes: config.log.max.as_u64(),
     }
 }
 

@@ -1,9 +1,13 @@
 //! What a container writes, on its way into the log.
+//!
+//! As long as nothing breaks, it is heard as it is written. When a connection broke, or another process heard what came
+//! before, the engine's own log is read again from its beginning, and what the attempt's log has is left out. That log
+//! has whole lines only; so the container is listened to as well, to know that it is not silent.
 
 use super::fault::Fault;
-use crate::log::JobLog;
-use crate::runtime::{Output, Runtime};
-use bytes::Bytes;
+use crate::disk::DiskError;
+use crate::log::{Catchup, JobLog};
+use crate::runtime::{Chunk, Output, Runtime, RuntimeError};
 use futures_util::StreamExt as _;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,44 +21,75 @@ const ATTACH_PAUSE: Duration = Duration::from_secs(2);
 /// What comes out.
 pub enum Heard {
     /// What the container wrote.
-    Bytes(Bytes),
+    Bytes(Chunk),
+    /// The container writes; what, comes later.
+    Sign,
     /// The connection was broken and is there again. What was written meanwhile is lost.
     Gap,
+}
+
+/// Where the output comes from.
+enum Way {
+    /// From the container, as it is written.
+    Live(Output),
+    /// From the engine's log.
+    Written { log: Output, catchup: Catchup, signs: Option<Output> },
+    /// It has ended, it seems with the container.
+    Ended,
+    /// It broke off, for this reason.
+    Broken(String),
 }
 
 /// The connection to a container's output, made again for as long as the container runs.
 pub struct Tap {
     runtime: Arc<dyn Runtime>,
     container: String,
-    output: Option<Output>,
-    /// Why the connection broke, if it did not just end.
-    broken: Option<String>,
+    way: Way,
+    /// An output that ended may have been cut off.
+    doubtful: bool,
+    /// The engine's log has thrown its beginning away.
+    rotated: bool,
 }
 
 impl Tap {
-    /// Reads from `output`, which is that of `container`.
-    pub fn new(runtime: Arc<dyn Runtime>, container: &str, output: Output) -> Self {
-        Self { runtime, container: container.to_owned(), output: Some(output), broken: None }
+    /// Reads from `output`, which is that of `container` from its first byte.
+    pub fn live(runtime: Arc<dyn Runtime>, container: &str, output: Output) -> Self {
+        Self { runtime, container: container.to_owned(), way: Way::Live(output), doubtful: false, rotated: false }
+    }
+
+    /// Goes on with a container that another process has listened to.
+    pub async fn resumed(runtime: Arc<dyn Runtime>, container: &str, log: &JobLog) -> Result<Self, Fault> {
+        let way = Way::Broken("the worker was restarted".to_owned());
+        let mut tap = Self { runtime, container: container.to_owned(), way, doubtful: true, rotated: false };
+        if let Err(error) = tap.open(log).await? {
+            tracing::debug!(tap.container, %error, "cannot read a container's output yet");
+        }
+        Ok(tap)
     }
 
     /// What the container writes would be heard.
     pub fn is_attached(&self) -> bool {
-        self.output.is_some()
+        matches!(self.way, Way::Live(_) | Way::Written { signs: Some(_), .. })
+    }
+
+    /// The engine was away: what looked like the end of the output may have been its own.
+    pub fn doubt(&mut self) {
+        self.doubtful = true;
     }
 
     /// What comes next. Does not return while the connection is broken. Can be dropped and asked again.
-    pub async fn next(&mut self) -> Heard {
+    ///
+    /// # Errors
+    /// [`Fault`] if the attempt's log cannot be read.
+    pub async fn next(&mut self, log: &JobLog) -> Result<Heard, Fault> {
         loop {
-            if let Some(bytes) = self.read().await {
-                return Heard::Bytes(bytes);
+            if let Some(heard) = self.read().await {
+                return Ok(heard);
             }
             tokio::time::sleep(ATTACH_PAUSE).await;
-            match self.runtime.attach(&self.container).await {
-                Ok(output) => {
-                    (self.output, self.broken) = (Some(output), None);
-                    return Heard::Gap;
-                }
-                Err(error) => tracing::debug!(self.container, %error, "cannot attach to a container again"),
+            match self.open(log).await? {
+                Ok(()) => {}
+                Err(error) => tracing::debug!(self.container, %error, "cannot read a container's output again"),
             }
         }
     }
@@ -68,8 +103,8 @@ impl Tap {
         let written = loop {
             tokio::select! {
                 done = &mut done => return Ok(done),
-                bytes = self.read() => match bytes {
-                    Some(bytes) => if let Err(error) = log.write(&bytes).await { break Err(error) },
+                heard = self.read() => match heard {
+                    Some(heard) => if let Err(error) = keep(heard, log).await { break Err(error) },
                     None => break Ok(()),
                 }
             }
@@ -84,33 +119,119 @@ impl Tap {
     /// # Errors
     /// [`Fault`] if the log cannot be written.
     pub async fn finish(mut self, log: &JobLog) -> Result<(), Fault> {
-        loop {
-            match tokio::time::timeout(LAST_OUTPUT_TIMEOUT, self.read()).await {
-                Ok(Some(bytes)) => log.write(&bytes).await?,
-                Ok(None) => break,
-                Err(_) => {
-                    self.broken = Some("it did not end with the container".to_owned());
-                    break;
-                }
-            }
+        self.drain(log).await?;
+        if matches!(self.way, Way::Ended) && !self.doubtful {
+            return Ok(());
         }
-        if let Some(why) = self.broken {
+        // Once more, from what the engine wrote down.
+        match self.open(log).await? {
+            Ok(()) => self.drain(log).await?,
+            Err(error) => self.way = Way::Broken(error.to_string()),
+        }
+        if let Way::Broken(why) = self.way {
             log.note(&format!("the end of the output may be missing: {why}")).await?;
         }
         Ok(())
     }
 
-    /// The next bytes; `None` when the connection is gone.
-    async fn read(&mut self) -> Option<Bytes> {
-        match self.output.as_mut()?.next().await {
-            Some(Ok(bytes)) => return Some(bytes),
-            Some(Err(error)) => {
-                tracing::warn!(self.container, %error, "a container's output broke off");
-                self.broken = Some(error.to_string());
+    async fn drain(&mut self, log: &JobLog) -> Result<(), Fault> {
+        loop {
+            match tokio::time::timeout(LAST_OUTPUT_TIMEOUT, self.read()).await {
+                Ok(Some(heard)) => keep(heard, log).await?,
+                Ok(None) => return Ok(()),
+                Err(_) => {
+                    self.way = Way::Broken("it did not end with the container".to_owned());
+                    return Ok(());
+                }
             }
-            None => {}
         }
-        self.output = None;
-        None
     }
+
+    /// Begins to read the engine's log, behind what `log` has of it.
+    async fn open(&mut self, log: &JobLog) -> Result<Result<(), RuntimeError>, DiskError> {
+        // Listened to first: whatever the log has not, is heard.
+        let signs = self.runtime.attach(&self.container).await;
+        if self.rotated {
+            return Ok(signs.map(|output| self.way = Way::Live(output)));
+        }
+        let written = match self.runtime.log(&self.container).await {
+            Ok(written) => written,
+            Err(error) => return Ok(Err(error)),
+        };
+        let catchup = Catchup::new(log.taken().await?);
+        self.way = Way::Written { log: written, catchup, signs: signs.ok() };
+        Ok(Ok(()))
+    }
+
+    /// What comes next; `None` when the connection is gone.
+    async fn read(&mut self) -> Option<Heard> {
+        loop {
+            let heard = match &mut self.way {
+                Way::Live(output) => output.next().await,
+                Way::Written { log, signs, .. } => tokio::select! {
+                    biased;
+                    message = log.next() => message,
+                    sign = sign(signs) => {
+                        if !sign {
+                            *signs = None;
+                            continue;
+                        }
+                        return Some(Heard::Sign);
+                    }
+                },
+                Way::Ended | Way::Broken(_) => return None,
+            };
+            let chunk = match heard {
+                Some(Ok(chunk)) => chunk,
+                Some(Err(error)) => {
+                    tracing::warn!(self.container, %error, "a container's output broke off");
+                    self.way = Way::Broken(error.to_string());
+                    return None;
+                }
+                None => {
+                    // Who follows the engine's log to its end may miss the last line of it.
+                    self.doubtful |= matches!(self.way, Way::Written { .. });
+                    self.way = Way::Ended;
+                    return None;
+                }
+            };
+            if let Some(heard) = self.news(chunk) {
+                return Some(heard);
+            }
+        }
+    }
+
+    /// What of it was not heard before.
+    fn news(&mut self, chunk: Chunk) -> Option<Heard> {
+        let Way::Written { catchup, .. } = &mut self.way else { return Some(Heard::Bytes(chunk)) };
+        match catchup.take(chunk.source, chunk.bytes) {
+            Ok(news) => news.map(|bytes| Heard::Bytes(Chunk { source: chunk.source, bytes })),
+            Err(rotated) => {
+                tracing::warn!(self.container, %rotated, "something of a container's output is lost");
+                (self.way, self.rotated) = (Way::Broken(rotated.to_string()), true);
+                Some(Heard::Gap)
+            }
+        }
+    }
+}
+
+/// Waits for a sign of life; `false` if there will be none.
+async fn sign(signs: &mut Option<Output>) -> bool {
+    match signs {
+        Some(output) => matches!(output.next().await, Some(Ok(_))),
+        None => std::future::pending().await,
+    }
+}
+
+/// What the log says where something of it may be missing.
+const GAP: &str = "the connection to the container's output was broken; what it wrote meanwhile is missing here";
+
+/// Puts what was heard into the log.
+pub async fn keep(heard: Heard, log: &JobLog) -> Result<(), Fault> {
+    match heard {
+        Heard::Bytes(Chunk { source, bytes }) => log.write(source, &bytes).await?,
+        Heard::Gap => log.note(GAP).await?,
+        Heard::Sign => {}
+    }
+    Ok(())
 }

@@ -12,21 +12,23 @@ use crate::log::JobLog;
 use crate::runtime::{ImageName, LocalImage, RuntimeError};
 use crate::uplink::Grant;
 use crate::workshop::Workshop;
-use bytes::Bytes;
 use bytesize::ByteSize;
 use railyard_common::blob::{Blob, Image};
 use railyard_common::digest::Digest;
 use railyard_common::id::LeaseId;
 use railyard_common::order::Order;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
 use tokio_util::io::{StreamReader, SyncIoBridge};
 
 /// A committed container, in the engine.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Committed {
     name: ImageName,
-    config: Bytes,
+    /// JSON; its digest is the image's id.
+    config: String,
     layers: Vec<Digest>,
 }
 
@@ -65,6 +67,8 @@ pub async fn commit(shop: &Workshop, order: &Order, base: &LocalImage, container
         Err(fault) => return Err(fault),
     }
     shop.runtime.untag(&raw.to_string()).await?;
+    let text = String::from_utf8(config.to_vec());
+    let config = text.map_err(|error| missing(&name, &format!("its configuration is no text: {error}")))?;
     Ok(Committed { name, config, layers })
 }
 
@@ -85,7 +89,7 @@ pub async fn save(
     let packed = pack(shop, committed, &layers, scratch).await?;
     let config_file = scratch.join("config.json");
     tokio::fs::write(&config_file, &committed.config).await.map_err(DiskError::at("write", &config_file))?;
-    let mut wanted = vec![Upload { blob: plain_blob(&committed.config), file: config_file }];
+    let mut wanted = vec![Upload { blob: plain_blob(committed.config.as_bytes()), file: config_file }];
     wanted.extend(packed.into_values().map(|Packed { blob, file }| Upload { blob, file }));
     let sent: u64 = wanted.iter().map(|upload| upload.blob.stored_bytes).sum();
     let count = wanted.len() - 1;

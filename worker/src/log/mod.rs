@@ -1,8 +1,11 @@
 //! An attempt's log: first into a file on this disk, from there to the controller.
 
+mod catchup;
+mod place;
 mod ship;
 mod spool;
 
+pub use catchup::{Catchup, Rotated, Taken};
 pub use ship::{Shipped, ship};
 pub use spool::{JobLog, Written};
 

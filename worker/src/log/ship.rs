@@ -127,7 +127,11 @@ async fn connection(
         tokio::select! {
             biased;
             ack = acks.next() => match ack {
-                Ok(offset) => *durable = (*durable).max(offset.min(batches.sent)),
+                Ok(offset) => {
+                    // More than was sent is there if an earlier process has sent it. It was the same.
+                    *durable = (*durable).max(offset.min(now.bytes));
+                    batches.sent = batches.sent.max(*durable);
+                }
                 Err(status) => return Ok(ended(&status)),
             },
             permit = queue.reserve(), if may_send => {

@@ -1,10 +1,13 @@
 //! The log's file.
 //!
-//! **Invariant:** bytes once written are never changed, so that what is sent again after a broken connection is the
-//! same. What is left out of a log that is too long is counted, and said in the log itself.
+//! **Invariant:** bytes once written are never changed, so that what is sent again after a broken connection, or by the
+//! next process, is the same. What is left out of a log that is too long is counted, and said in the log itself.
 
+use super::catchup::Taken;
+use super::place::{Author, Counts, Place};
 use crate::blocking::blocking;
 use crate::disk::DiskError;
+use crate::runtime::Source;
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _, SeekFrom};
@@ -24,6 +27,13 @@ const MARKER_MAX_BYTES: u64 = 128;
 
 /// How far back the last lines are looked for.
 const LAST_LINES_BYTES: u64 = 64 * 1024;
+
+/// How much of what was taken last is compared when a stream is read again: far more than an engine keeps of a line that
+/// it has not written down yet.
+const RECENT_BYTES: u64 = 64 * 1024;
+
+/// What the name of the small file beside the log ends with.
+const PLACE_SUFFIX: &str = "place";
 
 /// Longest of the last lines that is shown whole.
 const LINE_SHOWN_CHARS: usize = 500;
@@ -49,6 +59,10 @@ pub struct JobLog {
 struct Spool {
     file: File,
     path: PathBuf,
+    place: Place,
+    place_file: File,
+    /// What was taken of the container's output, what is left out included.
+    taken: Counts,
     written: Arc<watch::Sender<Written>>,
     /// What is kept of the beginning.
     head_bytes: u64,
@@ -67,20 +81,16 @@ struct Cut {
 }
 
 impl JobLog {
-    /// Begins a log of at most `max_bytes` in a new file: head, tail and the line between them.
+    /// Opens a log of at most `max_bytes`: head, tail and the line between them. One that an earlier process began is
+    /// gone on with; of a log that was ended nothing can change any more.
     ///
     /// # Errors
-    /// [`DiskError`].
-    pub async fn create(path: &Path, max_bytes: u64) -> Result<Self, DiskError> {
-        let (path, written) = (path.to_owned(), Arc::new(watch::Sender::default()));
-        let tail_bytes = TAIL_BYTES.min(max_bytes / TAIL_PART);
-        let head_bytes = max_bytes.saturating_sub(tail_bytes + MARKER_MAX_BYTES);
-        let (at, told) = (path.clone(), written.clone());
-        let spool = blocking(move || {
-            let file = File::create(&at).map_err(DiskError::at("create", &at))?;
-            Ok(Spool { file, path: at, written: told, head_bytes, tail_bytes, at_line_start: true, cut: None })
-        });
-        Ok(Self { path, spool: Arc::new(Mutex::new(spool.await?)), written })
+    /// [`DiskError`], also if there is a log and nothing tells what is in it.
+    pub async fn open(path: &Path, max_bytes: u64) -> Result<Self, DiskError> {
+        let (at, written) = (path.to_owned(), Arc::new(watch::Sender::default()));
+        let told = written.clone();
+        let spool = blocking(move || Spool::open(&at, max_bytes, told)).await?;
+        Ok(Self { path: path.to_owned(), spool: Arc::new(Mutex::new(spool)), written })
     }
 
     /// The file.
@@ -97,9 +107,9 @@ impl JobLog {
     ///
     /// # Errors
     /// [`DiskError`].
-    pub async fn write(&self, bytes: &[u8]) -> Result<(), DiskError> {
+    pub async fn write(&self, source: Source, bytes: &[u8]) -> Result<(), DiskError> {
         let bytes = bytes.to_vec();
-        self.change(move |spool| spool.write(&bytes)).await
+        self.change(move |spool| spool.write(Author::Container(source), &bytes)).await
     }
 
     /// Appends a line of the worker's own: short, for people.
@@ -107,25 +117,31 @@ impl JobLog {
     /// # Errors
     /// [`DiskError`].
     pub async fn note(&self, text: &str) -> Result<(), DiskError> {
-        let line = format!("==> railyard: {text}\n");
-        self.change(move |spool| {
-            let line = if spool.at_line_start { line } else { format!("\n{line}") };
-            spool.write(line.as_bytes())
-        })
-        .await
+        let text = text.to_owned();
+        self.change(move |spool| spool.note(Author::Worker, &text)).await
     }
 
-    /// Ends the log. Returns its length.
+    /// Ends the log with a last line. Returns its length.
     ///
     /// # Errors
     /// [`DiskError`]; the log is ended all the same.
-    pub async fn close(&self) -> Result<u64, DiskError> {
-        self.change(|spool| {
-            let written = spool.write_tail();
+    pub async fn close(&self, last: &str) -> Result<u64, DiskError> {
+        let last = last.to_owned();
+        self.change(move |spool| {
+            let noted = spool.note(Author::End, &last);
+            let written = noted.and(spool.write_tail());
             spool.written.send_modify(|written| written.closed = true);
             written.map(|()| spool.written.borrow().bytes)
         })
         .await
+    }
+
+    /// What is in the log of the container's output.
+    ///
+    /// # Errors
+    /// [`DiskError`] if its end cannot be read.
+    pub async fn taken(&self) -> Result<Taken, DiskError> {
+        self.change(|spool| spool.taken()).await
     }
 
     /// The last lines, for the message of a failure. What is not UTF-8 is replaced.
@@ -145,7 +161,48 @@ impl JobLog {
 }
 
 impl Spool {
-    fn write(&mut self, bytes: &[u8]) -> Result<(), DiskError> {
+    fn open(path: &Path, max_bytes: u64, written: Arc<watch::Sender<Written>>) -> Result<Self, DiskError> {
+        let tail_bytes = TAIL_BYTES.min(max_bytes / TAIL_PART);
+        let head_bytes = max_bytes.saturating_sub(tail_bytes + MARKER_MAX_BYTES);
+        let place_path = path.with_extension(PLACE_SUFFIX);
+        let open = |path: &Path| {
+            let file = File::options().read(true).write(true).create(true).truncate(false).open(path);
+            file.map_err(DiskError::at("open", path))
+        };
+        let place_file = open(&place_path)?;
+        let place = match path.try_exists() {
+            Ok(false) => {
+                let place = Place::start();
+                place.write(&place_file).map_err(DiskError::at("write", &place_path))?;
+                place
+            }
+            Ok(true) => Place::read(&place_file).map_err(DiskError::at("read", &place_path))?,
+            Err(error) => return Err(DiskError::at("open", path)(error)),
+        };
+        let file = open(path)?;
+        let bytes = file.metadata().map_err(DiskError::at("read", path))?.len();
+        let short = || io::Error::new(io::ErrorKind::UnexpectedEof, "it is shorter than it was");
+        let taken = place.taken(bytes).ok_or_else(short).map_err(DiskError::at("read", path))?;
+        let mut last = [b'\n'];
+        if bytes > 0 {
+            file.read_exact_at(&mut last, bytes - 1).map_err(DiskError::at("read", path))?;
+        }
+        written.send_replace(Written { bytes, closed: place.author == Author::End });
+        let at_line_start = last == *b"\n";
+        let path = path.to_owned();
+        Ok(Self { file, path, place, place_file, taken, written, head_bytes, tail_bytes, at_line_start, cut: None })
+    }
+
+    fn note(&mut self, author: Author, text: &str) -> Result<(), DiskError> {
+        let line_end = if self.at_line_start { "" } else { "\n" };
+        self.write(author, format!("{line_end}==> railyard: {text}\n").as_bytes())
+    }
+
+    fn write(&mut self, author: Author, bytes: &[u8]) -> Result<(), DiskError> {
+        if self.written.borrow().closed {
+            return Ok(());
+        }
+        self.settle(author, bytes)?;
         let room = self.head_bytes.saturating_sub(self.written.borrow().bytes);
         let fits = if self.cut.is_some() { 0 } else { usize::try_from(room).unwrap_or(usize::MAX).min(bytes.len()) };
         let (kept, rest) = bytes.split_at(fits);
@@ -154,7 +211,29 @@ impl Spool {
             self.cut.get_or_insert_default().push(rest, self.tail_bytes);
             self.at_line_start = *last == b'\n';
         }
+        if let Author::Container(source) = author {
+            self.taken.add(source, bytes.len() as u64);
+        }
         Ok(())
+    }
+
+    /// Writes down whose bytes come now, before they come. Of a log that is cut the file does not grow until its end: the
+    /// next process reads on where the file ends, and leaves out again what does not fit.
+    fn settle(&mut self, author: Author, bytes: &[u8]) -> Result<(), DiskError> {
+        if self.cut.is_some() && author != Author::End {
+            return Ok(());
+        }
+        let news = match author {
+            Author::Container(source) => self.place.learn(source, bytes),
+            Author::Worker | Author::End => false,
+        };
+        if !news && author == self.place.author {
+            return Ok(());
+        }
+        (self.place.author, self.place.before) = (author, self.taken);
+        self.place.offset = self.written.borrow().bytes;
+        let path = self.path.with_extension(PLACE_SUFFIX);
+        self.place.write(&self.place_file).map_err(DiskError::at("write", &path))
     }
 
     fn write_tail(&mut self) -> Result<(), DiskError> {
@@ -167,14 +246,32 @@ impl Spool {
         self.append(&Vec::from(cut.tail))
     }
 
-    /// Always at the end of what was told, so that what a failed write left behind it is written over and never read.
+    /// Always at the end of what was told. What a failed write left behind it is cut off, and would be written over.
     fn append(&mut self, bytes: &[u8]) -> Result<(), DiskError> {
         let Some(last) = bytes.last() else { return Ok(()) };
         let end = self.written.borrow().bytes;
-        self.file.write_all_at(bytes, end).map_err(DiskError::at("write", &self.path))?;
+        if let Err(error) = self.file.write_all_at(bytes, end) {
+            // Shortening needs no room. Should it fail all the same, the next write goes over it.
+            let _ = self.file.set_len(end);
+            return Err(DiskError::at("write", &self.path)(error));
+        }
         self.at_line_start = *last == b'\n';
         self.written.send_modify(|written| written.bytes += bytes.len() as u64);
         Ok(())
+    }
+
+    fn taken(&self) -> Result<Taken, DiskError> {
+        let recent = match self.place.author {
+            Author::Container(source) if self.cut.is_none() => {
+                let end = self.written.borrow().bytes;
+                let from = self.place.offset.max(end.saturating_sub(RECENT_BYTES));
+                let mut bytes = vec![0; usize::try_from(end - from).unwrap_or_default()];
+                self.file.read_exact_at(&mut bytes, from).map_err(DiskError::at("read", &self.path))?;
+                Some((source, bytes))
+            }
+            _ => None,
+        };
+        Ok(Taken { counts: self.taken, heads: self.place.heads.clone(), recent })
     }
 
     fn end(&self) -> io::Result<Vec<u8>> {
@@ -209,67 +306,4 @@ fn read_end(path: &Path, length: u64) -> io::Result<Vec<u8>> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    async fn log(max_bytes: u64) -> (tempfile::TempDir, JobLog) {
-        let dir = tempfile::tempdir().unwrap();
-        let log = JobLog::create(&dir.path().join("log"), max_bytes).await.unwrap();
-        (dir, log)
-    }
-
-    #[tokio::test]
-    async fn notes_stand_on_lines_of_their_own() {
-        let (_dir, log) = log(1000).await;
-        log.note("fetching").await.unwrap();
-        log.write(b"no line end").await.unwrap();
-        log.note("done").await.unwrap();
-        assert_eq!(log.close().await.unwrap(), log.written().borrow().bytes);
-        let text = std::fs::read_to_string(log.path()).unwrap();
-        assert_eq!(text, "==> railyard: fetching\nno line end\n==> railyard: done\n");
-        assert_eq!(log.last_lines(2).await, ["no line end", "==> railyard: done"]);
-    }
-
-    #[tokio::test]
-    async fn of_a_long_log_head_and_tail_are_kept_and_the_gap_is_told() {
-        let (_dir, log) = log(1000).await;
-        log.write(&[b'h'; 600]).await.unwrap();
-        log.write(&[b'x'; 5000]).await.unwrap();
-        log.write(b"\nlast").await.unwrap();
-        assert_eq!(log.last_lines(1).await, ["last"]);
-        let length = log.close().await.unwrap();
-        assert!(length <= 1000, "{length} bytes: the controller takes no more than the limit");
-        let text = std::fs::read_to_string(log.path()).unwrap();
-        assert_eq!(text.len() as u64, length);
-        let left_out = 600 + 5000 + 5 - (1000 - 128);
-        let gap = format!("x\n==> railyard: the log is too long; {left_out} bytes are left out here\nx");
-        assert!(text.starts_with("hhh") && text.contains(&gap) && text.ends_with("xxx\nlast"), "{text}");
-        assert!(log.written().borrow().closed);
-    }
-
-    #[tokio::test]
-    async fn a_log_that_just_fits_is_whole() {
-        let (_dir, log) = log(1000).await;
-        let lines: String = (0..109).map(|n| format!("line {n:02}\n")).collect();
-        let fits = &lines[..1000 - 128];
-        for line in fits.split_inclusive('\n') {
-            log.write(line.as_bytes()).await.unwrap();
-        }
-        let whole: Vec<&str> = fits.lines().collect();
-        assert_eq!(log.last_lines(1000).await, whole);
-        log.close().await.unwrap();
-        assert_eq!(std::fs::read_to_string(log.path()).unwrap(), fits);
-    }
-
-    #[tokio::test]
-    async fn what_a_failed_write_left_is_written_over() {
-        let (_dir, log) = log(1000).await;
-        log.write(b"first\n").await.unwrap();
-        // As a disk that was full half-way leaves it.
-        log.change(|spool| spool.file.write_all_at(b"half a li", 6)).await.unwrap();
-        log.write(b"next\n").await.unwrap();
-        let length = log.close().await.unwrap();
-        let bytes = std::fs::read(log.path()).unwrap();
-        assert_eq!(&bytes[..usize::try_from(length).unwrap()], b"first\nnext\n");
-    }
-}
+mod tests;

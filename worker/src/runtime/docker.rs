@@ -1,10 +1,14 @@
 //! The Docker engine, over its socket.
 
-use super::{ByteStream, ContainerSpec, Exit, ImageName, LocalImage, Output, Running, Runtime, RuntimeError};
+use super::engine_log::{self, Lines};
+use super::{
+    ByteStream, Chunk, ContainerSpec, ContainerState, Exit, FoundContainer, ImageName, LocalImage, Output, Runtime,
+    RuntimeError, Source,
+};
 use async_trait::async_trait;
 use bollard::container::LogOutput;
 use bollard::models::{
-    ContainerConfig, ContainerCreateBody, DeviceMapping, HostConfig, HostConfigLogConfig, ImageInspect, Mount,
+    ContainerConfig, ContainerCreateBody, ContainerStateStatusEnum, DeviceMapping, HostConfig, ImageInspect, Mount,
     MountType,
 };
 use bollard::query_parameters as query;
@@ -129,8 +133,8 @@ impl Docker {
             mounts: Some(spec.mounts.iter().map(mount).collect()),
             devices: Some(spec.devices.iter().map(|device| device_mapping(&device.path)).collect()),
             network_mode: Some(if spec.network_none { "none" } else { "bridge" }.to_owned()),
-            // The worker reads the output as it is written and keeps it; the engine need not write it to disk again.
-            log_config: Some(HostConfigLogConfig { typ: Some("none".to_owned()), config: None }),
+            // The worker reads the output as it is written. This is for a worker, or an engine, that comes back.
+            log_config: Some(engine_log::driver(spec.log_bytes)),
             privileged: Some(spec.privileged),
             cap_drop: (!spec.privileged).then(|| vec!["ALL".to_owned()]),
             cap_add: (!spec.privileged).then(|| spec.capabilities.clone()),
@@ -170,6 +174,14 @@ impl Docker {
         let mut events = std::pin::pin!(self.short.events(Some(options)));
         matches!(tokio::time::timeout(OOM_SETTLE, events.next()).await, Ok(Some(Ok(_))))
     }
+}
+
+fn chunk(output: LogOutput) -> Chunk {
+    let source = match output {
+        LogOutput::StdErr { .. } => Source::Stderr,
+        _ => Source::Stdout,
+    };
+    Chunk { source, bytes: output.into_bytes() }
 }
 
 fn mount(mount: &super::FileMount) -> Mount {
@@ -293,15 +305,14 @@ impl Runtime for Docker {
         self.create_with(spec, spec.command.clone()).await
     }
 
-    async fn start(&self, container: &str) -> Result<Running, RuntimeError> {
+    async fn start(&self, container: &str) -> Result<Output, RuntimeError> {
         let doing = format!("start container {container}");
         // Attached before the start, or the first lines would be lost.
         let output = self.attach(container).await?;
-        self.short.start_container(container, None).await.map_err(self.error(&doing))?;
-        let engine = self.clone();
-        let container = container.to_owned();
-        let exit = Box::pin(async move { engine.wait(&container).await });
-        Ok(Running { output, exit })
+        match self.short.start_container(container, None).await.map_err(self.error(&doing)) {
+            Err(RuntimeError::Refused { status: Some(304), .. }) | Ok(()) => Ok(output),
+            Err(error) => Err(error),
+        }
     }
 
     async fn attach(&self, container: &str) -> Result<Output, RuntimeError> {
@@ -311,9 +322,43 @@ impl Runtime for Docker {
         let socket = self.socket.clone();
         Ok(attached
             .output
-            .map_ok(LogOutput::into_bytes)
+            .map_ok(chunk)
             .map_err(move |error| RuntimeError::from_engine(&socket, "read a container's output", error))
             .boxed())
+    }
+
+    async fn log(&self, container: &str) -> Result<Output, RuntimeError> {
+        let options = query::LogsOptionsBuilder::default().follow(true).stdout(true).stderr(true).timestamps(true);
+        let socket = self.socket.clone();
+        let messages = self
+            .long
+            .logs(container, Some(options.build()))
+            .map_ok(chunk)
+            .map_err(move |error| RuntimeError::from_engine(&socket, "read a container's log", error));
+        Ok(Lines::new(messages.boxed()).into_output())
+    }
+
+    async fn state(&self, container: &str) -> Result<Option<ContainerState>, RuntimeError> {
+        let doing = format!("inspect container {container}");
+        let inspect = match self.short.inspect_container(container, None).await.map_err(self.error(&doing)) {
+            Err(error) if error.is_not_found() => return Ok(None),
+            other => other?,
+        };
+        let state = inspect.state.unwrap_or_default();
+        Ok(Some(match state.status {
+            _ if state.running == Some(true) => ContainerState::Running,
+            Some(ContainerStateStatusEnum::CREATED) => ContainerState::Created,
+            _ => ContainerState::Ended,
+        }))
+    }
+
+    async fn exit(&self, container: &str) -> Result<Exit, RuntimeError> {
+        self.wait(container).await
+    }
+
+    async fn is_live_restore(&self) -> Result<bool, RuntimeError> {
+        let info = self.short.info().await.map_err(self.error("tell about itself"))?;
+        Ok(info.live_restore_enabled == Some(true))
     }
 
     async fn stop(&self, container: &str, grace: Duration) -> Result<(), RuntimeError> {
@@ -351,12 +396,14 @@ impl Runtime for Docker {
         }
     }
 
-    async fn containers(&self, labels: &[(String, String)]) -> Result<Vec<String>, RuntimeError> {
+    async fn containers(&self, labels: &[(String, String)]) -> Result<Vec<FoundContainer>, RuntimeError> {
         let labels = labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
         let filters: HashMap<String, Vec<String>> = HashMap::from([("label".to_owned(), labels)]);
         let options = query::ListContainersOptionsBuilder::default().all(true).filters(&filters).build();
         let found = self.short.list_containers(Some(options)).await.map_err(self.error("list containers"))?;
-        Ok(found.into_iter().filter_map(|container| container.id).collect())
+        let found =
+            found.into_iter().filter_map(|container| Some((container.id?, container.labels.unwrap_or_default())));
+        Ok(found.map(|(id, labels)| FoundContainer { id, labels }).collect())
     }
 }
 

@@ -3,6 +3,7 @@
 //! **Invariant:** the worker touches only containers that carry its own labels and images below its own names.
 
 mod docker;
+mod engine_log;
 mod error;
 mod spec;
 
@@ -12,10 +13,10 @@ pub use spec::{ContainerSpec, DEFAULT_CAPABILITIES, DeviceMount, FileMount, labe
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use railyard_common::digest::Digest;
 use railyard_common::platform::Platform;
+use std::collections::HashMap;
 use std::io;
 use std::path::Path;
 use std::time::Duration;
@@ -56,17 +57,47 @@ pub struct Exit {
     pub oom_killed: bool,
 }
 
+/// A container, as the engine knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ContainerState {
+    /// It was made, and never started.
+    Created,
+    /// It runs.
+    Running,
+    /// It has ended.
+    Ended,
+}
+
+/// One of the engine's own containers, by its labels.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FoundContainer {
+    /// The engine's name for it.
+    pub id: String,
+    /// All of its labels.
+    pub labels: HashMap<String, String>,
+}
+
+/// Where a container writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// Standard output; everything, if the container's image has a shell.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+/// Some of what a container writes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Chunk {
+    /// Where.
+    pub source: Source,
+    /// What.
+    pub bytes: Bytes,
+}
+
 /// What a container writes, standard output and standard error together; in order, if its image has a shell.
 /// Ends when the container has ended and everything was read.
-pub type Output = BoxStream<'static, Result<Bytes, RuntimeError>>;
-
-/// A container that was started.
-pub struct Running {
-    /// What it writes, from the first byte.
-    pub output: Output,
-    /// How it ends.
-    pub exit: BoxFuture<'static, Result<Exit, RuntimeError>>,
-}
+pub type Output = BoxStream<'static, Result<Chunk, RuntimeError>>;
 
 /// A container engine.
 #[async_trait]
@@ -104,11 +135,25 @@ pub trait Runtime: Send + Sync + 'static {
     /// Makes a container; does not start it.
     async fn create(&self, spec: &ContainerSpec) -> Result<(), RuntimeError>;
 
-    /// Starts it.
-    async fn start(&self, container: &str) -> Result<Running, RuntimeError>;
+    /// Starts it. What it writes comes from the first byte, as it is written. One that runs already is fine, but what it
+    /// wrote before is not in the output then.
+    async fn start(&self, container: &str) -> Result<Output, RuntimeError>;
 
-    /// What a running container writes from now on.
+    /// What a running container writes from now on, as it is written.
     async fn attach(&self, container: &str) -> Result<Output, RuntimeError>;
+
+    /// What a container has written from its first byte on, and what it writes from now on. As the engine wrote it down:
+    /// in whole lines, or parts of very long ones; each [`Chunk`] is one such message.
+    async fn log(&self, container: &str) -> Result<Output, RuntimeError>;
+
+    /// How the container is; `None` if there is none.
+    async fn state(&self, container: &str) -> Result<Option<ContainerState>, RuntimeError>;
+
+    /// Waits until it does not run, and says how it ended.
+    async fn exit(&self, container: &str) -> Result<Exit, RuntimeError>;
+
+    /// Whether containers run on when the engine is restarted.
+    async fn is_live_restore(&self) -> Result<bool, RuntimeError>;
 
     /// SIGTERM, and SIGKILL after `grace`. Returns when it does not run any more, or with an error
     /// when an engine hangs. One that does not run is fine.
@@ -120,8 +165,8 @@ pub trait Runtime: Send + Sync + 'static {
     /// Removes a container, running or not, with its anonymous volumes. Nothing there is fine.
     async fn remove(&self, container: &str) -> Result<(), RuntimeError>;
 
-    /// Names of all containers, running or not, with every one of these labels.
-    async fn containers(&self, labels: &[(String, String)]) -> Result<Vec<String>, RuntimeError>;
+    /// All containers, running or not, with every one of these labels.
+    async fn containers(&self, labels: &[(String, String)]) -> Result<Vec<FoundContainer>, RuntimeError>;
 }
 
 /// A local image name, `repository:tag`.

@@ -87,6 +87,8 @@ pub struct ContainerSpec {
     pub capabilities: Vec<String>,
     /// No network at all.
     pub network_none: bool,
+    /// How much of its output the engine keeps, at least.
+    pub log_bytes: u64,
 }
 
 impl ContainerSpec {

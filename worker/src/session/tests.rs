@@ -136,3 +136,38 @@ fn short_leases_get_more_heartbeats_and_a_smaller_margin() {
     assert_eq!(session.heartbeat_interval(at(10)), at(1));
     assert_eq!(session.next_tick_at(), Some(Duration::from_millis(4500)));
 }
+
+#[test]
+fn what_an_earlier_process_held_is_named_and_lives_from_its_last_confirmation() {
+    let mut session = Session::new();
+    session.adopt(lease(7), TTL, at(1000), Phase::Run);
+    let fence = at(1000) + TTL - FENCE_MARGIN;
+    assert_eq!(session.next_tick_at(), Some(fence));
+    assert_eq!(session.handle_hello(at(1050)), [lease(7)]);
+    assert_eq!(session.confirmed_at(lease(7)), Some(at(1000)), "a greeting confirms nothing");
+    assert_eq!(session.handle_welcome(&BTreeSet::from([lease(7)])), []);
+    assert_eq!(session.handle_order(at(1051), lease(7), TTL), Verdict::Known);
+    let (beat, named) = session.handle_beat(at(1060));
+    assert_eq!(named, [(lease(7), Phase::Run)]);
+    session.handle_ack(beat, &[]);
+    assert_eq!(session.confirmed_at(lease(7)), Some(at(1060)));
+    assert_eq!(session.next_tick_at(), Some(at(1060) + TTL - FENCE_MARGIN));
+}
+
+#[test]
+fn what_an_earlier_process_held_is_stopped_in_time_if_nobody_confirms_it() {
+    let mut session = Session::new();
+    session.adopt(lease(7), TTL, at(1000), Phase::Run);
+    let fence = at(1000) + TTL - FENCE_MARGIN;
+    assert_eq!(session.tick(fence), [Action::Fence { lease: lease(7), silent_for: TTL - FENCE_MARGIN }]);
+}
+
+#[test]
+fn what_an_earlier_process_held_and_the_controller_gave_away_is_abandoned() {
+    let mut session = Session::new();
+    session.adopt(lease(7), TTL, at(1000), Phase::Upload);
+    assert_eq!((session.next_tick_at(), session.tick(at(9000))), (None, vec![]), "an upload has no container");
+    session.handle_hello(at(9000));
+    assert_eq!(session.handle_welcome(&BTreeSet::new()), [Action::Abandon(lease(7))]);
+    assert!(session.is_idle());
+}

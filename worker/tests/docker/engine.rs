@@ -144,7 +144,8 @@ pub fn native() -> Platform {
 
 /// Names or ids of containers with a label of the worker's farm.
 pub async fn containers_of(farm: &str) -> Vec<String> {
-    runtime().await.containers(&[(labels::FARM.to_owned(), farm.to_owned())]).await.unwrap()
+    let found = runtime().await.containers(&[(labels::FARM.to_owned(), farm.to_owned())]).await.unwrap();
+    found.into_iter().map(|found| found.id).collect()
 }
 
 /// Images of the worker's farm.

@@ -110,6 +110,8 @@ async fn a_new_start_removes_what_a_crash_left_and_nothing_else() {
     farm.logged(lease(1), "\nrunning\n").await;
     worker.crash().await;
     assert_eq!(engine::containers_of(&farm.id).await.len(), 1);
+    // As another boot of the machine would find it.
+    std::fs::remove_file(farm.data_dir().join(format!("jobs/{}/state.json", lease(1)))).unwrap();
     let other_worker = engine::foreign_container(&[(labels::FARM, &farm.id), (labels::WORKER, "w2")]).await;
     let other_farm = engine::foreign_container(&[(labels::FARM, "cafe"), (labels::WORKER, "w1")]).await;
     let worker = farm.worker().await;
@@ -165,6 +167,7 @@ async fn an_engine_that_goes_away_is_the_farm_s_fault_and_cleaned_up_when_it_is_
     let proxy = Proxy::open(farm.dir.path().join("engine.sock"));
     let mut config = farm.config();
     config.docker_socket = proxy.path.clone();
+    config.engine_grace_secs = 1;
     let worker = farm.worker_with(config).await;
     farm.send(&order(1, &base_image().await, WAITING)).await;
     farm.logged(lease(1), "\nrunning\n").await;
@@ -257,19 +260,36 @@ async fn a_panic_ends_its_job_and_nothing_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn output_that_breaks_off_goes_on_and_the_gap_is_told() {
+async fn output_that_breaks_off_goes_on_without_a_gap() {
     let farm = Farm::start().await;
     let worker = farm.faulty_worker(farm.config(), Faults { output_breaks: 1.into(), ..Faults::default() }).await;
-    let mut order = order(1, &base_image().await, WAITING);
+    let script = "echo running\nn=0\nwhile [ ! -e go ]; do n=$((n+1)); echo line $n; sleep 0.1; done\nprintf going";
+    let mut order = order(1, &base_image().await, script);
     // Longer silent than it may be, but nobody could have heard it.
     order.run.silence_timeout_secs = 1;
     farm.send(&order).await;
-    farm.logged(lease(1), "is missing here").await;
+    farm.logged(lease(1), "\nline 40\n").await;
     go(&farm, 1);
     let ended = farm.ended(lease(1)).await;
     ended.expect_success();
-    assert!(ended.log.contains("\nrunning\n==> railyard: the connection to"), "{}", ended.log);
-    assert!(ended.log.contains("is missing here\ngoing\n"), "{}", ended.log);
+    let lines: Vec<&str> = ended.log.lines().skip_while(|line| *line != "running").skip(1).collect();
+    let count = lines.iter().position(|line| *line == "going").unwrap();
+    let want: Vec<String> = (1..=count).map(|n| format!("line {n}")).collect();
+    assert_eq!(lines[..count], want, "every line once, in order");
+    worker.stop().await;
+    farm.assert_no_leftovers().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_step_that_writes_no_whole_line_is_not_silent_after_a_break() {
+    let farm = Farm::start().await;
+    let worker = farm.faulty_worker(farm.config(), Faults { output_breaks: 1.into(), ..Faults::default() }).await;
+    let script = "echo running\nn=0\nwhile [ $n -lt 60 ]; do n=$((n+1)); printf .; sleep 0.1; done";
+    let mut order = order(1, &base_image().await, script);
+    order.run.silence_timeout_secs = 2;
+    let ended = farm.run(&order).await;
+    ended.expect_success();
+    assert!(ended.log.contains(&format!("\n{}\n==> railyard: the script", ".".repeat(60))), "{}", ended.log);
     worker.stop().await;
     farm.assert_no_leftovers().await;
 }
@@ -283,6 +303,7 @@ async fn what_cannot_be_removed_does_not_keep_a_worker_from_its_work() {
     worker.crash().await;
     let left = engine::containers_of(&farm.id).await;
     assert_eq!(left.len(), 1);
+    std::fs::remove_file(farm.data_dir().join(format!("jobs/{}/state.json", lease(1)))).unwrap();
     let worker = farm.faulty_worker(farm.config(), Faults { remove_fails: 1.into(), ..Faults::default() }).await;
     farm.run(&order(2, &base_image().await, "true")).await.expect_success();
     engine::removed(&left[0]).await;

@@ -6,7 +6,8 @@ use futures_util::stream;
 use railyard_common::digest::Digest;
 use railyard_common::platform::Platform;
 use railyard_worker::runtime::{
-    ByteStream, ContainerSpec, Docker, ImageName, LocalImage, Output, Running, Runtime, RuntimeError,
+    ByteStream, ContainerSpec, ContainerState, Docker, Exit, FoundContainer, ImageName, LocalImage, Output, Runtime,
+    RuntimeError,
 };
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -69,14 +70,30 @@ impl Runtime for Faulty {
         self.engine.create(spec).await
     }
 
-    async fn start(&self, container: &str) -> Result<Running, RuntimeError> {
+    async fn start(&self, container: &str) -> Result<Output, RuntimeError> {
         assert!(!is_due(&self.faults.start_panics), "the test wants it so");
-        let mut running = self.engine.start(container).await?;
+        let output = self.engine.start(container).await?;
         if is_due(&self.faults.output_breaks) {
             let broken = stream::once(async { Err(refused("read on")) });
-            running.output = running.output.take(1).chain(broken).boxed();
+            return Ok(output.take(1).chain(broken).boxed());
         }
-        Ok(running)
+        Ok(output)
+    }
+
+    async fn log(&self, container: &str) -> Result<Output, RuntimeError> {
+        self.engine.log(container).await
+    }
+
+    async fn state(&self, container: &str) -> Result<Option<ContainerState>, RuntimeError> {
+        self.engine.state(container).await
+    }
+
+    async fn exit(&self, container: &str) -> Result<Exit, RuntimeError> {
+        self.engine.exit(container).await
+    }
+
+    async fn is_live_restore(&self) -> Result<bool, RuntimeError> {
+        self.engine.is_live_restore().await
     }
 
     async fn stop(&self, container: &str, grace: Duration) -> Result<(), RuntimeError> {
@@ -136,7 +153,7 @@ impl Runtime for Faulty {
         self.engine.commit(container, name).await
     }
 
-    async fn containers(&self, labels: &[(String, String)]) -> Result<Vec<String>, RuntimeError> {
+    async fn containers(&self, labels: &[(String, String)]) -> Result<Vec<FoundContainer>, RuntimeError> {
         self.engine.containers(labels).await
     }
 }

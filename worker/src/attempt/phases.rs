@@ -1,0 +1,172 @@
+//! What an attempt does, stage by stage; the next process begins with the stage that this one had entered.
+
+use super::container::{self, Room};
+use super::dirs::JobDir;
+use super::fault::Fault;
+use super::record::{RunStage, Stage};
+use super::{Attempt, Left, spec, unless_stopped, upload};
+use crate::disk::{DiskError, remove_tree};
+use crate::images::{prepare, save};
+use crate::inputs;
+use crate::log::{JobLog, count};
+use crate::runtime::LocalImage;
+use railyard_common::blob::Blob;
+use railyard_common::order::Order;
+use railyard_common::outcome::{OutcomeKind, Reason};
+use railyard_proto::v1::Phase;
+use std::time::Duration;
+use tracing::{Instrument as _, info_span};
+
+impl Attempt {
+    /// Does what is left to do, from `stage` on.
+    pub(super) async fn execute(
+        &mut self,
+        dir: &JobDir,
+        log: &JobLog,
+        stage: Stage,
+        left: &mut Left,
+    ) -> Result<(), Fault> {
+        let committed = match stage {
+            Stage::Fetch => {
+                self.enter(Phase::Fetch).await;
+                self.prepare(dir, log).await?;
+                let (image, mounts) =
+                    unless_stopped(self.stop.clone(), self.fetch(dir, log).instrument(info_span!("fetch"))).await?;
+                self.enter(Phase::Run).await;
+                self.work(dir, log, &image, &mounts).instrument(info_span!("run")).await?
+            }
+            Stage::Run(stage) => {
+                self.enter(Phase::Run).await;
+                self.work_on(dir, log, stage).instrument(info_span!("run")).await?
+            }
+            Stage::Upload { committed } => {
+                // What an upload that broke off had packed would be in the way.
+                remove_tree(&dir.scratch()).await?;
+                JobDir::create(&self.shop.data, self.order.lease)?;
+                self.remove_container().await;
+                committed
+            }
+            // Somebody else's business.
+            Stage::Report => return Ok(()),
+        };
+        self.enter(Phase::Upload).await;
+        unless_stopped(self.stop.clone(), self.upload(dir, log, committed, left).instrument(info_span!("upload"))).await
+    }
+
+    pub(super) async fn enter(&self, phase: Phase) {
+        // Nobody listens only when the worker is gone already.
+        let _ = self.events.send(super::Event::Entered(self.order.lease, phase)).await;
+    }
+
+    /// Makes the start a clean one, also if another process had begun.
+    async fn prepare(&self, dir: &JobDir, log: &JobLog) -> Result<(), Fault> {
+        let Order { lease, build, job, .. } = &self.order;
+        let who = &self.shop.config.name;
+        if self.resumed {
+            self.remove_container().await;
+            dir.clear().await?;
+            JobDir::create(&self.shop.data, *lease)?;
+            log.note(&format!("worker {who} was restarted; beginning again")).await?;
+        } else {
+            log.note(&format!("{build} {job}, attempt {} on worker {who}", lease.attempt)).await?;
+        }
+        spec::check(&self.shop.config, &self.order)
+    }
+
+    async fn fetch(&self, dir: &JobDir, log: &JobLog) -> Result<(LocalImage, Vec<inputs::InputMount>), Fault> {
+        let (shop, order) = (&self.shop, &self.order);
+        let image = prepare::prepare(shop, order, log).await?;
+        let mut mounts = Vec::new();
+        if !order.inputs.is_empty() {
+            let started = shop.clock.monotonic();
+            let blobs: Vec<Blob> = order.inputs.iter().map(|input| input.artifact.blob).collect();
+            let held = inputs::fetch(shop, order.lease, &blobs).await?;
+            let (tree, apart, inputs) = (dir.inputs(), spec::can_remount(order), order.inputs.clone());
+            // The blobs are held until their second names are there.
+            mounts = crate::blocking::blocking(move || inputs::lay_out(&tree, &inputs, &held, apart)).await?;
+            let bytes = bytesize::ByteSize::b(blobs.iter().map(|blob| blob.size_bytes).sum()).display().iec();
+            let secs = (shop.clock.monotonic() - started).as_secs_f32();
+            log.note(&format!("fetched {}, {bytes}, in {secs:.1} s", count(blobs.len(), "input"))).await?;
+        }
+        let script = dir.script();
+        write_script(&script, &spec::script(&order.run.script)).await.map_err(DiskError::at("write", &script))?;
+        Ok((image, mounts))
+    }
+
+    /// Runs the container and, where the step wants it, makes an image of it. No container is left when it returns well.
+    async fn work(
+        &mut self,
+        dir: &JobDir,
+        log: &JobLog,
+        image: &LocalImage,
+        mounts: &[inputs::InputMount],
+    ) -> Result<Option<save::Committed>, Fault> {
+        let shop = self.shop.clone();
+        let spec = spec::container(&shop.farm, &shop.config, &shop.data, dir, &self.order, &image.id, mounts);
+        log.note("running the script").await?;
+        let started = shop.clock.boottime();
+        let (order, record) = (self.order.clone(), self.record(dir));
+        let room = Room { shop: &shop, order: &order, name: &spec.name, work: &dir.work(), log, record: &record };
+        container::run(&room, &spec, &image.id, &mut self.stop).await?;
+        self.commit(&room, image, started).await
+    }
+
+    /// The same with a container that is there.
+    async fn work_on(&mut self, dir: &JobDir, log: &JobLog, stage: RunStage) -> Result<Option<save::Committed>, Fault> {
+        let shop = self.shop.clone();
+        let name = spec::container_name(&shop.farm, &shop.config, &self.order);
+        let started = Duration::from_millis(stage.started_millis);
+        let id = stage.image.clone();
+        let (order, record) = (self.order.clone(), self.record(dir));
+        let room = Room { shop: &shop, order: &order, name: &name, work: &dir.work(), log, record: &record };
+        container::resume(&room, stage, &mut self.stop).await?;
+        let Some(image) = shop.runtime.image(&id).await? else {
+            let message = format!("the engine does not have image {id} any more");
+            return Err(Fault::ended(OutcomeKind::Lost, Reason::Engine, message));
+        };
+        self.commit(&room, &image, started).await
+    }
+
+    /// A container that has ended well becomes an image, if the step wants that, and goes.
+    async fn commit(
+        &self,
+        room: &Room<'_>,
+        image: &LocalImage,
+        started: Duration,
+    ) -> Result<Option<save::Committed>, Fault> {
+        let Room { shop, order, name, log, record, .. } = room;
+        let secs = shop.clock.boottime().saturating_sub(started).as_secs_f32();
+        log.note(&format!("the script ended well after {secs:.1} s")).await?;
+        let committed = if order.run.commit {
+            Some(unless_stopped(self.stop.clone(), save::commit(shop, order, image, name)).await?)
+        } else {
+            None
+        };
+        record.enter(&Stage::Upload { committed: committed.clone() }).await?;
+        shop.runtime.remove(name).await?;
+        Ok(committed)
+    }
+
+    async fn upload(
+        &self,
+        dir: &JobDir,
+        log: &JobLog,
+        committed: Option<save::Committed>,
+        left: &mut Left,
+    ) -> Result<(), Fault> {
+        let (shop, order) = (&self.shop, &self.order);
+        left.artifacts =
+            upload::artifacts(shop, order.lease, &dir.work(), &order.run.outputs, &mut left.uploads, log).await?;
+        if let Some(committed) = committed {
+            let image = save::save(shop, order.lease, &committed, &dir.scratch(), &mut left.uploads, log).await?;
+            left.image = Some(image);
+        }
+        Ok(())
+    }
+}
+
+async fn write_script(path: &std::path::Path, text: &str) -> std::io::Result<()> {
+    use std::os::unix::fs::PermissionsExt as _;
+    tokio::fs::write(path, text).await?;
+    tokio::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).await
+}
