@@ -14,6 +14,7 @@ pub mod outcome;
 pub mod path;
 pub mod pipeline;
 pub mod plan;
+pub mod planted;
 pub mod platform;
 pub mod priority;
 pub mod time;

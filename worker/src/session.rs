@@ -8,6 +8,7 @@ mod heartbeat;
 
 use heartbeat::Heartbeats;
 use railyard_common::id::LeaseId;
+use railyard_common::planted::{self, Bug};
 use railyard_proto::v1::Phase;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -75,6 +76,9 @@ enum Standing {
 
 /// When the container of a lease must be stopped that was last confirmed then.
 pub fn fence_at(confirmed_at: Duration, ttl: Duration) -> Duration {
+    if planted::is(Bug::FenceMarginZero) {
+        return confirmed_at + ttl;
+    }
     (confirmed_at + ttl).saturating_sub(FENCE_MARGIN.min(ttl / FENCE_MARGIN_PART))
 }
 
@@ -110,6 +114,9 @@ impl Session {
 
     /// The controller answered `Hello`: what it does not name is not ours any more.
     pub fn handle_welcome(&mut self, held: &BTreeSet<LeaseId>) -> Vec<Action> {
+        if planted::is(Bug::WelcomeIgnored) {
+            return Vec::new();
+        }
         let lost: Vec<LeaseId> = self.leases.keys().filter(|lease| !held.contains(lease)).copied().collect();
         self.abandon(&lost)
     }
@@ -121,7 +128,7 @@ impl Session {
             return Verdict::Known;
         }
         // The stream is ordered: the lease was granted after the last heartbeat whose ack arrived here was sent.
-        let confirmed_at = self.heartbeats.confirmed_at();
+        let confirmed_at = if planted::is(Bug::FenceFromOrder) { now } else { self.heartbeats.confirmed_at() };
         let held = Held { ttl, confirmed_at, phase: Phase::Fetch, standing: Standing::Live };
         if held.fence_at().is_some_and(|at| at <= now) {
             return Verdict::Late;
@@ -143,6 +150,9 @@ impl Session {
 
     /// A heartbeat goes out. Gives its number and what it must say.
     pub fn handle_beat(&mut self, now: Duration) -> (u64, Vec<(LeaseId, Phase)>) {
+        if planted::is(Bug::FenceFromSend) {
+            self.leases.values_mut().for_each(|held| held.confirmed_at = now);
+        }
         let statuses: Vec<_> = self.leases.iter().map(|(lease, held)| (*lease, held.phase)).collect();
         let sequence = self.heartbeats.send(now, statuses.iter().map(|(lease, _)| *lease).collect());
         (sequence, statuses)
@@ -193,7 +203,7 @@ impl Session {
     pub fn tick(&mut self, now: Duration) -> Vec<Action> {
         let mut actions = Vec::new();
         for (lease, held) in &mut self.leases {
-            if held.fence_at().is_some_and(|at| at <= now) {
+            if held.fence_at().is_some_and(|at| at <= now) && !planted::is(Bug::FenceNever) {
                 held.standing = Standing::Fenced;
                 actions.push(Action::Fence { lease: *lease, silent_for: now.saturating_sub(held.confirmed_at) });
             }

@@ -9,6 +9,7 @@ use crate::job::{Approval, Attempt, AttemptEnd, Job, JobResult, JobState};
 use crate::worker::{Worker, WorkerOffer};
 use railyard_common::id::{BuildId, JobId, LeaseId, WorkerName};
 use railyard_common::outcome::OutcomeKind;
+use railyard_common::planted::{self, Bug};
 use railyard_common::time::Millis;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -103,7 +104,7 @@ impl Farm {
     fn make_ready(&mut self, at: Millis, id: JobId) {
         let gated = self.spec(id).is_some_and(|spec| spec.approval.is_some());
         let Some(job) = self.jobs.get_mut(&id) else { return };
-        if gated && job.approval.is_none() {
+        if gated && job.approval.is_none() && !planted::is(Bug::ApprovalIgnored) {
             job.state = JobState::AwaitsApproval { since: at };
         } else {
             self.queue(at, id, at);
@@ -116,7 +117,8 @@ impl Farm {
         job.state = JobState::Queued { since: at, not_before };
         if job.ready_at.is_none() {
             job.ready_at = Some(at);
-            job.ticket = self.next_ticket;
+            let order = if planted::is(Bug::GroupNotFifo) { u64::MAX / 2 - self.next_ticket } else { self.next_ticket };
+            job.ticket = order;
             self.next_ticket += 1;
         }
         self.enqueue(id, at);
@@ -181,6 +183,7 @@ impl Farm {
         }
         match kind {
             OutcomeKind::Failed | OutcomeKind::TimedOut => job.failed += 1,
+            OutcomeKind::Lost if planted::is(Bug::LostCountsAsFailed) => job.failed += 1,
             OutcomeKind::Lost | OutcomeKind::Refused => job.lost += 1,
             OutcomeKind::Succeeded | OutcomeKind::Cancelled => {}
         }
@@ -197,7 +200,9 @@ impl Farm {
                 let kind = if stopped { OutcomeKind::Cancelled } else { kind };
                 job.state = JobState::Ended { kind, at };
                 self.finish(lease.job);
-                self.skip_dependents(lease.job);
+                if !planted::is(Bug::FailurePoisonsNothing) {
+                    self.skip_dependents(lease.job);
+                }
             }
         }
     }
@@ -223,7 +228,7 @@ impl Farm {
 
     /// Ends a job of which nothing runs. Returns whether it was one.
     fn end_waiting(&mut self, at: Millis, id: JobId) -> bool {
-        if !self.jobs.get(&id).is_some_and(Job::is_waiting) {
+        if !self.jobs.get(&id).is_some_and(Job::is_waiting) || planted::is(Bug::CancelLeavesQueue) {
             return false;
         }
         self.dequeue(id);
@@ -338,6 +343,7 @@ impl Farm {
             let Some(job) = self.jobs.get_mut(&dependent) else { continue };
             match job.state {
                 JobState::Blocked { needs: 0 | 1 } => self.make_ready(at, dependent),
+                JobState::Blocked { needs: 2 } if planted::is(Bug::UnblockedEarly) => self.make_ready(at, dependent),
                 JobState::Blocked { ref mut needs } => *needs -= 1,
                 _ => {}
             }

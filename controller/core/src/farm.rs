@@ -8,6 +8,7 @@ use crate::queue::{Line, Queues, Waiting};
 use crate::worker::Worker;
 use railyard_common::id::{BuildId, JobId, JobName, LeaseId, PipelineName, WorkerName};
 use railyard_common::job::{Capacity, JobSpec};
+use railyard_common::planted::{self, Bug};
 use railyard_common::time::Millis;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -53,8 +54,8 @@ impl Farm {
             builds: self.builds.values().cloned().collect(),
             jobs: self.jobs.iter().map(|(id, job)| (*id, job.clone())).collect(),
             workers: self.workers.values().cloned().collect(),
-            keys: self.keys.clone(),
-            next_job: self.next_job,
+            keys: if planted::is(Bug::KeyForgotten) { BTreeMap::new() } else { self.keys.clone() },
+            next_job: if planted::is(Bug::SnapshotForgetsJobs) { 0 } else { self.next_job },
             next_ticket: self.next_ticket,
         }
     }

@@ -13,6 +13,7 @@ use crate::worker::Worker;
 use railyard_common::id::{GroupName, JobId, LeaseId, PipelineName, WorkerName};
 use railyard_common::job::{Capacity, JobSpec};
 use railyard_common::outcome::OutcomeKind;
+use railyard_common::planted::{self, Bug};
 use railyard_common::priority::Priority;
 use railyard_common::time::Millis;
 use std::cmp::Reverse;
@@ -47,7 +48,8 @@ impl Farm {
     /// The lease of a job's next attempt.
     fn next_lease(&self, id: JobId) -> Option<LeaseId> {
         let job = self.jobs.get(&id)?;
-        Some(LeaseId { job: id, attempt: job.attempts.last().map_or(1, |last| last.number + 1) })
+        let step = u32::from(!planted::is(Bug::AttemptReused));
+        Some(LeaseId { job: id, attempt: job.attempts.last().map_or(1, |last| last.number + step) })
     }
 }
 
@@ -200,7 +202,8 @@ impl<'a> Pass<'a> {
             }
             let limit = spec.concurrency.as_ref().map_or(1, |concurrency| concurrency.limit);
             let smallest = granted.iter().chain(group.running.values()).copied().fold(limit, u32::min);
-            let admits = group.running.len() + granted.len() < smallest as usize;
+            let over = usize::from(planted::is(Bug::GroupLimitOff));
+            let admits = group.running.len() + granted.len() < smallest as usize + over;
             return (admits && is_due(*not_before, self.now)).then_some(*id);
         }
         None
@@ -250,7 +253,10 @@ impl<'a> Pass<'a> {
             let local = local.get(name).copied().unwrap_or_default().div_ceil(LOCAL_STEP_BYTES).min(LOCAL_STEPS_MAX);
             (Reverse(lost), native, local, room.free, Reverse(name))
         };
-        let fits = |room: &Room| room.free.fits(&spec.run.resources) && room.worker.offer.suits(spec);
+        let fits = |room: &Room| {
+            let fits = room.free.fits(&spec.run.resources) || planted::is(Bug::CapacityIgnored);
+            fits && room.worker.offer.suits(spec)
+        };
         let able = self.rooms.iter().enumerate().filter(|(_, room)| fits(room));
         able.max_by_key(|(_, room)| score(room)).map(|(at, _)| at)
     }

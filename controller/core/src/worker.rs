@@ -4,6 +4,7 @@ use crate::hold::{Hold, HoldKind};
 use railyard_common::backoff::Backoff;
 use railyard_common::id::{BootId, LeaseId, PoolName, WorkerName};
 use railyard_common::job::{Capacity, JobSpec};
+use railyard_common::planted::{self, Bug};
 use railyard_common::platform::{Platform, PlatformOffer};
 use railyard_common::time::Millis;
 use serde::{Deserialize, Serialize};
@@ -47,8 +48,8 @@ impl WorkerOffer {
 
     /// Whether it could run `spec` when idle: [`WorkerOffer::objection`] without the words.
     pub fn suits(&self, spec: &JobSpec) -> bool {
-        self.offers(spec.name.platform).is_some()
-            && self.pool == spec.pool
+        (self.offers(spec.name.platform).is_some() || planted::is(Bug::PlatformIgnored))
+            && (self.pool == spec.pool || planted::is(Bug::PoolIgnored))
             && (self.allows_privileged || !spec.run.privileged)
             && spec.labels.iter().all(|(label, value)| self.labels.get(label) == Some(value))
             && self.capacity.fits(&spec.run.resources)
@@ -158,7 +159,7 @@ impl Worker {
 
     /// Whether nobody holds it back: neither itself, nor an operator.
     pub fn is_willing(&self) -> bool {
-        self.online && !self.draining && self.hold.is_none()
+        self.online && !self.draining && (self.hold.is_none() || planted::is(Bug::HoldIgnored))
     }
 
     /// Whether it takes a lease now.

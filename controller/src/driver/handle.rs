@@ -1,7 +1,7 @@
 //! How the rest of the controller talks to the driver.
 
 use railyard_common::id::{BuildId, JobId, LeaseId, WorkerName};
-use railyard_core::{Beat, Command, Event, Farm, Live, Phase, Refusal, WorkerOffer};
+use railyard_core::{Act, Beat, Command, Event, Farm, Live, Phase, Refusal, WorkerOffer};
 use railyard_proto::v1;
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -142,13 +142,13 @@ impl Handle {
         self.changed.subscribe()
     }
 
-    /// The worker that holds a lease now.
+    /// Lets the worker that holds the lease act for it.
     ///
     /// # Errors
-    /// [`CommandError::Refused`] with [`Refusal::StaleLease`] if `worker` does not.
-    pub async fn check_lease(&self, lease: LeaseId, worker: &WorkerName) -> Result<(), CommandError> {
-        let holder = self.read(move |farm, _| farm.holder(lease).cloned()).await?;
-        if holder.as_ref() == Some(worker) { Ok(()) } else { Err(Refusal::StaleLease(lease).into()) }
+    /// [`CommandError::Refused`] with [`Refusal::StaleLease`] for everybody else.
+    pub async fn check_lease(&self, act: Act, lease: LeaseId, worker: &WorkerName) -> Result<(), CommandError> {
+        let worker = worker.clone();
+        Ok(self.read(move |farm, _| farm.allow(act, lease, &worker)).await??)
     }
 }
 

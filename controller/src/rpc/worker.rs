@@ -10,7 +10,7 @@ use railyard_common::digest::Digest;
 use railyard_common::id::{BootId, BuildId, LeaseId, WorkerName};
 use railyard_common::layout;
 use railyard_common::order::{Order, OrderImage};
-use railyard_core::{Command, WorkerOffer};
+use railyard_core::{Act, Command, WorkerOffer};
 use railyard_proto::v1;
 use railyard_proto::v1::worker_service_server::WorkerService;
 use railyard_service::convert::{self, FromProto, LIST_MAX_LEN, ToProto as _};
@@ -65,9 +65,9 @@ impl Workers {
         Self { farm, cache, logs, farm_name, shutdown }
     }
 
-    async fn held_by(&self, lease: Option<v1::LeaseId>, worker: &WorkerName) -> Result<LeaseId, Status> {
+    async fn held_by(&self, act: Act, lease: Option<v1::LeaseId>, worker: &WorkerName) -> Result<LeaseId, Status> {
         let lease = lease_of(lease)?;
-        self.farm.check_lease(lease, worker).await.map_err(command_status)?;
+        self.farm.check_lease(act, lease, worker).await.map_err(command_status)?;
         Ok(lease)
     }
 
@@ -191,7 +191,7 @@ impl WorkerService for Workers {
     ) -> Result<Response<v1::PrepareUploadResponse>, Status> {
         let worker = auth::worker(&request)?;
         let request = request.into_inner();
-        self.held_by(request.lease, &worker).await?;
+        self.held_by(Act::Upload, request.lease, &worker).await?;
         let mut tickets = Vec::new();
         for blob in convert::list::<_, Blob>("blobs", request.blobs)? {
             let digest = blob.digest.to_string();
@@ -218,7 +218,7 @@ impl WorkerService for Workers {
     ) -> Result<Response<v1::PrepareDownloadResponse>, Status> {
         let worker = auth::worker(&request)?;
         let request = request.into_inner();
-        let lease = self.held_by(request.lease, &worker).await?;
+        let lease = self.held_by(Act::Download, request.lease, &worker).await?;
         let blobs: Vec<Blob> = convert::list("blobs", request.blobs)?;
         let allowed =
             self.farm.read(move |farm, _| farm.order(lease).map(|order| blobs_of(&order)).unwrap_or_default());
@@ -307,10 +307,10 @@ async fn append(
     batch: v1::LogBatch,
 ) -> Result<v1::LogAck, Status> {
     let lease = lease_of(batch.lease)?;
-    farm.check_lease(lease, worker).await.map_err(command_status)?;
+    farm.check_lease(Act::Log, lease, worker).await.map_err(command_status)?;
     let log = logs.writer(lease).await;
     // Once more: while this waited for its turn the attempt may have ended, and its log with it.
-    if let Err(stale) = farm.check_lease(lease, worker).await {
+    if let Err(stale) = farm.check_lease(Act::Log, lease, worker).await {
         drop(log);
         logs.forget(lease);
         return Err(command_status(stale));

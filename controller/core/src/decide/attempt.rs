@@ -9,13 +9,18 @@ use crate::{FAILED_BACKOFF, LOST_BACKOFF, LOST_BUDGET};
 use railyard_common::id::{JobId, LeaseId};
 use railyard_common::job::JobSpec;
 use railyard_common::outcome::{Outcome, OutcomeKind, Reason};
+use railyard_common::planted::{self, Bug};
 use railyard_common::time::Millis;
 
 impl Farm {
     pub(super) fn decide_report(&self, now: Millis, report: &Report) -> Result<Vec<Event>, Refusal> {
-        if self.holder(report.lease) != Some(&report.worker) {
+        if self.holder(report.lease) != Some(&report.worker) && !planted::is(Bug::ReportUnfenced) {
             // An answer may have been lost on the way: the same worker may say the same again.
-            return if self.already_reported(report) { Ok(Vec::new()) } else { Err(Refusal::StaleLease(report.lease)) };
+            match self.already_reported(report) {
+                true if planted::is(Bug::ReportTwice) => {}
+                true => return Ok(Vec::new()),
+                false => return Err(Refusal::StaleLease(report.lease)),
+            }
         }
         let next = self.next(now, report.lease, &report.outcome);
         let succeeded = report.outcome.kind == OutcomeKind::Succeeded;
@@ -74,7 +79,7 @@ impl Farm {
     /// What becomes of a job after an attempt with this outcome: the two budgets, kept apart.
     fn next(&self, now: Millis, lease: LeaseId, outcome: &Outcome) -> Next {
         let (Some(job), Some(spec)) = (self.jobs.get(&lease.job), self.spec(lease.job)) else { return Next::End };
-        if self.is_cancelling(lease.job) {
+        if self.is_cancelling(lease.job) && !planted::is(Bug::RetryAfterCancel) {
             return Next::End;
         }
         retry_after(job, spec, outcome).map_or(Next::End, |wait| Next::Again { not_before: now.plus(wait) })
@@ -87,11 +92,12 @@ fn retry_after(job: &Job, spec: &JobSpec, outcome: &Outcome) -> Option<u64> {
         OutcomeKind::Succeeded | OutcomeKind::Cancelled => None,
         OutcomeKind::Failed | OutcomeKind::TimedOut => {
             let failed = job.failed + 1;
-            (failed <= spec.retries).then(|| FAILED_BACKOFF.delay_millis(failed))
+            (failed <= spec.retries || planted::is(Bug::FailedBudgetIgnored))
+                .then(|| FAILED_BACKOFF.delay_millis(failed))
         }
         OutcomeKind::Lost | OutcomeKind::Refused => {
             let lost = job.lost + 1;
-            (lost < LOST_BUDGET).then(|| LOST_BACKOFF.delay_millis(lost))
+            (lost < LOST_BUDGET || planted::is(Bug::LostBudgetIgnored)).then(|| LOST_BACKOFF.delay_millis(lost))
         }
     }
 }

@@ -8,6 +8,7 @@ use crate::job::JobState;
 use crate::refusal::Refusal;
 use railyard_common::id::{BuildId, JobId, JobSelector};
 use railyard_common::plan::Plan;
+use railyard_common::planted::{self, Bug};
 use railyard_common::priority::Priority;
 use railyard_common::time::Millis;
 use std::collections::BTreeSet;
@@ -21,6 +22,7 @@ impl Farm {
     pub(super) fn decide_submit(&self, now: Millis, submission: &Submission) -> Result<Vec<Event>, Refusal> {
         if let Some(key) = &submission.key
             && let Some(build) = self.keys.get(key)
+            && !planted::is(Bug::DuplicateSubmit)
         {
             return self.repeated(key, build, submission);
         }

@@ -7,6 +7,7 @@ use crate::refusal::Refusal;
 use crate::worker::WorkerOffer;
 use railyard_common::id::{LeaseId, WorkerName};
 use railyard_common::outcome::Reason;
+use railyard_common::planted::{self, Bug};
 use railyard_common::time::Millis;
 
 /// A worker that has been away for so long, and holds nothing, is forgotten: hosts that come and go under new names must not
@@ -26,7 +27,11 @@ impl Farm {
                 return Err(Refusal::Retired { worker: offer.name.clone(), hold: hold.to_string() });
             }
             // What it does not hold it never got, or lost with its process: the job is free at once.
-            for lease in worker.leases.iter().filter(|lease| !held.contains(lease)) {
+            let freed = |lease: &&LeaseId| match held.contains(lease) {
+                true => planted::is(Bug::HelloFreesHeld),
+                false => !planted::is(Bug::HelloKeepsLost),
+            };
+            for lease in worker.leases.iter().filter(freed) {
                 let what =
                     if worker.offer.boot == offer.boot { "was cut off before it got" } else { "restarted without" };
                 let message = format!("worker {} {what} lease {lease}", offer.name);

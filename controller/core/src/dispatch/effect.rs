@@ -5,13 +5,14 @@ use crate::command::{Command, Report};
 use crate::event::{Event, Next};
 use railyard_common::id::{BuildId, LeaseId, WorkerName};
 use railyard_common::outcome::{Outcome, OutcomeKind, Reason};
+use railyard_common::planted::{self, Bug};
 use railyard_common::time::Millis;
 
 impl Dispatcher {
     /// The worker's session begins: first the welcome, then orders.
     pub(super) fn welcome(&mut self, now: Millis, mono: Millis, welcome: Welcome, out: &mut Vec<Output>) {
         let Welcome { ticket, worker, mut held, mut builds } = welcome;
-        held.retain(|lease| self.farm.holder(*lease) == Some(&worker));
+        held.retain(|lease| self.farm.holder(*lease) == Some(&worker) || planted::is(Bug::WelcomeNamesAll));
         builds.retain(|build| self.farm.build(build).is_none_or(|build| build.is_ended()));
         let session = self.live.attach(worker.clone());
         self.live.seen(&worker, now, None);
@@ -32,7 +33,9 @@ impl Dispatcher {
         let mut lost = Vec::new();
         for (lease, phase) in leases {
             if self.farm.holder(lease) != Some(&worker) {
-                lost.push(lease);
+                if !planted::is(Bug::AckForgetsLost) {
+                    lost.push(lease);
+                }
             } else if phase.is_some_and(|phase| self.live.set_phase(lease, phase)) {
                 self.changed(lease, out);
             }

@@ -21,6 +21,7 @@ pub use message::{Beat, Input, Output, Phase, Ticket};
 
 use crate::{Command, Event, Farm, Refusal};
 use railyard_common::id::{BuildId, LeaseId, WorkerName};
+use railyard_common::planted::{self, Bug};
 use railyard_common::time::Millis;
 use std::collections::VecDeque;
 
@@ -87,7 +88,11 @@ impl Dispatcher {
     pub fn begin_leases(&mut self, mono: Millis) {
         let leases: Vec<LeaseId> = self.farm.live_leases().collect();
         for lease in leases {
-            let ttl = self.farm.ttl_millis(lease).unwrap_or_default();
+            let ttl = match self.farm.ttl_millis(lease).unwrap_or_default() {
+                _ if planted::is(Bug::RestartExpiresAll) => 0,
+                _ if planted::is(Bug::RestartNeverExpires) => u64::MAX,
+                ttl => ttl,
+            };
             self.live.leases.begin(lease, mono, ttl);
         }
     }
@@ -161,7 +166,9 @@ impl Dispatcher {
     /// are refused by the shell. Gives what leaves all the same: readers, who see the state as it is now, and notices
     /// that have whoever acts on such look for himself.
     pub fn abort(&mut self, mono: Millis, round: Round, farm: Farm) -> Vec<Output> {
-        self.farm = farm;
+        if !planted::is(Bug::AbortKeepsRound) {
+            self.farm = farm;
+        }
         self.live = self.live.restarted();
         self.own = VecDeque::from([Command::Started]);
         self.begin_leases(mono);
