@@ -25,6 +25,8 @@ pub struct Farm {
     pub(crate) keys: BTreeMap<String, BuildId>,
     pub(crate) next_job: u64,
     pub(crate) next_ticket: u64,
+    /// No attempt has a smaller number from now on; above 1 only after a restore.
+    pub(crate) first_attempt: u32,
     // From here on: derived, in no journal and in no snapshot.
     pub(crate) queues: Queues,
     /// Processors, in thousandths, that the running jobs of each pipeline use.
@@ -44,6 +46,8 @@ pub struct Snapshot {
     next_job: u64,
     #[serde(default)]
     next_ticket: u64,
+    #[serde(default)]
+    first_attempt: u32,
 }
 
 impl Farm {
@@ -56,6 +60,7 @@ impl Farm {
             keys: self.keys.clone(),
             next_job: self.next_job,
             next_ticket: self.next_ticket,
+            first_attempt: self.first_attempt,
         }
     }
 
@@ -68,6 +73,7 @@ impl Farm {
             keys: snapshot.keys,
             next_job: snapshot.next_job,
             next_ticket: snapshot.next_ticket,
+            first_attempt: snapshot.first_attempt,
             ..Self::default()
         };
         for build in farm.builds.values_mut() {

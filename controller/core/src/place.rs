@@ -47,7 +47,8 @@ impl Farm {
     /// The lease of a job's next attempt.
     fn next_lease(&self, id: JobId) -> Option<LeaseId> {
         let job = self.jobs.get(&id)?;
-        Some(LeaseId { job: id, attempt: job.attempts.last().map_or(1, |last| last.number + 1) })
+        let next = job.attempts.last().map_or(1, |last| last.number + 1);
+        Some(LeaseId { job: id, attempt: next.max(self.first_attempt) })
     }
 }
 
