@@ -99,6 +99,7 @@ impl Dispatcher {
             | Event::WorkerOffline { .. }
             | Event::WorkerDraining { .. }
             | Event::WorkerReleased { .. }
+            | Event::ControllerRestored { .. }
             | Event::ControllerStarted { .. } => {}
         }
     }
@@ -124,6 +125,7 @@ impl Dispatcher {
                 | Event::WorkerHeld { .. }
                 | Event::WorkerReleased { .. }
                 | Event::WorkerForgotten { .. }
+                | Event::ControllerRestored { .. }
                 | Event::ControllerStarted { .. } => {}
             }
         }
