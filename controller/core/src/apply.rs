@@ -14,6 +14,14 @@ use railyard_common::time::Millis;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+/// Numbers after a restore count from here, to be short. A farm takes on less than a thousand jobs a second on average, and
+/// a job has less than one attempt a second: each waits for a lease.
+const YEAR_2026: Millis = Millis(1_767_225_600_000);
+/// More jobs than a farm that is backed up every night takes on in between.
+const RESTORED_JOBS_STEP: u64 = 1_000_000;
+/// More attempts than a job has in all.
+const RESTORED_ATTEMPTS_STEP: u32 = 1_000;
+
 impl Farm {
     /// Changes the state by what happened.
     pub fn apply(&mut self, event: &Event) {
@@ -66,11 +74,21 @@ impl Farm {
                 self.workers.remove(worker);
                 self.free_disk.remove(worker);
             }
+            Event::ControllerRestored { at } => self.begin_after_restore(*at),
             Event::ControllerStarted { at } => {
                 let names: Vec<WorkerName> = self.workers.keys().cloned().collect();
                 names.iter().for_each(|name| self.worker_offline(*at, name));
             }
         }
+    }
+
+    /// Numbers that the farm cannot have given since the backup, whenever that was: they follow the time, so that a second
+    /// restore of the same backup does not give those of the first again. The steps are for a clock that stands wrong.
+    fn begin_after_restore(&mut self, at: Millis) {
+        let millis = at.since(YEAR_2026);
+        let secs = u32::try_from(millis / 1000).unwrap_or(u32::MAX);
+        self.next_job = self.next_job.saturating_add(RESTORED_JOBS_STEP).max(millis);
+        self.first_attempt = self.first_attempt.saturating_add(RESTORED_ATTEMPTS_STEP).max(secs);
     }
 
     fn accept(&mut self, at: Millis, build: Build) {

@@ -176,6 +176,12 @@ pub enum Event {
         /// Which.
         worker: WorkerName,
     },
+    /// The state came back from a backup: what happened after that is not known here, but may still go on elsewhere. So
+    /// job numbers and attempts go on far above all that may have been given since.
+    ControllerRestored {
+        /// When; two restores of one backup differ in it.
+        at: Millis,
+    },
     /// The controller has started.
     ControllerStarted {
         /// When.
@@ -202,6 +208,7 @@ impl Event {
             | Self::WorkerHeld { at, .. }
             | Self::WorkerReleased { at, .. }
             | Self::WorkerForgotten { at, .. }
+            | Self::ControllerRestored { at }
             | Self::ControllerStarted { at } => *at,
         }
     }

@@ -26,6 +26,8 @@ pub struct Farm {
     pub(crate) keys: BTreeMap<String, BuildId>,
     pub(crate) next_job: u64,
     pub(crate) next_ticket: u64,
+    /// No attempt has a smaller number from now on; above 1 only after a restore.
+    pub(crate) first_attempt: u32,
     // From here on: derived, in no journal and in no snapshot.
     pub(crate) queues: Queues,
     /// Processors, in thousandths, that the running jobs of each pipeline use.
@@ -45,6 +47,8 @@ pub struct Snapshot {
     next_job: u64,
     #[serde(default)]
     next_ticket: u64,
+    #[serde(default)]
+    first_attempt: u32,
 }
 
 impl Farm {
@@ -57,6 +61,7 @@ impl Farm {
             keys: if planted::is(Bug::KeyForgotten) { BTreeMap::new() } else { self.keys.clone() },
             next_job: if planted::is(Bug::SnapshotForgetsJobs) { 0 } else { self.next_job },
             next_ticket: self.next_ticket,
+            first_attempt: self.first_attempt,
         }
     }
 
@@ -69,6 +74,7 @@ impl Farm {
             keys: snapshot.keys,
             next_job: snapshot.next_job,
             next_ticket: snapshot.next_ticket,
+            first_attempt: snapshot.first_attempt,
             ..Self::default()
         };
         for build in farm.builds.values_mut() {

@@ -49,7 +49,8 @@ impl Farm {
     fn next_lease(&self, id: JobId) -> Option<LeaseId> {
         let job = self.jobs.get(&id)?;
         let step = u32::from(!planted::is(Bug::AttemptReused));
-        Some(LeaseId { job: id, attempt: job.attempts.last().map_or(1, |last| last.number + step) })
+        let next = job.attempts.last().map_or(1, |last| last.number + step);
+        Some(LeaseId { job: id, attempt: next.max(self.first_attempt) })
     }
 }
 

@@ -8,6 +8,7 @@
 
 mod effects;
 mod handle;
+mod standstill;
 
 pub use handle::{CommandError, Handle, Link};
 
@@ -19,6 +20,7 @@ use railyard_common::id::{BuildId, LeaseId};
 use railyard_common::time::Millis;
 use railyard_core::{Dispatcher, Event, Input, Round, Ticket};
 use railyard_service::clock::Clock;
+use standstill::End;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -64,6 +66,15 @@ struct Snapshots {
     failed: u32,
     /// No other try before; monotonic.
     not_before: Millis,
+}
+
+/// What the journal says after an append.
+#[derive(Default)]
+struct After {
+    /// A snapshot would pay.
+    wants_snapshot: bool,
+    /// Why another append should not be tried.
+    stuck: Option<JournalError>,
 }
 
 /// Those who wait for the answers of the round.
@@ -118,7 +129,13 @@ impl Driver {
         // Only now can workers reach the controller.
         self.dispatcher.begin_leases(self.monotonic());
         self.notices.finalize.notify_one();
+        let mut stuck = self.journal.run(|journal| journal.has_room()).await.err();
         loop {
+            if let Some(error) = stuck.take()
+                && let End::Stop = self.stand_still(error, &shutdown).await
+            {
+                return Ok(());
+            }
             let mut waiting = Vec::new();
             if !self.dispatcher.has_own_work() {
                 let wake = self.next_wake();
@@ -131,7 +148,7 @@ impl Driver {
             }
             let inputs: Vec<Input> = waiting.into_iter().map(|request| self.take(request)).collect();
             let round = self.dispatcher.round(self.clock.now(), self.monotonic(), inputs);
-            self.commit(round).await?;
+            stuck = self.commit(round).await?;
         }
     }
 
@@ -172,28 +189,31 @@ impl Driver {
         }
     }
 
-    /// Makes the round durable, then lets it out.
-    async fn commit(&mut self, round: Round) -> Result<(), JournalError> {
-        let mut wants_snapshot = false;
+    /// Makes the round durable, then lets it out. Gives what keeps the next one from being made durable, if that is known.
+    async fn commit(&mut self, round: Round) -> Result<Option<JournalError>, JournalError> {
+        let mut after = After::default();
         if !round.events().is_empty() {
             match self.append(round.events()).await {
-                Ok(long) => wants_snapshot = long,
-                Err(error) => return self.recover(error, round).await,
+                Ok(then) => after = then,
+                Err(error) => return self.recover(error, round).await.map(Some),
             }
         }
         for output in self.dispatcher.release(self.clock.now(), self.monotonic(), round) {
             self.carry_out(output);
         }
-        if wants_snapshot && self.monotonic() >= self.snapshots.not_before {
+        if after.wants_snapshot && after.stuck.is_none() && self.monotonic() >= self.snapshots.not_before {
             self.install_snapshot().await;
         }
-        Ok(())
+        Ok(after.stuck)
     }
 
-    /// Returns whether a snapshot would pay.
-    async fn append(&mut self, events: &[Event]) -> Result<bool, JournalError> {
+    async fn append(&mut self, events: &[Event]) -> Result<After, JournalError> {
         let events = events.to_vec();
-        self.journal.run(move |journal| journal.append(&events).map(|()| journal.wants_snapshot())).await
+        let append = move |journal: &mut dyn Journal| {
+            journal.append(&events)?;
+            Ok(After { wants_snapshot: journal.wants_snapshot(), stuck: journal.has_room().err() })
+        };
+        self.journal.run(append).await
     }
 
     /// A snapshot that fails takes nothing back: the tail goes on, and a later try may work.
@@ -213,10 +233,9 @@ impl Driver {
     }
 
     /// The append failed: nothing of the round may be told. The state goes back to what is durable, callers hear why,
-    /// workers connect again and find out what holds. Readers look when that is done.
-    async fn recover(&mut self, error: JournalError, round: Round) -> Result<(), JournalError> {
+    /// workers connect again and find out what holds. Readers look when that is done. Gives the error back.
+    async fn recover(&mut self, error: JournalError, round: Round) -> Result<JournalError, JournalError> {
         let why = railyard_service::error_chain(&error);
-        tracing::error!(error = %why, "the journal cannot be written; refusing new work");
         for (_, reply) in std::mem::take(&mut self.waiting.commands) {
             // A caller that went away does not want its answer any more.
             drop(reply.send(Err(CommandError::Journal(why.clone()))));
@@ -228,8 +247,7 @@ impl Driver {
         for output in outputs {
             self.carry_out(output);
         }
-        tokio::time::sleep(TICK).await;
-        Ok(())
+        Ok(error)
     }
 }
 

@@ -2,12 +2,15 @@
 //!
 //! **Invariant:** when [`Journal::append`] returns, its events survive a loss of power.
 
+mod mark;
 mod record;
+mod room;
+mod sled_journal;
 mod sled_tail;
 mod snapshot_file;
 mod thread;
 
-pub use sled_tail::SledJournal;
+pub use sled_journal::SledJournal;
 pub(crate) use thread::JournalThread;
 
 use railyard_core::{Event, Farm, Snapshot};
@@ -15,7 +18,8 @@ use std::path::PathBuf;
 
 /// Keeps events. One owner: the driver.
 pub trait Journal: Send {
-    /// Everything that was kept. Called once, before anything is appended, and again after a failed append.
+    /// Everything that was kept. Called once, before anything is appended, and again after a failed append: then it gives
+    /// what was acknowledged before that, and of the failed append nothing.
     ///
     /// # Errors
     /// [`JournalError`]; the farm must not start then.
@@ -26,6 +30,22 @@ pub trait Journal: Send {
     /// # Errors
     /// [`JournalError`]; nothing of `events` may be told to anybody.
     fn append(&mut self, events: &[Event]) -> Result<(), JournalError>;
+
+    /// Whether the next append has room, as far as that can be seen without writing.
+    ///
+    /// # Errors
+    /// [`JournalError`], for instance [`JournalError::NoRoom`].
+    fn has_room(&mut self) -> Result<(), JournalError> {
+        Ok(())
+    }
+
+    /// After a refusal of [`Journal::has_room`] or a failed append: whether appends work again. Tried by a small durable write.
+    ///
+    /// # Errors
+    /// [`JournalError`]; why they do not.
+    fn ready(&mut self) -> Result<(), JournalError> {
+        Ok(())
+    }
 
     /// Whether the tail is long enough for a snapshot to pay.
     fn wants_snapshot(&self) -> bool;
@@ -57,6 +77,10 @@ impl Loaded {
     }
 }
 
+/// The way out of a damaged journal.
+const RESTORE: &str = "bring back a backup with `railyard controller restore --from FILE --data-dir DIR --force`, \
+                       which moves the damaged data directory aside";
+
 /// The journal cannot do its work.
 #[derive(Debug, thiserror::Error)]
 pub enum JournalError {
@@ -85,14 +109,42 @@ pub enum JournalError {
         path: PathBuf,
     },
     /// A record is not what was written.
-    #[error("record {record} of the journal {} is corrupt: {why}; restore the data directory from a backup, or move this one aside to start empty", path.display())]
+    #[error("record {record} of the journal {} is corrupt: {why}; {RESTORE}", path.display())]
     Corrupt {
-        /// The database directory or the snapshot file.
+        /// The database directory or the mark.
         path: PathBuf,
         /// Its number.
         record: u64,
         /// What is wrong with it.
         why: String,
+    },
+    /// The snapshot is not what was written.
+    #[error("the snapshot {} is corrupt: {why}{older}; {RESTORE}", path.display())]
+    CorruptSnapshot {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+        /// Where the generation before it lies, if it does.
+        older: String,
+    },
+    /// The database is damaged so that no record can be named.
+    #[error("the journal database {} cannot be read: {why}; {RESTORE}", path.display())]
+    Unreadable {
+        /// Its directory.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// Nothing is written any more, so that what is there stays known.
+    #[error("the disk of {} has {} MiB free and {} MiB are needed", path.display(), free >> 20, wanted >> 20)]
+    NoRoom {
+        /// The journal's directory.
+        path: PathBuf,
+        /// Bytes.
+        free: u64,
+        /// Bytes.
+        wanted: u64,
     },
     /// Written by a newer version of this software.
     #[error("{} was written by a newer version (format {found}, this one reads up to {known}); upgrade the controller", path.display())]
@@ -104,4 +156,16 @@ pub enum JournalError {
         /// The newest that this version reads.
         known: u8,
     },
+}
+
+impl JournalError {
+    /// Whether the disk is full.
+    pub fn is_full(&self) -> bool {
+        use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+        match self {
+            Self::NoRoom { .. } => true,
+            Self::Io { source, .. } => matches!(source.kind(), StorageFull | QuotaExceeded),
+            _ => false,
+        }
+    }
 }

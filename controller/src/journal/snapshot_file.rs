@@ -26,14 +26,37 @@ pub(super) fn write(dir: &Path, generation: u64, snapshot: &Snapshot) -> Result<
     sync_dir(dir)
 }
 
+/// Reads a snapshot that was just written: not what it says, but that it can be read.
+pub(super) fn verify(dir: &Path, generation: u64) -> Result<(), JournalError> {
+    let path = path(dir, generation);
+    let bytes = fs::read(&path).map_err(|source| JournalError::Io { what: "read", path: path.clone(), source })?;
+    record::check(&bytes).map(drop).map_err(|bad| bad_snapshot(path, generation, bad))
+}
+
+/// Takes a snapshot away, durably, if it is there.
+pub(super) fn remove(dir: &Path, generation: u64) -> Result<(), JournalError> {
+    let path = path(dir, generation);
+    match fs::remove_file(&path) {
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+            return Err(JournalError::Io { what: "remove", path, source });
+        }
+        _ => {}
+    }
+    sync_dir(dir)
+}
+
+fn bad_snapshot(path: PathBuf, generation: u64, bad: BadRecord) -> JournalError {
+    match bad {
+        BadRecord::TooNew(found) => JournalError::TooNew { path, found, known: record::FORMAT },
+        BadRecord::Corrupt(why) => JournalError::Corrupt { path, record: generation, why },
+    }
+}
+
 /// Reads the snapshot of a generation.
 pub(super) fn read(dir: &Path, generation: u64) -> Result<Snapshot, JournalError> {
     let path = path(dir, generation);
     let bytes = fs::read(&path).map_err(|source| JournalError::Io { what: "read", path: path.clone(), source })?;
-    record::decode(&bytes).map_err(|bad| match bad {
-        BadRecord::TooNew(found) => JournalError::TooNew { path, found, known: record::FORMAT },
-        BadRecord::Corrupt(why) => JournalError::Corrupt { path, record: generation, why },
-    })
+    record::decode(&bytes).map_err(|bad| bad_snapshot(path, generation, bad))
 }
 
 /// The newest generation that has a snapshot; 0 if none has.

@@ -58,9 +58,15 @@ fn cache_status(error: &CacheError) -> Status {
 fn log_status(error: &LogError) -> Status {
     let (code, reason) = match error {
         LogError::Gap { .. } => (Code::OutOfRange, rpc_error::LOG_GAP),
+        // It passes: the worker keeps the bytes and sends them again.
+        LogError::Io { source, .. } if is_full(source) => (Code::ResourceExhausted, rpc_error::BUSY),
         LogError::Io { .. } | LogError::Cache { .. } => (Code::Unavailable, rpc_error::INTERNAL),
     };
     rpc_error::refusal(code, reason, error_chain(error))
+}
+
+fn is_full(error: &std::io::Error) -> bool {
+    matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
 }
 
 /// A text of the request that cannot be parsed.

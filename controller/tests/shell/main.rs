@@ -6,6 +6,7 @@ mod common;
 mod crash;
 mod fencing;
 mod flow;
+mod full_disk;
 mod leases;
 mod logs;
 mod pki;

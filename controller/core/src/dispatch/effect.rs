@@ -102,6 +102,7 @@ impl Dispatcher {
             | Event::WorkerOffline { .. }
             | Event::WorkerDraining { .. }
             | Event::WorkerReleased { .. }
+            | Event::ControllerRestored { .. }
             | Event::ControllerStarted { .. } => {}
         }
     }
@@ -127,6 +128,7 @@ impl Dispatcher {
                 | Event::WorkerHeld { .. }
                 | Event::WorkerReleased { .. }
                 | Event::WorkerForgotten { .. }
+                | Event::ControllerRestored { .. }
                 | Event::ControllerStarted { .. } => {}
             }
         }

@@ -7,6 +7,7 @@
 //!   the shell appends Round::events() to the journal and flushes
 //! release(round)   durable: gives everything that may leave, in order
 //! abort(round)     not durable: goes back to what the journal holds
+//! answer(inputs)   instead of all that, while nothing can be journaled
 //! ```
 //!
 //! **Invariant:** no async, no I/O, no clock: times are arguments. `now` is wall-clock time, for records; `mono` is the
@@ -15,6 +16,7 @@
 mod effect;
 mod live;
 mod message;
+mod standstill;
 
 pub use live::Live;
 pub use message::{Beat, Input, Output, Phase, Ticket};

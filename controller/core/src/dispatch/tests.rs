@@ -139,3 +139,41 @@ fn a_lease_expires_when_no_heartbeat_came_for_its_time_to_live() {
     let outputs = durable(&mut dispatcher, 16_002, [input]);
     assert_eq!(outputs[0], Output::Decided { ticket: Ticket(9), result: Err(Refusal::StaleLease(lease)) });
 }
+
+#[test]
+fn in_a_standstill_everybody_is_answered_and_nothing_changes() {
+    let mut dispatcher = Dispatcher::new(Farm::default(), Millis(0));
+    let outputs = durable(&mut dispatcher, 0, [attach(1, Vec::new()), submit(2, "p/1")]);
+    let (session, lease) = order_of(&outputs).unwrap();
+    let worker: WorkerName = ANVIL.parse().unwrap();
+    let before = dispatcher.farm().snapshot();
+    let beat = Beat {
+        worker: worker.clone(),
+        session,
+        sequence: 1,
+        leases: vec![(lease, Some(Phase::Upload))],
+        free_disk_bytes: None,
+    };
+    let at = Millis(9_000);
+    let inputs = [submit(3, "p/2"), submit(4, "p/1"), Input::Beat(beat), Input::Read { ticket: Ticket(5) }];
+    let (outputs, refused) = dispatcher.answer(at, at, inputs);
+    assert_eq!(refused, [Ticket(3)]);
+    // What is impossible anyway can be told.
+    assert!(matches!(&outputs[0], Output::Decided { ticket: Ticket(4), result: Err(Refusal::BuildExists(_)) }));
+    assert!(outputs.contains(&Output::Ack { worker: worker.clone(), session, sequence: 1, lost: Vec::new() }));
+    assert!(outputs.contains(&Output::Read { ticket: Ticket(5) }));
+    // It goes and comes back again and again, with its lease.
+    for n in 0..3 {
+        let session = dispatcher.live().session(&worker).unwrap();
+        let (outputs, _) =
+            dispatcher.answer(at, at, [Input::Detach { worker: worker.clone(), session }, attach(6 + n, vec![lease])]);
+        assert!(matches!(&outputs[0], Output::Welcome { held, .. } if *held == [lease]), "{outputs:?}");
+    }
+    assert_eq!(dispatcher.farm().snapshot(), before);
+    // Long after the lease's time the journal works again: nothing has expired, and only the last hello is decided.
+    dispatcher.begin_leases(Millis(60_000));
+    let round = dispatcher.round(Millis(60_000), Millis(60_000), []);
+    assert!(matches!(round.events(), [Event::WorkerOnline { .. }]), "{:?}", round.events());
+    assert_eq!(dispatcher.farm().holder(lease), Some(&worker));
+    let _ = dispatcher.release(Millis(60_000), Millis(60_000), round);
+}

@@ -1,6 +1,7 @@
 //! A controller in this process, people who talk to it, and workers whose jobs the test itself does.
 
 pub mod controller;
+pub mod disk;
 pub mod logs;
 pub mod people;
 pub mod pipelines;

@@ -404,6 +404,7 @@ impl World {
                 Event::WorkerOnline { .. } => "worker-online".to_owned(),
                 Event::WorkerOffline { .. } => "worker-offline".to_owned(),
                 Event::WorkerDraining { .. } => "worker-draining".to_owned(),
+                Event::ControllerRestored { .. } => "controller-restored".to_owned(),
                 Event::ControllerStarted { .. } => "controller-started".to_owned(),
             };
             self.seen.insert(word);

@@ -56,6 +56,7 @@ pub fn event(event: &Event, farm: &Farm) -> String {
         Event::WorkerOnline { offer, .. } => format!("worker-online {}, boot {}", self::offer(offer), offer.boot.0),
         Event::WorkerOffline { worker, .. } => format!("worker-offline {worker}"),
         Event::WorkerDraining { worker, .. } => format!("worker-draining {worker}"),
+        Event::ControllerRestored { .. } => "controller-restored".to_owned(),
         Event::ControllerStarted { .. } => "controller-started".to_owned(),
     };
     format!("  {text}\n")

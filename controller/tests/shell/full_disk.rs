@@ -1,0 +1,118 @@
+//! The controller's disk fills up while jobs run, and is emptied again.
+
+use crate::common::disk::SmallDisk;
+use crate::common::people::submission;
+use crate::common::pipelines::{ONE, SHORT_LEASE};
+use crate::common::worker::{hello, lease, report, succeeded};
+use crate::common::{Controller, Worker, refused, until};
+use railyard_proto::v1;
+use railyard_service::clock::{Clock as _, SystemClock};
+use std::time::Duration;
+use tonic::Code;
+
+/// Longer than the lease of [`SHORT_LEASE`].
+const LONGER_THAN_THE_LEASE: Duration = Duration::from_secs(11);
+
+async fn on(disk: &SmallDisk) -> Controller {
+    Controller::start_at(disk.path().join("data")).await
+}
+
+/// A worker that comes back with a lease, as soon as it is let in.
+async fn back(controller: &Controller, name: &str, held: v1::LeaseId) -> Worker {
+    let worker = controller.worker_saying(v1::Hello { held: vec![held], ..hello(name) }).await;
+    assert_eq!(worker.welcome.held, [held]);
+    worker
+}
+
+async fn full_for_longer_than_a_lease(but_bytes: u64) {
+    let disk = SmallDisk::mounted(128);
+    let controller = on(&disk).await;
+    let person = controller.operator();
+    let (mut anvil, mut hammer) = (controller.worker("anvil").await, controller.worker("hammer").await);
+    let (first, second) = (person.submit(SHORT_LEASE, "1").await, person.submit(SHORT_LEASE, "2").await);
+    let on_anvil = lease(&anvil.order().await);
+    let on_hammer = lease(&hammer.order().await);
+    anvil.log(on_anvil, 0, b"before\n").await.unwrap();
+
+    disk.fill(but_bytes);
+    // The first ones may still fit.
+    let request = v1::SubmitRequest { idempotency_key: "k".to_owned(), ..submission(ONE, "while-full") };
+    let message = until("the refusal of new work", async || {
+        let n = person.build(&first).await.jobs.len();
+        let other = submission(ONE, &format!("f{}", SystemClock.monotonic().as_nanos()));
+        assert_eq!(n, 1);
+        match person.try_submit(other).await {
+            Ok(_) => None,
+            refusal => Some(refused(refusal, Code::Unavailable, "busy")),
+        }
+    })
+    .await;
+    assert!(message.contains("cannot write its journal") && message.contains("make room"), "{message}");
+    let message = refused(person.try_submit(request.clone()).await, Code::Unavailable, "busy");
+    assert!(message.contains("data/journal") && message.contains("MiB"), "{message}");
+    refused(person.cancel(&first, "why not").await, Code::Unavailable, "busy");
+
+    // One worker's stream breaks; the other's may have been cut once. Both jobs are safe, and who asks is answered.
+    drop(hammer);
+    let began = SystemClock.monotonic();
+    let mut anvil = back(&controller, "anvil", on_anvil).await;
+    until("the time of a lease", async || {
+        assert_eq!(person.job(&first, "work@linux/amd64").await.state(), v1::JobState::Running);
+        (SystemClock.monotonic() - began > LONGER_THAN_THE_LEASE).then_some(())
+    })
+    .await;
+    assert!(anvil.beat(&[on_anvil], v1::Phase::Run).await.lost.is_empty());
+    assert_eq!(person.log(&first, "work", 0).await, b"before\n");
+    assert_eq!(person.workers().await.len(), 2);
+    if but_bytes == 0 {
+        // The worker keeps it and sends it again.
+        let taken = anvil.log(on_anvil, 7, &vec![b'x'; 1 << 20]).await;
+        refused(taken, Code::ResourceExhausted, "busy");
+    }
+    // A report is not lost: the worker says it again.
+    refused(anvil.try_report(report(on_anvil, succeeded())).await, Code::Unavailable, "busy");
+
+    disk.empty();
+    until("the report's answer", async || anvil.try_report(report(on_anvil, succeeded())).await.ok()).await;
+    let hammer = back(&controller, "hammer", on_hammer).await;
+    hammer.succeed(on_hammer).await;
+    for build in [&first, &second] {
+        let view = person.ended(build).await;
+        assert_eq!((view.state(), view.jobs[0].attempts.len()), (v1::BuildState::Succeeded, 1));
+    }
+    let late = person.try_submit(request.clone()).await.unwrap();
+    assert!(!late.existing, "it was refused, and is there");
+    assert!(person.try_submit(request).await.unwrap().existing);
+    let before = person.build(&first).await;
+    let address = controller.address();
+    let controller = controller.stop().await.start(address).await;
+    assert_eq!(controller.operator().build(&first).await, before);
+}
+
+#[tokio::test]
+async fn a_disk_without_a_byte_costs_no_job_and_no_restart() {
+    full_for_longer_than_a_lease(0).await;
+}
+
+#[tokio::test]
+async fn a_disk_that_is_nearly_full_costs_no_job_and_no_restart() {
+    full_for_longer_than_a_lease(8 * 1024 * 1024).await;
+}
+
+#[tokio::test]
+async fn a_controller_starts_on_a_full_disk_to_be_looked_at() {
+    let disk = SmallDisk::mounted(128);
+    let controller = on(&disk).await;
+    let build = controller.operator().submit(ONE, "1").await;
+    let address = controller.address();
+    let stopped = controller.stop().await;
+    disk.fill(0);
+    let controller = stopped.start(address).await;
+    let person = controller.operator();
+    assert_eq!(person.build(&build).await.state(), v1::BuildState::Running);
+    refused(person.try_submit(submission(ONE, "2")).await, Code::Unavailable, "busy");
+    disk.empty();
+    until("new work", async || person.try_submit(submission(ONE, "2")).await.ok()).await;
+    let mut worker = controller.worker("anvil").await;
+    assert_eq!(worker.order().await.build, build);
+}
