@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 mod services;
 
-pub use services::{CertArgs, CertRole, ControllerArgs, ControllerTask, DevArgs, WorkerArgs};
+pub use services::{BackupArgs, CertArgs, CertRole, ControllerArgs, ControllerTask, DevArgs, RestoreArgs, WorkerArgs};
 
 /// A build farm for image-based Linux distributions.
 #[derive(Debug, Parser)]
@@ -34,7 +34,7 @@ RAILYARD_CONFIG, else by ./railyard-data/client.toml, else by ~/.config/railyard
 pub enum Verb {
     /// Run a whole farm on this machine: controller, worker and cache in one process
     Dev(DevArgs),
-    /// Run the controller, or issue certificates from its authority
+    /// Run the controller, issue certificates from its authority, back it up, restore it
     Controller(ControllerArgs),
     /// Run a worker on this host
     Worker(WorkerArgs),

@@ -10,13 +10,13 @@ mod settings;
 mod verbs;
 mod view;
 
-use args::{Cli, Format, Verb};
+use args::{Cli, ControllerTask, Format, Verb};
 use clap::Parser as _;
 use failure::Failure;
 use render::Console;
 use std::future::Future;
 use std::process::ExitCode;
-use verbs::{artifacts, builds, change, dev, help, logs, pipeline, serve, submit, watch, workers};
+use verbs::{artifacts, backup, builds, change, dev, help, logs, pipeline, serve, submit, watch, workers};
 
 fn main() -> ExitCode {
     // Fails only if a provider is installed already, and then it is this one: no other is linked.
@@ -33,7 +33,9 @@ fn run(verb: Verb) -> Result<(), Failure> {
         Verb::Dev(args) => service("railyard-dev", dev::dev(&args, &console)),
         Verb::Controller(args) => match &args.task {
             None => service("railyard-controller", serve::controller(&args)),
-            Some(task) => serve::task(&args, task, &console),
+            Some(ControllerTask::Cert(cert)) => serve::issue(&args, cert, &console),
+            Some(ControllerTask::Backup(wanted)) => client(backup::backup(&args, wanted, &console)),
+            Some(ControllerTask::Restore(wanted)) => backup::restore(&args, wanted, &console),
         },
         Verb::Worker(args) => service("railyard-worker", serve::worker(&args)),
         Verb::Check(args) => pipeline::check(&args, &console),

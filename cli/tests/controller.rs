@@ -258,3 +258,41 @@ fn a_controller_that_cannot_start_says_why() {
     exits(&output, 2);
     assert!(err(&output).contains("c.toml:2:1"), "{}", err(&output));
 }
+
+#[test]
+fn a_controller_is_backed_up_while_it_runs_and_comes_back() {
+    let place = Place::with_pipeline();
+    let listen = free_address();
+    let mut controller = Controller::start(&place, &listen);
+    exits(&submit(&place, &["--version", "1.0"]), 0);
+    let config = ["controller", "--config", "controller.toml"];
+    let made = place.run(&[&config[..], &["backup", "--to", "farm.backup", "-o", "json"]].concat());
+    exits(&made, 0);
+    assert_eq!(json(&made)["builds"], 1);
+    exits(&submit(&place, &["--version", "2.0"]), 0);
+
+    let restore = ["controller", "restore", "--from", "farm.backup", "--data-dir", "railyard-data"];
+    let running = place.run(&[&restore[..], &["--force"]].concat());
+    exits(&running, 1);
+    assert!(err(&running).contains("stop it first"), "{}", err(&running));
+    controller.kill();
+    let full = place.run(&restore);
+    exits(&full, 2);
+    assert!(err(&full).contains("--force"), "{}", err(&full));
+    let offline = place.run(&[&config[..], &["backup", "--to", "offline.backup", "-o", "json"]].concat());
+    exits(&offline, 0);
+    assert_eq!(json(&offline)["builds"], 2);
+
+    let back = place.run(&[&restore[..], &["--force"]].concat());
+    exits(&back, 0);
+    assert!(out(&back).contains("controller.toml") && err(&back).contains("before-restore-"), "{}", out(&back));
+    let _controller = Controller::start(&place, &listen);
+    let builds = json(&place.run(&["builds", "-o", "json"]));
+    assert_eq!((builds.as_array().map(Vec::len), &builds[0]["build"]), (Some(1), &"mini/1.0".into()));
+
+    let nowhere = place.run(&["controller", "backup", "--to", "x"]);
+    exits(&nowhere, 2);
+    let mistyped = place.run(&["controller", "backup", "--data-dir", "mistyped", "--to", "x"]);
+    exits(&mistyped, 2);
+    assert!(!place.path("mistyped").exists() && !place.path("x").exists());
+}

@@ -6,13 +6,14 @@ use crate::driver::{Driver, Handle, Notices};
 use crate::finalize::{self, Finalizer};
 use crate::journal::SledJournal;
 use crate::logs::LogStore;
-use crate::rpc::{Client, Workers, gate};
+use crate::rpc::{Admin, Client, Workers, gate};
 use crate::setup::Pki;
 use anyhow::Context as _;
 use axum::Router;
 use axum::routing::get;
 use futures_util::StreamExt as _;
 use railyard_proto::v1;
+use railyard_proto::v1::admin_service_server::AdminServiceServer;
 use railyard_proto::v1::client_service_server::ClientServiceServer;
 use railyard_proto::v1::worker_service_server::WorkerServiceServer;
 use railyard_service::clock::{Clock, SystemClock};
@@ -49,6 +50,7 @@ pub async fn run(
 ) -> anyhow::Result<()> {
     let data = &config.data_dir;
     std::fs::create_dir_all(data).with_context(|| format!("cannot create the data directory {}", data.display()))?;
+    crate::backup::check_finished(data)?;
     // First of all: it keeps a second controller out, before that changes anything here.
     let journal_dir = data.join("journal");
     let journal = tokio::task::spawn_blocking(move || SledJournal::open(&journal_dir)).await??;
@@ -120,6 +122,7 @@ fn routes(
     shutdown: &CancellationToken,
 ) -> anyhow::Result<Router> {
     let client = Client::new(farm.clone(), cache.clone(), logs.clone(), clock, config.farm.clone(), shutdown.clone());
+    let admin = AdminServiceServer::new(Admin::new(farm.clone()));
     let workers = Workers::new(farm, cache, logs, config.farm.clone(), shutdown.clone());
     let client = ClientServiceServer::new(client)
         .max_decoding_message_size(MESSAGE_MAX_BYTES)
@@ -133,7 +136,8 @@ fn routes(
         .register_encoded_file_descriptor_set(v1::DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()?;
-    let grpc = Routes::new(client).add_service(workers).add_service(health_service).add_service(reflection);
+    let grpc =
+        Routes::new(client).add_service(workers).add_service(admin).add_service(health_service).add_service(reflection);
     let probes = Router::new().route("/healthz", get(|| async { "ok\n" })).route("/readyz", get(|| async { "ok\n" }));
     let grpc = grpc.prepare().into_axum_router().layer(axum::middleware::from_fn(gate));
     let mut app = grpc.merge(probes);
@@ -147,8 +151,14 @@ fn routes(
 async fn tell_health(mut health: HealthReporter, shutdown: CancellationToken) {
     health.set_serving::<ClientServiceServer<Client>>().await;
     health.set_serving::<WorkerServiceServer<Workers>>().await;
+    health.set_serving::<AdminServiceServer<Admin>>().await;
     shutdown.cancelled().await;
-    let services = ["", ClientServiceServer::<Client>::NAME, WorkerServiceServer::<Workers>::NAME];
+    let services = [
+        "",
+        ClientServiceServer::<Client>::NAME,
+        WorkerServiceServer::<Workers>::NAME,
+        AdminServiceServer::<Admin>::NAME,
+    ];
     for service in services {
         health.set_service_status(service, ServingStatus::NotServing).await;
         health.clear_service_status(service).await;

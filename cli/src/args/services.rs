@@ -46,7 +46,8 @@ pub struct DevArgs {
     after_help = "\
 Examples:
   railyard controller --config /etc/railyard/controller.toml
-  railyard controller --config /etc/railyard/controller.toml cert worker w2 --out ./w2"
+  railyard controller --config /etc/railyard/controller.toml cert worker w2 --out ./w2
+  railyard controller --config /etc/railyard/controller.toml backup --to /backup/railyard"
 )]
 pub struct ControllerArgs {
     /// The controller's configuration file, TOML
@@ -62,6 +63,10 @@ pub struct ControllerArgs {
 pub enum ControllerTask {
     /// Issue a certificate for a worker, submitter, operator or viewer
     Cert(CertArgs),
+    /// Write the farm's state and keys into one file, also while the controller runs
+    Backup(BackupArgs),
+    /// Bring a farm back from a backup
+    Restore(RestoreArgs),
 }
 
 /// `railyard controller cert`
@@ -85,6 +90,55 @@ pub struct CertArgs {
     /// Directory for ca.pem, NAME.pem and NAME.key
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+/// `railyard controller backup`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  railyard controller --config /etc/railyard/controller.toml backup --to /backup/railyard-$(date +%F)
+  railyard controller backup --data-dir railyard-data --to farm.backup
+
+Run it on the controller's machine, as its user. A running controller is asked for its state, with the operator's
+certificate in its data directory; of one that does not run the journal is read. The file has the farm's CA key in it: who
+can read it can be anybody. Not in it: the cache (artifacts, images, logs of ended jobs), logs of jobs that run, and the
+configuration file. `head -2 FILE` tells what a backup is of.")]
+pub struct BackupArgs {
+    /// The controller's data directory, instead of --config
+    #[arg(long, visible_alias = "data", value_name = "DIR", conflicts_with = "config")]
+    pub data_dir: Option<PathBuf>,
+    /// The file to write; it appears whole or not at all
+    #[arg(long, value_name = "FILE")]
+    pub to: PathBuf,
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+/// `railyard controller restore`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  railyard controller restore --from farm.backup --data-dir /var/lib/railyard
+  railyard controller restore --from farm.backup --data-dir /var/lib/railyard --force
+
+Stop the controller first. The backup is verified before anything is touched. With --force the journal and the keys that
+are there are moved into before-restore-TIME in the data directory; nothing is deleted, cache and logs stay. Builds that
+were submitted after the backup are gone; their workers are told to stop. Jobs that ran in the backup run again, unless
+their worker still holds them.")]
+pub struct RestoreArgs {
+    /// The backup
+    #[arg(long, value_name = "FILE")]
+    pub from: PathBuf,
+    /// The controller's data directory, instead of --config
+    #[arg(long, visible_alias = "data", value_name = "DIR", conflicts_with = "config")]
+    pub data_dir: Option<PathBuf>,
+    /// Move aside what is there
+    #[arg(long)]
+    pub force: bool,
     #[allow(missing_docs)]
     #[command(flatten)]
     pub output: OutputArgs,
@@ -121,6 +175,8 @@ impl ControllerTask {
     pub fn format(&self) -> Format {
         match self {
             Self::Cert(args) => args.output.output,
+            Self::Backup(args) => args.output.output,
+            Self::Restore(args) => args.output.output,
         }
     }
 }

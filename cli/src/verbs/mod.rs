@@ -1,6 +1,7 @@
 //! What the verbs do, one file for each group.
 
 pub mod artifacts;
+pub mod backup;
 pub mod builds;
 pub mod change;
 pub mod dev;

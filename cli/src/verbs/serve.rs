@@ -1,6 +1,6 @@
-//! `controller` and `worker`: the services, and what can be done with a controller's data without running it.
+//! `controller` and `worker`: the services, and certificates from a controller's data.
 
-use crate::args::{CertArgs, CertRole, ControllerArgs, ControllerTask, WorkerArgs};
+use crate::args::{CertArgs, CertRole, ControllerArgs, WorkerArgs};
 use crate::failure::Failure;
 use crate::farm::chain;
 use crate::render::Console;
@@ -37,16 +37,6 @@ pub async fn worker(args: &WorkerArgs) -> Result<(), Failure> {
     railyard_worker::run(config, stop).await.map_err(|error| failed("worker", &error))
 }
 
-/// Does something with a controller's data, without running it.
-///
-/// # Errors
-/// [`Failure::Usage`], [`Failure::Failed`].
-pub fn task(args: &ControllerArgs, task: &ControllerTask, console: &Console) -> Result<(), Failure> {
-    match task {
-        ControllerTask::Cert(cert) => issue(args, cert, console),
-    }
-}
-
 /// A token that the first SIGINT or SIGTERM cancels. The second ends the process at once.
 ///
 /// # Errors
@@ -79,7 +69,7 @@ pub fn failed(what: &str, error: &anyhow::Error) -> Failure {
     Failure::Failed(format!("the {what} stopped: {error:#}"))
 }
 
-fn controller_config(path: Option<&Path>) -> Result<ControllerConfig, Failure> {
+pub(super) fn controller_config(path: Option<&Path>) -> Result<ControllerConfig, Failure> {
     let path = path.ok_or_else(|| {
         Failure::Usage("a controller needs --config FILE; `railyard dev` runs a farm without one".to_owned())
     })?;
@@ -95,7 +85,11 @@ struct Issued {
     key: PathBuf,
 }
 
-fn issue(args: &ControllerArgs, cert: &CertArgs, console: &Console) -> Result<(), Failure> {
+/// Issues a certificate from a controller's data, without running it.
+///
+/// # Errors
+/// [`Failure::Usage`], [`Failure::Failed`].
+pub fn issue(args: &ControllerArgs, cert: &CertArgs, console: &Console) -> Result<(), Failure> {
     let config = match (&cert.data, &args.config) {
         (Some(data), _) => ControllerConfig::new(data.clone()),
         (None, Some(_)) => controller_config(args.config.as_deref())?,

@@ -11,6 +11,7 @@ mod snapshot_file;
 mod thread;
 
 pub use sled_journal::SledJournal;
+pub(crate) use sled_journal::is_in_use;
 pub(crate) use thread::JournalThread;
 
 use railyard_core::{Event, Farm, Snapshot};
@@ -168,4 +169,21 @@ impl JournalError {
             _ => false,
         }
     }
+}
+
+/// A snapshot as the journal and backups keep it: format, checksum, JSON.
+pub(crate) fn encode_snapshot(snapshot: &Snapshot) -> Vec<u8> {
+    record::encode(snapshot)
+}
+
+/// What [`encode_snapshot`] made, here or in an earlier version. `path` is for messages.
+pub(crate) fn decode_snapshot(bytes: &[u8], path: &std::path::Path) -> Result<Snapshot, JournalError> {
+    record::decode(bytes).map_err(|bad| match bad {
+        record::BadRecord::TooNew(found) => {
+            JournalError::TooNew { path: path.to_owned(), found, known: record::FORMAT }
+        }
+        record::BadRecord::Corrupt(why) => {
+            JournalError::CorruptSnapshot { path: path.to_owned(), why, older: String::new() }
+        }
+    })
 }

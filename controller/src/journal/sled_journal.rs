@@ -19,7 +19,7 @@ use super::mark::{Acked, Found, Mark};
 use super::record::{self, BadRecord};
 use super::room::Room;
 use super::sled_tail::{Opened, Tail, sync_dir};
-use super::{Journal, JournalError, Loaded, snapshot_file};
+use super::{Journal, JournalError, Loaded, sled_tail, snapshot_file};
 use railyard_core::{Event, Snapshot};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -207,6 +207,12 @@ impl SledJournal {
         tail.put(acked.records, record)?;
         mark.set(acked.and(record))
     }
+}
+
+/// Whether a controller has the journal in `dir` open now.
+pub(crate) fn is_in_use(dir: &Path) -> bool {
+    let Ok(newest) = snapshot_file::newest(dir) else { return false };
+    sled_tail::is_locked(&dir.join(format!("tail-{newest:08}")))
 }
 
 /// The generation that a part of the journal belongs to.

@@ -117,6 +117,11 @@ fn is_free(log: &Path) -> bool {
     false
 }
 
+/// Whether somebody holds the directory's lock at this moment.
+pub(super) fn is_locked(path: &Path) -> bool {
+    File::open(path.join("db")).is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
+}
+
 impl Tail {
     /// Opens the directory, or makes it, and reads it.
     pub(super) fn open(path: &Path) -> Result<Opened, JournalError> {

@@ -17,13 +17,16 @@ pub(super) enum Act {
     Change,
     /// Runs jobs.
     Work,
+    /// Takes the whole state away.
+    Administer,
 }
 
 /// The table: a role's row says what it may do.
 fn may(role: Role, act: Act) -> bool {
     match role {
         Role::Viewer => act == Act::Read,
-        Role::Submitter | Role::Operator => matches!(act, Act::Read | Act::Change),
+        Role::Submitter => matches!(act, Act::Read | Act::Change),
+        Role::Operator => matches!(act, Act::Read | Act::Change | Act::Administer),
         Role::Worker => act == Act::Work,
     }
 }
@@ -76,13 +79,14 @@ mod tests {
 
     #[test]
     fn every_role_gets_its_row_and_nobody_gets_nothing() {
-        for act in [Act::Read, Act::Change, Act::Work] {
+        for act in [Act::Read, Act::Change, Act::Work, Act::Administer] {
             assert_eq!(allow(&call(None), act).unwrap_err().code(), Code::Unauthenticated);
             for role in Role::ALL {
                 let allowed = allow(&call(Some(Identity::new(role, "someone").unwrap())), act).is_ok();
                 let want = match (role, act) {
                     (Role::Worker, Act::Work) => true,
                     (Role::Worker, _) | (_, Act::Work) => false,
+                    (role, Act::Administer) => role == Role::Operator,
                     (Role::Viewer, Act::Change) => false,
                     (_, Act::Read | Act::Change) => true,
                 };

@@ -1,5 +1,6 @@
 //! The gRPC services: messages are parsed here, refusals become statuses here, and nothing else happens here.
 
+mod admin;
 mod auth;
 mod client;
 mod read;
@@ -8,6 +9,7 @@ mod submit;
 mod view;
 mod worker;
 
+pub use admin::Admin;
 pub use auth::gate;
 pub use client::Client;
 pub use worker::Workers;

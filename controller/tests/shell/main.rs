@@ -13,6 +13,7 @@ mod pki;
 mod probes;
 mod publish;
 mod restart;
+mod restore;
 mod rounds;
 mod sessions;
 mod shutdown;
