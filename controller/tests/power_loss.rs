@@ -14,6 +14,8 @@ use std::process::{Command, Stdio};
 const JOURNAL: &str = "RAILYARD_TEST_JOURNAL";
 /// Set in the child of the control: it uses sled without what the journal adds to it.
 const BARE: &str = "RAILYARD_TEST_BARE_SLED";
+/// Set in the child that installs one snapshot after another.
+const GENERATIONS: &str = "RAILYARD_TEST_GENERATIONS";
 /// Batches that are acknowledged before the power fails.
 const BATCHES: u64 = 400;
 /// The `n`th batch has this many events; one in a hundred is so large that sled puts it into a file of its own.
@@ -41,6 +43,47 @@ fn acknowledged_events_survive_a_loss_of_power() {
     assert!(found[..wanted.len()] == wanted[..], "acknowledged events are not as they were written");
     // And it goes on from there.
     journal.append(&[event(BATCHES + 1)]).unwrap();
+}
+
+/// The power may fail at any point of a snapshot's way: what was acknowledged is in the old generation, or in the new one.
+#[test]
+fn a_change_of_generations_survives_a_loss_of_power() {
+    const TEST: &str = "a_change_of_generations_survives_a_loss_of_power";
+    if let Some(dir) = std::env::var_os(GENERATIONS) {
+        return change_generations_until_killed(Path::new(&dir));
+    }
+    // The child does not wait: each time it is somewhere else when it is killed.
+    for wanted in [1, 4, 9, 17] {
+        let disk = Disk::mounted();
+        let acked = said_by(TEST, GENERATIONS, &disk.at("journal"), wanted);
+        disk.lose_power_and_mount_again();
+        let mut journal = SledJournal::open(&disk.at("journal")).unwrap();
+        let found = journal.load().unwrap().farm().snapshot();
+        // More than it had said may be there, and nothing less.
+        let number = (acked..acked + 1_000).find(|number| farm_after(*number).snapshot() == found);
+        assert!(number.is_some(), "after {acked} acknowledged appends another state is there: {found:?}");
+        journal.append(&[event(1)]).unwrap();
+    }
+}
+
+/// A farm that has been restored so many times: each changes the state.
+fn farm_after(number: u64) -> Farm {
+    let mut farm = Farm::default();
+    (1..=number).for_each(|_| farm.apply(&Event::ControllerRestored { at: Millis(0) }));
+    farm
+}
+
+/// The child: appends, says so, installs a snapshot, and so on.
+fn change_generations_until_killed(dir: &Path) {
+    let mut journal = SledJournal::open(dir).unwrap();
+    let mut farm = journal.load().unwrap().farm();
+    for number in 1.. {
+        let event = Event::ControllerRestored { at: Millis(0) };
+        farm.apply(&event);
+        journal.append(&[event]).unwrap();
+        println!("acked {number}");
+        journal.install(&farm.snapshot()).unwrap();
+    }
 }
 
 /// The control: without the journal's own syncs the same test finds a loss, so the failure of power is a real one.
@@ -105,6 +148,11 @@ fn wait_for_the_kill() {
 
 /// Runs the child until it has acknowledged everything, and kills it; gives the last number that it said.
 fn acknowledged_by(test: &str, role: &str, dir: &Path) -> u64 {
+    said_by(test, role, dir, BATCHES)
+}
+
+/// Runs the child until it has acknowledged so many appends, and kills it; gives the last number that was read.
+fn said_by(test: &str, role: &str, dir: &Path, wanted: u64) -> u64 {
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args([test, "--exact", "--nocapture"])
         .env(role, dir)
@@ -118,7 +166,7 @@ fn acknowledged_by(test: &str, role: &str, dir: &Path) -> u64 {
         // The test harness writes to the same line before the first one.
         let said = line.split_once("acked ").and_then(|(_, number)| number.parse().ok());
         acked = said.unwrap_or(acked);
-        if acked == BATCHES {
+        if acked == wanted {
             break;
         }
     }
