@@ -1,7 +1,9 @@
 //! The gRPC services: messages are parsed here, refusals become statuses here, and nothing else happens here.
 
 mod auth;
+mod change;
 mod client;
+mod holds;
 mod read;
 mod report;
 mod submit;

@@ -165,6 +165,7 @@ fn offer(name: &str) -> WorkerOffer {
         platforms: vec![PlatformOffer { platform: "linux/amd64".parse().unwrap(), emulated: false }],
         capacity: Capacity { cpu_millis: 64_000, memory_bytes: 1 << 40, disk_bytes: 1 << 44, slots: 8 },
         labels: BTreeMap::new(),
+        pool: None,
         allows_privileged: false,
     }
 }
