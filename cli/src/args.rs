@@ -1,13 +1,17 @@
 //! The command line as data. Nothing here does anything; `main` matches on it.
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use railyard_common::id::{StepName, Version};
-use railyard_common::platform::Platform;
 use std::path::PathBuf;
 
+mod builds;
+mod pipeline;
 mod services;
+mod workers;
 
+pub use builds::{ApproveArgs, BuildArgs, BuildsArgs, CancelArgs, FetchArgs, LogsArgs, RetryArgs, ShowArgs};
+pub use pipeline::{CheckArgs, PlanArgs, RequestArgs, SubmitArgs};
 pub use services::{BackupArgs, CertArgs, CertRole, ControllerArgs, ControllerTask, DevArgs, RestoreArgs, WorkerArgs};
+pub use workers::{CordonArgs, DrainArgs, HoldArgs, PatienceArgs, RetireArgs, UncordonArgs, WorkersArgs};
 
 /// A build farm for image-based Linux distributions.
 #[derive(Debug, Parser)]
@@ -40,7 +44,7 @@ pub enum Verb {
     Worker(WorkerArgs),
     /// Check a pipeline file; needs no farm
     Check(CheckArgs),
-    /// Show the jobs that a submit would make, and who could run them
+    /// Show the jobs that a submit would make, where they could run, and why they would wait
     Plan(PlanArgs),
     /// Submit a pipeline as a new build
     Submit(SubmitArgs),
@@ -56,12 +60,22 @@ pub enum Verb {
     Artifacts(BuildArgs),
     /// Download artifacts, verified against their digests
     Fetch(FetchArgs),
-    /// Cancel a build
+    /// Cancel a build, or some of its jobs
     Cancel(CancelArgs),
+    /// Let jobs go on that wait for approval
+    Approve(ApproveArgs),
     /// Run again what did not succeed; what succeeded is kept
     Retry(RetryArgs),
-    /// List the workers of the farm
+    /// List the workers of the farm, and what holds them back
     Workers(WorkersArgs),
+    /// Give a worker no new jobs; what runs there goes on
+    Cordon(CordonArgs),
+    /// Empty a worker: no new jobs, and a deadline for those that run
+    Drain(DrainArgs),
+    /// Empty a worker, send it away, and do not take it back
+    Retire(RetireArgs),
+    /// Give a worker jobs again, whatever held it back
+    Uncordon(UncordonArgs),
     /// Print a completion script for a shell
     Completions(CompletionsArgs),
     /// Write the manual pages into a directory
@@ -107,259 +121,6 @@ pub struct FarmArgs {
     pub config: Option<PathBuf>,
 }
 
-/// `railyard check`
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Example:
-  railyard check deploy/pipelines/mini/railyard.yaml
-
-Exits 2 and points at file:line:column if something is wrong.")]
-pub struct CheckArgs {
-    /// The pipeline file
-    #[arg(value_name = "PIPELINE")]
-    pub file: PathBuf,
-    #[allow(missing_docs)]
-    #[command(flatten)]
-    pub output: OutputArgs,
-}
-
-/// What decides about the jobs of a build.
-#[derive(Clone, Debug, Args)]
-pub struct RequestArgs {
-    /// The pipeline file
-    #[arg(value_name = "PIPELINE")]
-    pub file: PathBuf,
-    /// The build's version, for instance 4799.0.0 [default: the controller makes one]
-    #[arg(long, value_name = "V")]
-    pub version: Option<Version>,
-    /// A parameter of the pipeline; can be given several times
-    #[arg(short, long = "param", value_name = "KEY=VALUE", value_parser = parse_param)]
-    pub params: Vec<(String, String)>,
-    /// Build for this platform; can be given several times [default: what the pipeline says]
-    #[arg(long = "platform", value_name = "PLATFORM")]
-    pub platforms: Vec<Platform>,
-}
-
-/// `railyard plan`
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  railyard plan railyard.yaml
-  railyard plan railyard.yaml --platform linux/arm64 --param suite=trixie")]
-pub struct PlanArgs {
-    #[allow(missing_docs)]
-    #[command(flatten)]
-    pub request: RequestArgs,
-    #[allow(missing_docs)]
-    #[command(flatten)]
-    pub output: OutputArgs,
-    #[allow(missing_docs)]
-    #[command(flatten)]
-    pub farm: FarmArgs,
-}
-
-/// `railyard submit`
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  railyard submit railyard.yaml
-  railyard submit railyard.yaml --version 4799.0.0 --param suite=bookworm --wait
-  build=$(railyard submit railyard.yaml)
-
-Prints the build on stdout, everything else on stderr. With --wait it exits 0 when the build succeeded and 1 when not;
-Ctrl-C stops the waiting, not the build.")]
-pub struct SubmitArgs {
-    #[allow(missing_docs)]
-    #[command(flatten)]
-    pub request: RequestArgs,
-    /// Show progress until the build ends, and exit with its result
-    #[arg(short, long)]
-    pub wait: bool,
-    /// Submitting again with the same key gives the same build [default: a new one each time]
-    #[arg(long, value_name = "KEY")]
-    pub idempotency_key: Option<String>,
-    #[allow(missing_docs)]
-    #[command(flatten)]
-    pub output: OutputArgs,
-    #[allow(missing_docs)]
-    #[command(flatten)]
-    pub farm: FarmArgs,
-}
-
-/// `railyard builds`
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  railyard builds
-  railyard builds mini --limit 5 -o json")]
-pub struct BuildsArgs {
-    /// Only builds of this pipeline
-    pub pipeline: Option<String>,
-    /// How many
-    #[arg(short = 'n', long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
-    pub limit: u32,
-    #[allow(missing_docs)]
-    #[command(flatten)]
-    pub output: OutputArgs,
-    #[allow(missing_docs)]
-    #[command(flatten)]
-    pub farm: FarmArgs,
-}
-
-/// A verb that needs to know a build and nothing else.
-#[derive(Debug, Args)]
-#[command(after_help = "\
-A build is PIPELINE/VERSION, or PIPELINE for its newest:
-  railyard artifacts mini
-  railyard watch mini/1.2.0")]
-pub struct BuildArgs {
-    /// PIPELINE/VERSION, or PIPELINE for its newest
-    pub build: String,
-    #[allow(missing_docs)]
-    #[command(flatten)]
-    pub output: OutputArgs,
-    #[allow(missing_docs)]
-    #[command(flatten)]
-    pub farm: FarmArgs,
-}
-
-/// `railyard show`
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  railyard show mini
-  railyard show mini/1.2.0 --graph")]
-pub struct ShowArgs {
-    /// PIPELINE/VERSION, or PIPELINE for its newest
-    pub build: String,
-    /// Draw the jobs as the tree of what they wait for
-    #[arg(short, long)]
-    pub graph: bool,
-    #[allow(missing_docs)]
-    #[command(flatten)]
-    pub output: OutputArgs,
-    #[allow(missing_docs)]
-    #[command(flatten)]
-    pub farm: FarmArgs,
-}
-
-/// `railyard logs`
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  railyard logs mini packages                  the last attempt of a job
-  railyard logs mini packages@linux/arm64 -f   as it is written
-  railyard logs mini                           all jobs, each line behind its job's name
-  railyard logs mini packages --attempt 1
-
-In a pipe, the log of one job comes byte for byte as the job wrote it. On a terminal only its colours are kept;
-other control sequences are left out.")]
-pub struct LogsArgs {
-    /// PIPELINE/VERSION, or PIPELINE for its newest
-    pub build: String,
-    /// STEP[.VARIANT][@PLATFORM] [default: all jobs]
-    pub job: Option<String>,
-    /// Go on until the job has ended
-    #[arg(short, long)]
-    pub follow: bool,
-    /// Which attempt, from 1 [default: the last; with --follow all that begin from now on]
-    #[arg(long, value_name = "N", requires = "job", value_parser = clap::value_parser!(u32).range(1..))]
-    pub attempt: Option<u32>,
-    #[allow(missing_docs)]
-    #[command(flatten)]
-    pub output: OutputArgs,
-    #[allow(missing_docs)]
-    #[command(flatten)]
-    pub farm: FarmArgs,
-}
-
-/// What `-o` of `fetch` can be: the directory, and as everywhere the format.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum FetchOutput {
-    /// `-o json`, `-o table`
-    Format(Format),
-    /// `-o DIR`
-    Dir(PathBuf),
-}
-
-/// `railyard fetch`
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  railyard fetch mini                                        everything, into this directory
-  railyard fetch mini 'out/*.qcow2' -o images
-  railyard fetch mini/1.2.0 'vms.vhd@linux/amd64/out/*'      of one job
-  railyard fetch mini 'images/amd64/**'                      by published path
-
-A file lands at DIR/ITS-PATH. When two of the chosen files have the same path, each lands at DIR/JOB/ITS-PATH.
-Files that are already there and have the right digest are not fetched again; broken downloads are resumed.
-`-o json` and `-o table` choose the format, as everywhere; for directories of those names write ./json and ./table.")]
-pub struct FetchArgs {
-    /// PIPELINE/VERSION, or PIPELINE for its newest
-    pub build: String,
-    /// Globs over artifact paths, published paths and JOB/PATH [default: everything]
-    #[arg(value_name = "GLOB")]
-    pub paths: Vec<String>,
-    /// Directory for the files [default: .]
-    #[arg(short, value_name = "DIR", value_parser = parse_fetch_output)]
-    pub o: Vec<FetchOutput>,
-    /// How to print the result
-    #[arg(long, value_enum, value_name = "FORMAT")]
-    pub output: Option<Format>,
-    #[allow(missing_docs)]
-    #[command(flatten)]
-    pub farm: FarmArgs,
-}
-
-/// `railyard cancel`
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Example:
-  railyard cancel mini/1.2.0 --reason 'wrong branch'")]
-pub struct CancelArgs {
-    /// PIPELINE/VERSION, or PIPELINE for its newest
-    pub build: String,
-    /// For those who look at the build later
-    #[arg(long, value_name = "TEXT", default_value = "")]
-    pub reason: String,
-    #[allow(missing_docs)]
-    #[command(flatten)]
-    pub output: OutputArgs,
-    #[allow(missing_docs)]
-    #[command(flatten)]
-    pub farm: FarmArgs,
-}
-
-/// `railyard retry`
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  railyard retry mini/1.2.0                  everything that did not succeed
-  railyard retry mini/1.2.0 packages         that step, and what follows it")]
-pub struct RetryArgs {
-    /// PIPELINE/VERSION, or PIPELINE for its newest
-    pub build: String,
-    /// Run this step and what follows it again [default: everything that did not succeed]
-    pub step: Option<StepName>,
-    #[allow(missing_docs)]
-    #[command(flatten)]
-    pub output: OutputArgs,
-    #[allow(missing_docs)]
-    #[command(flatten)]
-    pub farm: FarmArgs,
-}
-
-/// `railyard workers`
-#[derive(Debug, Args)]
-pub struct WorkersArgs {
-    #[allow(missing_docs)]
-    #[command(flatten)]
-    pub output: OutputArgs,
-    #[allow(missing_docs)]
-    #[command(flatten)]
-    pub farm: FarmArgs,
-}
-
 /// `railyard completions`
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -382,42 +143,6 @@ pub struct ManArgs {
     #[allow(missing_docs)]
     #[command(flatten)]
     pub output: OutputArgs,
-}
-
-impl FetchArgs {
-    /// Where the files go.
-    pub fn dir(&self) -> PathBuf {
-        let dir = self.o.iter().rev().find_map(|value| match value {
-            FetchOutput::Dir(dir) => Some(dir.clone()),
-            FetchOutput::Format(_) => None,
-        });
-        dir.unwrap_or_else(|| PathBuf::from("."))
-    }
-
-    /// How the result is printed.
-    pub fn format(&self) -> Format {
-        let short = self.o.iter().rev().find_map(|value| match value {
-            FetchOutput::Format(format) => Some(*format),
-            FetchOutput::Dir(_) => None,
-        });
-        self.output.or(short).unwrap_or_default()
-    }
-}
-
-fn parse_fetch_output(text: &str) -> Result<FetchOutput, String> {
-    match text {
-        "" => Err("a directory is expected".to_owned()),
-        "json" => Ok(FetchOutput::Format(Format::Json)),
-        "table" => Ok(FetchOutput::Format(Format::Table)),
-        dir => Ok(FetchOutput::Dir(PathBuf::from(dir))),
-    }
-}
-
-fn parse_param(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
-        _ => Err("KEY=VALUE is expected, for instance suite=bookworm".to_owned()),
-    }
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use failure::Failure;
 use render::Console;
 use std::future::Future;
 use std::process::ExitCode;
-use verbs::{artifacts, backup, builds, change, dev, help, logs, pipeline, serve, submit, watch, workers};
+use verbs::{artifacts, backup, builds, change, dev, help, holds, logs, pipeline, serve, submit, watch, workers};
 
 fn main() -> ExitCode {
     // Fails only if a provider is installed already, and then it is this one: no other is linked.
@@ -49,7 +49,12 @@ fn run(verb: Verb) -> Result<(), Failure> {
         Verb::Fetch(args) => client(artifacts::fetch(&args, &console)),
         Verb::Cancel(args) => client(change::cancel(&args, &console)),
         Verb::Retry(args) => client(change::retry(&args, &console)),
+        Verb::Approve(args) => client(change::approve(&args, &console)),
         Verb::Workers(args) => client(workers::workers(&args, &console)),
+        Verb::Cordon(args) => client(holds::cordon(&args, &console)),
+        Verb::Drain(args) => client(holds::drain(&args, &console)),
+        Verb::Retire(args) => client(holds::retire(&args, &console)),
+        Verb::Uncordon(args) => client(holds::uncordon(&args, &console)),
         Verb::Completions(args) => help::completions(&args, &console),
         Verb::Man(args) => help::man(&args, &console),
     }
@@ -71,7 +76,12 @@ impl Verb {
             Self::Fetch(args) => args.format(),
             Self::Cancel(args) => args.output.output,
             Self::Retry(args) => args.output.output,
+            Self::Approve(args) => args.output.output,
             Self::Workers(args) => args.output.output,
+            Self::Cordon(args) => args.hold.output.output,
+            Self::Drain(args) => args.hold.output.output,
+            Self::Retire(args) => args.hold.output.output,
+            Self::Uncordon(args) => args.output.output,
             Self::Man(args) => args.output.output,
         }
     }

@@ -89,6 +89,7 @@ impl PipelineFile {
             params: params.into_iter().collect(),
             platforms: args.platforms.iter().map(ToString::to_string).collect(),
             idempotency_key: String::new(),
+            priority: String::new(),
         })
     }
 

@@ -74,6 +74,7 @@ fn show_problems(text: &str, problems: &[Diagnostic]) -> String {
 fn show_plan(plan: &Plan) -> String {
     let mut out = format!("{} for {:?}\n", plan.build, plan.platforms);
     plan.params.iter().for_each(|(name, value)| writeln!(out, "param {name} = {value}").unwrap());
+    plan.supersede.iter().for_each(|group| writeln!(out, "supersedes {group}").unwrap());
     plan.jobs.iter().for_each(|job| show_job(&mut out, job));
     out
 }
@@ -119,6 +120,12 @@ fn show_job(out: &mut String, job: &JobSpec) {
     .unwrap();
     let devices: Vec<String> =
         run.devices.iter().map(|device| format!("{}{}", device.path, if device.optional { "?" } else { "" })).collect();
+    job.approval.iter().for_each(|what| writeln!(out, "  awaits  approval {what:?}").unwrap());
+    if let Some(concurrency) = &job.concurrency {
+        writeln!(out, "  group   {}, {} at a time", concurrency.group, concurrency.limit).unwrap();
+    }
+    job.pool.iter().for_each(|pool| writeln!(out, "  pool    {pool}").unwrap());
+    job.labels.iter().for_each(|(name, value)| writeln!(out, "  label   {name}={value:?}").unwrap());
     for (name, value) in [
         ("commit", run.commit.then(String::new)),
         ("privileged", run.privileged.then(String::new)),

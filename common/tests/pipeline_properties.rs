@@ -104,6 +104,11 @@ fn fragment() -> impl Strategy<Value = String> {
         "é",
         "env: ",
         "timeout: 1h\n",
+        "approval: ",
+        "concurrency: { group: ",
+        "pool: ",
+        "labels: { kvm: ",
+        "supersede: ",
     ]);
     prop_oneof![4 => words.prop_map(str::to_owned), 1 => any::<String>()]
 }
@@ -151,11 +156,18 @@ fn valid_pipeline() -> impl Strategy<Value = Value> {
             if let Some(secs) = secs {
                 step["timeout"] = json!(format!("{secs}s"));
             }
+            match variants {
+                0 => step["approval"] = json!(["true", "goes out as {{ version }}"][n % 2]),
+                1 => step["concurrency"] = json!({ "group": "{{ pipeline }}/{{ platform }}", "limit": n + 1 }),
+                2 => step["labels"] = json!({ "kvm": "yes", "a.b/c-d_e": "{{ matrix.v }}" }),
+                _ => step["pool"] = json!("pool-{{ arch }}"),
+            }
             step["commit"] = json!(commit);
             steps.push(step);
         }
         let platforms: &[&str] = if both { &["linux/amd64", "linux/arm64"] } else { &["linux/arm64"] };
-        json!({ "name": "p", "platforms": platforms, "params": { "p": { "default": "1" } }, "steps": steps })
+        let params = json!({ "p": { "default": "1" } });
+        json!({ "name": "p", "platforms": platforms, "params": params, "supersede": "{{ p }}", "steps": steps })
     })
 }
 
@@ -184,8 +196,8 @@ proptest! {
 
     #[test]
     fn no_parameter_makes_it_panic(value in prop_oneof![any::<String>(), prop::collection::vec(fragment(), 0..6).prop_map(|p| p.concat())]) {
-        let text = "name: p\nplatforms: [linux/amd64]\nparams: { p: }\nsteps:\n  - name: a\n    image: \"{{ p }}\"\n    \
-            script: \"{{ p }}\"\n    env: { A: \"{{ p }}\" }\n    outputs: [{ path: \"{{ p }}\", publish: \"{{ p }}\" }, { path: \"{{ p }}/x\" }]\n  \
+        let text = "name: p\nplatforms: [linux/amd64]\nparams: { p: }\nsupersede: \"{{ p }}\"\nsteps:\n  - name: a\n    image: \"{{ p }}\"\n    \
+            script: \"{{ p }}\"\n    env: { A: \"{{ p }}\" }\n    approval: \"{{ p }}\"\n    concurrency: \"{{ p }}\"\n    pool: \"{{ p }}\"\n    labels: { a: \"{{ p }}\" }\n    outputs: [{ path: \"{{ p }}\", publish: \"{{ p }}\" }, { path: \"{{ p }}/x\" }]\n  \
             - name: b\n    image: { import: a, artifact: \"{{ p }}\" }\n    script: x\n    inputs: [{ step: a, artifacts: [\"{{ p }}\"], path: \"/{{ p }}\" }]\n";
         check(text, &[("p", &value)]);
     }

@@ -1,4 +1,6 @@
+use super::pipeline::parse_param;
 use super::services::parse_cpus;
+use super::workers::parse_duration;
 use super::*;
 use clap::CommandFactory as _;
 
@@ -49,4 +51,14 @@ fn a_parameter_keeps_further_equals_signs() {
     assert_eq!(parse_param("empty="), Ok(("empty".to_owned(), String::new())));
     assert!(parse_param("novalue").is_err());
     assert!(parse_param("=x").is_err());
+}
+
+#[test]
+fn durations_are_of_whole_seconds_and_have_units() {
+    for (text, secs) in [("90s", 90), ("2h", 7200), ("1day 6h", 108_000), ("0s", 0)] {
+        assert_eq!(parse_duration(text).map(|duration| duration.as_secs()), Ok(secs), "{text}");
+    }
+    for bad in ["", "2", "-1h", "1.5s", "500ms", "soon"] {
+        assert!(parse_duration(bad).is_err(), "{bad}");
+    }
 }

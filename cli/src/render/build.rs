@@ -15,7 +15,7 @@ pub fn show(build: &Build, console: &Console) -> String {
     let mut text = header(build, console, now);
     text.push('\n');
     text.push_str(&jobs(build, now).render(style));
-    for part in [earlier_attempts(build), failures(build, style)] {
+    for part in [approvals(build, now), earlier_attempts(build), failures(build, style)] {
         if !part.is_empty() {
             text.push('\n');
             text.push_str(&part);
@@ -45,6 +45,20 @@ fn earlier_attempts(build: &Build) -> String {
     text
 }
 
+/// Who approved what. Empty if nothing was.
+fn approvals(build: &Build, now: Timestamp) -> String {
+    let mut text = String::new();
+    for job in &build.jobs {
+        let Some((approval, by)) = job.approval.as_ref().and_then(|it| Some((it, it.approved_by.as_ref()?))) else {
+            continue;
+        };
+        let age = approval.approved_at.map(|at| format!(" {}", human::age(at, now))).unwrap_or_default();
+        let what = approval.what.as_ref().map(|what| format!(" ({what})")).unwrap_or_default();
+        let _ = writeln!(text, "{}", ansi::one_line(&format!("{} approved by {by}{age}{what}", job.name)));
+    }
+    text
+}
+
 /// How an attempt ended, and why.
 fn death(attempt: &Attempt) -> (&str, &str) {
     match &attempt.outcome {
@@ -70,9 +84,11 @@ fn header(build: &Build, console: &Console, now: Timestamp) -> String {
         let took = human::between(build.submitted_at, Some(at)).map(|took| format!(", after {took}"));
         line("ended", &format!("{}{}", console.date(at), took.unwrap_or_default()));
     }
+    if let Some(priority) = build.unusual_priority() {
+        line("priority", &ansi::one_line(priority));
+    }
     if !build.params.is_empty() {
-        let params: Vec<String> = build.params.iter().map(|(key, value)| format!("{key}={value}")).collect();
-        line("params", &ansi::one_line(&params.join(" ")));
+        line("params", &ansi::one_line(&human::pairs(&build.params)));
     }
     if let Some(trace) = &build.trace_id {
         line("trace", trace);

@@ -43,12 +43,20 @@ fn of_job(before: Option<&Job>, now: &Job, found: &mut Vec<Change>) {
     if was.is_over() && !now.state.is_over() {
         found.push(Change::new(None, Tone::Plain, format!("{name} will run again")));
     }
+    let approver = |job: &Job| job.approval.as_ref().and_then(|approval| approval.approved_by.clone());
+    if let (Some(by), None) = (approver(now), before.and_then(approver)) {
+        let at = now.approval.as_ref().and_then(|approval| approval.approved_at);
+        found.push(Change::new(at, Tone::Plain, format!("{name} approved by {by}")));
+    }
     for attempt in &now.attempts {
         let earlier = before.and_then(|job| job.attempts.iter().find(|other| other.attempt == attempt.attempt));
         of_attempt(now, earlier, attempt, found);
     }
     if now.state != was && now.state.is_over() {
         found.push(ended(now));
+    }
+    if let (JobState::AwaitsApproval, true, Some(why)) = (now.state, now.state != was, &now.why) {
+        found.push(Change::new(None, Tone::Heading, format!("{name} {why}")));
     }
     let waited_for = before.filter(|job| job.state == JobState::Queued).and_then(|job| job.why.as_deref());
     if let (JobState::Queued, Some(why)) = (now.state, &now.why)
@@ -126,7 +134,9 @@ fn without_numbers(why: &str) -> String {
 /// Why a job waits, failed, or never ran.
 pub fn why(job: &Job) -> Option<&str> {
     match job.state {
-        JobState::Running | JobState::Succeeded => None,
+        JobState::Succeeded => None,
+        // Only while it is being stopped is there something to say.
+        JobState::Running | JobState::Cancelled => job.cancel_reason.as_deref().or(job.why.as_deref()),
         state if state.is_failure() => {
             let message = job.outcome().and_then(|outcome| first_line(&outcome.message));
             message.or(job.why.as_deref())
@@ -143,7 +153,7 @@ pub fn first_line(text: &str) -> Option<&str> {
 #[cfg(test)]
 pub mod tests {
     use super::*;
-    use crate::view::Outcome;
+    use crate::view::{Approval, Outcome};
 
     /// Seconds after the epoch.
     pub fn at(secs: i64) -> Option<Timestamp> {
@@ -157,6 +167,8 @@ pub mod tests {
             name: name.to_owned(),
             state: JobState::Blocked,
             why: None,
+            cancel_reason: None,
+            approval: None,
             needs: needs.iter().map(|need| (*need).to_owned()).collect(),
             queued_at: None,
             ended_at: None,
@@ -171,6 +183,7 @@ pub mod tests {
         Build {
             build: "mini/1".to_owned(),
             state: BuildState::Running,
+            priority: None,
             submitted_at: at(0),
             ended_at: None,
             submitted_by: None,
@@ -264,6 +277,35 @@ pub mod tests {
                 "mini/1 failed after 1m 41s"
             ]
         );
+    }
+
+    #[test]
+    fn tells_that_a_job_waits_for_approval_and_who_gave_it() {
+        let first = build(vec![job("sign", &[])]);
+        let mut waits = first.clone();
+        waits.jobs[0].state = JobState::AwaitsApproval;
+        waits.jobs[0].why = Some("waits for approval (1.0 goes out): railyard approve mini/1 sign".to_owned());
+        let approval = Approval { what: None, approved_by: None, approved_at: None };
+        waits.jobs[0].approval = Some(approval.clone());
+        assert_eq!(
+            texts(Some(&first), &waits),
+            ["sign waits for approval (1.0 goes out): railyard approve mini/1 sign"]
+        );
+        assert!(texts(Some(&waits), &waits).is_empty());
+
+        let mut approved = waits.clone();
+        approved.jobs[0].state = JobState::Running;
+        approved.jobs[0].why = None;
+        approved.jobs[0].attempts.push(attempt(1, "w1", 10));
+        approved.jobs[0].approval =
+            Some(Approval { approved_by: Some("olga".to_owned()), approved_at: at(9), ..approval });
+        assert_eq!(texts(Some(&waits), &approved), ["sign approved by olga", "sign running on w1 (attempt 1)"]);
+
+        let mut cancelled = waits.clone();
+        cancelled.jobs[0].state = JobState::Cancelled;
+        cancelled.jobs[0].why = None;
+        cancelled.jobs[0].cancel_reason = Some("wrong key (cancelled by olga)".to_owned());
+        assert_eq!(texts(Some(&waits), &cancelled), ["sign cancelled: wrong key (cancelled by olga)"]);
     }
 
     #[test]

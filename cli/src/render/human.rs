@@ -1,6 +1,7 @@
 //! Durations, sizes and ages as people read them.
 
 use jiff::Timestamp;
+use std::collections::BTreeMap;
 
 /// `0.4s`, `12s`, `1m 3s`, `2h 5m`, `3d 4h`.
 pub fn duration(millis: u64) -> String {
@@ -57,6 +58,19 @@ pub fn size(bytes: u64) -> String {
 pub fn cpus(millis: u32) -> String {
     let text = format!("{}.{:03}", millis / 1000, millis % 1000);
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+/// `kvm=yes rack=a`
+pub fn pairs(map: &BTreeMap<String, String>) -> String {
+    map.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" ")
+}
+
+/// Time that is left until then: `in 4m 10s`, or `now`.
+pub fn until(at: Timestamp, now: Timestamp) -> String {
+    match millis_between(now, at) {
+        0..=999 => "now".to_owned(),
+        millis => format!("in {}", duration(millis / 1000 * 1000)),
+    }
 }
 
 /// `1 job`, `2 jobs`.

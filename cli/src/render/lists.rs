@@ -1,20 +1,21 @@
-//! Lists for people: builds, workers, artifacts, planned jobs.
+//! Lists for people: builds, artifacts, planned jobs.
 
 use super::human;
 use super::style::Tone;
 use super::table::{Cell, Table};
-use crate::view::{Artifact, Build, JobState, Plan, PlannedJob, Worker};
+use crate::view::{Artifact, Build, Concurrency, JobState, Plan, PlannedJob};
 use jiff::Timestamp;
 
 /// `builds`
 pub fn builds(builds: &[Build], now: Timestamp) -> Table {
-    let mut table = Table::new(&["BUILD", "STATE", "JOBS", "SUBMITTED", ">TOOK", "BY"]);
+    let mut table = Table::new(&["BUILD", "STATE", "JOBS", "PRIORITY", "SUBMITTED", ">TOOK", "BY"]);
     for build in builds {
         let end = build.ended_at.or(Some(now));
         table.row(vec![
             Cell::from(&build.build),
             Cell::toned(build.state.as_str(), Tone::from(build.state)),
             Cell::from(progress(build)),
+            Cell::from(build.unusual_priority().unwrap_or_default()),
             Cell::from(build.submitted_at.map(|at| human::age(at, now)).unwrap_or_default()),
             Cell::from(human::between(build.submitted_at, end).unwrap_or_default()),
             Cell::from(build.submitted_by.as_deref().unwrap_or_default()),
@@ -23,46 +24,16 @@ pub fn builds(builds: &[Build], now: Timestamp) -> Table {
     table
 }
 
-/// `3/8, 1 failed`
+/// `3/8, 1 failed, 1 to approve`
 fn progress(build: &Build) -> String {
     let failed = build.jobs.iter().filter(|job| job.state.is_failure()).count();
-    let done = format!("{}/{}", build.count(JobState::Succeeded), build.jobs.len());
-    if failed == 0 { done } else { format!("{done}, {failed} failed") }
-}
-
-/// `workers`
-pub fn workers(workers: &[Worker], now: Timestamp) -> Table {
-    let headings =
-        ["WORKER", "STATE", "PLATFORMS", ">SLOTS", ">CPU", ">MEMORY", ">DISK", "JOBS", "VERSION", "LAST SEEN"];
-    let mut table = Table::new(&headings);
-    for worker in workers {
-        let (state, tone) = if worker.connected { ("connected", Tone::Good) } else { ("away", Tone::Bad) };
-        let platform = |offer: &crate::view::Offer| {
-            if offer.emulated { format!("{} (emulated)", offer.platform) } else { offer.platform.clone() }
-        };
-        let platforms: Vec<String> = worker.platforms.iter().map(platform).collect();
-        let jobs: Vec<String> = worker.jobs.iter().map(|job| format!("{} {}", job.build, job.job)).collect();
-        let (used, all) = (&worker.reserved, &worker.capacity);
-        table.row(vec![
-            Cell::from(&worker.name),
-            Cell::toned(state, tone),
-            Cell::from(platforms.join(", ")),
-            Cell::from(format!("{}/{}", used.slots, all.slots)),
-            Cell::from(format!("{}/{}", human::cpus(used.cpu_millis), human::cpus(all.cpu_millis))),
-            Cell::from(share(used.memory_bytes, all.memory_bytes)),
-            Cell::from(share(used.disk_bytes, all.disk_bytes)),
-            Cell::from(jobs.join(", ")),
-            Cell::from(worker.version.as_deref().unwrap_or_default()),
-            Cell::from(worker.last_seen_at.map(|at| human::age(at, now)).unwrap_or_default()),
-        ]);
+    let mut text = format!("{}/{}", build.count(JobState::Succeeded), build.jobs.len());
+    for (number, what) in [(failed, "failed"), (build.count(JobState::AwaitsApproval), "to approve")] {
+        if number > 0 {
+            text.push_str(&format!(", {number} {what}"));
+        }
     }
-    table
-}
-
-/// Reserved of all there is: `1.0 GiB/16 GiB`, `0/16 GiB`.
-fn share(used: u64, all: u64) -> String {
-    let used = if used == 0 { "0".to_owned() } else { human::size(used) };
-    format!("{used}/{}", human::size(all))
+    text
 }
 
 /// `artifacts`
@@ -82,7 +53,9 @@ pub fn artifacts<'a>(artifacts: impl IntoIterator<Item = &'a Artifact>) -> Table
 
 /// `plan`
 pub fn plan(plan: &Plan) -> Table {
-    let mut table = Table::new(&["JOB", "AFTER", "IMAGE", ">CPU", ">MEMORY", ">DISK", "WORKERS", "WHY"]);
+    let headings =
+        ["JOB", "AFTER", "IMAGE", ">CPU", ">MEMORY", ">DISK", "GROUP", "POOL", "LABELS", "APPROVAL", "WORKERS", "WHY"];
+    let mut table = Table::new(&headings);
     for job in &plan.jobs {
         let workers = if job.workers.is_empty() {
             Cell::toned("none", Tone::Bad)
@@ -96,11 +69,20 @@ pub fn plan(plan: &Plan) -> Table {
             Cell::from(human::cpus(job.resources.cpu_millis)),
             Cell::from(human::size(job.resources.memory_bytes)),
             Cell::from(human::size(job.resources.disk_bytes)),
+            Cell::from(job.concurrency.as_ref().map(group).unwrap_or_default()),
+            Cell::from(job.pool.as_deref().unwrap_or_default()),
+            Cell::from(human::pairs(&job.labels)),
+            Cell::from(job.approval.as_ref().map_or("", |approval| approval.what.as_deref().unwrap_or("needed"))),
             workers,
             Cell::from(job.why.as_deref().unwrap_or_default()),
         ]);
     }
     table
+}
+
+/// `signing (1)`: its name, and how many of its jobs run at a time.
+fn group(concurrency: &Concurrency) -> String {
+    format!("{} ({})", concurrency.group, concurrency.limit)
 }
 
 /// The jobs before this one. Its own platform goes without saying.
@@ -118,7 +100,7 @@ mod tests {
     use super::*;
     use crate::render::changes::tests::{at, build, job};
     use crate::render::style::Style;
-    use crate::view::{Capacity, Offer, RunningJob};
+    use crate::view::{Approval, Capacity};
 
     #[test]
     fn builds_show_how_far_they_are() {
@@ -126,7 +108,7 @@ mod tests {
         one.jobs[0].state = JobState::Succeeded;
         let mut two = one.clone();
         two.jobs[1].state = JobState::TimedOut;
-        let text = builds(&[one, two], at(600).unwrap()).render(Style::PLAIN);
+        let text = builds(&[one.clone(), two.clone()], at(600).unwrap()).render(Style::PLAIN);
         assert_eq!(
             text,
             "\
@@ -135,31 +117,17 @@ mini/1  running  1/2            10m ago    10m 0s
 mini/1  running  1/2, 1 failed  10m ago    10m 0s
 "
         );
-    }
-
-    #[test]
-    fn workers_mark_what_is_emulated() {
-        let offer = |platform: &str, emulated| Offer { platform: platform.to_owned(), emulated };
-        let worker = Worker {
-            name: "w1".to_owned(),
-            connected: true,
-            platforms: vec![offer("linux/amd64", false), offer("linux/arm64", true)],
-            capacity: Capacity { cpu_millis: 2000, memory_bytes: 8 << 30, disk_bytes: 100 << 30, slots: 2 },
-            reserved: Capacity { cpu_millis: 500, memory_bytes: 1 << 30, disk_bytes: 0, slots: 1 },
-            jobs: vec![RunningJob {
-                build: "mini/1".to_owned(),
-                job: "image@linux/amd64".to_owned(),
-                attempt: 1,
-                phase: Some("run"),
-            }],
-            version: Some("0.1.0".to_owned()),
-            last_seen_at: at(98),
-            labels: [].into(),
-        };
-        let text = workers(&[worker], at(100).unwrap()).render(Style::PLAIN);
-        let row = "w1      connected  linux/amd64, linux/arm64 (emulated)    1/2  0.5/2  1.0 GiB/8.0 GiB  0/100 GiB  \
-                   mini/1 image@linux/amd64  0.1.0    2s ago\n";
-        assert!(text.ends_with(row), "{text}");
+        one.jobs[1].state = JobState::AwaitsApproval;
+        one.priority = Some("manual".to_owned());
+        two.priority = Some("change".to_owned());
+        assert_eq!(
+            builds(&[one, two], at(600).unwrap()).render(Style::PLAIN),
+            "\
+BUILD   STATE    JOBS               PRIORITY  SUBMITTED    TOOK
+mini/1  running  1/2, 1 to approve            10m ago    10m 0s
+mini/1  running  1/2, 1 failed      change    10m ago    10m 0s
+"
+        );
     }
 
     #[test]
@@ -172,9 +140,35 @@ mini/1  running  1/2, 1 failed  10m ago    10m 0s
             outputs: vec![],
             workers: vec![],
             why: Some("no worker offers linux/arm64".to_owned()),
+            approval: None,
+            concurrency: None,
+            pool: None,
+            labels: [].into(),
         };
-        let text = plan(&Plan { pipeline: "mini".to_owned(), jobs: vec![one], warnings: vec![] }).render(Style::PLAIN);
+        let made = |jobs| Plan { pipeline: "mini".to_owned(), jobs, warnings: vec![] };
+        let text = plan(&made(vec![one.clone()])).render(Style::PLAIN);
         assert!(text.contains("vms.vhd@linux/arm64  image, sdk@linux/amd64  debian:bookworm"), "{text}");
         assert!(text.ends_with("none     no worker offers linux/arm64\n"), "{text}");
+        assert!(!text.contains("POOL") && !text.contains("GROUP"), "{text}");
+
+        let mut sign = one.clone();
+        (sign.name, sign.image, sign.needs) = ("sign@linux/amd64".to_owned(), "x".to_owned(), vec![]);
+        sign.concurrency = Some(Concurrency { group: "signing".to_owned(), limit: 1 });
+        sign.labels = [("hsm".to_owned(), "yes".to_owned()), ("kvm".to_owned(), "no".to_owned())].into();
+        sign.pool = Some("safe".to_owned());
+        sign.approval = Some(Approval { what: Some("1.0 goes out".to_owned()), approved_by: None, approved_at: None });
+        sign.why = Some("needs 40.0 GiB disk; w1 has 12.0 GiB free".to_owned());
+        let mut free = sign.clone();
+        (free.name, free.workers, free.why) = ("free@linux/amd64".to_owned(), vec!["w1".to_owned()], None);
+        (free.concurrency, free.pool, free.labels) = (None, None, [].into());
+        free.approval = Some(Approval { what: None, approved_by: None, approved_at: None });
+        assert_eq!(
+            plan(&made(vec![sign, free])).render(Style::PLAIN),
+            "\
+JOB               IMAGE  CPU   MEMORY     DISK  GROUP        POOL  LABELS          APPROVAL      WORKERS  WHY
+sign@linux/amd64  x        1  1.0 GiB  1.0 GiB  signing (1)  safe  hsm=yes kvm=no  1.0 goes out  none     needs 40.0 GiB disk; w1 has 12.0 GiB free
+free@linux/amd64  x        1  1.0 GiB  1.0 GiB                                     needed        w1
+"
+        );
     }
 }

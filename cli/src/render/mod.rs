@@ -13,6 +13,7 @@ pub mod log;
 pub mod progress;
 pub mod style;
 pub mod table;
+pub mod workers;
 
 use crate::args::Format;
 use crate::failure::Failure;

@@ -138,10 +138,11 @@ fn since(at: Option<Timestamp>, now: Timestamp) -> Duration {
 
 /// `2 running, 1 queued`
 fn summary(build: &Build) -> String {
-    let states = [JobState::Running, JobState::Queued, JobState::Failed, JobState::TimedOut, JobState::Lost];
-    let counted = states.map(|state| (build.count(state), state.as_str()));
+    let states = [JobState::Running, JobState::Queued, JobState::AwaitsApproval, JobState::Failed, JobState::TimedOut];
+    let word = |state| if state == JobState::AwaitsApproval { "to approve" } else { JobState::as_str(state) };
+    let counted = states.into_iter().chain([JobState::Lost]).map(|state| (build.count(state), word(state)));
     let parts: Vec<String> =
-        counted.iter().filter(|(count, _)| *count > 0).map(|(count, word)| format!("{count} {word}")).collect();
+        counted.filter(|(count, _)| *count > 0).map(|(count, word)| format!("{count} {word}")).collect();
     parts.join(", ")
 }
 

@@ -6,6 +6,7 @@ pub mod builds;
 pub mod change;
 pub mod dev;
 pub mod help;
+pub mod holds;
 pub mod logs;
 pub mod pipeline;
 pub mod serve;

@@ -17,6 +17,7 @@ use railyard_proto::v1::{SubmitRequest, SubmitResponse};
 #[tracing::instrument(name = "submit", skip_all, fields(otel.kind = "client"))]
 pub async fn submit(args: &SubmitArgs, console: &Console) -> Result<(), Failure> {
     let mut request = PipelineFile::read(&args.request.file, console)?.request(&args.request, console)?;
+    request.priority = args.priority.to_string();
     request.idempotency_key = match &args.idempotency_key {
         Some(key) => key.clone(),
         None => fresh_key()?,
@@ -30,6 +31,9 @@ pub async fn submit(args: &SubmitArgs, console: &Console) -> Result<(), Failure>
         if answer.existing {
             console.note("this key was submitted before: it is the same build");
         }
+        for older in &answer.superseded {
+            console.note(&format!("{older} is cancelled: this build takes its place"));
+        }
         console.print(&format!("{}\n", answer.build))?;
     }
     let result = match args.wait {
@@ -42,8 +46,8 @@ pub async fn submit(args: &SubmitArgs, console: &Console) -> Result<(), Failure>
             // The build is accepted; that its trace is not known is no failure.
             None => farm.build(&answer.build).await.ok().and_then(|build| build.trace_id),
         };
-        let SubmitResponse { build, existing, warnings } = answer;
-        console.json(&Submitted { build, existing, warnings, trace_id, result: result.clone() })?;
+        let SubmitResponse { build, existing, warnings, superseded } = answer;
+        console.json(&Submitted { build, existing, warnings, superseded, trace_id, result: result.clone() })?;
     }
     result.map_or(Ok(()), |build| verdict(&build, console))
 }

@@ -3,9 +3,10 @@
 use crate::args::WorkersArgs;
 use crate::failure::Failure;
 use crate::farm::Farm;
-use crate::render::{Console, lists};
+use crate::render::{Console, workers as render};
 use crate::view::Worker;
-use railyard_proto::v1::ListWorkersRequest;
+use railyard_proto::v1::{ListWorkersRequest, WorkerView};
+use tonic::Status;
 
 /// Lists the workers.
 ///
@@ -13,9 +14,8 @@ use railyard_proto::v1::ListWorkersRequest;
 /// [`Failure::Farm`].
 pub async fn workers(args: &WorkersArgs, console: &Console) -> Result<(), Failure> {
     let farm = Farm::open(&args.farm).await?;
-    let request = farm.request(ListWorkersRequest {});
-    let answer = farm.client().list_workers(request).await.map_err(|status| farm.refused(&status))?;
-    let workers: Vec<Worker> = answer.into_inner().workers.into_iter().map(Worker::from).collect();
+    let workers = list(&farm).await.map_err(|status| farm.refused(&status))?;
+    let workers: Vec<Worker> = workers.into_iter().map(Worker::from).collect();
     if console.is_json() {
         return console.json(&workers);
     }
@@ -23,5 +23,13 @@ pub async fn workers(args: &WorkersArgs, console: &Console) -> Result<(), Failur
         console.note("no worker has ever connected; `railyard worker --config FILE` starts one");
         return Ok(());
     }
-    console.print(&lists::workers(&workers, console.now()).render(console.out))
+    console.print(&render::workers(&workers, console.now()).render(console.out))
+}
+
+/// Every worker, as the farm says it.
+///
+/// # Errors
+/// The call's.
+pub async fn list(farm: &Farm) -> Result<Vec<WorkerView>, Status> {
+    Ok(farm.client().list_workers(farm.request(ListWorkersRequest {})).await?.into_inner().workers)
 }

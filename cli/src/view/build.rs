@@ -1,32 +1,11 @@
 //! Builds, jobs, attempts, artifacts.
 
+use super::words::words;
 use super::{phase, some, time};
 use jiff::Timestamp;
 use railyard_proto::v1;
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 use std::collections::BTreeMap;
-
-/// An enum that is a word in tables and JSON.
-macro_rules! words {
-    ($(#[$doc:meta])* $name:ident { $($variant:ident = $word:literal),+ $(,)? }) => {
-        $(#[$doc])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub enum $name { $($variant),+ }
-
-        impl $name {
-            /// The word.
-            pub fn as_str(self) -> &'static str {
-                match self { $(Self::$variant => $word),+ }
-            }
-        }
-
-        impl Serialize for $name {
-            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.serialize_str(self.as_str())
-            }
-        }
-    };
-}
 
 words!(
     /// Where a build stands.
@@ -193,6 +172,25 @@ impl Artifact {
     }
 }
 
+/// That somebody has to approve a job, and who did.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Approval {
+    /// What there is to approve, if the pipeline says.
+    pub what: Option<String>,
+    pub approved_by: Option<String>,
+    pub approved_at: Option<Timestamp>,
+}
+
+impl From<v1::Approval> for Approval {
+    fn from(approval: v1::Approval) -> Self {
+        Self {
+            what: some(approval.what),
+            approved_by: some(approval.approved_by),
+            approved_at: time(approval.approved_at),
+        }
+    }
+}
+
 /// One step for one platform in a build.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Job {
@@ -200,6 +198,9 @@ pub struct Job {
     pub name: String,
     pub state: JobState,
     pub why: Option<String>,
+    /// Why it was cancelled on its own.
+    pub cancel_reason: Option<String>,
+    pub approval: Option<Approval>,
     pub needs: Vec<String>,
     pub queued_at: Option<Timestamp>,
     pub ended_at: Option<Timestamp>,
@@ -226,6 +227,8 @@ impl Job {
             job_id: view.job,
             state: JobState::from_number(view.state),
             why: some(view.why),
+            cancel_reason: some(view.cancel_reason),
+            approval: view.approval.map(Approval::from),
             needs: view.needs,
             queued_at: time(view.queued_at),
             ended_at: time(view.ended_at),
@@ -242,6 +245,7 @@ impl Job {
 pub struct Build {
     pub build: String,
     pub state: BuildState,
+    pub priority: Option<String>,
     pub submitted_at: Option<Timestamp>,
     pub ended_at: Option<Timestamp>,
     pub submitted_by: Option<String>,
@@ -259,6 +263,7 @@ impl From<v1::BuildView> for Build {
         Self {
             build: view.build,
             state: BuildState::from_number(view.state),
+            priority: some(view.priority),
             submitted_at: time(view.submitted_at),
             ended_at: time(view.ended_at),
             submitted_by: some(view.submitted_by),
@@ -273,6 +278,11 @@ impl From<v1::BuildView> for Build {
 }
 
 impl Build {
+    /// How urgent it is, if that is not the usual.
+    pub fn unusual_priority(&self) -> Option<&str> {
+        self.priority.as_deref().filter(|priority| *priority != "manual")
+    }
+
     /// Jobs in that state.
     pub fn count(&self, state: JobState) -> usize {
         self.jobs.iter().filter(|job| job.state == state).count()

@@ -4,18 +4,20 @@
 //! States that this client does not know are shown as `unknown`, so that an older client can look at a newer farm.
 
 mod build;
+mod words;
 mod worker;
 
 #[cfg(test)]
 pub use build::Outcome;
-pub use build::{Artifact, Attempt, Build, BuildState, Job, JobState};
+pub use build::{Approval, Artifact, Attempt, Build, BuildState, Job, JobState};
 #[cfg(test)]
-pub use worker::RunningJob;
-pub use worker::{Offer, Worker};
+pub use worker::{Hold, Quarantine, RunningJob};
+pub use worker::{Offer, Worker, WorkerState};
 
 use jiff::Timestamp;
 use railyard_proto::v1;
 use serde::Serialize;
+use std::collections::BTreeMap;
 
 /// A point in time; absent and impossible ones are `None`.
 fn time(stamp: Option<prost_types::Timestamp>) -> Option<Timestamp> {
@@ -62,7 +64,7 @@ pub struct Plan {
 }
 
 /// One of them.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct PlannedJob {
     pub name: String,
     pub needs: Vec<String>,
@@ -71,6 +73,17 @@ pub struct PlannedJob {
     pub outputs: Vec<String>,
     pub workers: Vec<String>,
     pub why: Option<String>,
+    pub approval: Option<Approval>,
+    pub concurrency: Option<Concurrency>,
+    pub pool: Option<String>,
+    pub labels: BTreeMap<String, String>,
+}
+
+/// The jobs of a group run at most so many at a time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Concurrency {
+    pub group: String,
+    pub limit: u32,
 }
 
 impl From<v1::PlanResponse> for Plan {
@@ -93,6 +106,10 @@ impl From<v1::PlannedJob> for PlannedJob {
             outputs: job.outputs,
             workers: job.workers,
             why: some(job.why),
+            approval: job.approval.map(Approval::from),
+            concurrency: job.concurrency.map(|v1::Concurrency { group, limit }| Concurrency { group, limit }),
+            pool: some(job.pool),
+            labels: job.labels.into_iter().collect(),
         }
     }
 }
@@ -103,6 +120,8 @@ pub struct Submitted {
     pub build: String,
     pub existing: bool,
     pub warnings: Vec<String>,
+    /// Older builds that this one has cancelled.
+    pub superseded: Vec<String>,
     pub trace_id: Option<String>,
     /// With `--wait`: the build at its end.
     #[serde(skip_serializing_if = "Option::is_none")]

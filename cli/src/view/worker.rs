@@ -1,10 +1,46 @@
 //! Workers.
 
+use super::words::words;
 use super::{Capacity, phase, some, time};
 use jiff::Timestamp;
 use railyard_proto::v1;
 use serde::Serialize;
 use std::collections::BTreeMap;
+
+words!(
+    /// Whether a worker gets jobs, and if not, why.
+    WorkerState {
+        Online = "online",
+        Offline = "offline",
+        Cordoned = "cordoned",
+        Draining = "draining",
+        Drained = "drained",
+        Retiring = "retiring",
+        Retired = "retired",
+        Quarantined = "quarantined",
+        Stopping = "stopping",
+        Unknown = "unknown",
+    }
+);
+
+impl WorkerState {
+    /// What an operator wants goes before how it is.
+    fn of(view: &v1::WorkerView) -> Self {
+        let busy = !view.jobs.is_empty();
+        match view.hold.as_ref().map(v1::Hold::kind) {
+            Some(v1::HoldKind::Cordon) => Self::Cordoned,
+            Some(v1::HoldKind::Drain) if busy => Self::Draining,
+            Some(v1::HoldKind::Drain) => Self::Drained,
+            Some(v1::HoldKind::Retire) if busy => Self::Retiring,
+            Some(v1::HoldKind::Retire) => Self::Retired,
+            Some(v1::HoldKind::Unspecified) => Self::Unknown,
+            None if !view.connected => Self::Offline,
+            None if view.draining => Self::Stopping,
+            None if view.quarantine.is_some() => Self::Quarantined,
+            None => Self::Online,
+        }
+    }
+}
 
 /// A platform that a worker offers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -22,22 +58,62 @@ pub struct RunningJob {
     pub phase: Option<&'static str>,
 }
 
+/// That an operator holds a worker back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Hold {
+    pub kind: &'static str,
+    pub by: String,
+    pub why: Option<String>,
+    /// It ends by itself then.
+    pub until: Option<Timestamp>,
+    /// What still runs then is stopped, and runs elsewhere.
+    pub stop_at: Option<Timestamp>,
+}
+
+impl From<v1::Hold> for Hold {
+    fn from(hold: v1::Hold) -> Self {
+        let kind = match hold.kind() {
+            v1::HoldKind::Cordon => "cordon",
+            v1::HoldKind::Drain => "drain",
+            v1::HoldKind::Retire => "retire",
+            v1::HoldKind::Unspecified => "unknown",
+        };
+        Self { kind, by: hold.by, why: some(hold.why), until: time(hold.until), stop_at: time(hold.stop_at) }
+    }
+}
+
+/// That a worker lost several jobs in a row.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Quarantine {
+    pub losses: u32,
+    /// From then on it may try one job.
+    pub until: Option<Timestamp>,
+}
+
 /// A daemon on a host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Worker {
     pub name: String,
+    pub state: WorkerState,
     pub connected: bool,
+    pub hold: Option<Hold>,
+    pub quarantine: Option<Quarantine>,
+    pub pool: Option<String>,
     pub platforms: Vec<Offer>,
     pub capacity: Capacity,
     pub reserved: Capacity,
+    /// As it last measured.
+    pub free_disk_bytes: Option<u64>,
     pub jobs: Vec<RunningJob>,
     pub version: Option<String>,
     pub last_seen_at: Option<Timestamp>,
     pub labels: BTreeMap<String, String>,
+    pub allows_privileged: bool,
 }
 
 impl From<v1::WorkerView> for Worker {
     fn from(view: v1::WorkerView) -> Self {
+        let state = WorkerState::of(&view);
         let offer = |offer: v1::PlatformOffer| Offer { platform: offer.platform, emulated: offer.emulated };
         let running = |job: v1::WorkerJob| RunningJob {
             build: job.build,
@@ -45,16 +121,23 @@ impl From<v1::WorkerView> for Worker {
             attempt: job.lease.map_or(0, |lease| lease.attempt),
             phase: phase(job.phase),
         };
+        let quarantine = |said: v1::Quarantine| Quarantine { losses: said.losses, until: time(said.until) };
         Self {
             name: view.name,
+            state,
             connected: view.connected,
+            hold: view.hold.map(Hold::from),
+            quarantine: view.quarantine.map(quarantine),
+            pool: some(view.pool),
             platforms: view.platforms.into_iter().map(offer).collect(),
             capacity: view.capacity.into(),
             reserved: view.reserved.into(),
+            free_disk_bytes: Some(view.free_disk_bytes).filter(|bytes| *bytes > 0),
             jobs: view.jobs.into_iter().map(running).collect(),
             version: some(view.version),
             last_seen_at: time(view.last_seen_at),
             labels: view.labels.into_iter().collect(),
+            allows_privileged: view.allows_privileged,
         }
     }
 }

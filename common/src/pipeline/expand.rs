@@ -4,6 +4,7 @@
 //! value, and what depends on them is skipped.
 
 use super::diagnostic::{Position, Problems, quote, quote_choice, quote_list};
+use super::expand_placing::Placing;
 use super::globs::{could_match, is_literal};
 use super::jobs::Key;
 use super::limits::{PLAN_MAX_TEXT_BYTES, SCRIPT_MAX_BYTES, VALUE_MAX_BYTES};
@@ -31,7 +32,7 @@ pub(super) struct Expander<'a> {
     outputs: BTreeMap<Key, Vec<Option<OutputSpec>>>,
     /// Which pairs of globs could meet: the jobs of a step ask for the same ones, and a matcher costs far more to make.
     met: BTreeMap<(Glob, Glob), bool>,
-    text_bytes: usize,
+    pub(super) text_bytes: usize,
 }
 
 impl<'a> Expander<'a> {
@@ -73,12 +74,14 @@ impl<'a> Expander<'a> {
         let inputs = self.inputs(step, key);
         let script = self.script(&step.script, key);
         let env = self.env(step, key);
+        let placing = self.placing(step, key);
         let outputs: Option<Vec<OutputSpec>> = self.outputs.get(&key)?.iter().cloned().collect();
         let needs: BTreeSet<JobName> = step
             .dependencies()
             .flat_map(|dependency| pipeline.targets(dependency, key))
             .map(|needed| pipeline.job_name(needed))
             .collect();
+        let Placing { approval, concurrency, pool, labels } = placing?;
         Some(JobSpec {
             name: pipeline.job_name(key),
             needs: needs.into_iter().collect(),
@@ -86,10 +89,10 @@ impl<'a> Expander<'a> {
             inputs: inputs?,
             lease_ttl_secs: step.lease_ttl_secs,
             retries: step.retries,
-            approval: None,
-            concurrency: None,
-            pool: None,
-            labels: BTreeMap::new(),
+            approval,
+            concurrency,
+            pool,
+            labels,
             run: RunSpec {
                 script: script?,
                 env: env?,
@@ -107,7 +110,7 @@ impl<'a> Expander<'a> {
     }
 
     /// The text of `template` for job `key`; `None` if it is not known or too long, the latter reported.
-    fn render(&mut self, template: &Template, key: Key, max_bytes: usize) -> Option<String> {
+    pub(super) fn render(&mut self, template: &Template, key: Key, max_bytes: usize) -> Option<String> {
         let step = &self.pipeline.steps[key.step];
         let scope = Scope {
             pipeline: self.pipeline.name.as_str(),
@@ -128,7 +131,7 @@ impl<'a> Expander<'a> {
     }
 
     /// Reports what is wrong with the filled-in `template`, once.
-    fn blame(&mut self, template: &Template, message: String, help: Option<String>) {
+    pub(super) fn blame(&mut self, template: &Template, message: String, help: Option<String>) {
         let at = template.blame();
         if !self.blamed.insert(at) {
             return;

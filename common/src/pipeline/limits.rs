@@ -27,6 +27,12 @@ pub const DEPTH_MAX: usize = 32;
 /// Most problems that are reported at once: more scroll away unread.
 pub const DIAGNOSTICS_MAX: usize = 100;
 
+/// Longest text of an `approval`: a few lines that say what is about to happen.
+pub const APPROVAL_MAX_BYTES: usize = 1024;
+/// Longest value of a label: what workers may offer.
+pub const LABEL_MAX_BYTES: usize = 256;
+/// Highest `limit` of a concurrency group: as many jobs as a large farm runs at a time.
+pub const GROUP_LIMIT_MAX: u64 = 1000;
 /// Longest `timeout` and `silence_timeout`, 7 days: what runs longer is stuck.
 pub const TIMEOUT_MAX_SECS: u64 = 7 * 24 * 3600;
 /// `timeout` where the step says nothing: the longest known step, a bootstrap of an SDK under emulation, fits.

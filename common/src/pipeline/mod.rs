@@ -10,6 +10,7 @@
 mod check;
 mod diagnostic;
 mod expand;
+mod expand_placing;
 mod globs;
 mod jobs;
 pub mod limits;
@@ -17,6 +18,7 @@ mod matrix;
 mod model;
 mod read;
 mod read_container;
+mod read_placing;
 mod read_step;
 mod reader;
 mod suggest;
@@ -122,7 +124,9 @@ impl Pipeline {
         let params = self.params.iter().map(|param| (param.name.clone(), default(param))).collect();
         let keys = self.keys(&self.platforms);
         // Stands for any version, in messages too: it has the form of one.
-        Expander::new(self, "version", &params, problems).jobs(&keys);
+        let mut expander = Expander::new(self, "version", &params, problems);
+        expander.supersede();
+        expander.jobs(&keys);
     }
 
     /// The frozen plan of one build. Platforms that the requested ones need jobs of are added to them.
@@ -142,7 +146,8 @@ impl Pipeline {
         if !problems.is_empty() {
             return Err(problems.into_list());
         }
-        let jobs = Expander::new(self, request.version.as_str(), &params, &mut problems).jobs(&keys);
+        let mut expander = Expander::new(self, request.version.as_str(), &params, &mut problems);
+        let (supersede, jobs) = (expander.supersede(), expander.jobs(&keys));
         if problems.is_empty() && jobs.len() < keys.len() {
             problems.add(Position::START, "a job has a value that is not known");
         }
@@ -154,7 +159,7 @@ impl Pipeline {
             build: BuildId { pipeline: self.name.clone(), version: request.version.clone() },
             params: values,
             platforms: self.platforms.iter().copied().filter(|platform| needed.contains(platform)).collect(),
-            supersede: None,
+            supersede,
             jobs,
         })
     }

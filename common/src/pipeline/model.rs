@@ -17,6 +17,10 @@ pub struct Pipeline {
     pub(super) platforms: Vec<Platform>,
     pub(super) platforms_at: Position,
     pub(super) default_platforms: Vec<Platform>,
+    /// The pool of the steps that name none.
+    pub(super) pool: Option<Template>,
+    /// A newer build of the same group cancels those that still wait.
+    pub(super) supersede: Option<Template>,
     pub(super) params: Vec<Param>,
     pub(super) params_at: Position,
     pub(super) steps: Vec<Step>,
@@ -59,6 +63,25 @@ pub(super) struct Step {
     pub devices: Vec<Device>,
     pub capabilities: Vec<String>,
     pub network_none: bool,
+    pub placing: Placing,
+}
+
+/// When and where a step's jobs may run.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Placing {
+    /// Somebody has to approve it; what there is to approve, or an empty text.
+    pub approval: Option<Template>,
+    pub concurrency: Option<Concurrency>,
+    pub pool: Option<Template>,
+    /// Names and values.
+    pub labels: Vec<(String, Template)>,
+}
+
+/// Jobs of one group run at most `limit` at a time.
+#[derive(Clone, Debug)]
+pub(super) struct Concurrency {
+    pub group: Template,
+    pub limit: u32,
 }
 
 /// One point of a step's matrix.

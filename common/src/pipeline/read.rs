@@ -14,7 +14,8 @@ use std::collections::{BTreeMap, BTreeSet};
 /// What a pipeline is for that does not say: the platform of most build hosts.
 const PLATFORMS_DEFAULT: [Platform; 1] = [Platform::LinuxAmd64];
 
-pub(super) const FIELDS: [&str; 6] = ["name", "description", "platforms", "default_platforms", "params", "steps"];
+pub(super) const FIELDS: [&str; 8] =
+    ["name", "description", "platforms", "default_platforms", "params", "pool", "supersede", "steps"];
 pub(super) const PARAM_FIELDS: [&str; 2] = ["default", "description"];
 
 /// The pipeline behind `root`, and the problems found on the way. With problems it may have gaps.
@@ -44,6 +45,8 @@ impl Reader<'_> {
         let description = self.description(fields);
         let (platforms, default_platforms) = self.pipeline_platforms(fields);
         let params = fields.get("params").map(|node| self.params(node)).unwrap_or_default();
+        let pool = fields.get("pool").and_then(|node| self.template(node, "the pipeline's `pool`"));
+        let supersede = fields.get("supersede").and_then(|node| self.template(node, "`supersede`"));
         let steps_node = fields.get("steps");
         let items = steps_node.map_or(&[] as &[Node], |node| self.list(node, "`steps`", STEPS_MAX));
         if items.is_empty() && steps_node.is_none_or(|node| matches!(node.value, Value::List(_))) {
@@ -66,6 +69,8 @@ impl Reader<'_> {
             platforms,
             platforms_at: position("platforms"),
             default_platforms,
+            pool,
+            supersede,
             params,
             params_at: position("params"),
             steps,

@@ -6,7 +6,7 @@ use super::limits::{
     STEP_LIST_MAX, TIMEOUT_DEFAULT_SECS,
 };
 use super::matrix;
-use super::model::{Dependency, Image, Input, Output, Script, Step};
+use super::model::{Dependency, Image, Input, Output, Placing, Script, Step};
 use super::reader::{Fields, Reader};
 use super::template::Template;
 use super::values;
@@ -16,7 +16,7 @@ use crate::job::Capacity;
 use crate::path::RelPath;
 use crate::platform::Platform;
 
-const FIELDS: [&str; 20] = [
+const FIELDS: [&str; 24] = [
     "name",
     "description",
     "needs",
@@ -37,6 +37,10 @@ const FIELDS: [&str; 20] = [
     "devices",
     "capabilities",
     "network",
+    "approval",
+    "concurrency",
+    "pool",
+    "labels",
 ];
 const IMAGE_FIELDS: [&str; 3] = ["step", "import", "artifact"];
 const INPUT_FIELDS: [&str; 3] = ["step", "artifacts", "path"];
@@ -72,6 +76,7 @@ pub(super) fn read_step(reader: &mut Reader<'_>, node: &Node, index: usize, plat
         step.outputs_unsure = reader.problems.len() > found;
     }
     reader.container(&fields, &mut step);
+    step.placing = reader.placing(&fields);
     step
 }
 
@@ -114,6 +119,7 @@ fn blank(node: &Node, platforms: &[Platform]) -> Step {
         devices: Vec::new(),
         capabilities: Vec::new(),
         network_none: false,
+        placing: Placing::default(),
     }
 }
 
@@ -363,6 +369,7 @@ mod tests {
             nested("inputs", &INPUT_FIELDS),
             nested("outputs", &OUTPUT_FIELDS),
             nested("resources", &crate::pipeline::read_container::RESOURCE_FIELDS),
+            nested("concurrency", &crate::pipeline::read_placing::CONCURRENCY_FIELDS),
         ];
         for field in fields.concat() {
             assert!(rows.contains(&field.as_str()), "docs/pipeline.md has no row for `{field}`");

@@ -135,6 +135,13 @@ pub(super) fn is_env_name(text: &str) -> bool {
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
 }
 
+/// Whether `text` can be the name of a label: `kvm`, `example.org/rack`.
+pub(super) fn is_label_name(text: &str) -> bool {
+    text.bytes().next().is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
+        && text.len() <= 63
+        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b".-_/".contains(&b))
+}
+
 /// Whether `text` can be an image reference: `[HOST[:PORT]/]NAME[:TAG][@DIGEST]`.
 pub(super) fn is_image_reference(text: &str) -> bool {
     let (rest, digest) = text.split_once('@').map_or((text, None), |(rest, digest)| (rest, Some(digest)));

@@ -62,13 +62,9 @@ impl Farm {
     /// Why a job of a group may not start, though a worker could take it.
     fn why_not_its_turn(&self, id: JobId, name: &GroupName, limit: u32) -> Option<String> {
         let group = self.queues.groups.get(name)?;
-        let who = |id: &JobId| {
-            let job = self.jobs.get(id).zip(self.spec(*id));
-            job.map_or_else(|| id.to_string(), |(job, spec)| format!("{} {}", job.build, spec.name))
-        };
         let before = group.waiting.keys().take_while(|(_, waiting)| *waiting != id).count();
         if !group.admits(limit) {
-            let running: Vec<String> = group.running.keys().map(who).collect();
+            let running: Vec<String> = group.running.keys().map(|id| self.who(id)).collect();
             let line = if before > 0 { format!(", {before} before it") } else { String::new() };
             return Some(format!("waits for its turn in group {name}: {} runs{line}", some_of(&running)));
         }
@@ -82,10 +78,34 @@ impl Farm {
         same.filter(|(other, _)| other.priority > line.priority).map(|(_, queue)| queue.by_path.len()).sum()
     }
 
-    /// Why no worker takes `spec` now.
-    pub fn why_unplaced(&self, spec: &JobSpec, now: Millis) -> String {
-        let why = self.why_never(spec).or_else(|| self.why_no_room(spec, now));
-        why.unwrap_or_else(|| "about to be leased".to_owned())
+    /// Why a job like `spec` would wait if it became ready now; `None` if it would be leased at once, as far as can be told.
+    pub fn why_it_would_wait(&self, spec: &JobSpec, now: Millis) -> Option<String> {
+        let turn = || {
+            let concurrency = spec.concurrency.as_ref()?;
+            self.why_group_is_full(&concurrency.group, concurrency.limit)
+        };
+        self.why_never(spec).or_else(turn).or_else(|| self.why_no_room(spec, now))
+    }
+
+    /// Whether `worker` could take `spec` now.
+    pub fn could_take(&self, worker: &Worker, spec: &JobSpec, now: Millis) -> bool {
+        worker.takes_leases(now) && worker.offer.suits(spec) && self.available(worker).fits(&spec.run.resources)
+    }
+
+    /// Why one more job of a group would wait for its turn.
+    fn why_group_is_full(&self, name: &GroupName, limit: u32) -> Option<String> {
+        let group = self.queues.groups.get(name)?;
+        if !group.admits(limit) {
+            let running: Vec<String> = group.running.keys().map(|id| self.who(id)).collect();
+            return Some(format!("would wait for its turn in group {name}: {} runs", some_of(&running)));
+        }
+        let before = group.waiting.len();
+        (before > 0).then(|| format!("would wait for its turn in group {name}: {before} before it"))
+    }
+
+    fn who(&self, id: &JobId) -> String {
+        let job = self.jobs.get(id).zip(self.spec(*id));
+        job.map_or_else(|| id.to_string(), |(job, spec)| format!("{} {}", job.build, spec.name))
     }
 
     /// What the workers that could run `spec` lack now; `None` if one lacks nothing.

@@ -15,10 +15,10 @@ pub(super) enum Act {
     Read,
     /// Submits, cancels, retries.
     Change,
+    /// Approves, holds workers back, lets a build go before everything else, takes the whole state away as a backup.
+    Operate,
     /// Runs jobs.
     Work,
-    /// Takes the whole state away.
-    Administer,
 }
 
 /// The table: a role's row says what it may do.
@@ -26,7 +26,7 @@ fn may(role: Role, act: Act) -> bool {
     match role {
         Role::Viewer => act == Act::Read,
         Role::Submitter => matches!(act, Act::Read | Act::Change),
-        Role::Operator => matches!(act, Act::Read | Act::Change | Act::Administer),
+        Role::Operator => matches!(act, Act::Read | Act::Change | Act::Operate),
         Role::Worker => act == Act::Work,
     }
 }
@@ -54,11 +54,18 @@ pub async fn gate(request: axum::extract::Request, next: Next) -> Response {
 pub(super) fn allow<T>(request: &Request<T>, act: Act) -> Result<Identity, Status> {
     let peer = request.extensions().get::<Peer>();
     let Some(identity) = peer.and_then(|peer| peer.identity.clone()) else { return Err(nobody()) };
-    if !may(identity.role, act) {
-        let message = format!("{} {} may not do this", identity.role.as_str(), identity.name);
-        return Err(rpc_error::refusal(Code::PermissionDenied, rpc_error::FORBIDDEN, message));
-    }
+    require(&identity, act, "do this")?;
     Ok(identity)
+}
+
+/// Refuses whoever may not do that; `what` says what it is.
+pub(super) fn require(identity: &Identity, act: Act, what: &str) -> Result<(), Status> {
+    if may(identity.role, act) {
+        return Ok(());
+    }
+    let whose = if act == Act::Operate { "; it is the operator's" } else { "" };
+    let message = format!("{} {} may not {what}{whose}", identity.role.as_str(), identity.name);
+    Err(rpc_error::refusal(Code::PermissionDenied, rpc_error::FORBIDDEN, message))
 }
 
 /// The worker that calls.
@@ -79,15 +86,15 @@ mod tests {
 
     #[test]
     fn every_role_gets_its_row_and_nobody_gets_nothing() {
-        for act in [Act::Read, Act::Change, Act::Work, Act::Administer] {
+        for act in [Act::Read, Act::Change, Act::Operate, Act::Work] {
             assert_eq!(allow(&call(None), act).unwrap_err().code(), Code::Unauthenticated);
             for role in Role::ALL {
                 let allowed = allow(&call(Some(Identity::new(role, "someone").unwrap())), act).is_ok();
                 let want = match (role, act) {
                     (Role::Worker, Act::Work) => true,
                     (Role::Worker, _) | (_, Act::Work) => false,
-                    (role, Act::Administer) => role == Role::Operator,
                     (Role::Viewer, Act::Change) => false,
+                    (role, Act::Operate) => role == Role::Operator,
                     (_, Act::Read | Act::Change) => true,
                 };
                 assert_eq!(allowed, want, "{role:?} {act:?}");

@@ -3,20 +3,18 @@
 use super::auth::{Act, allow};
 use super::{bad_request, cache_status, check_protocol, command_status, log_status, read, submit, view};
 use crate::cache::Cache;
-use crate::driver::{CommandError, Handle};
+use crate::driver::Handle;
 use crate::logs::{Growth, LogStore};
 use crate::trace;
 use futures_util::Stream;
 use railyard_common::id::{BuildId, JobName, LeaseId, PipelineName};
 use railyard_common::layout;
 use railyard_common::path::{Glob, RelPath};
-use railyard_common::plan::Plan;
-use railyard_common::priority::Priority;
-use railyard_core::{Command, Event, Farm, Refusal, Submission};
+use railyard_core::{Farm, Refusal};
 use railyard_proto::v1;
 use railyard_proto::v1::client_service_server::ClientService;
 use railyard_service::clock::Clock;
-use railyard_service::convert::{self, TEXT_MAX_BYTES, ToProto as _};
+use railyard_service::convert::{self, ToProto as _};
 use railyard_service::{rpc_error, task, telemetry};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -37,17 +35,15 @@ const LIST_MAX_BYTES: usize = 4 * 1024 * 1024;
 const PATTERNS_MAX: usize = 1_000;
 /// How long a URL to an artifact is good.
 const ARTIFACT_TTL: Duration = Duration::from_secs(3600);
-/// Longest idempotency key.
-const KEY_MAX_LEN: usize = 256;
 /// A watcher hears of a build at most this often; in between, changes are put together.
 const WATCH_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The client service.
 pub struct Client {
-    farm: Handle,
+    pub(super) farm: Handle,
     cache: Arc<dyn Cache>,
     logs: Arc<LogStore>,
-    clock: Arc<dyn Clock>,
+    pub(super) clock: Arc<dyn Clock>,
     farm_name: String,
     shutdown: CancellationToken,
 }
@@ -96,9 +92,6 @@ impl Client {
     }
 }
 
-/// How often a submit looks for another free version because somebody took the one that it found.
-const VERSION_RACES_MAX: u32 = 100;
-
 type Outbound<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 #[tonic::async_trait]
@@ -121,10 +114,11 @@ impl ClientService for Client {
 
     async fn plan(&self, request: Request<v1::SubmitRequest>) -> Result<Response<v1::PlanResponse>, Status> {
         allow(&request, Act::Read)?;
-        let plan = submit::Checked::new(request.into_inner())?.plan(&self.farm, self.clock.now()).await?;
+        let now = self.clock.now();
+        let plan = submit::Checked::new(request.into_inner())?.plan(&self.farm, now).await?;
         let response = self.farm.read(move |farm, _| v1::PlanResponse {
             pipeline: plan.build.pipeline.to_string(),
-            jobs: planned_jobs(farm, &plan),
+            jobs: plan.jobs.iter().map(|spec| view::planned(farm, spec, now)).collect(),
             warnings: submit::warnings(farm, &plan),
         });
         Ok(Response::new(response.await.map_err(command_status)?))
@@ -133,38 +127,7 @@ impl ClientService for Client {
     async fn submit(&self, request: Request<v1::SubmitRequest>) -> Result<Response<v1::SubmitResponse>, Status> {
         let identity = allow(&request, Act::Change)?;
         let trace = trace::begin(&telemetry::extract(request.metadata()));
-        let request = request.into_inner();
-        let key = Some(request.idempotency_key.clone()).filter(|key| !key.is_empty());
-        if key.as_ref().is_some_and(|key| key.len() > KEY_MAX_LEN) {
-            return Err(bad_request(format!("the idempotency key is longer than {KEY_MAX_LEN} bytes")));
-        }
-        let checked = submit::Checked::new(request)?;
-        // The key is its submitter's and its pipeline's: others may happen to use the same one.
-        let key = key.map(|key| format!("{}/{}/{key}", identity.name, checked.pipeline()));
-        let mut races = 0;
-        let (events, known) = loop {
-            let plan = checked.plan(&self.farm, self.clock.now()).await?;
-            let (key, by, trace) = (key.clone(), identity.name.clone(), trace.clone());
-            let (priority, request) = (Priority::default(), String::new());
-            let submission = Submission { plan: plan.clone(), key, request, priority, by, trace };
-            match self.farm.decide(Command::Submit(Box::new(submission))).await {
-                // Another submit was given the same free version a moment ago.
-                Err(CommandError::Refused(Refusal::BuildExists(_)))
-                    if !checked.names_version() && races < VERSION_RACES_MAX =>
-                {
-                    races += 1;
-                }
-                decided => break (decided.map_err(command_status)?, plan),
-            }
-        };
-        let mut build = known.build.clone();
-        let existing = !events.iter().any(|event| matches!(event, Event::BuildAccepted { .. }));
-        if let (true, Some(key)) = (existing, key) {
-            let found = self.farm.read(move |farm, _| farm.by_key(&key).cloned()).await.map_err(command_status)?;
-            build = found.unwrap_or(build);
-        }
-        let warnings = self.farm.read(move |farm, _| submit::warnings(farm, &known)).await.map_err(command_status)?;
-        Ok(Response::new(v1::SubmitResponse { build: build.to_string(), existing, warnings }))
+        Ok(Response::new(self.take_submit(&identity, trace, request.into_inner()).await?))
     }
 
     async fn list_builds(
@@ -259,36 +222,35 @@ impl ClientService for Client {
 
     async fn cancel(&self, request: Request<v1::CancelRequest>) -> Result<Response<v1::CancelResponse>, Status> {
         let by = allow(&request, Act::Change)?.name;
-        let request = request.into_inner();
-        // It is journaled, and told to every worker of the build.
-        convert::at_most("reason", request.reason.len(), TEXT_MAX_BYTES, "bytes")?;
-        let build = read::resolve(&self.farm, &request.build).await?;
-        let reason = match request.reason.as_str() {
-            "" => format!("cancelled by {by}"),
-            why => format!("{why} (cancelled by {by})"),
-        };
-        self.farm.decide(Command::Cancel { build, by, reason }).await.map_err(command_status)?;
-        Ok(Response::new(v1::CancelResponse {}))
+        Ok(Response::new(self.cancel(by, request.into_inner()).await?))
+    }
+
+    async fn approve(&self, request: Request<v1::ApproveRequest>) -> Result<Response<v1::ApproveResponse>, Status> {
+        let by = allow(&request, Act::Operate)?.name;
+        Ok(Response::new(self.approve(by, request.into_inner()).await?))
     }
 
     async fn retry(&self, request: Request<v1::RetryRequest>) -> Result<Response<v1::RetryResponse>, Status> {
         allow(&request, Act::Change)?;
-        let request = request.into_inner();
-        let build = read::resolve(&self.farm, &request.build).await?;
-        let step = Some(request.step).filter(|step| !step.is_empty());
-        let step = step.map(|step| step.parse()).transpose().map_err(bad_request)?;
-        let events = self.farm.decide(Command::Retry { build, step }).await.map_err(command_status)?;
-        let again: Vec<_> = events
-            .into_iter()
-            .flat_map(|event| match event {
-                Event::BuildResumed { jobs, .. } => jobs,
-                _ => Vec::new(),
-            })
-            .collect();
-        let names = self.farm.read(move |farm, _| {
-            again.iter().filter_map(|id| farm.spec(*id)).map(|spec| spec.name.to_string()).collect()
-        });
-        Ok(Response::new(v1::RetryResponse { jobs: names.await.map_err(command_status)? }))
+        Ok(Response::new(self.retry(request.into_inner()).await?))
+    }
+
+    async fn hold_worker(
+        &self,
+        request: Request<v1::HoldWorkerRequest>,
+    ) -> Result<Response<v1::HoldWorkerResponse>, Status> {
+        let by = allow(&request, Act::Operate)?.name;
+        let worker = self.hold(by, request.into_inner()).await?;
+        Ok(Response::new(v1::HoldWorkerResponse { worker: Some(worker) }))
+    }
+
+    async fn release_worker(
+        &self,
+        request: Request<v1::ReleaseWorkerRequest>,
+    ) -> Result<Response<v1::ReleaseWorkerResponse>, Status> {
+        let by = allow(&request, Act::Operate)?.name;
+        let worker = self.release(by, request.into_inner()).await?;
+        Ok(Response::new(v1::ReleaseWorkerResponse { worker: Some(worker) }))
     }
 
     async fn list_workers(
@@ -300,22 +262,6 @@ impl ClientService for Client {
             self.farm.read(|farm, live| farm.workers().map(|worker| view::worker(farm, live, worker)).collect());
         Ok(Response::new(v1::ListWorkersResponse { workers: workers.await.map_err(command_status)? }))
     }
-}
-
-fn planned_jobs(farm: &Farm, plan: &Plan) -> Vec<v1::PlannedJob> {
-    let planned = plan.jobs.iter().map(|spec| {
-        let able = farm.workers().filter(|worker| worker.is_willing() && worker.offer.suits(spec));
-        v1::PlannedJob {
-            name: spec.name.to_string(),
-            needs: spec.needs.iter().map(ToString::to_string).collect(),
-            image: view::image_source(&spec.image),
-            resources: Some(spec.run.resources.to_proto()),
-            outputs: spec.run.outputs.iter().map(|output| output.glob.to_string()).collect(),
-            workers: able.map(|worker| worker.offer.name.to_string()).collect(),
-            why: farm.why_never(spec).unwrap_or_default(),
-        }
-    });
-    planned.collect()
 }
 
 fn artifacts_of(farm: &Farm, id: &BuildId) -> Vec<(JobName, railyard_common::blob::Artifact)> {

@@ -2,7 +2,9 @@
 
 mod admin;
 mod auth;
+mod change;
 mod client;
+mod holds;
 mod read;
 mod report;
 mod submit;

@@ -1,20 +1,123 @@
 //! A submit request becomes a plan.
 
-use super::bad_request;
-use crate::driver::Handle;
+use super::auth::{self, Act};
+use super::client::Client;
+use super::{bad_request, command_status};
+use crate::driver::{CommandError, Handle};
+use railyard_common::digest::Digest;
 use railyard_common::id::{BuildId, PipelineName, Version};
 use railyard_common::pipeline::{Diagnostic, Pipeline, Request, Source};
 use railyard_common::plan::Plan;
 use railyard_common::platform::Platform;
+use railyard_common::priority::Priority;
 use railyard_common::time::Millis;
-use railyard_core::Farm;
+use railyard_core::{Command, Event, Farm, Refusal, Submission, Trace};
 use railyard_proto::v1;
 use railyard_service::rpc_error;
+use railyard_service::tls::Identity;
 use std::collections::{BTreeMap, BTreeSet};
 use tonic::{Code, Status};
 
 /// Versions that are tried when the submitter names none: as many builds in one second.
 const VERSION_TRIES: u32 = 1_000;
+
+/// How often a submit looks for another free version because somebody took the one that it found.
+const VERSION_RACES_MAX: u32 = 100;
+/// Longest idempotency key.
+const KEY_MAX_LEN: usize = 256;
+
+impl Client {
+    /// Takes a build on; a repeated request gives the build that it gave before.
+    pub(super) async fn take_submit(
+        &self,
+        by: &Identity,
+        trace: Trace,
+        request: v1::SubmitRequest,
+    ) -> Result<v1::SubmitResponse, Status> {
+        let key = Some(request.idempotency_key.clone()).filter(|key| !key.is_empty());
+        if key.as_ref().is_some_and(|key| key.len() > KEY_MAX_LEN) {
+            return Err(bad_request(format!("the idempotency key is longer than {KEY_MAX_LEN} bytes")));
+        }
+        let priority = priority(by, &request)?;
+        let digest = if key.is_some() { digest(&request, priority) } else { String::new() };
+        let checked = Checked::new(request)?;
+        // The key is its submitter's and its pipeline's: others may happen to use the same one.
+        let key = key.map(|key| format!("{}/{}/{key}", by.name, checked.pipeline()));
+        let mut races = 0;
+        let (events, plan) = loop {
+            let plan = checked.plan(&self.farm, self.clock.now()).await?;
+            let (key, request, by, trace) = (key.clone(), digest.clone(), by.name.clone(), trace.clone());
+            let submission = Submission { plan: plan.clone(), key, request, priority, by, trace };
+            match self.farm.decide(Command::Submit(Box::new(submission))).await {
+                // Another submit was given the same free version a moment ago.
+                Err(CommandError::Refused(Refusal::BuildExists(_)))
+                    if !checked.names_version() && races < VERSION_RACES_MAX =>
+                {
+                    races += 1;
+                }
+                decided => break (decided.map_err(command_status)?, plan),
+            }
+        };
+        let mut build = plan.build.clone();
+        let existing = !events.iter().any(|event| matches!(event, Event::BuildAccepted { .. }));
+        if let (true, Some(key)) = (existing, key) {
+            let found = self.farm.read(move |farm, _| farm.by_key(&key).cloned()).await.map_err(command_status)?;
+            build = found.unwrap_or(build);
+        }
+        let superseded = events.iter().filter_map(|event| match event {
+            Event::BuildCancelled { build, .. } => Some(build.to_string()),
+            _ => None,
+        });
+        let superseded = superseded.collect();
+        let warnings = self.farm.read(move |farm, _| warnings(farm, &plan)).await.map_err(command_status)?;
+        Ok(v1::SubmitResponse { build: build.to_string(), existing, warnings, superseded })
+    }
+}
+
+/// How urgent the build is to be, if its submitter may say so.
+fn priority(by: &Identity, request: &v1::SubmitRequest) -> Result<Priority, Status> {
+    let priority = match request.priority.as_str() {
+        "" => Priority::default(),
+        text => text.parse().map_err(bad_request)?,
+    };
+    if priority == Priority::Release {
+        auth::require(by, Act::Operate, "submit with priority release")?;
+    }
+    Ok(priority)
+}
+
+/// What the request asks for, in a form that does not depend on the order in which maps travel. What only messages use is
+/// left out, and so is what is not given: a field that is added later does not change the digests of requests without it.
+fn digest(request: &v1::SubmitRequest, priority: Priority) -> String {
+    let v1::SubmitRequest {
+        pipeline,
+        file_name: _,
+        files,
+        version,
+        params,
+        platforms,
+        idempotency_key: _,
+        priority: _,
+    } = request;
+    let mut text = Vec::new();
+    let mut put = |field: &str, parts: &[&str]| {
+        for part in std::iter::once(&field).chain(parts) {
+            text.extend_from_slice(&(part.len() as u64).to_le_bytes());
+            text.extend_from_slice(part.as_bytes());
+        }
+    };
+    put("pipeline", &[pipeline]);
+    files.iter().collect::<BTreeMap<_, _>>().into_iter().for_each(|(path, file)| put("file", &[path, file]));
+    if !version.is_empty() {
+        put("version", &[version]);
+    }
+    params.iter().collect::<BTreeMap<_, _>>().into_iter().for_each(|(name, value)| put("param", &[name, value]));
+    platforms.iter().collect::<BTreeSet<_>>().into_iter().for_each(|platform| put("platform", &[platform]));
+    if priority != Priority::default() {
+        put("priority", &[priority.as_str()]);
+    }
+    Digest::of(&text).to_string()
+}
 
 /// A request whose pipeline is valid.
 pub(super) struct Checked {
@@ -85,7 +188,7 @@ async fn free_version(farm: &Handle, pipeline: PipelineName, now: Millis) -> Res
             farm.build(&build).is_none()
         })
     });
-    let free = free.await.map_err(super::command_status)?;
+    let free = free.await.map_err(command_status)?;
     free.ok_or_else(|| {
         rpc_error::refusal(Code::ResourceExhausted, rpc_error::BUSY, "too many submits in this second; name a version")
     })
@@ -106,4 +209,55 @@ pub(super) fn warnings(farm: &Farm, plan: &Plan) -> Vec<String> {
         format!("{why}: {}{more} will wait", named.join(", "))
     };
     reasons.into_iter().map(line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request() -> v1::SubmitRequest {
+        let map = |pairs: &[(&str, &str)]| pairs.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect();
+        v1::SubmitRequest {
+            pipeline: "name: x".to_owned(),
+            file_name: "x.yaml".to_owned(),
+            files: map(&[("a.sh", "a"), ("b.sh", "b")]),
+            version: "1".to_owned(),
+            params: map(&[("p", "1"), ("q", "2")]),
+            platforms: vec!["linux/amd64".to_owned(), "linux/arm64".to_owned()],
+            idempotency_key: "k".to_owned(),
+            priority: String::new(),
+        }
+    }
+
+    #[test]
+    fn a_digest_is_of_what_was_asked_for_and_of_nothing_else() {
+        let same = |request: &v1::SubmitRequest| digest(request, Priority::default());
+        let first = same(&request());
+        let mut alike = request();
+        alike.idempotency_key = "another".to_owned();
+        alike.file_name = "./x.yaml".to_owned();
+        alike.platforms.reverse();
+        for _ in 0..20 {
+            // Every map has an order of its own.
+            alike.params = request().params.into_iter().collect();
+            assert_eq!(same(&alike), first);
+        }
+        type Change = fn(&mut v1::SubmitRequest);
+        let changes: [Change; 8] = [
+            |request| request.pipeline.push(' '),
+            |request| drop(request.files.insert("a.sh".to_owned(), "c".to_owned())),
+            |request| drop(request.files.remove("b.sh")),
+            |request| request.version = String::new(),
+            |request| drop(request.params.insert("p".to_owned(), "2".to_owned())),
+            |request| request.params = [("p".to_owned(), "12".to_owned()), ("q".to_owned(), String::new())].into(),
+            |request| drop(request.platforms.pop()),
+            |request| request.platforms.clear(),
+        ];
+        let mut seen = BTreeSet::from([first, digest(&request(), Priority::Change)]);
+        for (n, change) in changes.iter().enumerate() {
+            let mut other = request();
+            change(&mut other);
+            assert!(seen.insert(same(&other)), "change {n}");
+        }
+    }
 }

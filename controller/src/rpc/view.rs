@@ -2,10 +2,12 @@
 
 use prost::Message as _;
 use railyard_common::id::{JobId, LeaseId};
-use railyard_common::job::ImageSource;
+use railyard_common::job::{ImageSource, JobSpec};
 use railyard_common::outcome::OutcomeKind;
 use railyard_common::time::Millis;
-use railyard_core::{Attempt, Build, BuildState, Farm, Job, JobState, Live, Phase, Verdict, Worker};
+use railyard_core::{
+    Approval, Attempt, Build, BuildState, Farm, Hold, HoldKind, Job, JobState, Live, Phase, Verdict, Worker,
+};
 use railyard_proto::v1;
 use railyard_service::convert::{ToProto as _, timestamp};
 
@@ -50,6 +52,7 @@ pub(super) fn build(
         trace_id: build.trace.trace_id.clone(),
         finalize_error: error,
         cancel_reason: build.cancel_reason.clone().unwrap_or_default(),
+        priority: build.priority.to_string(),
     }
 }
 
@@ -68,7 +71,6 @@ fn job(farm: &Farm, live: &Live, id: JobId, now: Millis, detail: bool) -> Option
         JobState::Queued { since, .. } => Some(since),
         _ => None,
     };
-    let last_end = job.attempts.last().and_then(|attempt| attempt.end.as_ref()).map(|end| end.at);
     Some(v1::JobView {
         job: id.0,
         name: spec.name.to_string(),
@@ -79,8 +81,48 @@ fn job(farm: &Farm, live: &Live, id: JobId, now: Millis, detail: bool) -> Option
         artifacts: result.map(|result| result.artifacts.iter().map(|a| a.to_proto()).collect()).unwrap_or_default(),
         image: result.and_then(|result| result.image.as_ref()).map(|image| image.to_proto()),
         queued_at: queued_at.map(timestamp),
-        ended_at: last_end.filter(|_| job.is_terminal()).map(timestamp),
+        ended_at: ended_at(job).map(timestamp),
+        approval: spec.approval.as_ref().filter(|_| detail).map(|what| approval(what, job.approval.as_ref())),
+        cancel_reason: job.cancelled.clone().filter(|_| detail).unwrap_or_default(),
     })
+}
+
+/// When a job ended: with its last attempt, or when it was cancelled.
+fn ended_at(job: &Job) -> Option<Millis> {
+    let last = job.attempts.last().and_then(|attempt| attempt.end.as_ref()).map(|end| end.at);
+    match job.state {
+        JobState::Ended { at, .. } => Some(at),
+        _ => last.filter(|_| job.is_terminal()),
+    }
+}
+
+fn approval(what: &str, given: Option<&Approval>) -> v1::Approval {
+    v1::Approval {
+        what: what.to_owned(),
+        approved_by: given.map(|given| given.by.clone()).unwrap_or_default(),
+        approved_at: given.map(|given| timestamp(given.at)),
+    }
+}
+
+/// A job of a plan: where it could run now, and what it would wait for.
+pub(super) fn planned(farm: &Farm, spec: &JobSpec, now: Millis) -> v1::PlannedJob {
+    let able = farm.workers().filter(|worker| farm.could_take(worker, spec, now));
+    v1::PlannedJob {
+        name: spec.name.to_string(),
+        needs: spec.needs.iter().map(ToString::to_string).collect(),
+        image: image_source(&spec.image),
+        resources: Some(spec.run.resources.to_proto()),
+        outputs: spec.run.outputs.iter().map(|output| output.glob.to_string()).collect(),
+        workers: able.map(|worker| worker.offer.name.to_string()).collect(),
+        why: farm.why_it_would_wait(spec, now).unwrap_or_default(),
+        approval: spec.approval.as_ref().map(|what| approval(what, None)),
+        concurrency: spec
+            .concurrency
+            .as_ref()
+            .map(|said| v1::Concurrency { group: said.group.to_string(), limit: said.limit }),
+        pool: spec.pool.as_ref().map(ToString::to_string).unwrap_or_default(),
+        labels: spec.labels.clone().into_iter().collect(),
+    }
 }
 
 fn job_state(job: &Job) -> v1::JobState {
@@ -152,11 +194,35 @@ pub(super) fn worker(farm: &Farm, live: &Live, worker: &Worker) -> v1::WorkerVie
         version: offer.version.clone(),
         last_seen_at: Some(timestamp(live.last_seen(&offer.name).unwrap_or(worker.changed_at))),
         labels: offer.labels.clone().into_iter().collect(),
+        pool: offer.pool.as_ref().map(ToString::to_string).unwrap_or_default(),
+        hold: worker.hold.as_ref().map(hold),
+        quarantine: worker
+            .quarantined_until()
+            .map(|until| v1::Quarantine { losses: worker.losses, until: Some(timestamp(until)) }),
+        draining: worker.draining,
+        free_disk_bytes: live.free_disk_bytes(&offer.name).filter(|_| worker.online).unwrap_or_default(),
+        retired: worker.is_retired(),
+        allows_privileged: offer.allows_privileged,
+    }
+}
+
+fn hold(hold: &Hold) -> v1::Hold {
+    let kind = match hold.kind {
+        HoldKind::Cordon => v1::HoldKind::Cordon,
+        HoldKind::Drain => v1::HoldKind::Drain,
+        HoldKind::Retire => v1::HoldKind::Retire,
+    };
+    v1::Hold {
+        kind: kind.into(),
+        by: hold.by.clone(),
+        why: hold.why.clone(),
+        until: hold.until.map(timestamp),
+        stop_at: hold.stop_at.map(timestamp),
     }
 }
 
 /// Where an image comes from, for people.
-pub(super) fn image_source(source: &ImageSource) -> String {
+fn image_source(source: &ImageSource) -> String {
     match source {
         ImageSource::Registry(reference) => reference.clone(),
         ImageSource::Job(job) => format!("image of {job}"),

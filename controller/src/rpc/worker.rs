@@ -99,7 +99,7 @@ impl Workers {
         let ended = tokio::select! {
             biased;
             ended = listen(&self.farm, &worker, session, &mut inbound) => ended,
-            () = link.cut.cancelled() => "another session of it began, or it did not read its messages".to_owned(),
+            () = link.cut.cancelled() => "another session of it began, it was retired, or it did not read its messages".to_owned(),
             () = self.shutdown.cancelled() => "the controller is stopping".to_owned(),
             () = link.messages.closed() => "its stream was closed".to_owned(),
         };

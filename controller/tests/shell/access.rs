@@ -19,6 +19,7 @@ async fn person_is_refused(person: &Person, code: Code, reason: &str, reads_too:
     refused(rpc.submit(submission(ONE, "1")).await, code, reason);
     refused(person.cancel("one/1", "").await, code, reason);
     refused(rpc.retry(v1::RetryRequest { build: "one/1".to_owned(), step: String::new() }).await, code, reason);
+    only_operators(person, code, reason).await;
     if !reads_too {
         return;
     }
@@ -30,6 +31,17 @@ async fn person_is_refused(person: &Person, code: Code, reason: &str, reads_too:
     refused(person.try_read_log("one/1", "work", 0, 0, false).await, code, reason);
     refused(person.sign("one/1", &[]).await, code, reason);
     refused(rpc.list_workers(v1::ListWorkersRequest {}).await, code, reason);
+}
+
+/// What operators may and nobody else is refused.
+async fn only_operators(person: &Person, code: Code, reason: &str) {
+    refused(person.approve("one/1", "").await, code, reason);
+    let hold =
+        v1::HoldWorkerRequest { worker: "anvil".to_owned(), kind: v1::HoldKind::Cordon.into(), ..Default::default() };
+    refused(person.hold(hold).await, code, reason);
+    refused(person.release("anvil").await, code, reason);
+    let release = v1::SubmitRequest { priority: "release".to_owned(), ..submission(ONE, "1") };
+    refused(person.try_submit(release).await, code, reason);
 }
 
 /// Every call of the worker service is refused in the same way.
@@ -68,7 +80,19 @@ async fn a_viewer_reads_and_a_submitter_submits() {
     let controller = Controller::start().await;
     let viewer = controller.person(Role::Viewer, "victor");
     person_is_refused(&viewer, Code::PermissionDenied, "forbidden", false).await;
-    let build = controller.person(Role::Submitter, "ci").submit(ONE, "1").await;
+    let submitter = controller.person(Role::Submitter, "ci");
+    only_operators(&submitter, Code::PermissionDenied, "forbidden").await;
+    for (version, priority) in ["manual", "schedule", "change"].iter().enumerate() {
+        let version = (version + 2).to_string();
+        let request = v1::SubmitRequest { priority: (*priority).to_owned(), ..submission(ONE, &version) };
+        let build = submitter.try_submit(request).await.unwrap().build;
+        assert_eq!(submitter.build(&build).await.priority, *priority);
+    }
+    let build = submitter.submit(ONE, "1").await;
+    submitter.cancel(&build, "").await.unwrap();
+    submitter.ended(&build).await;
+    let retry = v1::RetryRequest { build: build.clone(), step: String::new() };
+    submitter.rpc.clone().retry(retry).await.unwrap();
     assert_eq!(viewer.build(&build).await.submitted_by, "ci");
     let farm = v1::GetFarmRequest { client_version: "0".to_owned(), protocol: railyard_common::PROTOCOL };
     assert_eq!(viewer.rpc.clone().get_farm(farm).await.unwrap().into_inner().identity, "viewer victor");

@@ -3,8 +3,9 @@
 use crate::common::pipelines::{CHAIN, ONE, SHORT_LEASE};
 use crate::common::transfers::artifact;
 use crate::common::worker::{cancelled, hello, lease, report, succeeded};
-use crate::common::{Controller, until};
+use crate::common::{Controller, refused, until};
 use railyard_proto::v1;
+use tonic::Code;
 
 #[tokio::test]
 async fn a_cancel_reaches_the_worker_and_the_build_ends_with_its_report() {
@@ -89,4 +90,42 @@ async fn a_success_that_beats_the_cancel_counts_and_nothing_new_starts() {
     let view = person.ended(&build).await;
     assert_eq!((view.state(), view.jobs[0].state()), (v1::BuildState::Cancelled, v1::JobState::Succeeded));
     assert_eq!(controller.cached("images/amd64/1/SHA256SUMS").await, None);
+}
+
+#[tokio::test]
+async fn one_job_is_cancelled_and_what_needs_it_is_skipped() {
+    let controller = Controller::start().await;
+    let (person, mut worker) = (controller.operator(), controller.worker("anvil").await);
+    let pipeline = format!("{CHAIN}  - name: lint\n    image: x\n    script: lint\n");
+    let build = person.submit(&pipeline, "1").await;
+    let (first, second) = (worker.order().await, worker.order().await);
+    let (base, lint) = if first.job == "base@linux/amd64" { (first, second) } else { (second, first) };
+
+    assert_eq!(person.cancel_jobs(&build, "base@linux/amd64", "not needed").await.unwrap(), ["base@linux/amd64"]);
+    let told = worker.cancel().await;
+    assert_eq!((told.lease, told.reason.as_str()), (base.lease, "not needed (cancelled by olga)"));
+    let stopping = person.job(&build, "base@linux/amd64").await;
+    assert_eq!(
+        (stopping.state(), stopping.cancel_reason.as_str()),
+        (v1::JobState::Running, "not needed (cancelled by olga)")
+    );
+    // Again is fine, and changes nothing.
+    assert_eq!(person.cancel_jobs(&build, "base", "really").await.unwrap(), [""; 0]);
+    let message = refused(person.cancel_jobs(&build, "packages", "").await, Code::NotFound, "no-such-job");
+    assert!(message.contains("`packages`") && message.contains("railyard show chain/1"), "{message}");
+    refused(person.cancel_jobs(&build, "Base!", "").await, Code::InvalidArgument, "bad-request");
+
+    worker.try_report(report(lease(&base), cancelled("stopped"))).await.unwrap();
+    let states = person.states(&build).await;
+    assert_eq!(
+        (states["base@linux/amd64"], states["disk@linux/amd64"]),
+        (v1::JobState::Cancelled, v1::JobState::Skipped)
+    );
+    assert_eq!(person.job(&build, "disk@linux/amd64").await.why, "base@linux/amd64 did not succeed");
+    // The build goes on without them.
+    assert_eq!(states["lint@linux/amd64"], v1::JobState::Running);
+    worker.succeed(lease(&lint)).await;
+    let view = person.ended(&build).await;
+    assert_eq!((view.cancel_reason.as_str(), view.jobs[0].attempts.len()), ("", 1));
+    assert!(view.jobs[0].ended_at.is_some());
 }

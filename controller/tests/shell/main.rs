@@ -1,14 +1,17 @@
 //! The controller from outside: gRPC and HTTP over TLS on loopback, with workers that speak the real protocol.
 
 mod access;
+mod approval;
 mod cancel;
 mod common;
 mod crash;
 mod fencing;
 mod flow;
 mod full_disk;
+mod holds;
 mod leases;
 mod logs;
+mod order;
 mod pki;
 mod probes;
 mod publish;

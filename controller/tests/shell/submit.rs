@@ -26,6 +26,32 @@ async fn the_same_key_is_the_same_build() {
     assert!(!person.try_submit(other).await.unwrap().existing);
 }
 
+/// A client whose answer was lost repeats what it said; one that says something else has taken the wrong key.
+#[tokio::test]
+async fn a_key_with_another_request_is_refused() {
+    let controller = Controller::start().await;
+    let person = controller.operator();
+    let request = v1::SubmitRequest { idempotency_key: "ci-run-77".to_owned(), ..submission(CHAIN, "") };
+    let made = person.try_submit(request.clone()).await.unwrap();
+    let mut same = request.clone();
+    (same.file_name, same.priority) = ("./chain.yaml".to_owned(), "manual".to_owned());
+    let again = person.try_submit(same).await.unwrap();
+    assert_eq!((again.build.as_str(), again.existing), (made.build.as_str(), true));
+
+    let other_params = [("flavour".to_owned(), "strange".to_owned())].into();
+    for other in [
+        v1::SubmitRequest { version: "1".to_owned(), ..request.clone() },
+        v1::SubmitRequest { params: other_params, ..request.clone() },
+        v1::SubmitRequest { priority: "change".to_owned(), ..request.clone() },
+        v1::SubmitRequest { pipeline: CHAIN.replace("make base", "make all"), ..request.clone() },
+    ] {
+        let message = refused(person.try_submit(other).await, Code::AlreadyExists, "key-reused");
+        assert!(message.contains("ci-run-77") && message.contains(&made.build), "{message}");
+    }
+    let all = person.rpc.clone().list_builds(v1::ListBuildsRequest::default()).await.unwrap().into_inner().builds;
+    assert_eq!(all.len(), 1);
+}
+
 #[tokio::test]
 async fn a_key_is_its_submitter_s_and_its_pipeline_s() {
     let controller = Controller::start().await;
@@ -100,8 +126,11 @@ async fn bad_fields_of_a_submit_are_named() {
     let person = controller.operator();
     let bad_version = submission(ONE, "../../etc");
     let bad_platform = v1::SubmitRequest { platforms: vec!["plan9/mips".to_owned()], ..submission(ONE, "1") };
+    let bad_priority = v1::SubmitRequest { priority: "urgent".to_owned(), ..submission(ONE, "1") };
     let long_key = v1::SubmitRequest { idempotency_key: "k".repeat(300), ..submission(ONE, "1") };
-    for (request, word) in [(bad_version, "../../etc"), (bad_platform, "plan9/mips"), (long_key, "256")] {
+    for (request, word) in
+        [(bad_version, "../../etc"), (bad_platform, "plan9/mips"), (bad_priority, "urgent"), (long_key, "256")]
+    {
         let message = refused(person.try_submit(request).await, Code::InvalidArgument, "bad-request");
         assert!(message.contains(word), "{message}");
     }

@@ -74,8 +74,37 @@ impl Person {
     }
 
     pub async fn cancel(&self, build: &str, reason: &str) -> Result<(), Status> {
-        let request = v1::CancelRequest { build: build.to_owned(), reason: reason.to_owned() };
-        self.rpc.clone().cancel(request).await.map(drop)
+        self.cancel_jobs(build, "", reason).await.map(drop)
+    }
+
+    /// Cancels some jobs; gives their names.
+    pub async fn cancel_jobs(&self, build: &str, job: &str, reason: &str) -> Result<Vec<String>, Status> {
+        let (build, job, reason) = (build.to_owned(), job.to_owned(), reason.to_owned());
+        Ok(self.rpc.clone().cancel(v1::CancelRequest { build, reason, job }).await?.into_inner().jobs)
+    }
+
+    /// Approves; gives the jobs' names.
+    pub async fn approve(&self, build: &str, job: &str) -> Result<Vec<String>, Status> {
+        let request = v1::ApproveRequest { build: build.to_owned(), job: job.to_owned() };
+        Ok(self.rpc.clone().approve(request).await?.into_inner().jobs)
+    }
+
+    pub async fn plan(&self, pipeline: &str) -> v1::PlanResponse {
+        self.rpc.clone().plan(submission(pipeline, "1")).await.unwrap().into_inner()
+    }
+
+    pub async fn hold(&self, request: v1::HoldWorkerRequest) -> Result<v1::WorkerView, Status> {
+        Ok(self.rpc.clone().hold_worker(request).await?.into_inner().worker.expect("an answer has the worker"))
+    }
+
+    pub async fn release(&self, worker: &str) -> Result<v1::WorkerView, Status> {
+        let request = v1::ReleaseWorkerRequest { worker: worker.to_owned() };
+        Ok(self.rpc.clone().release_worker(request).await?.into_inner().worker.expect("an answer has the worker"))
+    }
+
+    pub async fn worker(&self, name: &str) -> v1::WorkerView {
+        let found = self.workers().await.into_iter().find(|worker| worker.name == name);
+        found.unwrap_or_else(|| panic!("there is no worker {name}"))
     }
 
     pub async fn workers(&self) -> Vec<v1::WorkerView> {

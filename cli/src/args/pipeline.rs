@@ -1,0 +1,107 @@
+//! Flags of the verbs about pipeline files: `check`, `plan`, `submit`.
+
+use super::{FarmArgs, OutputArgs};
+use clap::Args;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use railyard_common::id::Version;
+use railyard_common::platform::Platform;
+use railyard_common::priority::Priority;
+use std::path::PathBuf;
+
+/// `railyard check`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  railyard check deploy/pipelines/mini/railyard.yaml
+
+Exits 2 and points at file:line:column if something is wrong.")]
+pub struct CheckArgs {
+    /// The pipeline file
+    #[arg(value_name = "PIPELINE")]
+    pub file: PathBuf,
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+/// What decides about the jobs of a build.
+#[derive(Clone, Debug, Args)]
+pub struct RequestArgs {
+    /// The pipeline file
+    #[arg(value_name = "PIPELINE")]
+    pub file: PathBuf,
+    /// The build's version, for instance 4799.0.0 [default: the controller makes one]
+    #[arg(long, value_name = "V")]
+    pub version: Option<Version>,
+    /// A parameter of the pipeline; can be given several times
+    #[arg(short, long = "param", value_name = "KEY=VALUE", value_parser = parse_param)]
+    pub params: Vec<(String, String)>,
+    /// Build for this platform; can be given several times [default: what the pipeline says]
+    #[arg(long = "platform", value_name = "PLATFORM")]
+    pub platforms: Vec<Platform>,
+}
+
+/// `railyard plan`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  railyard plan railyard.yaml
+  railyard plan railyard.yaml --platform linux/arm64 --param suite=trixie")]
+pub struct PlanArgs {
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub request: RequestArgs,
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub output: OutputArgs,
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub farm: FarmArgs,
+}
+
+/// `railyard submit`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  railyard submit railyard.yaml
+  railyard submit railyard.yaml --version 4799.0.0 --param suite=bookworm --wait
+  railyard submit railyard.yaml --priority change --param branch=fix-7
+  build=$(railyard submit railyard.yaml)
+
+Prints the build on stdout, everything else on stderr. With --wait it exits 0 when the build succeeded and 1 when not;
+Ctrl-C stops the waiting, not the build. While a job waits for approval it goes on waiting, and says so.
+
+Jobs of a more urgent build go first: release, manual, schedule, change. An hour of waiting counts as one class more.")]
+pub struct SubmitArgs {
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub request: RequestArgs,
+    /// Show progress until the build ends, and exit with its result
+    #[arg(short, long)]
+    pub wait: bool,
+    /// How urgent it is; release is the operator's, and is never superseded
+    #[arg(long, value_name = "PRIORITY", default_value_t, value_parser = priority())]
+    pub priority: Priority,
+    /// Submitting again with the same key gives the same build [default: a new one each time]
+    #[arg(long, value_name = "KEY")]
+    pub idempotency_key: Option<String>,
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub output: OutputArgs,
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub farm: FarmArgs,
+}
+
+pub(super) fn parse_param(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("KEY=VALUE is expected, for instance suite=bookworm".to_owned()),
+    }
+}
+
+/// The classes, the most urgent first: for the parser, the help and completions.
+fn priority() -> impl TypedValueParser<Value = Priority> {
+    let words = Priority::ALL.iter().rev().map(|priority| priority.as_str());
+    PossibleValuesParser::new(words).try_map(|word| word.parse::<Priority>())
+}

@@ -1,0 +1,70 @@
+//! Changing the course of a build: cancel, approve, retry.
+
+use super::client::Client;
+use super::{bad_request, command_status, read};
+use railyard_common::id::{JobId, JobSelector};
+use railyard_core::{Command, Event};
+use railyard_proto::v1;
+use railyard_service::convert::{self, TEXT_MAX_BYTES};
+use tonic::Status;
+
+impl Client {
+    /// Stops a build or some of its jobs, because `by` wants it.
+    pub(super) async fn cancel(&self, by: String, request: v1::CancelRequest) -> Result<v1::CancelResponse, Status> {
+        // It is journaled, and told to every worker of the build.
+        convert::at_most("reason", request.reason.len(), TEXT_MAX_BYTES, "bytes")?;
+        let jobs = selector("job", &request.job)?;
+        let build = read::resolve(&self.farm, &request.build).await?;
+        let reason = match request.reason.as_str() {
+            "" => format!("cancelled by {by}"),
+            why => format!("{why} (cancelled by {by})"),
+        };
+        let command = match jobs {
+            Some(jobs) => Command::CancelJobs { build, jobs, by, reason },
+            None => Command::Cancel { build, by, reason },
+        };
+        let events = self.farm.decide(command).await.map_err(command_status)?;
+        let cancelled = events.into_iter().flat_map(|event| match event {
+            Event::JobsCancelled { jobs, .. } => jobs,
+            _ => Vec::new(),
+        });
+        Ok(v1::CancelResponse { jobs: self.names(cancelled.collect()).await? })
+    }
+
+    /// Lets jobs go on that wait for approval, or will.
+    pub(super) async fn approve(&self, by: String, request: v1::ApproveRequest) -> Result<v1::ApproveResponse, Status> {
+        let jobs = selector("job", &request.job)?;
+        let build = read::resolve(&self.farm, &request.build).await?;
+        let events = self.farm.decide(Command::Approve { build, jobs, by }).await.map_err(command_status)?;
+        let approved = events.into_iter().flat_map(|event| match event {
+            Event::JobsApproved { jobs, .. } => jobs,
+            _ => Vec::new(),
+        });
+        Ok(v1::ApproveResponse { jobs: self.names(approved.collect()).await? })
+    }
+
+    /// Runs again what did not succeed, or one step and what follows it.
+    pub(super) async fn retry(&self, request: v1::RetryRequest) -> Result<v1::RetryResponse, Status> {
+        let build = read::resolve(&self.farm, &request.build).await?;
+        let step = Some(request.step).filter(|step| !step.is_empty());
+        let step = step.map(|step| step.parse()).transpose().map_err(bad_request)?;
+        let events = self.farm.decide(Command::Retry { build, step }).await.map_err(command_status)?;
+        let again = events.into_iter().flat_map(|event| match event {
+            Event::BuildResumed { jobs, .. } => jobs,
+            _ => Vec::new(),
+        });
+        Ok(v1::RetryResponse { jobs: self.names(again.collect()).await? })
+    }
+
+    async fn names(&self, jobs: Vec<JobId>) -> Result<Vec<String>, Status> {
+        let names = self.farm.read(move |farm, _| {
+            jobs.iter().filter_map(|id| farm.spec(*id)).map(|spec| spec.name.to_string()).collect()
+        });
+        names.await.map_err(command_status)
+    }
+}
+
+/// `STEP[.VARIANT][@PLATFORM]`, or nothing.
+fn selector(field: &str, text: &str) -> Result<Option<JobSelector>, Status> {
+    Ok(convert::parsed_if_given(field, text)?)
+}
