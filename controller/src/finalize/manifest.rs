@@ -4,6 +4,7 @@ use railyard_common::blob::{Artifact, Image};
 use railyard_common::id::{BuildId, JobName, Version, WorkerName};
 use railyard_common::job::ImageSource;
 use railyard_common::outcome::Outcome;
+use railyard_common::priority::Priority;
 use railyard_common::time::Millis;
 use railyard_core::{Build, Farm, Job, JobState, Verdict};
 use serde::{Deserialize, Serialize};
@@ -22,6 +23,9 @@ pub(super) struct Manifest {
     error: Option<String>,
     submitted_at: String,
     submitted_by: String,
+    priority: Priority,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cancel_reason: Option<String>,
     params: BTreeMap<String, String>,
     platforms: Vec<railyard_common::platform::Platform>,
     trace_id: String,
@@ -40,6 +44,17 @@ pub(super) struct ManifestJob {
     image: Option<Image>,
     pub(super) artifacts: Vec<Artifact>,
     attempts: Vec<ManifestAttempt>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    approved: Option<ManifestApproval>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cancel_reason: Option<String>,
+}
+
+/// Who let a job of `build.json` go on.
+#[derive(Debug, Serialize)]
+struct ManifestApproval {
+    by: String,
+    at: String,
 }
 
 /// One attempt of `build.json`.
@@ -74,6 +89,11 @@ impl Manifest {
                 image: result.image,
                 artifacts: result.artifacts,
                 attempts: job.attempts.iter().map(ManifestAttempt::of).collect(),
+                approved: job
+                    .approval
+                    .as_ref()
+                    .map(|given| ManifestApproval { by: given.by.clone(), at: rfc3339(given.at) }),
+                cancel_reason: job.cancelled.clone(),
             })
         });
         Self {
@@ -83,6 +103,8 @@ impl Manifest {
             error: None,
             submitted_at: rfc3339(build.submitted_at),
             submitted_by: build.by.clone(),
+            priority: build.priority,
+            cancel_reason: build.cancel_reason.clone(),
             params: build.plan.params.clone(),
             platforms: build.plan.platforms.clone(),
             trace_id: build.trace.trace_id.clone(),

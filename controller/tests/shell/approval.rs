@@ -59,6 +59,9 @@ async fn a_job_waits_until_an_operator_approves_it() {
     let view = person.ended(&build).await;
     assert_eq!(view.state(), v1::BuildState::Succeeded);
     assert!(view.jobs[0].approval.is_none());
+    let manifest = controller.cached_json("builds/signed/1.0/build.json").await;
+    assert_eq!((&manifest["jobs"][1]["approved"]["by"], &manifest["priority"]), (&"olga".into(), &"manual".into()));
+    assert!(manifest["jobs"][0]["approved"].is_null());
 
     // Whoever watched saw it wait, and saw it approved.
     let mut seen = Vec::new();

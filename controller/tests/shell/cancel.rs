@@ -126,6 +126,9 @@ async fn one_job_is_cancelled_and_what_needs_it_is_skipped() {
     assert_eq!(states["lint@linux/amd64"], v1::JobState::Running);
     worker.succeed(lease(&lint)).await;
     let view = person.ended(&build).await;
-    assert_eq!((view.cancel_reason.as_str(), view.jobs[0].attempts.len()), ("", 1));
+    assert_eq!((view.state(), view.cancel_reason.as_str()), (v1::BuildState::Cancelled, ""));
+    assert_eq!(view.jobs[0].attempts.len(), 1);
+    let manifest = controller.cached_json("builds/chain/1/build.json").await;
+    assert_eq!(manifest["jobs"][0]["cancel_reason"], "not needed (cancelled by olga)");
     assert!(view.jobs[0].ended_at.is_some());
 }

@@ -1,6 +1,10 @@
-//! The command line against a real controller. It has no worker: builds wait, which is what these tests need.
+//! The command line against a real controller. Its workers, where a test needs one, speak the protocol and run nothing.
 
+mod operate;
+#[path = "../place/mod.rs"]
 mod place;
+mod worker;
+mod workers;
 
 use place::{Place, err, exits, json, out};
 use std::io::{BufRead as _, BufReader};
@@ -104,7 +108,7 @@ fn a_build_from_submit_to_retry() {
         ("", "packages@linux/amd64 has not run, it is queued: no worker is connected\n")
     );
 
-    exits(&place.run(&["cancel", "mini/1.0", "--reason", "wrong"]), 0);
+    exits(&place.run(&["cancel", "mini/1.0", "--why", "wrong"]), 0);
     let watched = place.run(&["watch", "mini/1.0"]);
     exits(&watched, 1);
     assert!(
