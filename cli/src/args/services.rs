@@ -163,7 +163,8 @@ pub enum CertRole {
 Example:
   railyard worker --config /etc/railyard/worker.toml
 
-`railyard controller cert worker NAME --out DIR` makes the certificate that the configuration names.")]
+`railyard controller cert worker NAME --out DIR` makes the certificate that the configuration names. `labels` and `pool`
+in it say which jobs come here. A worker that is retired (`railyard retire`) ends, and says so.")]
 pub struct WorkerArgs {
     /// The worker's configuration file, TOML
     #[arg(long, value_name = "FILE")]

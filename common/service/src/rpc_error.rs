@@ -16,6 +16,18 @@ pub const NOT_FOUND: &str = "not-found";
 pub const BUILD_EXISTS: &str = "build-exists";
 /// The pipeline file is wrong; the message has the diagnostics.
 pub const BAD_PIPELINE: &str = "bad-pipeline";
+/// The idempotency key was used for another request.
+pub const KEY_REUSED: &str = "key-reused";
+/// No job of that name, or none of which that could be done.
+pub const NO_SUCH_JOB: &str = "no-such-job";
+/// No job of the build waits for approval.
+pub const NOTHING_TO_APPROVE: &str = "nothing-to-approve";
+/// No such worker.
+pub const UNKNOWN_WORKER: &str = "unknown-worker";
+/// Nothing holds the worker back.
+pub const NOT_HELD: &str = "not-held";
+/// The worker was sent away for good: its process is to end.
+pub const WORKER_RETIRED: &str = "worker-retired";
 /// The message itself is wrong: a field is missing or malformed.
 pub const BAD_REQUEST: &str = "bad-request";
 /// Client or worker and controller do not speak the same protocol.

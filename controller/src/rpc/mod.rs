@@ -95,15 +95,21 @@ fn check_protocol(who: &str, version: &str, protocol: u32) -> Result<(), Status>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use railyard_common::id::{BuildId, JobId, LeaseId};
+    use railyard_common::id::{BuildId, JobId, LeaseId, WorkerName};
     use railyard_core::Refusal;
 
     #[test]
     fn the_farm_s_words_are_those_that_clients_know() {
-        let build: BuildId = "mini/1".parse().unwrap();
+        let (build, worker): (BuildId, WorkerName) = ("mini/1".parse().unwrap(), "w1".parse().unwrap());
         for (refusal, word) in [
             (Refusal::UnknownBuild(build.clone()), rpc_error::UNKNOWN_BUILD),
-            (Refusal::BuildExists(build), rpc_error::BUILD_EXISTS),
+            (Refusal::BuildExists(build.clone()), rpc_error::BUILD_EXISTS),
+            (Refusal::KeyReused { key: "k".to_owned(), build: build.clone() }, rpc_error::KEY_REUSED),
+            (Refusal::NoSuchJob { build: build.clone(), job: "j".to_owned(), what: "runs" }, rpc_error::NO_SUCH_JOB),
+            (Refusal::NothingToApprove(build), rpc_error::NOTHING_TO_APPROVE),
+            (Refusal::UnknownWorker(worker.clone()), rpc_error::UNKNOWN_WORKER),
+            (Refusal::NotHeld(worker.clone()), rpc_error::NOT_HELD),
+            (Refusal::Retired { worker, hold: "retired".to_owned() }, rpc_error::WORKER_RETIRED),
             (Refusal::StaleLease(LeaseId { job: JobId(1), attempt: 1 }), rpc_error::STALE_LEASE),
         ] {
             assert_eq!(refusal.reason(), word);

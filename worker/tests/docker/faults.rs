@@ -54,6 +54,24 @@ async fn a_controller_that_does_not_want_the_worker_ends_it_with_a_reason() {
     assert_eq!(error.to_string(), "the controller refuses this worker: speak protocol 7, not 1");
 }
 
+/// A worker that is retired is told by the end of its stream, and why by the answer to its next hello.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_is_sent_away_ends_and_says_why() {
+    let farm = Farm::start().await;
+    let worker = farm.worker().await;
+    let why = "worker `w1` is retired by olga (sold); `railyard uncordon w1` takes it back";
+    let refusal = rpc_error::refusal(Code::FailedPrecondition, rpc_error::WORKER_RETIRED, why);
+    let stream = farm.service.change(|books| {
+        books.unwelcome = Some(refusal);
+        books.outbound.take()
+    });
+    let stream = stream.unwrap();
+    stream.send(Err(Status::unavailable("the session is over"))).await.unwrap();
+    drop(stream);
+    let error = worker.ended().await.unwrap_err();
+    assert_eq!(error.to_string(), format!("the controller refuses this worker: {why}"));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn two_workers_do_not_share_a_data_directory() {
     let farm = Farm::start().await;
