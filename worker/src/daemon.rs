@@ -118,7 +118,7 @@ impl Daemon {
         // Before the greeting, which names them.
         self.adopt(left);
         let (link_events, mut link_heard) = mpsc::channel(QUEUE_EVENTS);
-        let mut link = AbortOnDropHandle::new(task::spawn("link", link::keep(self.shop.uplink.client(), link_events)));
+        let mut link = AbortOnDropHandle::new(task::spawn("link", link::keep(self.shop.uplink.clone(), link_events)));
         let mut refused = None;
         tracing::info!(
             worker = %self.shop.config.name, controller = self.shop.config.controller, ?self.platforms, ?self.capacity,

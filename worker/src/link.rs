@@ -1,6 +1,6 @@
 //! The worker's one stream to the controller, opened again for as long as the worker lives.
 
-use crate::uplink::{is_passing, pause};
+use crate::uplink::{Uplink, is_passing};
 use railyard_proto::v1;
 use railyard_proto::v1::worker_service_client::WorkerServiceClient;
 use railyard_proto::v1::{controller_message, worker_message};
@@ -47,11 +47,11 @@ pub struct LinkRefused(pub Box<Status>);
 ///
 /// # Errors
 /// [`LinkRefused`]: protocol, version, name or certificate do not fit.
-pub async fn keep(client: WorkerServiceClient<Channel>, events: mpsc::Sender<LinkEvent>) -> Result<(), LinkRefused> {
+pub async fn keep(uplink: Uplink, events: mpsc::Sender<LinkEvent>) -> Result<(), LinkRefused> {
     let mut tries = 0;
     loop {
         let mut welcomed = false;
-        let status = match stream(client.clone(), &events, &mut welcomed).await {
+        let status = match stream(uplink.client(), &events, &mut welcomed).await {
             Ok(()) => return Ok(()),
             Err(status) => status,
         };
@@ -62,7 +62,7 @@ pub async fn keep(client: WorkerServiceClient<Channel>, events: mpsc::Sender<Lin
         if welcomed && events.send(LinkEvent::Closed).await.is_err() {
             return Ok(());
         }
-        tokio::time::sleep(pause(tries)).await;
+        tokio::time::sleep(uplink.pause(tries)).await;
         // Not sooner: a worker that says goodbye ends this task in the meantime.
         if tries % TRIES_PER_WARNING == 1 {
             tracing::warn!(%status, "no stream to the controller; jobs run on, trying again");

@@ -9,6 +9,8 @@ use railyard_proto::v1::worker_service_client::WorkerServiceClient;
 use railyard_service::convert::{BadMessage, ToProto as _, all, required};
 use railyard_service::{MESSAGE_MAX_BYTES, rpc_error};
 use railyard_transfer::{Finished, Ticket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status, Streaming};
@@ -62,15 +64,47 @@ pub enum Grant {
 #[derive(Clone, Debug)]
 pub struct Uplink {
     client: WorkerServiceClient<Channel>,
+    jitter: Jitter,
+}
+
+/// Random numbers that spread a crowd of workers: none of them need be hard to guess. Clones share one sequence.
+#[derive(Clone, Debug)]
+pub struct Jitter(Arc<AtomicU64>);
+
+impl Jitter {
+    /// Another sequence each time. Without entropy workers only crowd.
+    pub fn random() -> Self {
+        let mut bytes = [0; 8];
+        Self::seeded(getrandom::fill(&mut bytes).map_or(0, |()| u64::from_le_bytes(bytes)))
+    }
+
+    /// The same sequence for the same seed.
+    pub fn seeded(seed: u64) -> Self {
+        Self(Arc::new(AtomicU64::new(seed)))
+    }
+
+    /// How long to wait before try `n`.
+    pub fn pause(&self, n: u32) -> Duration {
+        // SplitMix64: steps of an odd constant, mixed.
+        let mut x = self.0.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
+        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        Duration::from_millis(RETRY.jittered_millis(n, x ^ (x >> 31)))
+    }
 }
 
 impl Uplink {
     /// Calls over `channel`.
-    pub fn new(channel: Channel) -> Self {
+    pub fn new(channel: Channel, jitter: Jitter) -> Self {
         let client = WorkerServiceClient::new(channel)
             .max_decoding_message_size(MESSAGE_MAX_BYTES)
             .max_encoding_message_size(MESSAGE_MAX_BYTES);
-        Self { client }
+        Self { client, jitter }
+    }
+
+    /// How long to wait before try `n`.
+    pub fn pause(&self, n: u32) -> Duration {
+        self.jitter.pause(n)
     }
 
     /// The client, for the streams.
@@ -183,20 +217,9 @@ impl Uplink {
             }
             tracing::debug!(call, %status, "a call to the controller failed; trying again");
             tries += 1;
-            tokio::time::sleep(pause(tries)).await;
+            tokio::time::sleep(self.pause(tries)).await;
         }
     }
-}
-
-/// How long to wait before try `n`.
-pub fn pause(n: u32) -> Duration {
-    Duration::from_millis(RETRY.jittered_millis(n, noise()))
-}
-
-/// A random number that spreads a crowd of workers. Without entropy they only crowd.
-fn noise() -> u64 {
-    let mut bytes = [0; 8];
-    getrandom::fill(&mut bytes).map_or(0, |()| u64::from_le_bytes(bytes))
 }
 
 /// Whether the refusal says that the lease is over.

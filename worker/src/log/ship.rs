@@ -2,7 +2,7 @@
 
 use super::Written;
 use crate::disk::DiskError;
-use crate::uplink::{DOUBTS_MAX, Standing, Uplink, is_passing, is_stale, pause, standing};
+use crate::uplink::{DOUBTS_MAX, Standing, Uplink, is_passing, is_stale, standing};
 use railyard_common::id::LeaseId;
 use railyard_proto::v1;
 use railyard_service::convert::ToProto as _;
@@ -97,7 +97,7 @@ pub async fn ship(
             tracing::error!(%lease, durable, "the rest of a log is given up: the controller does not take it");
             return Ok(Shipped::Full(durable));
         }
-        tokio::time::sleep(pause(tries)).await;
+        tokio::time::sleep(uplink.pause(tries)).await;
     }
 }
 
