@@ -37,6 +37,8 @@ pub struct Report {
 /// # Errors
 /// If there is no place for its files.
 pub fn run(scenario: &Scenario) -> anyhow::Result<Report> {
+    // What waits for a disk is done in place: no other thread has a say in the order of things.
+    railyard_service::task::block_in_place();
     let farm = Farm::new(scenario.seed)?;
     let mut sim = network(scenario.seed);
     farm.add_controller(&mut sim);
