@@ -185,7 +185,8 @@ impl LogStore {
         if packing.await.map_err(|source| LogError::Io { what: "pack", lease, source })? {
             let put = self.cache.put_file(&name.archive(), &packed).await;
             put.map_err(|source| LogError::Cache { lease, source })?;
-            let removed = task::blocking(move || std::fs::remove_file(packed).and_then(|()| std::fs::remove_file(path)));
+            let removed =
+                task::blocking(move || std::fs::remove_file(packed).and_then(|()| std::fs::remove_file(path)));
             removed.await.map_err(|source| LogError::Io { what: "remove", lease, source })?;
         }
         drop(turn);

@@ -144,8 +144,9 @@ fn routes(
     cache_router: Option<Router>,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<Router> {
-    let client = Client::new(farm.clone(), cache.clone(), logs.clone(), clock, config.farm.clone(), shutdown.clone());
-    let workers = Workers::new(farm, cache, logs, config.farm.clone(), shutdown.clone());
+    let client =
+        Client::new(farm.clone(), cache.clone(), logs.clone(), clock.clone(), config.farm.clone(), shutdown.clone());
+    let workers = Workers::new(farm, cache, logs, clock, config.farm.clone(), shutdown.clone());
     let client = ClientServiceServer::new(client)
         .max_decoding_message_size(MESSAGE_MAX_BYTES)
         .max_encoding_message_size(MESSAGE_MAX_BYTES);

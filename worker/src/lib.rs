@@ -132,8 +132,8 @@ fn open(config: WorkerConfig, data: DataDir, outside: Outside) -> anyhow::Result
     let identity = PemPair { cert_pem: read(&config.cert)?, key_pem: read(&config.key)? };
     let farm = Digest::of(ca_pem.as_bytes()).hex()[..FARM_LEN].to_owned();
     let endpoint = Endpoint { url: config.controller.clone(), ca_pem, identity: Some(identity) };
-    let uplink = uplink::Uplink::new(channel(&endpoint)?, jitter);
     let transfer = Transfer::new(http(&endpoint)?, Settings::default());
+    let uplink = uplink::Uplink::new(move || channel(&endpoint), jitter)?;
     let blob_bytes =
         host::blob_cache_bytes(&config, data.root()).context("cannot measure the disk of the data directory")?;
     let blobs = blobs::Blobs::open(&data.blobs(), blob_bytes)?;

@@ -3,11 +3,12 @@
 use crate::script::Script;
 use crate::truth::{Container, Execution, Truth, now};
 use async_trait::async_trait;
-use futures_util::{FutureExt as _, StreamExt as _, stream};
+use futures_util::{StreamExt as _, stream};
 use railyard_common::id::LeaseId;
 use railyard_common::platform::Platform;
 use railyard_worker::runtime::{
-    ByteStream, ContainerSpec, Exit, ImageName, LocalImage, Output, Running, Runtime, RuntimeError, labels,
+    ByteStream, Chunk, ContainerSpec, ContainerState, Exit, FoundContainer, ImageName, LocalImage, Output, Runtime,
+    RuntimeError, Source, labels,
 };
 use std::path::Path;
 use std::time::Duration;
@@ -39,12 +40,15 @@ impl SimEngine {
         (self.host.clone(), name.to_owned())
     }
 
+    /// A container that was started. Whoever looks at it minds it from now on.
     fn watch(&self, name: &str) -> Result<Watched, RuntimeError> {
-        let known = self.truth.lock();
+        let mut known = self.truth.lock();
         let container = known.containers.get(&self.key(name));
         let found = container.and_then(|container| Some((container, container.execution?)));
         let (container, execution) = found.ok_or_else(|| no_such(name))?;
-        Ok(Watched { truth: self.truth.clone(), execution, ended: container.ended.subscribe() })
+        let ended = container.ended.subscribe();
+        known.mind(execution, self.life);
+        Ok(Watched { truth: self.truth.clone(), execution, ended })
     }
 }
 
@@ -110,7 +114,10 @@ impl Watched {
             }
             match watched.until(Some(since + script.line_at(index))).await {
                 Some(_) => None,
-                None => Some((Ok(Script::line(&lease.to_string(), index).into()), (watched, index + 1))),
+                None => {
+                    let bytes = script.line(&lease.to_string(), index).into();
+                    Some((Ok(Chunk { source: Source::Stdout, bytes }), (watched, index + 1)))
+                }
             }
         })
         .boxed()
@@ -169,16 +176,28 @@ impl Runtime for SimEngine {
     async fn create(&self, spec: &ContainerSpec) -> Result<(), RuntimeError> {
         tokio::time::sleep(MAKE).await;
         let bad = |why: &str| refused(400, &format!("create {}", spec.name), why);
-        let lease: LeaseId = spec.labels.get(labels::LEASE).and_then(|lease| lease.parse().ok()).ok_or_else(|| bad("it has no lease"))?;
-        let file = spec.mounts.iter().find(|mount| mount.target == "/railyard/script").ok_or_else(|| bad("it has no script"))?;
+        let lease: LeaseId = spec
+            .labels
+            .get(labels::LEASE)
+            .and_then(|lease| lease.parse().ok())
+            .ok_or_else(|| bad("it has no lease"))?;
+        let file = spec
+            .mounts
+            .iter()
+            .find(|mount| mount.target == "/railyard/script")
+            .ok_or_else(|| bad("it has no script"))?;
         let text = std::fs::read_to_string(&file.source).map_err(|error| bad(&error.to_string()))?;
         let script = Script::parse(&text).ok_or_else(|| bad("its script is none of ours"))?;
-        let container = Container { lease, script, labels: spec.labels.clone(), execution: None, ended: watch::Sender::new(false) };
+        let container =
+            Container { lease, script, labels: spec.labels.clone(), execution: None, ended: watch::Sender::new(false) };
         self.truth.lock().containers.insert(self.key(&spec.name), container);
         Ok(())
     }
 
-    async fn start(&self, name: &str) -> Result<Running, RuntimeError> {
+    async fn start(&self, name: &str) -> Result<Output, RuntimeError> {
+        if self.state(name).await? == Some(ContainerState::Running) {
+            return self.attach(name).await;
+        }
         {
             let mut known = self.truth.lock();
             let container = known.containers.get(&self.key(name)).ok_or_else(|| no_such(name))?;
@@ -197,9 +216,7 @@ impl Runtime for SimEngine {
             }
         }
         tokio::time::sleep(START).await;
-        let output = self.watch(name)?.output(0);
-        let exit = self.watch(name)?.exit().map(Ok).boxed();
-        Ok(Running { output, exit })
+        Ok(self.watch(name)?.output(0))
     }
 
     async fn attach(&self, name: &str) -> Result<Output, RuntimeError> {
@@ -208,9 +225,33 @@ impl Runtime for SimEngine {
             let known = watched.truth.lock();
             let execution = &known.executions[watched.execution];
             let ran = now().saturating_sub(execution.since);
-            (0..execution.script.lines).find(|index| execution.script.line_at(*index) > ran).unwrap_or(execution.script.lines)
+            (0..execution.script.lines)
+                .find(|index| execution.script.line_at(*index) > ran)
+                .unwrap_or(execution.script.lines)
         };
         Ok(watched.output(first))
+    }
+
+    async fn log(&self, name: &str) -> Result<Output, RuntimeError> {
+        Ok(self.watch(name)?.output(0))
+    }
+
+    async fn state(&self, name: &str) -> Result<Option<ContainerState>, RuntimeError> {
+        let known = self.truth.lock();
+        let container = known.containers.get(&self.key(name));
+        Ok(container.map(|container| match container.execution.and_then(|index| known.executions[index].end()) {
+            Some((end, _)) if end <= now() => ContainerState::Ended,
+            _ if container.execution.is_some() => ContainerState::Running,
+            _ => ContainerState::Created,
+        }))
+    }
+
+    async fn exit(&self, name: &str) -> Result<Exit, RuntimeError> {
+        Ok(self.watch(name)?.exit().await)
+    }
+
+    async fn is_live_restore(&self) -> Result<bool, RuntimeError> {
+        Ok(true)
     }
 
     async fn stop(&self, name: &str, grace: Duration) -> Result<(), RuntimeError> {
@@ -238,10 +279,14 @@ impl Runtime for SimEngine {
         Ok(())
     }
 
-    async fn containers(&self, wanted: &[(String, String)]) -> Result<Vec<String>, RuntimeError> {
+    async fn containers(&self, wanted: &[(String, String)]) -> Result<Vec<FoundContainer>, RuntimeError> {
         let known = self.truth.lock();
         let here = known.containers.iter().filter(|((host, _), _)| *host == self.host);
         let marked = here.filter(|(_, found)| wanted.iter().all(|(key, value)| found.labels.get(key) == Some(value)));
-        Ok(marked.map(|((_, name), _)| name.clone()).collect())
+        let found = marked.map(|((_, name), container)| FoundContainer {
+            id: name.clone(),
+            labels: container.labels.clone().into_iter().collect(),
+        });
+        Ok(found.collect())
     }
 }

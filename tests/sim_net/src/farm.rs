@@ -145,6 +145,18 @@ impl Farm {
         self.dir.path().join(host)
     }
 
+    /// The host's next boot is another one than that which its worker has on record for its attempts.
+    pub fn forget_boot(&self, host: &str) {
+        for lease in self.job_dirs(host) {
+            let record = self.worker_dir(host).join("jobs").join(lease).join("state.json");
+            let Ok(text) = std::fs::read_to_string(&record) else { continue };
+            let Ok(mut state) = serde_json::from_str::<serde_json::Value>(&text) else { continue };
+            state["kernel_boot"] = "an earlier one".into();
+            // It was written there a moment ago.
+            std::fs::write(&record, state.to_string()).expect("a record can be replaced");
+        }
+    }
+
     /// Directories of attempts that are still there.
     pub fn job_dirs(&self, host: &str) -> Vec<String> {
         let entries = std::fs::read_dir(self.worker_dir(host).join("jobs")).into_iter().flatten().flatten();

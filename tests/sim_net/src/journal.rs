@@ -1,8 +1,9 @@
 //! A journal in memory that outlives the controller's crashes, and looks at everything that is written to it.
 
+use crate::net::at;
 use crate::truth::Truth;
 use railyard_controller::journal::{Journal, JournalError, Loaded};
-use railyard_core::{Event, Farm, Snapshot};
+use railyard_core::{Event, Farm, Next, Snapshot};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Events after which a snapshot is taken: few, so that most seeds take some.
@@ -87,7 +88,11 @@ fn told(event: &Event) -> String {
         Event::BuildAccepted { plan, first_job, .. } => format!("build {} accepted from {first_job}", plan.build),
         Event::JobLeased { lease, worker, .. } => format!("{lease} leased to {worker}"),
         Event::AttemptEnded { lease, outcome, next, .. } => {
-            format!("{lease} ended: {} ({}), {next:?}", outcome.kind.as_str(), outcome.reason)
+            let next = match next {
+                Next::End => "for good".to_owned(),
+                Next::Again { not_before } => format!("again from {:.3}", at(*not_before)),
+            };
+            format!("{lease} ended: {} ({}), {next}", outcome.kind.as_str(), outcome.reason)
         }
         Event::BuildEnded { build, .. } => format!("build {build} ended"),
         Event::WorkerOnline { offer, .. } => format!("worker {} online", offer.name),

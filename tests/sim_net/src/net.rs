@@ -2,10 +2,10 @@
 
 use http::Uri;
 use hyper_util::rt::TokioIo;
+use railyard_common::time::Millis;
 use railyard_service::channel::{self, ChannelError, Endpoint};
 use railyard_service::clock::Clock;
 use railyard_service::listener::Listener;
-use railyard_common::time::Millis;
 use std::future::Future;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -21,6 +21,11 @@ pub const PORT: u16 = 7411;
 
 /// When simulations begin: any day will do.
 const EPOCH_MILLIS: u64 = 1_790_000_000_000;
+
+/// A wall-clock time as seconds of the simulation.
+pub fn at(time: Millis) -> f64 {
+    Duration::from_millis(time.0.saturating_sub(EPOCH_MILLIS)).as_secs_f64()
+}
 
 /// Accepts simulated connections.
 pub struct SimListener(TcpListener);

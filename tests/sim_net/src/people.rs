@@ -147,7 +147,8 @@ impl Person {
     /// A whole log, in one piece.
     async fn log(&self, build: &str, job: &str, attempt: u32) -> Vec<u8> {
         self.insist(|| async {
-            let request = v1::ReadLogRequest { build: build.to_owned(), job: job.to_owned(), attempt, ..Default::default() };
+            let request =
+                v1::ReadLogRequest { build: build.to_owned(), job: job.to_owned(), attempt, ..Default::default() };
             let mut chunks = self.rpc.clone().read_log(request).await?.into_inner();
             let mut log = Vec::new();
             while let Some(chunk) = chunks.message().await? {

@@ -4,14 +4,14 @@ use crate::farm::Farm;
 use crate::net::CONTROLLER;
 use crate::people::{Person, Sights};
 use crate::scenario::{Fault, Scenario, Trouble};
-use crate::truth::{Truth, stepped_to};
+use crate::truth::stepped_to;
 use crate::verdict;
 use std::collections::VecDeque;
 use std::time::{Duration, SystemTime};
 use turmoil::Sim;
 
 /// Simulated time moves in such steps; a message takes at least one.
-pub const TICK: Duration = Duration::from_millis(20);
+pub const TICK: Duration = Duration::from_millis(25);
 /// No link is slower unless a fault makes it so.
 const LATENCY_MAX: Duration = Duration::from_millis(80);
 /// After the faults, how long the farm has to end every build: the longest backoffs and leases, several times over.
@@ -37,34 +37,7 @@ pub struct Report {
 /// # Errors
 /// If there is no place for its files.
 pub fn run(scenario: &Scenario) -> anyhow::Result<Report> {
-    // What waits for a disk is done in place: no other thread has a say in the order of things.
-    railyard_service::task::block_in_place();
-    let farm = Farm::new(scenario.seed)?;
-    let mut sim = network(scenario.seed);
-    farm.add_controller(&mut sim);
-    for worker in &scenario.workers {
-        farm.add_worker(&mut sim, worker, worker);
-    }
-    let sights = Sights::default();
-    for submission in &scenario.people {
-        let (submission, truth, sights) = (submission.clone(), farm.truth.clone(), sights.clone());
-        let name = submission.person.clone();
-        sim.client(name.clone(), async move { Person::new(&name, truth)?.live(submission, sights).await });
-    }
-    let mut stage = Stage::new(sim, farm.truth.clone(), &scenario.faults);
-    let deadline = scenario.repaired_at + LIVENESS;
-    let over = stage.run_until(deadline, |stage| stage.all_seen);
-    if !over {
-        farm.truth.lock().broken(format!("the builds have not ended {LIVENESS:?} after the last fault"));
-    }
-    stage.run_until(stage.sim.elapsed() + SETTLING, |_| verdict::is_settled(&farm, scenario));
-    let took = stage.sim.elapsed();
-    drop(stage);
-    let judged = verdict::judge(&farm, scenario, &sights);
-    let mut known = farm.truth.lock();
-    judged.into_iter().for_each(|what| known.broken(what));
-    let attempts = known.executions.len();
-    Ok(Report { trace: std::mem::take(&mut known.trace), broken: std::mem::take(&mut known.broken), took, attempts })
+    Ok(Stage::open(scenario.clone())?.finish())
 }
 
 /// An empty network.
@@ -83,12 +56,17 @@ pub fn network<'a>(seed: u64) -> Sim<'a> {
 
 /// A simulation on its way.
 pub struct Stage<'a> {
+    /// What it is about.
+    pub scenario: Scenario,
+    /// What the hosts share.
+    pub farm: Farm,
     /// The hosts.
     pub sim: Sim<'a>,
-    /// Everybody who submitted has seen the build end.
-    pub all_seen: bool,
-    truth: Truth,
+    /// What everybody saw in the end.
+    pub sights: Sights,
     acts: VecDeque<Act>,
+    /// Everybody has seen what they waited for.
+    all_seen: bool,
     failed: bool,
 }
 
@@ -99,14 +77,55 @@ struct Act {
     what: Trouble,
 }
 
-impl<'a> Stage<'a> {
-    /// With faults to come.
-    pub fn new(sim: Sim<'a>, truth: Truth, faults: &[Fault]) -> Self {
-        let begins = faults.iter().map(|fault| Act { at: fault.at, begins: true, what: fault.what.clone() });
-        let ends = faults.iter().map(|fault| Act { at: fault.until, begins: false, what: fault.what.clone() });
-        let mut acts: Vec<Act> = begins.chain(ends).collect();
+impl Stage<'_> {
+    /// All hosts, before the first moment.
+    ///
+    /// # Errors
+    /// If there is no place for their files.
+    pub fn open(scenario: Scenario) -> anyhow::Result<Self> {
+        // What waits for a disk is done in place: no other thread has a say in the order of things.
+        railyard_service::task::block_in_place();
+        let farm = Farm::new(scenario.seed)?;
+        let mut sim = network(scenario.seed);
+        farm.add_controller(&mut sim);
+        for worker in &scenario.workers {
+            farm.add_worker(&mut sim, worker, worker);
+        }
+        let sights = Sights::default();
+        for submission in &scenario.people {
+            let (submission, truth, sights) = (submission.clone(), farm.truth.clone(), sights.clone());
+            let name = submission.person.clone();
+            sim.client(name.clone(), async move { Person::new(&name, truth)?.live(submission, sights).await });
+        }
+        let act = |at, begins, fault: &Fault| Act { at, begins, what: fault.what.clone() };
+        let mut acts: Vec<Act> = Vec::new();
+        for fault in &scenario.faults {
+            acts.extend([act(fault.at, true, fault), act(fault.until, false, fault)]);
+        }
         acts.sort_by_key(|act| act.at);
-        Self { sim, truth, acts: acts.into(), all_seen: false, failed: false }
+        Ok(Self { scenario, farm, sim, sights, acts: acts.into(), all_seen: false, failed: false })
+    }
+
+    /// Until every build has ended and nothing is left lying about; then judges.
+    pub fn finish(mut self) -> Report {
+        let deadline = self.sim.elapsed().max(self.scenario.repaired_at) + LIVENESS;
+        if !self.run_until(deadline, |stage| stage.all_seen) {
+            self.farm.truth.lock().broken(format!("the builds have not ended {LIVENESS:?} after the last fault"));
+        }
+        self.run_until(self.sim.elapsed() + SETTLING, |stage| verdict::is_settled(&stage.farm, &stage.scenario));
+        let Self { scenario, farm, sim, sights, .. } = self;
+        let took = sim.elapsed();
+        drop(sim);
+        let judged = verdict::judge(&farm, &scenario, &sights);
+        let mut known = farm.truth.lock();
+        judged.into_iter().for_each(|what| known.broken(what));
+        let attempts = known.executions.len();
+        Report { trace: std::mem::take(&mut known.trace), broken: std::mem::take(&mut known.broken), took, attempts }
+    }
+
+    /// Goes on for so long.
+    pub fn run_for(&mut self, time: Duration) {
+        self.run_until(self.sim.elapsed() + time, |_| false);
     }
 
     /// Goes on until `done`; `false` if that is not by `deadline`.
@@ -123,14 +142,14 @@ impl<'a> Stage<'a> {
     fn step(&mut self) {
         stepped_to(self.sim.elapsed());
         while let Some(act) = self.acts.pop_front_if(|act| act.at <= self.sim.elapsed()) {
-            self.truth.note(&format!("{:?} {}", act.what, if act.begins { "begins" } else { "ends" }));
+            self.farm.truth.note(&format!("{:?} {}", act.what, if act.begins { "begins" } else { "ends" }));
             if act.begins { self.begin(&act.what) } else { self.end(&act.what) }
         }
         match self.sim.step() {
             Ok(seen) => self.all_seen = seen,
             Err(error) => {
                 self.failed = true;
-                self.truth.lock().broken(format!("a process ended: {error}"));
+                self.farm.truth.lock().broken(format!("a process ended: {error}"));
             }
         }
     }
@@ -151,13 +170,14 @@ impl<'a> Stage<'a> {
                 // First the link: a host without power closes no connection.
                 self.sim.partition(host.as_str(), CONTROLLER);
                 self.kill_worker(host);
-                self.truth.lock().power_off(host);
+                self.farm.truth.lock().power_off(host);
+                self.farm.forget_boot(host);
             }
         }
     }
 
     fn kill_worker(&mut self, host: &str) {
-        self.truth.lock().worker_down(host);
+        self.farm.truth.lock().worker_down(host);
         self.sim.crash(host);
     }
 

@@ -107,11 +107,12 @@ impl Scenario {
         Self { seed, workers, people, faults, repaired_at }
     }
 
-    /// A farm on which nothing goes wrong, with one build.
+    /// A farm on which nothing goes wrong by itself, with one build, or none if it has no step.
     pub fn calm(workers: usize, steps: Vec<Step>) -> Self {
-        let submission = Submission { person: "p1".to_owned(), at: Duration::from_secs(1), steps };
+        let build = Submission { person: "p1".to_owned(), at: Duration::from_secs(1), steps };
+        let people = Some(build).filter(|build| !build.steps.is_empty()).into_iter().collect();
         let workers = (1..=workers).map(|n| format!("w{n}")).collect();
-        Self { seed: 0, workers, people: vec![submission], faults: Vec::new(), repaired_at: Duration::ZERO }
+        Self { seed: 0, workers, people, faults: Vec::new(), repaired_at: Duration::ZERO }
     }
 }
 
@@ -131,7 +132,8 @@ fn step(dice: &mut Dice, index: u64, needs: Vec<String>) -> Step {
         _ => None,
     };
     let lines = u32::try_from(dice.within(0..=30)).unwrap_or_default();
-    let script = Script { lines, every_millis: dice.within(20..=600), exit };
+    let width = usize::try_from(dice.within(0..=200)).unwrap_or_default();
+    let script = Script { lines, width, every_millis: dice.within(20..=600), exit };
     Step { name: format!("s{index}"), needs, script, ttl_secs: *dice.pick(&[10, 10, 16, 24]), timeout_secs: 25 }
 }
 

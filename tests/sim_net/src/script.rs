@@ -7,6 +7,8 @@ use std::time::Duration;
 pub struct Script {
     /// Lines that it writes.
     pub lines: u32,
+    /// Bytes in each besides what tells which it is.
+    pub width: usize,
     /// Between two lines, in milliseconds.
     pub every_millis: u64,
     /// What it returns; `None` if it never ends by itself.
@@ -17,15 +19,16 @@ impl Script {
     /// The first line of a step's script.
     pub fn text(&self) -> String {
         let exit = self.exit.map_or_else(|| "never".to_owned(), |code| code.to_string());
-        format!("#!sim lines={} every={} exit={exit}", self.lines, self.every_millis)
+        format!("#!sim lines={} width={} every={} exit={exit}", self.lines, self.width, self.every_millis)
     }
 
     /// Reads what [`Script::text`] has written.
     pub fn parse(text: &str) -> Option<Self> {
-        let mut script = Self { lines: 0, every_millis: 0, exit: None };
+        let mut script = Self { lines: 0, width: 0, every_millis: 0, exit: None };
         for word in text.lines().next()?.strip_prefix("#!sim ")?.split(' ') {
             match word.split_once('=')? {
                 ("lines", n) => script.lines = n.parse().ok()?,
+                ("width", n) => script.width = n.parse().ok()?,
                 ("every", n) => script.every_millis = n.parse().ok()?,
                 ("exit", "never") => script.exit = None,
                 ("exit", code) => script.exit = Some(code.parse().ok()?),
@@ -47,12 +50,12 @@ impl Script {
     }
 
     /// Line `index` of the attempt's output.
-    pub fn line(lease: &str, index: u32) -> String {
-        format!("{lease} says line {index}: {:=<width$}\n", "", width = (index as usize * 7) % 60)
+    pub fn line(&self, lease: &str, index: u32) -> String {
+        format!("{lease} says line {index}: {}\n", "=".repeat(self.width))
     }
 
     /// Everything that an attempt has written after having run for so long.
     pub fn output(&self, lease: &str, ran: Duration) -> String {
-        (0..self.lines).filter(|index| self.line_at(*index) <= ran).map(|index| Self::line(lease, index)).collect()
+        (0..self.lines).filter(|index| self.line_at(*index) <= ran).map(|index| self.line(lease, index)).collect()
     }
 }

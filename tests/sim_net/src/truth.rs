@@ -18,7 +18,7 @@ pub struct Execution {
     pub lease: LeaseId,
     /// On which host.
     pub worker: String,
-    /// By which life of the host's worker.
+    /// By which life of the host's worker, or which one has taken it over.
     pub life: u64,
     /// What it does.
     pub script: Script,
@@ -94,13 +94,22 @@ impl Known {
         self.lives.get(&execution.worker) == Some(&execution.life)
     }
 
+    /// That life of the worker knows of the container.
+    pub fn mind(&mut self, execution: usize, life: u64) {
+        if let Some(execution) = self.executions.get_mut(execution) {
+            execution.life = execution.life.max(life);
+        }
+    }
+
     /// A container begins to run at `since`.
     pub fn start(&mut self, execution: Execution) -> usize {
         let (lease, since) = (execution.lease, execution.since);
         let others = self.executions.iter().filter(|other| other.lease.job == lease.job);
         let clashes: Vec<String> = others
             .filter(|other| other.lease == lease || (other.runs_at(since) && self.is_minded(other)))
-            .map(|other| format!("{lease} starts on {} while {} was started on {}", execution.worker, other.lease, other.worker))
+            .map(|other| {
+                format!("{lease} starts on {} while {} was started on {}", execution.worker, other.lease, other.worker)
+            })
             .collect();
         clashes.into_iter().for_each(|clash| self.broken(clash));
         self.note(&format!("{} starts {lease}", execution.worker));
@@ -121,7 +130,8 @@ impl Known {
     /// The host loses its power: nothing on it runs on.
     pub fn power_off(&mut self, host: &str) {
         let at = now();
-        let names: Vec<String> = self.containers.keys().filter(|(on, _)| on == host).map(|(_, name)| name.clone()).collect();
+        let names: Vec<String> =
+            self.containers.keys().filter(|(on, _)| on == host).map(|(_, name)| name.clone()).collect();
         names.iter().for_each(|name| self.end(host, name, at, 137));
     }
 

@@ -3,8 +3,8 @@
 use crate::farm::Farm;
 use crate::people::{Seen, Sights};
 use crate::scenario::{Scenario, Step, Submission};
-use railyard_core::{Event, LOST_BUDGET};
 use railyard_common::id::LeaseId;
+use railyard_core::{Event, LOST_BUDGET};
 use railyard_proto::v1::{self, JobState, OutcomeKind};
 use std::collections::BTreeMap;
 
@@ -98,7 +98,8 @@ fn judge_attempt(
     let Ok(lease) = format!("j{}.{}", job.job, attempt.attempt).parse::<LeaseId>() else {
         return broken.push(format!("{who} has no lease"));
     };
-    let log = seen.logs.get(&(job.name.clone(), attempt.attempt)).map(|log| String::from_utf8_lossy(log)).unwrap_or_default();
+    let log =
+        seen.logs.get(&(job.name.clone(), attempt.attempt)).map(|log| String::from_utf8_lossy(log)).unwrap_or_default();
     let (own, said): (Vec<&str>, Vec<&str>) = log.split_inclusive('\n').partition(|line| line.starts_with(OWN_LINE));
     let said = said.concat();
     let known = farm.truth.lock();
@@ -110,9 +111,12 @@ fn judge_attempt(
     let kind = outcome(attempt);
     let own_fault = matches!(kind, OutcomeKind::Succeeded | OutcomeKind::Failed | OutcomeKind::TimedOut);
     if own_fault && (said != wrote || own.len() < 3) {
-        broken.push(format!("the log of {who} ({kind:?}) is not what its container wrote:\n{log}--- it wrote:\n{wrote}"));
+        broken
+            .push(format!("the log of {who} ({kind:?}) is not what its container wrote:\n{log}--- it wrote:\n{wrote}"));
     } else if !wrote.starts_with(&said) {
-        broken.push(format!("the log of {who} ({kind:?}) has what its container did not write:\n{log}--- it wrote:\n{wrote}"));
+        broken.push(format!(
+            "the log of {who} ({kind:?}) has what its container did not write:\n{log}--- it wrote:\n{wrote}"
+        ));
     }
     let reported = farm.journal.disk().history.iter().find_map(|event| match event {
         Event::AttemptEnded { lease: ended, log_bytes, .. } if *ended == lease => Some(*log_bytes),

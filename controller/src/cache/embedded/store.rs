@@ -90,9 +90,7 @@ impl Cache for Embedded {
         let file = self.file(path);
         let opening = file.clone();
         let opened = blocking(move || open_if_there(&opening)).await?;
-        Ok(opened.map(|opened| {
-            chunks(opened).map_err(move |error| CacheError::local("read", &file)(error)).boxed()
-        }))
+        Ok(opened.map(|opened| chunks(opened).map_err(move |error| CacheError::local("read", &file)(error)).boxed()))
     }
 
     async fn put(&self, path: &RelPath, bytes: Bytes, mode: PutMode) -> Result<String, CacheError> {
