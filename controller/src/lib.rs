@@ -22,5 +22,5 @@ pub mod setup;
 mod trace;
 
 pub use config::ControllerConfig;
-pub use server::{Ready, run};
+pub use server::{Outside, Ready, run, run_in};
 pub use setup::issue;

@@ -12,11 +12,11 @@ use railyard_common::id::{BuildId, JobName, LeaseId};
 use railyard_common::layout;
 use railyard_service::task;
 use std::collections::BTreeMap;
-use std::io::{self, SeekFrom};
+use std::fs::File;
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _, AsyncWriteExt as _};
 use tokio::sync::{OwnedMutexGuard, mpsc, watch};
 
 /// Bytes of log that go to a reader at a time.
@@ -175,17 +175,19 @@ impl LogStore {
             }
         });
         let path = self.path(lease);
-        if tokio::fs::try_exists(&path).await.unwrap_or(false) {
-            let (packed, taken) = (path.with_extension("zst"), growing.progress.borrow().taken_bytes);
-            let io = |source| LogError::Io { what: "pack", lease, source };
-            let (from, to) = (path.clone(), packed.clone());
-            let done = tokio::task::spawn_blocking(move || files::pack(&from, &to, taken, max)).await;
-            done.map_err(|error| io(io::Error::other(error)))?.map_err(io)?;
+        let (packed, taken) = (path.with_extension("zst"), growing.progress.borrow().taken_bytes);
+        let (from, to) = (path.clone(), packed.clone());
+        let packing = task::blocking(move || match from.exists() {
+            true => files::pack(&from, &to, taken, max).map(|()| true),
+            // Nothing was ever written, or it is filed already.
+            false => Ok(false),
+        });
+        if packing.await.map_err(|source| LogError::Io { what: "pack", lease, source })? {
             let put = self.cache.put_file(&name.archive(), &packed).await;
             put.map_err(|source| LogError::Cache { lease, source })?;
-            let remove = |source| LogError::Io { what: "remove", lease, source };
-            tokio::fs::remove_file(&packed).await.map_err(remove)?;
-            tokio::fs::remove_file(&path).await.map_err(remove)?;
+            let removed =
+                task::blocking(move || std::fs::remove_file(packed).and_then(|()| std::fs::remove_file(path)));
+            removed.await.map_err(|source| LogError::Io { what: "remove", lease, source })?;
         }
         drop(turn);
         drop(growing);
@@ -233,7 +235,7 @@ impl LogStore {
                 // Stays open while it is filed and removed: a follower misses nothing.
                 file = self.open_local(lease, offset).await?;
             }
-            if let Some(file) = &mut file {
+            if let Some(file) = &file {
                 let io = |source| LogError::Io { what: "read", lease, source };
                 match send_rest(file, &mut offset, tx).await.map_err(io)? {
                     Reader::There => {}
@@ -258,18 +260,19 @@ impl LogStore {
         Ok(())
     }
 
-    async fn open_local(&self, lease: LeaseId, offset: u64) -> Result<Option<tokio::fs::File>, LogError> {
-        let io = |source| LogError::Io { what: "read", lease, source };
-        match tokio::fs::File::open(self.path(lease)).await {
+    async fn open_local(&self, lease: LeaseId, offset: u64) -> Result<Option<Arc<File>>, LogError> {
+        let (path, max_bytes) = (self.path(lease), self.max_bytes);
+        let opened = task::blocking(move || match File::open(path) {
             Ok(mut opened) => {
                 // File systems refuse places that no file can reach. Nothing will ever be there, nor at this one.
-                let reach = opened.metadata().await.map_err(io)?.len().max(self.max_bytes);
-                opened.seek(SeekFrom::Start(offset.min(reach))).await.map_err(io)?;
-                Ok(Some(opened))
+                let reach = opened.metadata()?.len().max(max_bytes);
+                opened.seek(SeekFrom::Start(offset.min(reach)))?;
+                Ok(Some(Arc::new(opened)))
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(io(error)),
-        }
+            Err(error) => Err(error),
+        });
+        opened.await.map_err(|source| LogError::Io { what: "read", lease, source })
     }
 
     /// The note at the end of a log that was cut, as the filed log has it.
@@ -288,15 +291,27 @@ impl LogStore {
         let cache = |source| LogError::Cache { lease, source };
         let io = |source| LogError::Io { what: "unpack", lease, source };
         let Some(mut stream) = self.cache.get_stream(&name.archive()).await.map_err(cache)? else { return Ok(()) };
-        let fetched = tempfile::NamedTempFile::new_in(&self.dir).map_err(io)?;
-        let mut file = tokio::fs::File::create(fetched.path()).await.map_err(io)?;
+        // Without a name: it goes with whoever reads.
+        let fetched = Arc::new(tempfile::tempfile_in(&self.dir).map_err(io)?);
         while let Some(chunk) = stream.next().await {
-            file.write_all(&chunk.map_err(cache)?).await.map_err(io)?;
+            let (chunk, fetched) = (chunk.map_err(cache)?, fetched.clone());
+            task::blocking(move || (&*fetched).write_all(&chunk)).await.map_err(io)?;
         }
-        file.flush().await.map_err(io)?;
-        let tx = tx.clone();
-        let unpacked = tokio::task::spawn_blocking(move || files::unpack(fetched.path(), offset, &tx)).await;
-        unpacked.map_err(|error| io(io::Error::other(error)))?.map_err(io)
+        let mut unpacking = task::blocking(move || files::Unpacking::begin(fetched, offset)).await.map_err(io)?;
+        let mut at = offset;
+        loop {
+            let (back, chunk) = task::blocking(move || {
+                let chunk = unpacking.next();
+                (unpacking, chunk)
+            })
+            .await;
+            let chunk = chunk.map_err(io)?;
+            let read = chunk.len() as u64;
+            if read == 0 || tx.send(Ok((at, chunk))).await.is_err() {
+                return Ok(());
+            }
+            (unpacking, at) = (back, at + read);
+        }
     }
 }
 
@@ -309,18 +324,24 @@ enum Reader {
 }
 
 /// Sends what is in the file from `offset` on.
-async fn send_rest(file: &mut tokio::fs::File, offset: &mut u64, tx: &Chunks) -> io::Result<Reader> {
+async fn send_rest(file: &Arc<File>, offset: &mut u64, tx: &Chunks) -> io::Result<Reader> {
     loop {
-        let mut chunk = vec![0; CHUNK_BYTES];
-        let read = file.read(&mut chunk).await?;
+        let file = file.clone();
+        let chunk = task::blocking(move || {
+            let mut chunk = vec![0; CHUNK_BYTES];
+            let read = (&*file).read(&mut chunk)?;
+            chunk.truncate(read);
+            io::Result::Ok(Bytes::from(chunk))
+        });
+        let chunk = chunk.await?;
+        let read = chunk.len() as u64;
         if read == 0 {
             return Ok(Reader::There);
         }
-        chunk.truncate(read);
-        if tx.send(Ok((*offset, chunk.into()))).await.is_err() {
+        if tx.send(Ok((*offset, chunk))).await.is_err() {
             return Ok(Reader::Gone);
         }
-        *offset += read as u64;
+        *offset += read;
     }
 }
 
@@ -350,7 +371,7 @@ impl Writer {
         let taken = have.saturating_add(fresh.len() as u64);
         let io = |source| LogError::Io { what: "append to", lease, source };
         // The turn goes with the work: should the caller be dropped, the next writer still waits for it.
-        let written = tokio::task::spawn_blocking(move || {
+        let written = task::blocking(move || {
             let _turn = turn;
             if unsynced {
                 // What is known from the file is about to be acked.
@@ -363,7 +384,7 @@ impl Writer {
             growing.progress.send_modify(|growth| growth.taken_bytes = taken);
             Ok(())
         });
-        written.await.map_err(|error| io(io::Error::other(error)))?.map_err(io)?;
+        written.await.map_err(io)?;
         Ok(taken)
     }
 }

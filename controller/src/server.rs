@@ -4,7 +4,7 @@ use crate::cache::{self, Cache};
 use crate::config::ControllerConfig;
 use crate::driver::{Driver, Handle, Notices};
 use crate::finalize::{self, Finalizer};
-use crate::journal::SledJournal;
+use crate::journal::{Journal, SledJournal};
 use crate::logs::LogStore;
 use crate::rpc::{Admin, Client, Workers, gate};
 use crate::setup::Pki;
@@ -17,7 +17,8 @@ use railyard_proto::v1::admin_service_server::AdminServiceServer;
 use railyard_proto::v1::client_service_server::ClientServiceServer;
 use railyard_proto::v1::worker_service_server::WorkerServiceServer;
 use railyard_service::clock::{Clock, SystemClock};
-use railyard_service::{MESSAGE_MAX_BYTES, listener, task, tls};
+use railyard_service::listener::{self, Listener};
+use railyard_service::{MESSAGE_MAX_BYTES, task, tls};
 use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::net::TcpListener;
@@ -39,6 +40,16 @@ pub struct Ready {
     pub client_settings: PathBuf,
 }
 
+/// What a controller has of the world around it. A simulation brings its own.
+pub struct Outside<L> {
+    /// Where events are kept.
+    pub journal: Box<dyn Journal>,
+    /// Where connections come from.
+    pub tcp: L,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+}
+
 /// Runs a controller until `shutdown`. `ready` hears when it listens.
 ///
 /// # Errors
@@ -54,18 +65,32 @@ pub async fn run(
     // First of all: it keeps a second controller out, before that changes anything here.
     let journal_dir = data.join("journal");
     let journal = tokio::task::spawn_blocking(move || SledJournal::open(&journal_dir)).await??;
-    let pki = Pki::open_or_create(&config)?;
     let tcp = TcpListener::bind(config.listen).await;
     let tcp = tcp.with_context(|| format!("cannot listen at {}; is another controller running?", config.listen))?;
+    let outside = Outside { journal: Box::new(journal), tcp, clock: Arc::new(SystemClock) };
+    run_in(config, outside, shutdown, ready).await
+}
+
+/// The same in a world that is given.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_in<L: Listener>(
+    config: ControllerConfig,
+    outside: Outside<L>,
+    shutdown: CancellationToken,
+    ready: oneshot::Sender<Ready>,
+) -> anyhow::Result<()> {
+    let (Outside { journal, tcp, clock }, data) = (outside, &config.data_dir);
+    let pki = Pki::open_or_create(&config)?;
     let url = config.url(tcp.local_addr()?);
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let opened = cache::open(&config.cache(), &format!("{url}/cache"), clock.clone()).await?;
     let logs = Arc::new(LogStore::open(&data.join("logs"), opened.cache.clone(), config.log_max.as_u64())?);
 
     let (changed, ended, finalize) =
         (broadcast::Sender::new(CHANGES_LEN), mpsc::unbounded_channel(), Arc::new(Notify::new()));
     let notices = Notices { changed, ended: ended.0, finalize: finalize.clone() };
-    let (driver, farm) = Driver::open(Box::new(journal), clock.clone(), notices)?;
+    let (driver, farm) = Driver::open(journal, clock.clone(), notices)?;
 
     let (cache, router) = (opened.cache, opened.router);
     let app = routes(&config, farm.clone(), cache.clone(), logs.clone(), clock.clone(), router, &shutdown)?;
@@ -121,9 +146,10 @@ fn routes(
     cache_router: Option<Router>,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<Router> {
-    let client = Client::new(farm.clone(), cache.clone(), logs.clone(), clock, config.farm.clone(), shutdown.clone());
+    let client =
+        Client::new(farm.clone(), cache.clone(), logs.clone(), clock.clone(), config.farm.clone(), shutdown.clone());
     let admin = AdminServiceServer::new(Admin::new(farm.clone()));
-    let workers = Workers::new(farm, cache, logs, config.farm.clone(), shutdown.clone());
+    let workers = Workers::new(farm, cache, logs, clock, config.farm.clone(), shutdown.clone());
     let client = ClientServiceServer::new(client)
         .max_decoding_message_size(MESSAGE_MAX_BYTES)
         .max_encoding_message_size(MESSAGE_MAX_BYTES);

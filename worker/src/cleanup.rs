@@ -3,6 +3,7 @@
 //! One thing that cannot be removed is no reason not to work: it is told, and tried again. Without an engine there is
 //! nothing to do at all.
 
+use crate::blocking::blocking;
 use crate::disk::remove_tree;
 use crate::runtime::{Runtime, RuntimeError, labels};
 use crate::workshop::Workshop;
@@ -73,14 +74,18 @@ impl Dead {
 }
 
 async fn directories(jobs: &Path, kept: &BTreeSet<String>) -> io::Result<Vec<PathBuf>> {
-    let mut found = Vec::new();
-    let mut entries = tokio::fs::read_dir(jobs).await?;
-    while let Some(entry) = entries.next_entry().await? {
-        if !entry.file_name().to_str().is_some_and(|name| kept.contains(name)) {
-            found.push(entry.path());
+    let (jobs, kept) = (jobs.to_owned(), kept.clone());
+    let find = move || {
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir(jobs)? {
+            let entry = entry?;
+            if !entry.file_name().to_str().is_some_and(|name| kept.contains(name)) {
+                found.push(entry.path());
+            }
         }
-    }
-    Ok(found)
+        Ok(found)
+    };
+    blocking(find).await
 }
 
 /// Removes images that no build on record keeps.

@@ -23,7 +23,7 @@ use railyard_service::task;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -74,6 +74,8 @@ pub struct Daemon {
     outbound: Option<mpsc::Sender<v1::WorkerMessage>>,
     heartbeat: Duration,
     next_beat_at: Duration,
+    /// How long the link waits for a word of the controller.
+    patience: watch::Sender<Duration>,
 }
 
 impl Daemon {
@@ -100,6 +102,7 @@ impl Daemon {
             outbound: None,
             heartbeat: HEARTBEAT,
             next_beat_at: Duration::ZERO,
+            patience: watch::Sender::new(Session::new().patience(HEARTBEAT)),
         };
         Ok((daemon, heard))
     }
@@ -118,7 +121,8 @@ impl Daemon {
         // Before the greeting, which names them.
         self.adopt(left);
         let (link_events, mut link_heard) = mpsc::channel(QUEUE_EVENTS);
-        let mut link = AbortOnDropHandle::new(task::spawn("link", link::keep(self.shop.uplink.client(), link_events)));
+        let link = link::keep(self.shop.uplink.clone(), link_events, self.patience.subscribe());
+        let mut link = AbortOnDropHandle::new(task::spawn("link", link));
         let mut refused = None;
         tracing::info!(
             worker = %self.shop.config.name, controller = self.shop.config.controller, ?self.platforms, ?self.capacity,
@@ -204,6 +208,8 @@ impl Daemon {
         {
             self.stop_all();
         }
+        let patience = self.session.patience(self.heartbeat);
+        self.patience.send_if_modified(|known| std::mem::replace(known, patience) != patience);
         if self.outbound.is_some() && now >= self.next_beat_at {
             self.beat(now);
         }

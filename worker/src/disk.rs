@@ -1,5 +1,6 @@
 //! The disk: what is free, and which errors mean that it is full.
 
+use crate::blocking::blocking;
 use nix::sys::statvfs::statvfs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -55,7 +56,8 @@ pub fn free_bytes(path: &Path) -> io::Result<u64> {
 /// # Errors
 /// [`DiskError`] if something cannot be removed.
 pub async fn remove_tree(path: &Path) -> Result<(), DiskError> {
-    match tokio::fs::remove_dir_all(path).await {
+    let tree = path.to_owned();
+    match blocking(move || std::fs::remove_dir_all(tree)).await {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(DiskError::at("remove", path)(error)),
         _ => Ok(()),
     }

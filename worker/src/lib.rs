@@ -34,8 +34,8 @@ use anyhow::Context as _;
 use attempt::dirs::DataDir;
 use attempt::record::Left;
 use railyard_common::digest::Digest;
-use railyard_service::channel::{self, Endpoint};
-use railyard_service::clock::SystemClock;
+use railyard_service::channel::{self, ChannelError, Endpoint};
+use railyard_service::clock::{Clock, SystemClock};
 use railyard_service::task;
 use railyard_service::tls::PemPair;
 use railyard_transfer::{Settings, Transfer};
@@ -44,10 +44,26 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
+use uplink::Jitter;
 use workshop::Workshop;
 
 /// Hex digits of the farm's fingerprint in names and labels: enough to tell the farms of one engine apart.
 const FARM_LEN: usize = 12;
+
+/// What a worker has of the world around it. A simulation brings its own.
+pub struct Outside {
+    /// The engine.
+    pub runtime: Arc<dyn Runtime>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// Makes the way to the controller.
+    pub channel: fn(&Endpoint) -> Result<Channel, ChannelError>,
+    /// Makes the way to and from the cache.
+    pub http: fn(&Endpoint) -> Result<reqwest::Client, ChannelError>,
+    /// Spreads the tries of a crowd of workers.
+    pub jitter: Jitter,
+}
 
 /// Runs a worker until `shutdown`, with the engine that its settings name.
 ///
@@ -68,9 +84,19 @@ pub async fn run_with(
     runtime: Arc<dyn Runtime>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
+    let clock = Arc::new(SystemClock);
+    let (channel, http) = (channel::connect, channel::http_client);
+    run_in(config, Outside { runtime, clock, channel, http, jitter: Jitter::random() }, shutdown).await
+}
+
+/// The same in a world that is given.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_in(config: WorkerConfig, outside: Outside, shutdown: CancellationToken) -> anyhow::Result<()> {
     let data = DataDir::open(&config.data_dir, config.host_data_dir.as_deref())?;
     let _lock = lock(&data.lock())?;
-    let shop = Arc::new(open(config, data, runtime)?);
+    let shop = Arc::new(open(config, data, outside)?);
     let left = adopt::find(&shop);
     // Before anything else: whatever runs there without a lease must stop.
     tidy(&shop, &left).await?;
@@ -100,18 +126,19 @@ async fn tidy(shop: &Arc<Workshop>, left: &[Left]) -> anyhow::Result<()> {
     }
 }
 
-fn open(config: WorkerConfig, data: DataDir, runtime: Arc<dyn Runtime>) -> anyhow::Result<Workshop> {
+fn open(config: WorkerConfig, data: DataDir, outside: Outside) -> anyhow::Result<Workshop> {
+    let Outside { runtime, clock, channel, http, jitter } = outside;
     let ca_pem = read(&config.ca)?;
     let identity = PemPair { cert_pem: read(&config.cert)?, key_pem: read(&config.key)? };
     let farm = Digest::of(ca_pem.as_bytes()).hex()[..FARM_LEN].to_owned();
     let endpoint = Endpoint { url: config.controller.clone(), ca_pem, identity: Some(identity) };
-    let uplink = uplink::Uplink::new(channel::connect(&endpoint)?);
-    let transfer = Transfer::new(channel::http_client(&endpoint)?, Settings::default());
+    let transfer = Transfer::new(http(&endpoint)?, Settings::default());
+    let uplink = uplink::Uplink::new(move || channel(&endpoint), jitter)?;
     let blob_bytes =
         host::blob_cache_bytes(&config, data.root()).context("cannot measure the disk of the data directory")?;
     let blobs = blobs::Blobs::open(&data.blobs(), blob_bytes)?;
     let shelf = images::Shelf::open(runtime.clone(), &farm, &config.name, &data.images())?;
-    let (layers, clock) = (images::KnownLayers::default(), Arc::new(SystemClock));
+    let layers = images::KnownLayers::default();
     Ok(Workshop { config, farm, data, runtime, uplink, transfer, blobs, shelf, layers, clock })
 }
 

@@ -1,26 +1,20 @@
 //! The worker's one stream to the controller, opened again for as long as the worker lives.
 
-use crate::uplink::{is_passing, pause};
+use crate::uplink::{Uplink, is_passing};
 use railyard_proto::v1;
 use railyard_proto::v1::worker_service_client::WorkerServiceClient;
 use railyard_proto::v1::{controller_message, worker_message};
 use std::time::Duration;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
-use tonic::{Request, Status, Streaming};
+use tonic::{Code, Request, Status, Streaming};
 
 /// Messages on their way out. Heartbeats are all there is; when that many wait, the stream is dead.
 const QUEUE_MESSAGES: usize = 64;
 
 /// How long the controller may take to answer `Hello`.
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// Heartbeats without any answer after which the stream counts as dead, though the connection may look alive.
-const SILENT_HEARTBEATS: u32 = 4;
-
-/// And at least so long, for controllers that ask for many heartbeats.
-const SILENCE_MIN: Duration = Duration::from_secs(10);
 
 /// One in so many tries is worth a line in the log while the controller cannot be reached.
 const TRIES_PER_WARNING: u32 = 12;
@@ -47,14 +41,24 @@ pub struct LinkRefused(pub Box<Status>);
 ///
 /// # Errors
 /// [`LinkRefused`]: protocol, version, name or certificate do not fit.
-pub async fn keep(client: WorkerServiceClient<Channel>, events: mpsc::Sender<LinkEvent>) -> Result<(), LinkRefused> {
+///
+/// `patience` is how long the controller may be silent.
+pub async fn keep(
+    uplink: Uplink,
+    events: mpsc::Sender<LinkEvent>,
+    patience: watch::Receiver<Duration>,
+) -> Result<(), LinkRefused> {
     let mut tries = 0;
     loop {
         let mut welcomed = false;
-        let status = match stream(client.clone(), &events, &mut welcomed).await {
+        let status = match stream(uplink.client(), &events, &patience, &mut welcomed).await {
             Ok(()) => return Ok(()),
             Err(status) => status,
         };
+        if status.code() == Code::DeadlineExceeded {
+            // Another stream on the same connection would be as silent.
+            uplink.renew();
+        }
         if !is_passing(&status) {
             return Err(LinkRefused(Box::new(status)));
         }
@@ -62,7 +66,7 @@ pub async fn keep(client: WorkerServiceClient<Channel>, events: mpsc::Sender<Lin
         if welcomed && events.send(LinkEvent::Closed).await.is_err() {
             return Ok(());
         }
-        tokio::time::sleep(pause(tries)).await;
+        tokio::time::sleep(uplink.pause(tries)).await;
         // Not sooner: a worker that says goodbye ends this task in the meantime.
         if tries % TRIES_PER_WARNING == 1 {
             tracing::warn!(%status, "no stream to the controller; jobs run on, trying again");
@@ -74,6 +78,7 @@ pub async fn keep(client: WorkerServiceClient<Channel>, events: mpsc::Sender<Lin
 async fn stream(
     mut client: WorkerServiceClient<Channel>,
     events: &mpsc::Sender<LinkEvent>,
+    patience: &watch::Receiver<Duration>,
     welcomed: &mut bool,
 ) -> Result<(), Status> {
     let (ask, answer) = oneshot::channel();
@@ -92,15 +97,22 @@ async fn stream(
     };
     let late = |_| Status::deadline_exceeded("the controller did not answer the greeting");
     let (mut inbound, welcome) = tokio::time::timeout(WELCOME_TIMEOUT, opening).await.map_err(late)??;
-    let heartbeat = Duration::from_millis(welcome.heartbeat_millis.into());
-    let silence = SILENCE_MIN.max(heartbeat * SILENT_HEARTBEATS);
     *welcomed = true;
     if events.send(LinkEvent::Opened(welcome, outbound)).await.is_err() {
         return Ok(());
     }
+    let mut patience = patience.clone();
     loop {
-        let heard = tokio::time::timeout(silence, inbound.message()).await;
-        let heard = heard.map_err(|_| Status::deadline_exceeded("the controller does not answer heartbeats"))??;
+        let limit = *patience.borrow_and_update();
+        let heard = tokio::select! {
+            biased;
+            heard = inbound.message() => heard?,
+            // A shorter lease has begun, or the last one of that kind is over. Nobody tells any more in the last moments.
+            Ok(()) = patience.changed() => continue,
+            () = tokio::time::sleep(limit) => {
+                return Err(Status::deadline_exceeded("the controller does not answer heartbeats"));
+            }
+        };
         let Some(message) = heard else { return Err(Status::unavailable("the controller closed the stream")) };
         if let Some(kind) = message.kind
             && events.send(LinkEvent::Heard(Box::new(kind))).await.is_err()

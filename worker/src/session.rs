@@ -22,6 +22,15 @@ const FENCE_MARGIN_PART: u32 = 4;
 /// Heartbeats in the life of the shortest lease, at least: a few may be lost without harm.
 const HEARTBEATS_PER_LEASE: u32 = 6;
 
+/// Heartbeats without any answer after which the connection counts as dead, though it may look alive.
+const SILENT_HEARTBEATS: u32 = 4;
+
+/// And at least so long, for controllers that ask for many heartbeats.
+const SILENCE_MIN: Duration = Duration::from_secs(10);
+
+/// For short leases it is this part of the lease instead: time must be left for another connection before the fence.
+const SILENCE_PART: u32 = 3;
+
 /// What the session wants done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
@@ -219,6 +228,12 @@ impl Session {
     /// How often to send heartbeats: as often as the controller asks, and often enough for the shortest lease.
     pub fn heartbeat_interval(&self, asked: Duration) -> Duration {
         self.leases.values().map(|held| held.ttl / HEARTBEATS_PER_LEASE).fold(asked, Duration::min)
+    }
+
+    /// How long the controller may be silent before another connection is tried, if it asks for heartbeats that often.
+    pub fn patience(&self, asked: Duration) -> Duration {
+        let usual = SILENCE_MIN.max(asked * SILENT_HEARTBEATS);
+        self.leases.values().map(|held| held.ttl / SILENCE_PART).fold(usual, Duration::min)
     }
 
     /// Whether nothing is held.

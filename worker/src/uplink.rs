@@ -6,9 +6,12 @@ use railyard_common::blob::Blob;
 use railyard_common::id::LeaseId;
 use railyard_proto::v1;
 use railyard_proto::v1::worker_service_client::WorkerServiceClient;
+use railyard_service::channel::ChannelError;
 use railyard_service::convert::{BadMessage, ToProto as _, all, required};
 use railyard_service::{MESSAGE_MAX_BYTES, rpc_error};
 use railyard_transfer::{Finished, Ticket};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status, Streaming};
@@ -59,23 +62,75 @@ pub enum Grant {
 }
 
 /// The controller, for one worker. Cheap to clone.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Uplink {
-    client: WorkerServiceClient<Channel>,
+    dial: Dial,
+    channel: Arc<Mutex<Channel>>,
+    jitter: Jitter,
+}
+
+/// Makes a new channel to the controller.
+type Dial = Arc<dyn Fn() -> Result<Channel, ChannelError> + Send + Sync>;
+
+/// Random numbers that spread a crowd of workers: none of them need be hard to guess. Clones share one sequence.
+#[derive(Clone, Debug)]
+pub struct Jitter(Arc<AtomicU64>);
+
+impl Jitter {
+    /// Another sequence each time. Without entropy workers only crowd.
+    pub fn random() -> Self {
+        let mut bytes = [0; 8];
+        Self::seeded(getrandom::fill(&mut bytes).map_or(0, |()| u64::from_le_bytes(bytes)))
+    }
+
+    /// The same sequence for the same seed.
+    pub fn seeded(seed: u64) -> Self {
+        Self(Arc::new(AtomicU64::new(seed)))
+    }
+
+    /// How long to wait before try `n`.
+    pub fn pause(&self, n: u32) -> Duration {
+        // SplitMix64: steps of an odd constant, mixed.
+        let mut x = self.0.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
+        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        Duration::from_millis(RETRY.jittered_millis(n, x ^ (x >> 31)))
+    }
 }
 
 impl Uplink {
-    /// Calls over `channel`.
-    pub fn new(channel: Channel) -> Self {
-        let client = WorkerServiceClient::new(channel)
-            .max_decoding_message_size(MESSAGE_MAX_BYTES)
-            .max_encoding_message_size(MESSAGE_MAX_BYTES);
-        Self { client }
+    /// Calls over a channel that `dial` makes.
+    ///
+    /// # Errors
+    /// As `dial`'s.
+    pub fn new(
+        dial: impl Fn() -> Result<Channel, ChannelError> + Send + Sync + 'static,
+        jitter: Jitter,
+    ) -> Result<Self, ChannelError> {
+        let channel = Arc::new(Mutex::new(dial()?));
+        Ok(Self { dial: Arc::new(dial), channel, jitter })
+    }
+
+    /// The connection seems dead: calls from now on go over a new one. What is open on the old one goes on or fails there:
+    /// its keepalive sees to that, but takes longer than a short lease lives.
+    pub fn renew(&self) {
+        match (self.dial)() {
+            Ok(fresh) => *self.channel.lock().unwrap_or_else(PoisonError::into_inner) = fresh,
+            Err(error) => tracing::warn!(%error, "no other connection can be set up; keeping the one that seems dead"),
+        }
+    }
+
+    /// How long to wait before try `n`.
+    pub fn pause(&self, n: u32) -> Duration {
+        self.jitter.pause(n)
     }
 
     /// The client, for the streams.
     pub fn client(&self) -> WorkerServiceClient<Channel> {
-        self.client.clone()
+        let channel = self.channel.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        WorkerServiceClient::new(channel)
+            .max_decoding_message_size(MESSAGE_MAX_BYTES)
+            .max_encoding_message_size(MESSAGE_MAX_BYTES)
     }
 
     /// Asks which blobs the cache lacks. One answer for each blob, in order.
@@ -148,7 +203,7 @@ impl Uplink {
     ) -> Result<Streaming<v1::LogAck>, Status> {
         let mut request = Request::new(batches);
         railyard_service::telemetry::inject(&tracing::Span::current(), request.metadata_mut());
-        Ok(self.client.clone().append_log(request).await?.into_inner())
+        Ok(self.client().append_log(request).await?.into_inner())
     }
 
     /// Calls until there is an answer that means something.
@@ -166,7 +221,7 @@ impl Uplink {
             let mut request = Request::new(message());
             request.set_timeout(ANSWER_TIMEOUT);
             railyard_service::telemetry::inject(&tracing::Span::current(), request.metadata_mut());
-            let status = match send(self.client.clone(), request).await {
+            let status = match send(self.client(), request).await {
                 Ok(response) => return Ok(response.into_inner()),
                 Err(status) => status,
             };
@@ -183,20 +238,9 @@ impl Uplink {
             }
             tracing::debug!(call, %status, "a call to the controller failed; trying again");
             tries += 1;
-            tokio::time::sleep(pause(tries)).await;
+            tokio::time::sleep(self.pause(tries)).await;
         }
     }
-}
-
-/// How long to wait before try `n`.
-pub fn pause(n: u32) -> Duration {
-    Duration::from_millis(RETRY.jittered_millis(n, noise()))
-}
-
-/// A random number that spreads a crowd of workers. Without entropy they only crowd.
-fn noise() -> u64 {
-    let mut bytes = [0; 8];
-    getrandom::fill(&mut bytes).map_or(0, |()| u64::from_le_bytes(bytes))
 }
 
 /// Whether the refusal says that the lease is over.
@@ -218,7 +262,7 @@ pub enum Standing {
 /// What a refusal means for the next try.
 pub fn standing(status: &Status) -> Standing {
     match rpc_error::reason_of(status).as_deref() {
-        Some(rpc_error::BUSY | rpc_error::STOPPING | rpc_error::CACHE) => Standing::Passing,
+        Some(rpc_error::BUSY | rpc_error::STOPPING | rpc_error::CACHE | rpc_error::NAME_TAKEN) => Standing::Passing,
         Some(rpc_error::INTERNAL) => Standing::Doubtful,
         Some(_) => Standing::Final,
         // Without a reason it does not come from the controller's own code, but from the layers below, there or here.
@@ -282,6 +326,7 @@ mod tests {
         }
         let reason = |reason| standing(&rpc_error::refusal(Code::Unavailable, reason, ""));
         assert_eq!(reason(rpc_error::BUSY), Standing::Passing);
+        assert_eq!(reason(rpc_error::NAME_TAKEN), Standing::Passing);
         assert_eq!(reason(rpc_error::INTERNAL), Standing::Doubtful);
         assert_eq!(reason(rpc_error::BAD_UPLOAD), Standing::Final);
     }

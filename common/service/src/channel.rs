@@ -1,9 +1,13 @@
 //! The way to the controller: a gRPC channel over mutual TLS, and an HTTP client for signed URLs.
 
 use crate::tls::{PemPair, TlsError, provider, roots};
+use http::Uri;
+use hyper::rt::{Read, Write};
+use hyper_util::client::legacy::connect::HttpConnector;
 use rustls::ClientConfig;
 use std::time::Duration;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Identity};
+use tower::Service;
 
 /// How often an HTTP/2 connection is pinged, also while idle: middleboxes forget quiet connections, and a dead peer must
 /// be noticed well before a lease of two minutes is over.
@@ -14,7 +18,7 @@ pub(crate) const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 pub(crate) const STREAM_WINDOW_BYTES: u32 = 2 * 1024 * 1024;
 /// And of a connection: a few streams at full speed.
 pub(crate) const CONNECTION_WINDOW_BYTES: u32 = 8 * 1024 * 1024;
-/// How long a connection may take to be made: within a farm's network it takes milliseconds.
+/// How long a connection may take to be made, the TLS handshake included: within a farm's network it takes milliseconds.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long an unused HTTP connection is kept: less than the listener keeps it, so that no request meets a closing door.
@@ -63,6 +67,28 @@ pub enum ChannelError {
 /// # Errors
 /// [`ChannelError`] for settings that cannot work; an unreachable controller shows at the first call.
 pub fn connect(endpoint: &Endpoint) -> Result<Channel, ChannelError> {
+    let mut tcp = HttpConnector::new();
+    tcp.enforce_http(false);
+    tcp.set_nodelay(true);
+    // For each address of the host: one that does not answer must not use up the time of the next.
+    tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
+    connect_over(endpoint, tcp)
+}
+
+/// The same over connections that `connector` makes; TLS is put on top of them.
+///
+/// A connector of its own is what makes the gRPC library limit the time of the TLS handshake, and not that of the TCP
+/// connection only: a controller whose host answers while the process hangs would otherwise be waited for without an end.
+///
+/// # Errors
+/// As [`connect`].
+pub fn connect_over<C>(endpoint: &Endpoint, connector: C) -> Result<Channel, ChannelError>
+where
+    C: Service<Uri> + Send + 'static,
+    C::Response: Read + Write + Send + Unpin,
+    C::Future: Send,
+    Box<dyn std::error::Error + Send + Sync>: From<C::Error> + Send,
+{
     check_url(&endpoint.url)?;
     // Names the faulty text; tonic would only say that something is wrong.
     crate::tls::client_config(&endpoint.ca_pem, endpoint.identity.as_ref())?;
@@ -76,13 +102,12 @@ pub fn connect(endpoint: &Endpoint) -> Result<Channel, ChannelError> {
         .tls_config(tls)
         .map_err(setup)?
         .connect_timeout(CONNECT_TIMEOUT)
-        .tcp_nodelay(true)
         .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)
         .keep_alive_while_idle(true)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .connect_lazy();
+        .connect_with_connector_lazy(connector);
     Ok(channel)
 }
 

@@ -17,6 +17,7 @@ use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::{JoinError, JoinSet};
@@ -51,12 +52,42 @@ pub struct Peer {
     pub addr: SocketAddr,
 }
 
+/// Where connections come from: TCP sockets, or a simulated network.
+pub trait Listener: Send + Sync + 'static {
+    /// One connection's bytes.
+    type Io: AsyncRead + AsyncWrite + Send + Unpin + 'static;
+
+    /// The next connection, and where it comes from. Can be dropped at any time without losing one.
+    fn accept(&self) -> impl Future<Output = io::Result<(Self::Io, SocketAddr)>> + Send;
+
+    /// Where it listens.
+    ///
+    /// # Errors
+    /// If the socket is none that listens.
+    fn local_addr(&self) -> io::Result<SocketAddr>;
+}
+
+impl Listener for TcpListener {
+    type Io = TcpStream;
+
+    async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
+        let (stream, addr) = TcpListener::accept(self).await?;
+        // Fails only on a connection that is dead already, which the handshake will find.
+        let _ = stream.set_nodelay(true);
+        Ok((stream, addr))
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        TcpListener::local_addr(self)
+    }
+}
+
 /// Serves `app` on `tcp` until `shutdown`, then drains. Returns when no connection is left or [`DRAIN_DEADLINE`] is over.
 ///
 /// # Errors
 /// If `tcp` is not a listening socket. A failed accept is retried; a connection's failure ends that connection only.
 pub async fn serve(
-    tcp: TcpListener,
+    tcp: impl Listener,
     tls: Arc<rustls::ServerConfig>,
     app: Router,
     shutdown: CancellationToken,
@@ -65,7 +96,7 @@ pub async fn serve(
 }
 
 async fn serve_and_drain(
-    tcp: TcpListener,
+    tcp: impl Listener,
     tls: Arc<rustls::ServerConfig>,
     app: Router,
     shutdown: CancellationToken,
@@ -120,26 +151,24 @@ struct Door {
 
 impl Door {
     /// The next connection, once there is room for it. Can be dropped at any time without losing one.
-    async fn accept(&self, tcp: &TcpListener) -> io::Result<Guest> {
+    async fn accept<L: Listener>(&self, tcp: &L) -> io::Result<Guest<L::Io>> {
         let closed = |_| io::Error::other("the listener is closed");
         let connection = Arc::clone(&self.connections).acquire_owned().await.map_err(closed)?;
         let handshake = Arc::clone(&self.handshakes).acquire_owned().await.map_err(closed)?;
         let (stream, addr) = tcp.accept().await?;
-        // Fails only on a connection that is dead already, which the handshake will find.
-        let _ = stream.set_nodelay(true);
         Ok(Guest { stream, addr, handshake, _connection: connection })
     }
 }
 
 /// A connection that was accepted and has said nothing yet.
-struct Guest {
-    stream: TcpStream,
+struct Guest<Io> {
+    stream: Io,
     addr: SocketAddr,
     handshake: OwnedSemaphorePermit,
     _connection: OwnedSemaphorePermit,
 }
 
-impl Guest {
+impl<Io: AsyncRead + AsyncWrite + Send + Unpin + 'static> Guest<Io> {
     async fn entertain(self, acceptor: TlsAcceptor, app: Router, shutdown: CancellationToken) {
         let addr = self.addr;
         let handshake = tokio::select! {
@@ -159,13 +188,16 @@ impl Guest {
     }
 }
 
-fn identity_of(stream: &TlsStream<TcpStream>, addr: SocketAddr) -> Option<Identity> {
+fn identity_of<Io>(stream: &TlsStream<Io>, addr: SocketAddr) -> Option<Identity> {
     let certs = stream.get_ref().1.peer_certificates()?;
     // The farm's CA signed it, but for something else than a role: whoever shows it counts as nobody.
     peer_identity(certs).inspect_err(|error| tracing::warn!(peer = %addr, %error, "treating the peer as nobody")).ok()
 }
 
-async fn serve_connection(stream: TlsStream<TcpStream>, peer: Peer, app: Router, shutdown: CancellationToken) {
+async fn serve_connection<Io>(stream: TlsStream<Io>, peer: Peer, app: Router, shutdown: CancellationToken)
+where
+    Io: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
     let addr = peer.addr;
     let first_request = CancellationToken::new();
     let seen = first_request.clone();

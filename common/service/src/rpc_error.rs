@@ -42,6 +42,8 @@ pub const BAD_UPLOAD: &str = "bad-upload";
 pub const LOG_GAP: &str = "log-gap";
 /// The attempt's log has reached its limit.
 pub const LOG_FULL: &str = "log-full";
+/// Another worker of that name is connected. It may be the caller's own earlier life, which is about to be noticed.
+pub const NAME_TAKEN: &str = "name-taken";
 /// A limit of the farm is reached; later may work.
 pub const BUSY: &str = "busy";
 /// The controller is stopping; try again soon.

@@ -1,11 +1,7 @@
 //! Work that waits for the disk or keeps a core busy.
 
+pub(crate) use railyard_service::task::blocking;
 use tokio::task::JoinHandle;
-
-/// Runs `work` on a blocking thread. A panic there goes on here.
-pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    blocking_join(tokio::task::spawn_blocking(work)).await
-}
 
 /// Waits for blocking work. A panic there goes on here.
 pub(crate) async fn blocking_join<T>(work: JoinHandle<T>) -> T {

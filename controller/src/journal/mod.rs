@@ -56,6 +56,12 @@ pub trait Journal: Send {
     /// # Errors
     /// [`JournalError`]; what was kept before is still kept.
     fn install(&mut self, snapshot: &Snapshot) -> Result<(), JournalError>;
+
+    /// Whether its calls wait for a disk. One that is only memory is called in place: without a thread in between, a
+    /// simulation takes the same course each time.
+    fn blocks(&self) -> bool {
+        true
+    }
 }
 
 /// What a journal holds.

@@ -1,9 +1,11 @@
 //! Logs on disk: growing ones as they are, filed ones as zstd.
 
-use super::{CHUNK_BYTES, Chunks};
+use super::CHUNK_BYTES;
+use bytes::Bytes;
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::io::{self, BufReader, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::Path;
+use std::sync::Arc;
 
 /// zstd level of filed logs: text shrinks some twenty times at little cost.
 const ARCHIVE_LEVEL: i32 = 3;
@@ -54,22 +56,23 @@ pub(super) fn pack(from: &Path, to: &Path, taken: u64, max: u64) -> io::Result<(
     encoder.finish()?.sync_all()
 }
 
-/// Sends a compressed log from `offset` on.
-pub(super) fn unpack(path: &Path, offset: u64, tx: &Chunks) -> io::Result<()> {
-    let mut decoder = zstd::Decoder::new(File::open(path)?)?;
-    io::copy(&mut (&mut decoder).take(offset), &mut io::sink())?;
-    let mut at = offset;
-    loop {
+/// A compressed log that is being read.
+pub(super) struct Unpacking(zstd::Decoder<'static, BufReader<Arc<File>>>);
+
+impl Unpacking {
+    /// From `offset` on.
+    pub(super) fn begin(packed: Arc<File>, offset: u64) -> io::Result<Self> {
+        (&*packed).rewind()?;
+        let mut decoder = zstd::Decoder::new(packed)?;
+        io::copy(&mut (&mut decoder).take(offset), &mut io::sink())?;
+        Ok(Self(decoder))
+    }
+
+    /// The next bytes; none at the end.
+    pub(super) fn next(&mut self) -> io::Result<Bytes> {
         let mut chunk = Vec::with_capacity(CHUNK_BYTES);
-        (&mut decoder).take(CHUNK_BYTES as u64).read_to_end(&mut chunk)?;
-        if chunk.is_empty() {
-            return Ok(());
-        }
-        let read = chunk.len() as u64;
-        if tx.blocking_send(Ok((at, chunk.into()))).is_err() {
-            return Ok(());
-        }
-        at += read;
+        (&mut self.0).take(CHUNK_BYTES as u64).read_to_end(&mut chunk)?;
+        Ok(chunk.into())
     }
 }
 

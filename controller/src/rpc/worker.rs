@@ -13,6 +13,7 @@ use railyard_common::order::{Order, OrderImage};
 use railyard_core::{Act, Command, WorkerOffer};
 use railyard_proto::v1;
 use railyard_proto::v1::worker_service_server::WorkerService;
+use railyard_service::clock::Clock;
 use railyard_service::convert::{self, FromProto, LIST_MAX_LEN, ToProto as _};
 use railyard_service::{rpc_error, task};
 use std::collections::BTreeSet;
@@ -32,6 +33,8 @@ const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often workers send a heartbeat: a sixth of the shortest lease TTL in use would be 20 s for the default of two
 /// minutes; ten is the most that an observer should wait, and short leases want two.
 const HEARTBEAT: Duration = Duration::from_secs(2);
+/// A connected worker that was silent for so long no longer keeps another one of its name out: five heartbeats.
+const RIVAL_SILENCE: Duration = Duration::from_secs(10);
 /// How long a URL to read is good.
 const DOWNLOAD_TTL: Duration = Duration::from_secs(3600);
 /// Longest text that a worker offers: versions, boot ids and labels are a word or two.
@@ -49,6 +52,7 @@ pub struct Workers {
     pub(super) farm: Handle,
     pub(super) cache: Arc<dyn Cache>,
     logs: Arc<LogStore>,
+    clock: Arc<dyn Clock>,
     farm_name: String,
     shutdown: CancellationToken,
 }
@@ -59,10 +63,11 @@ impl Workers {
         farm: Handle,
         cache: Arc<dyn Cache>,
         logs: Arc<LogStore>,
+        clock: Arc<dyn Clock>,
         farm_name: String,
         shutdown: CancellationToken,
     ) -> Self {
-        Self { farm, cache, logs, farm_name, shutdown }
+        Self { farm, cache, logs, clock, farm_name, shutdown }
     }
 
     async fn held_by(&self, act: Act, lease: Option<v1::LeaseId>, worker: &WorkerName) -> Result<LeaseId, Status> {
@@ -83,6 +88,7 @@ impl Workers {
         let builds = hello.builds.iter().map(|build| convert::parsed("builds", build));
         let builds = builds.collect::<Result<Vec<BuildId>, _>>()?;
         let offer = offer_of(hello, worker)?;
+        self.check_name(&offer).await?;
         let welcome = v1::Welcome {
             farm: self.farm_name.clone(),
             version: railyard_common::VERSION.to_owned(),
@@ -91,6 +97,29 @@ impl Workers {
             ..Default::default()
         };
         self.farm.attach(offer, held, builds, welcome, link).await.map_err(command_status)
+    }
+
+    /// Two workers of one name would take the session, and with it each other's jobs, from each other for ever. The one
+    /// that is connected and speaks keeps it. A worker whose process was killed comes back at once: the kernel closes the
+    /// old stream; one whose host went down has not been heard for a while.
+    async fn check_name(&self, offer: &WorkerOffer) -> Result<(), Status> {
+        let (name, boot) = (offer.name.clone(), offer.boot.clone());
+        let heard_at = self.farm.read(move |farm, live| {
+            let other = farm.worker(&name).is_some_and(|known| known.offer.boot != boot);
+            (other && live.session(&name).is_some()).then(|| live.last_seen(&name)).flatten()
+        });
+        let Some(heard_at) = heard_at.await.map_err(command_status)? else { return Ok(()) };
+        let silent = Duration::from_millis(self.clock.now().since(heard_at));
+        if silent >= RIVAL_SILENCE {
+            return Ok(());
+        }
+        let message = format!(
+            "another worker named {} is connected and was heard {} s ago; give one of the two another name and certificate, or stop it",
+            offer.name,
+            silent.as_secs()
+        );
+        tracing::warn!(worker = %offer.name, "two workers have one name; the second is refused");
+        Err(rpc_error::refusal(Code::AlreadyExists, rpc_error::NAME_TAKEN, message))
     }
 
     /// A session from its welcome to its end.

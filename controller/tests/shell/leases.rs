@@ -90,6 +90,8 @@ async fn a_worker_that_comes_back_without_its_lease_frees_the_job_at_once() {
     let build = person.submit(SHORT_LEASE, "1").await;
     let first = lease(&worker.order().await);
     drop(worker);
+    // Until then its name is taken.
+    until("the disconnect", async || (!person.workers().await[0].connected).then_some(())).await;
     let strange = v1::LeaseId { job: 99, attempt: 1 };
     let returned = v1::Hello { boot_id: "boot-2".to_owned(), held: vec![strange], ..hello("anvil") };
     let mut worker = controller.worker_saying(returned).await;

@@ -188,3 +188,15 @@ async fn a_draining_worker_finishes_and_gets_nothing_new() {
     let mut worker: Worker = controller.worker("anvil").await;
     assert_eq!(worker.order().await.build, second);
 }
+
+#[tokio::test]
+async fn a_second_worker_of_the_same_name_waits_until_the_first_is_gone() {
+    let controller = Controller::start().await;
+    let mut first = controller.worker("anvil").await;
+    let second = || v1::Hello { boot_id: "boot-2".to_owned(), ..hello("anvil") };
+    let message = refused(controller.try_worker("anvil", second()).await.map(drop), Code::AlreadyExists, "name-taken");
+    assert!(message.contains("another worker named anvil is connected"), "{message}");
+    assert!(first.beat(&[], v1::Phase::Run).await.lost.is_empty(), "the first one has kept its session");
+    drop(first);
+    until("the second worker's turn", async || controller.try_worker("anvil", second()).await.ok()).await;
+}

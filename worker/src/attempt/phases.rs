@@ -167,6 +167,10 @@ impl Attempt {
 
 async fn write_script(path: &std::path::Path, text: &str) -> std::io::Result<()> {
     use std::os::unix::fs::PermissionsExt as _;
-    tokio::fs::write(path, text).await?;
-    tokio::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).await
+    let (path, text) = (path.to_owned(), text.to_owned());
+    let write = move || {
+        std::fs::write(&path, text)?;
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755))
+    };
+    crate::blocking::blocking(write).await
 }

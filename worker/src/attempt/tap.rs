@@ -102,6 +102,7 @@ impl Tap {
         let mut done = std::pin::pin!(done);
         let written = loop {
             tokio::select! {
+                biased;
                 done = &mut done => return Ok(done),
                 heard = self.read() => match heard {
                     Some(heard) => if let Err(error) = keep(heard, log).await { break Err(error) },

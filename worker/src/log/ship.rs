@@ -1,17 +1,18 @@
 //! The log's way to the controller: in order, each byte until it is durable there, over as many connections as it takes.
 
 use super::Written;
+use crate::blocking::blocking;
 use crate::disk::DiskError;
-use crate::uplink::{DOUBTS_MAX, Standing, Uplink, is_passing, is_stale, pause, standing};
+use crate::uplink::{DOUBTS_MAX, Standing, Uplink, is_passing, is_stale, standing};
 use railyard_common::id::LeaseId;
 use railyard_proto::v1;
 use railyard_service::convert::ToProto as _;
 use railyard_service::rpc_error;
-use std::io::SeekFrom;
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
-use tokio::fs::File;
-use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
@@ -61,7 +62,7 @@ pub async fn ship(
     batch_bytes: usize,
     flush: Duration,
 ) -> Result<Shipped, DiskError> {
-    let mut file = File::open(path).await.map_err(DiskError::at("read", path))?;
+    let file = Arc::new(File::open(path).map_err(DiskError::at("read", path))?);
     let mut durable = 0;
     let (mut tries, mut doubts) = (0, 0);
     loop {
@@ -70,7 +71,7 @@ pub async fn ship(
             return Ok(Shipped::Whole(durable));
         }
         let before = durable;
-        let mut batches = Batches { lease, file: &mut file, path, sent: durable, batch_bytes, flush };
+        let mut batches = Batches { lease, file: file.clone(), path, sent: durable, batch_bytes, flush };
         let ended = connection(uplink, &mut batches, &mut written, &mut durable).await?;
         if durable > before {
             (tries, doubts) = (0, 0);
@@ -97,7 +98,7 @@ pub async fn ship(
             tracing::error!(%lease, durable, "the rest of a log is given up: the controller does not take it");
             return Ok(Shipped::Full(durable));
         }
-        tokio::time::sleep(pause(tries)).await;
+        tokio::time::sleep(uplink.pause(tries)).await;
     }
 }
 
@@ -188,7 +189,7 @@ impl<F: Future<Output = Result<Streaming<v1::LogAck>, Status>> + Unpin> Acks<F> 
 /// Reads the file batch by batch.
 struct Batches<'a> {
     lease: LeaseId,
-    file: &'a mut File,
+    file: Arc<File>,
     path: &'a Path,
     /// Offset of the next batch.
     sent: u64,
@@ -203,9 +204,12 @@ impl Batches<'_> {
         let _ = tokio::time::timeout(self.flush, written.wait_for(|now| now.closed || now.bytes >= full)).await;
         let available = written.borrow_and_update().bytes - self.sent;
         let length = usize::try_from(available).unwrap_or(usize::MAX).min(self.batch_bytes);
-        let mut data = vec![0; length];
-        self.file.seek(SeekFrom::Start(self.sent)).await.map_err(DiskError::at("read", self.path))?;
-        self.file.read_exact(&mut data).await.map_err(DiskError::at("read", self.path))?;
+        let (file, sent) = (self.file.clone(), self.sent);
+        let data = blocking(move || {
+            let mut data = vec![0; length];
+            file.read_exact_at(&mut data, sent).map(|()| data)
+        });
+        let data = data.await.map_err(DiskError::at("read", self.path))?;
         let batch = v1::LogBatch { lease: Some(self.lease.to_proto()), offset: self.sent, data: data.into() };
         self.sent += length as u64;
         Ok(batch)

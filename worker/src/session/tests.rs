@@ -171,3 +171,15 @@ fn what_an_earlier_process_held_and_the_controller_gave_away_is_abandoned() {
     assert_eq!(session.handle_welcome(&BTreeSet::new()), [Action::Abandon(lease(7))]);
     assert!(session.is_idle());
 }
+
+#[test]
+fn a_short_lease_leaves_time_for_another_connection_before_its_fence() {
+    let mut session = running();
+    let asked = Duration::from_secs(2);
+    assert_eq!(session.patience(asked), SILENCE_MIN, "a long lease has time");
+    assert_eq!(session.handle_order(at(2), lease(2), at(12)), Verdict::Start);
+    assert_eq!(session.patience(asked), at(4));
+    assert!(session.patience(asked) >= session.heartbeat_interval(asked) * 2, "one lost heartbeat is no reason");
+    session.handle_done(lease(2));
+    assert_eq!(session.patience(at(5)), at(20), "nor is a controller that asks seldom");
+}

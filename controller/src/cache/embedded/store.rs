@@ -8,7 +8,7 @@ use crate::cache::parts::{self, spans};
 use crate::cache::verify::{self, FRAME_HEAD_BYTES, Verdict, verify};
 use crate::cache::{ByteStream, Cache, CacheError, Entry, GET_MAX_BYTES, Grant, PutMode, UPLOAD_TTL, url_part};
 use bytes::Bytes;
-use futures_util::{StreamExt as _, TryStreamExt as _};
+use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
 use railyard_common::blob::{Blob, Encoding};
 use railyard_common::digest::Digest;
 use railyard_common::layout;
@@ -19,7 +19,6 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio_util::io::ReaderStream;
 
 /// What a stream reads at once.
 const CHUNK_BYTES: usize = 256 * 1024;
@@ -91,10 +90,7 @@ impl Cache for Embedded {
         let file = self.file(path);
         let opening = file.clone();
         let opened = blocking(move || open_if_there(&opening)).await?;
-        Ok(opened.map(|opened| {
-            let bytes = ReaderStream::with_capacity(tokio::fs::File::from_std(opened), CHUNK_BYTES);
-            bytes.map_err(move |error| CacheError::local("read", &file)(error)).boxed()
-        }))
+        Ok(opened.map(|opened| chunks(opened).map_err(move |error| CacheError::local("read", &file)(error)).boxed()))
     }
 
     async fn put(&self, path: &RelPath, bytes: Bytes, mode: PutMode) -> Result<String, CacheError> {
@@ -194,6 +190,20 @@ fn find(digest: Digest, plain: &Path, packed: &Path) -> Result<Option<Blob>, Cac
         Some(size) => Ok(Some(stored(digest, Encoding::Zstd, size, stored_bytes))),
         None => Err(reading()(io::Error::other("it is damaged: no zstd frame with a content size; remove it"))),
     }
+}
+
+/// A file's bytes.
+fn chunks(file: File) -> impl Stream<Item = io::Result<Bytes>> + Send {
+    stream::try_unfold(file, |file| async move {
+        let (file, chunk) = blocking(move || {
+            let mut chunk = Vec::with_capacity(CHUNK_BYTES);
+            let read = (&file).take(CHUNK_BYTES as u64).read_to_end(&mut chunk);
+            (file, read.map(|_| chunk))
+        })
+        .await;
+        let chunk = chunk?;
+        Ok((!chunk.is_empty()).then(|| (chunk.into(), file)))
+    })
 }
 
 fn open_if_there(file: &Path) -> Result<Option<File>, CacheError> {
