@@ -79,18 +79,18 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// A worker that holds nothing yet.
+    /// A worker that holds nothing yet; `is_idle` if there is nothing to go on with either.
     ///
     /// # Errors
     /// If the host cannot be measured.
-    pub fn new(shop: Arc<Workshop>) -> anyhow::Result<(Self, mpsc::Receiver<Event>)> {
+    pub fn new(shop: Arc<Workshop>, is_idle: bool) -> anyhow::Result<(Self, mpsc::Receiver<Event>)> {
         let (events, heard) = mpsc::channel(QUEUE_EVENTS);
         let mut boot = [0; 16];
         getrandom::fill(&mut boot).context("the kernel gave no random bytes for the boot id")?;
         let daemon = Self {
             boot_id: hex::encode(boot),
             platforms: host::platforms(&shop.config),
-            capacity: host::capacity(&shop.config, shop.data.root())
+            capacity: host::capacity_again(&shop.config, shop.data.root(), &shop.data.offer(), is_idle)
                 .context("cannot tell what this host has to offer")?,
             shop,
             session: Session::new(),

@@ -84,6 +84,24 @@ pub fn capacity(config: &WorkerConfig, data_dir: &Path) -> io::Result<Capacity> 
     })
 }
 
+/// The same for a worker that goes on with jobs of an earlier process: what these have on the disk is theirs to use, so
+/// the disk counts as it was when nobody used it. `path` remembers that.
+///
+/// # Errors
+/// As [`capacity`].
+pub fn capacity_again(config: &WorkerConfig, data_dir: &Path, path: &Path, is_idle: bool) -> io::Result<Capacity> {
+    let mut capacity = capacity(config, data_dir)?;
+    if config.capacity.disk.is_some() {
+        return Ok(capacity);
+    }
+    let known = std::fs::read_to_string(path).ok().and_then(|text| text.trim().parse().ok());
+    match known {
+        Some(known) if !is_idle => capacity.disk_bytes = capacity.disk_bytes.max(known),
+        _ => std::fs::write(path, format!("{}\n", capacity.disk_bytes))?,
+    }
+    Ok(capacity)
+}
+
 /// How much of the disk fetched blobs may keep.
 ///
 /// # Errors
@@ -127,6 +145,19 @@ mod tests {
             let offers = detect_platforms(dir.path(), native);
             assert_eq!(offers, if want { vec![own, foreign] } else { vec![own] }, "{entry}");
         }
+    }
+
+    #[test]
+    fn what_adopted_jobs_have_written_is_not_taken_from_the_offer() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("disk-offer");
+        let config = WorkerConfig::new("https://farm", "w1".parse().unwrap(), Path::new(""), dir.path());
+        let offer = |is_idle| capacity_again(&config, dir.path(), &path, is_idle).unwrap().disk_bytes;
+        offer(true);
+        std::fs::write(&path, format!("{}", u64::MAX)).unwrap();
+        assert_eq!(offer(false), u64::MAX);
+        assert!(offer(true) < u64::MAX, "measured again when nothing runs");
+        assert!(offer(false) < u64::MAX);
     }
 
     #[test]

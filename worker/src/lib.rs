@@ -100,7 +100,7 @@ pub async fn run_in(config: WorkerConfig, outside: Outside, shutdown: Cancellati
     let left = adopt::find(&shop);
     // Before anything else: whatever runs there without a lease must stop.
     tidy(&shop, &left).await?;
-    let (daemon, events) = daemon::Daemon::new(shop)?;
+    let (daemon, events) = daemon::Daemon::new(shop, left.is_empty())?;
     Ok(daemon.run(left, events, shutdown).await?)
 }
 

@@ -83,8 +83,8 @@ pub async fn run(
     create(shop, order, spec, stop.clone()).await?;
     let started_millis = u64::try_from(shop.clock.boottime().as_millis()).unwrap_or(u64::MAX);
     let stage = RunStage { image: image.to_owned(), started_millis, ending: None };
-    // Before it can have begun: what was begun is never begun again.
-    room.record.enter(&Stage::Run(stage.clone())).await?;
+    // Before it can have begun: what was begun is not begun again.
+    room.record.enter(&Stage::Run(stage.clone())).await;
     // An engine that hangs may start it later. It is removed in any case.
     let starting = async { shop.runtime.start(&spec.name).await.map_err(|error| not_started(order, error)) };
     let output = unless_stopped(stop.clone(), starting).await?;
@@ -161,12 +161,7 @@ impl Room<'_> {
 
     /// Why the container is being stopped is the reason also if the worker dies over it.
     async fn note_ending(&self, stage: RunStage, ending: Outcome) {
-        if let Err(error) = self.record.enter(&Stage::Run(RunStage { ending: Some(ending), ..stage })).await {
-            tracing::warn!(
-                error = railyard_service::error_chain(&error),
-                "why a container is stopped cannot be written down"
-            );
-        }
+        self.record.enter(&Stage::Run(RunStage { ending: Some(ending), ..stage })).await;
     }
 }
 
@@ -208,7 +203,16 @@ async fn create(
 ) -> Result<(), Fault> {
     let (runtime, spec) = (shop.runtime.clone(), spec.clone());
     let name = spec.name.clone();
-    let mut creating = task::spawn("create", async move { runtime.create(&spec).await });
+    let mut creating = task::spawn("create", async move {
+        match runtime.create(&spec).await {
+            // An earlier process had asked for it, and died before the engine had made it.
+            Err(error) if error.is_conflict() => {
+                runtime.remove(&spec.name).await?;
+                runtime.create(&spec).await
+            }
+            created => created,
+        }
+    });
     tokio::select! {
         biased;
         why = stopped(&mut stop) => {

@@ -50,6 +50,11 @@ impl DataDir {
         self.root.join("images.json")
     }
 
+    /// How much disk was offered when no job used any.
+    pub fn offer(&self) -> PathBuf {
+        self.root.join("disk-offer")
+    }
+
     /// Held by the one worker that uses the directory.
     pub fn lock(&self) -> PathBuf {
         self.root.join("lock")

@@ -147,6 +147,9 @@ impl Attempt {
             }
             Err(error) => {
                 self.remove_container().await;
+                if let Err(error) = JobDir::of(&self.shop.data, lease).remove().await {
+                    tracing::warn!(%lease, %error, "a job's directory could not be removed; the next start tries again");
+                }
                 if let Some(outcome) = outcome_of(error.into(), self.engine_dir()) {
                     self.conclude(&outcome);
                     let report = self.message(outcome, Left::default());
@@ -175,7 +178,7 @@ impl Attempt {
         let shipping = self.ship(log.clone());
         let report = match stage {
             Stage::Report => self.kept_report(dir).await,
-            stage => self.to_its_end(dir, &log, stage).await,
+            stage => self.finish(dir, &log, stage).await,
         };
         self.remove_container().await;
         // Before the report: what the job had reserved is free when the controller hears that it is over.
@@ -191,7 +194,7 @@ impl Attempt {
     }
 
     /// Does what is left to do, and ends the log. `None` if nobody wants to hear of it.
-    async fn to_its_end(&mut self, dir: &JobDir, log: &JobLog, stage: Stage) -> Option<v1::ReportRequest> {
+    async fn finish(&mut self, dir: &JobDir, log: &JobLog, stage: Stage) -> Option<v1::ReportRequest> {
         let mut left = Left::default();
         let ended = match caught(self.execute(dir, log, stage, &mut left)).await {
             Ok(ended) => ended,
@@ -206,9 +209,7 @@ impl Attempt {
         self.close_log(log, &outcome).await;
         let report = self.message(outcome, left);
         // Before anything goes that it could be learnt from again.
-        if let Err(error) = self.record(dir).conclude(&report).await {
-            tracing::warn!(lease = %self.order.lease, %error, "the report cannot be kept for a restart");
-        }
+        self.record(dir).conclude(&report).await;
         Some(report)
     }
 

@@ -142,7 +142,7 @@ impl Attempt {
         } else {
             None
         };
-        record.enter(&Stage::Upload { committed: committed.clone() }).await?;
+        record.enter(&Stage::Upload { committed: committed.clone() }).await;
         shop.runtime.remove(name).await?;
         Ok(committed)
     }

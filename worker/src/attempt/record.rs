@@ -128,14 +128,18 @@ impl Record {
         })
         .await?;
         // The last: without it there is no record.
-        self.enter(&Stage::Fetch).await
+        self.write(&Stage::Fetch).await
     }
 
-    /// The attempt is there now.
-    ///
-    /// # Errors
-    /// [`DiskError`]; the old stage is on record then.
-    pub async fn enter(&self, stage: &Stage) -> Result<(), DiskError> {
+    /// The attempt is there now. If that cannot be written, the next process goes on from an earlier stage, or gives the
+    /// attempt up; this one need not.
+    pub async fn enter(&self, stage: &Stage) {
+        if let Err(error) = self.write(stage).await {
+            tracing::warn!(error = railyard_service::error_chain(&error), "a restart may lose an attempt");
+        }
+    }
+
+    async fn write(&self, stage: &Stage) -> Result<(), DiskError> {
         let file = StateFile {
             version: VERSION,
             worker: self.worker.clone(),
@@ -150,14 +154,13 @@ impl Record {
         .await
     }
 
-    /// Keeps the report, and then that it is due.
-    ///
-    /// # Errors
-    /// [`DiskError`].
-    pub async fn conclude(&self, report: &v1::ReportRequest) -> Result<(), DiskError> {
+    /// The attempt is over, and this is to be reported.
+    pub async fn conclude(&self, report: &v1::ReportRequest) {
         let (path, bytes) = (self.dir.report(), report.encode_to_vec());
-        blocking(move || replace(&path, &bytes).map_err(DiskError::at("write", &path))).await?;
-        self.enter(&Stage::Report).await
+        match blocking(move || replace(&path, &bytes).map_err(DiskError::at("write", &path))).await {
+            Ok(()) => self.enter(&Stage::Report).await,
+            Err(error) => tracing::warn!(error = railyard_service::error_chain(&error), "a restart may lose a report"),
+        }
     }
 
     /// The report that was kept.
