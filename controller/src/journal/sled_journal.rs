@@ -249,7 +249,8 @@ fn examine(path: &Path, opened: &Opened, acked: Option<Acked>) -> Result<Kept, J
     }
     let mut kept = Kept::default();
     for (number, value) in (0..).zip(&opened.records) {
-        match record::decode::<Vec<Event>>(value) {
+        // Only that it is whole: it is parsed once, by a load.
+        match record::check(value) {
             Ok(_) => {}
             Err(BadRecord::TooNew(found)) => {
                 return Err(JournalError::TooNew { path: path.to_owned(), found, known: record::FORMAT });
@@ -282,10 +283,10 @@ impl Journal for SledJournal {
         })?;
         let mut events = Vec::new();
         for (number, value) in (0..).zip(&self.kept.records) {
-            let batch: Vec<Event> = record::decode(value).map_err(|bad| JournalError::Corrupt {
-                path: self.tail_path(generation),
-                record: number,
-                why: format!("{bad:?}"),
+            let path = || self.tail_path(generation);
+            let batch: Vec<Event> = record::decode(value).map_err(|bad| match bad {
+                BadRecord::Corrupt(why) => JournalError::Corrupt { path: path(), record: number, why },
+                BadRecord::TooNew(found) => JournalError::TooNew { path: path(), found, known: record::FORMAT },
             })?;
             events.extend(batch);
         }
