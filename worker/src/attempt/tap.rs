@@ -6,8 +6,8 @@
 
 use super::fault::Fault;
 use crate::disk::DiskError;
-use crate::log::{Catchup, JobLog};
-use crate::runtime::{Chunk, Output, Runtime, RuntimeError};
+use crate::log::{Catchup, JobLog, News};
+use crate::runtime::{Chunk, Output, Runtime, RuntimeError, Source};
 use futures_util::StreamExt as _;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +22,8 @@ const ATTACH_PAUSE: Duration = Duration::from_secs(2);
 pub enum Heard {
     /// What the container wrote.
     Bytes(Chunk),
+    /// The same, out of the engine's log.
+    News(Source, News),
     /// The container writes; what, comes later.
     Sign,
     /// The connection was broken and is there again. What was written meanwhile is lost.
@@ -206,7 +208,7 @@ impl Tap {
     fn news(&mut self, chunk: Chunk) -> Option<Heard> {
         let Way::Written { catchup, .. } = &mut self.way else { return Some(Heard::Bytes(chunk)) };
         match catchup.take(chunk.source, chunk.bytes) {
-            Ok(news) => news.map(|bytes| Heard::Bytes(Chunk { source: chunk.source, bytes })),
+            Ok(news) => news.map(|news| Heard::News(chunk.source, news)),
             Err(rotated) => {
                 tracing::warn!(self.container, %rotated, "something of a container's output is lost");
                 (self.way, self.rotated) = (Way::Broken(rotated.to_string()), true);
@@ -231,6 +233,7 @@ const GAP: &str = "the connection to the container's output was broken; what it 
 pub async fn keep(heard: Heard, log: &JobLog) -> Result<(), Fault> {
     match heard {
         Heard::Bytes(Chunk { source, bytes }) => log.write(source, &bytes).await?,
+        Heard::News(source, news) => log.write_news(source, news).await?,
         Heard::Gap => log.note(GAP).await?,
         Heard::Sign => {}
     }

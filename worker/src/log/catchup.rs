@@ -7,7 +7,7 @@ use bytes::Bytes;
 /// What a log has of a container's output.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Taken {
-    /// How much of each stream.
+    /// How much of each stream, as the engine's log counts.
     pub(super) counts: Counts,
     /// How each stream begins, as far as that is known.
     pub(super) heads: [Head; 2],
@@ -26,6 +26,15 @@ pub struct Catchup {
     seen: Counts,
 }
 
+/// What was not heard before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct News {
+    /// The news.
+    pub bytes: Bytes,
+    /// Something that was taken is not in the engine's log, which has these bytes in its place: where.
+    pub instead_at: Option<u64>,
+}
+
 /// The engine's log does not begin with what was taken: it has thrown its beginning away.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the engine's log does not reach back to what was taken of it")]
@@ -41,20 +50,21 @@ impl Catchup {
     ///
     /// # Errors
     /// [`Rotated`].
-    pub fn take(&mut self, source: Source, message: Bytes) -> Result<Option<Bytes>, Rotated> {
+    pub fn take(&mut self, source: Source, message: Bytes) -> Result<Option<News>, Rotated> {
+        let news = |bytes| News { bytes, instead_at: None };
         let at = self.seen.of(source);
         let left = self.taken.counts.of(source).saturating_sub(at);
         self.seen.add(source, message.len() as u64);
         if left == 0 {
-            return Ok((!message.is_empty()).then_some(message));
+            return Ok((!message.is_empty()).then(|| news(message)));
         }
         if self.differs(source, left, &message) {
-            self.taken.counts.forget(source);
-            return Ok(Some(message));
+            self.taken.counts.set(source, 0);
+            return Ok(Some(News { bytes: message, instead_at: Some(at) }));
         }
         self.check_head(source, at, &message)?;
         match usize::try_from(left) {
-            Ok(left) if left < message.len() => Ok(Some(message.slice(left..))),
+            Ok(left) if left < message.len() => Ok(Some(news(message.slice(left..)))),
             _ => Ok(None),
         }
     }
@@ -97,7 +107,7 @@ mod tests {
     fn news(catchup: &mut Catchup, source: Source, messages: &[&'static str]) -> String {
         let news =
             messages.iter().filter_map(|message| catchup.take(source, Bytes::from_static(message.as_bytes())).unwrap());
-        news.map(|bytes| String::from_utf8(bytes.to_vec()).unwrap()).collect()
+        news.map(|news| String::from_utf8(news.bytes.to_vec()).unwrap()).collect()
     }
 
     #[test]

@@ -5,7 +5,7 @@ mod place;
 mod ship;
 mod spool;
 
-pub use catchup::{Catchup, Rotated, Taken};
+pub use catchup::{Catchup, News, Rotated, Taken};
 pub use ship::{Shipped, ship};
 pub use spool::{JobLog, Written};
 

@@ -49,7 +49,7 @@ impl Author {
     }
 }
 
-/// How much of each stream was taken.
+/// How much of each stream was taken, as the engine's log counts: what it has lost of it does not count.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     stdout: u64,
@@ -73,11 +73,11 @@ impl Counts {
         }
     }
 
-    /// Nothing of one stream.
-    pub fn forget(&mut self, source: Source) {
+    /// So much of one stream.
+    pub fn set(&mut self, source: Source, bytes: u64) {
         match source {
-            Source::Stdout => self.stdout = 0,
-            Source::Stderr => self.stderr = 0,
+            Source::Stdout => self.stdout = bytes,
+            Source::Stderr => self.stderr = bytes,
         }
     }
 }
@@ -120,6 +120,11 @@ impl Place {
         let news = bytes.len().min(HEAD_BYTES - head.len());
         head.extend(&bytes[..news]);
         news > 0
+    }
+
+    /// The engine's log goes on in another way from `at`.
+    pub(super) fn unlearn(&mut self, source: Source, at: u64) {
+        self.heads[index(source)].truncate(usize::try_from(at).unwrap_or(usize::MAX));
     }
 
     /// In one write: a process that is killed leaves the old or the new.

@@ -3,7 +3,7 @@
 //! **Invariant:** bytes once written are never changed, so that what is sent again after a broken connection, or by the
 //! next process, is the same. What is left out of a log that is too long is counted, and said in the log itself.
 
-use super::catchup::Taken;
+use super::catchup::{News, Taken};
 use super::place::{Author, Counts, Place};
 use crate::blocking::blocking;
 use crate::disk::DiskError;
@@ -112,6 +112,14 @@ impl JobLog {
         self.change(move |spool| spool.write(Author::Container(source), &bytes)).await
     }
 
+    /// The same for what came out of the engine's log.
+    ///
+    /// # Errors
+    /// [`DiskError`].
+    pub async fn write_news(&self, source: Source, news: News) -> Result<(), DiskError> {
+        self.change(move |spool| spool.write_news(source, &news)).await
+    }
+
     /// Appends a line of the worker's own: short, for people.
     ///
     /// # Errors
@@ -198,6 +206,15 @@ impl Spool {
         self.write(author, format!("{line_end}==> railyard: {text}\n").as_bytes())
     }
 
+    fn write_news(&mut self, source: Source, news: &News) -> Result<(), DiskError> {
+        if let Some(at) = news.instead_at {
+            self.taken.set(source, at);
+            self.place.unlearn(source, at);
+            self.place_here(self.place.author)?;
+        }
+        self.write(Author::Container(source), &news.bytes)
+    }
+
     fn write(&mut self, author: Author, bytes: &[u8]) -> Result<(), DiskError> {
         if self.written.borrow().closed {
             return Ok(());
@@ -220,18 +237,27 @@ impl Spool {
     /// Writes down whose bytes come now, before they come. Of a log that is cut the file does not grow until its end: the
     /// next process reads on where the file ends, and leaves out again what does not fit.
     fn settle(&mut self, author: Author, bytes: &[u8]) -> Result<(), DiskError> {
-        if self.cut.is_some() && author != Author::End {
-            return Ok(());
-        }
         let news = match author {
             Author::Container(source) => self.place.learn(source, bytes),
             Author::Worker | Author::End => false,
         };
-        if !news && author == self.place.author {
+        match (author == self.place.author, news) {
+            (true, false) => Ok(()),
+            (true, true) => self.write_place(),
+            (false, _) => self.place_here(author),
+        }
+    }
+
+    fn place_here(&mut self, author: Author) -> Result<(), DiskError> {
+        if self.cut.is_some() && author != Author::End {
             return Ok(());
         }
         (self.place.author, self.place.before) = (author, self.taken);
         self.place.offset = self.written.borrow().bytes;
+        self.write_place()
+    }
+
+    fn write_place(&self) -> Result<(), DiskError> {
         let path = self.path.with_extension(PLACE_SUFFIX);
         self.place.write(&self.place_file).map_err(DiskError::at("write", &path))
     }

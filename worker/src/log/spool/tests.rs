@@ -99,6 +99,8 @@ enum Step {
     Note,
     /// The process dies, after so many bytes of a write of its own or of the container's.
     Die(Option<Source>, usize),
+    /// The engine dies with the beginning of a line so long, which it has told and not written down.
+    EngineDies(usize),
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -116,6 +118,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 struct Engine {
     messages: Vec<(Source, Bytes)>,
     written: [u8; 2],
+    /// Bytes that it told and lost.
+    lost: usize,
 }
 
 impl Engine {
@@ -139,50 +143,114 @@ impl Engine {
     }
 }
 
-fn reopened(path: &Path, max_bytes: u64, engine: &Engine) -> Spool {
-    let mut spool = Spool::open(path, max_bytes, Arc::default()).unwrap();
-    let mut catchup = Catchup::new(spool.taken().unwrap());
-    for (source, message) in &engine.messages {
-        if let Some(news) = catchup.take(*source, message.clone()).unwrap() {
-            spool.write(Author::Container(*source), &news).unwrap();
+/// A container's engine, and the log of its attempt.
+struct Stage {
+    engine: Engine,
+    path: PathBuf,
+    max_bytes: u64,
+    spool: Spool,
+    /// From the first break on, the engine's log is read.
+    catchup: Option<Catchup>,
+}
+
+impl Stage {
+    fn open(path: &Path, max_bytes: u64) -> Spool {
+        Spool::open(path, max_bytes, Arc::default()).unwrap()
+    }
+
+    fn hear(&mut self, source: Source, message: Bytes) {
+        match &mut self.catchup {
+            None => self.spool.write(Author::Container(source), &message).unwrap(),
+            Some(catchup) => {
+                if let Some(news) = catchup.take(source, message).unwrap() {
+                    self.spool.write_news(source, &news).unwrap();
+                }
+            }
         }
     }
-    spool
+
+    fn read_again(&mut self) {
+        self.catchup = Some(Catchup::new(self.spool.taken().unwrap()));
+        for (source, message) in self.engine.messages.clone() {
+            self.hear(source, message);
+        }
+    }
+
+    /// The process dies over this, which is in the file up to the byte `part`.
+    fn die(&mut self, author: Author, message: Bytes, part: usize) {
+        let mut message = message;
+        if let (Author::Container(source), Some(catchup)) = (author, &mut self.catchup) {
+            let news = catchup.take(source, message).unwrap().unwrap();
+            message = news.bytes.clone();
+            self.spool.write_news(source, &News { bytes: Bytes::new(), ..news }).unwrap();
+        }
+        self.spool.settle(author, &message).unwrap();
+        let end = self.spool.written.borrow().bytes;
+        let room = usize::try_from(self.spool.head_bytes.saturating_sub(end)).unwrap();
+        let part = if self.spool.cut.is_some() { 0 } else { room.min(part).min(message.len()) };
+        self.spool.file.write_all_at(&message[..part], end).unwrap();
+        self.spool = Self::open(&self.path, self.max_bytes);
+        self.read_again();
+    }
+
+    fn step(&mut self, step: &Step) {
+        match step {
+            Step::Write(source, length) => {
+                let message = self.engine.write(*source, *length);
+                self.hear(*source, message);
+            }
+            Step::EngineDies(length) => {
+                // Whoever reads its log does not hear half a line.
+                if self.catchup.is_none() {
+                    self.spool.write(Author::Container(Source::Stdout), &vec![b'H'; *length]).unwrap();
+                    self.engine.lost += length;
+                }
+                self.read_again();
+            }
+            Step::Note => self.spool.note(Author::Worker, "note").unwrap(),
+            Step::Die(Some(source), part) => {
+                let message = self.engine.write(*source, 50);
+                self.die(Author::Container(*source), message, *part);
+            }
+            Step::Die(None, part) => {
+                let note = Bytes::from_static(b"==> railyard: a note that was being written\n");
+                self.die(Author::Worker, note, *part);
+            }
+        }
+    }
 }
 
 fn play(steps: &[Step], max_bytes: u64) -> (Vec<u8>, Engine) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("log");
-    let mut engine = Engine::default();
-    let mut spool = Spool::open(&path, max_bytes, Arc::default()).unwrap();
-    for step in steps {
-        match step {
-            Step::Write(source, length) => {
-                let bytes = engine.write(*source, *length);
-                spool.write(Author::Container(*source), &bytes).unwrap();
-            }
-            Step::Note => spool.note(Author::Worker, "note").unwrap(),
-            Step::Die(of, bytes) => {
-                let (author, message) = match of {
-                    Some(source) => (Author::Container(*source), engine.write(*source, 50)),
-                    None => (Author::Worker, Bytes::from_static(b"==> railyard: a note that was being written\n")),
-                };
-                spool.settle(author, &message).unwrap();
-                let end = spool.written.borrow().bytes;
-                let room = usize::try_from(spool.head_bytes.saturating_sub(end)).unwrap();
-                let part = if spool.cut.is_some() { 0 } else { room.min(*bytes).min(message.len()) };
-                spool.file.write_all_at(&message[..part], end).unwrap();
-                drop(spool);
-                spool = reopened(&path, max_bytes, &engine);
-            }
-        }
-    }
-    spool.note(Author::End, "end").unwrap();
-    spool.write_tail().unwrap();
-    (std::fs::read(&path).unwrap(), engine)
+    let spool = Stage::open(&path, max_bytes);
+    let mut stage = Stage { engine: Engine::default(), path, max_bytes, spool, catchup: None };
+    steps.iter().for_each(|step| stage.step(step));
+    stage.spool.note(Author::End, "end").unwrap();
+    stage.spool.write_tail().unwrap();
+    (std::fs::read(&stage.path).unwrap(), stage.engine)
+}
+
+/// One stream, and no notes in it.
+fn steps_of_an_engine_that_dies() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        4 => (1..60_usize).prop_map(|length| Step::Write(Source::Stdout, length)),
+        2 => (1..60_usize).prop_map(Step::EngineDies),
+        2 => (0..60_usize).prop_map(|bytes| Step::Die(Some(Source::Stdout), bytes)),
+    ];
+    proptest::collection::vec(step, 1..40)
 }
 
 proptest! {
+    #[test]
+    fn what_an_engine_loses_shifts_nothing(steps in steps_of_an_engine_that_dies()) {
+        let (log, engine) = play(&steps, 1 << 20);
+        let log = log.strip_suffix(b"==> railyard: end\n").unwrap();
+        let kept: Vec<u8> = log.iter().copied().filter(u8::is_ascii_digit).collect();
+        prop_assert_eq!(kept, engine.all(Source::Stdout));
+        prop_assert_eq!(log.iter().filter(|byte| **byte == b'H').count(), engine.lost);
+    }
+
     #[test]
     fn whenever_the_process_dies_each_stream_is_in_the_log_once_and_whole(steps in steps()) {
         let (log, engine) = play(&steps, 1 << 20);
