@@ -14,7 +14,9 @@ use std::path::Path;
 use std::time::Duration;
 use tokio::sync::watch;
 
-/// How long an engine needs to make or start a container.
+/// How late a deaf one is.
+const DEAF: Duration = Duration::from_secs(60);
+/// How long an engine needs to make a container.
 const MAKE: Duration = Duration::from_millis(40);
 /// And to start it.
 const START: Duration = Duration::from_millis(120);
@@ -28,12 +30,15 @@ pub struct SimEngine {
     truth: Truth,
     host: String,
     life: u64,
+    /// How long it takes to obey.
+    late: Duration,
 }
 
 impl SimEngine {
-    /// The engine of `host`.
-    pub fn new(truth: Truth, host: &str, life: u64) -> Self {
-        Self { truth, host: host.to_owned(), life }
+    /// The engine of `host`. One that is deaf says that it has stopped a container long before it has.
+    pub fn new(truth: Truth, host: &str, life: u64, deaf: bool) -> Self {
+        let late = if deaf { DEAF } else { Duration::ZERO };
+        Self { truth, host: host.to_owned(), life, late }
     }
 
     fn key(&self, name: &str) -> (String, String) {
@@ -256,8 +261,9 @@ impl Runtime for SimEngine {
 
     async fn stop(&self, name: &str, grace: Duration) -> Result<(), RuntimeError> {
         let (after, code) = if grace.is_zero() { (KILL, 137) } else { (TERM.min(grace), 143) };
-        self.truth.lock().end(&self.host, name, now() + after, code);
+        self.truth.lock().end(&self.host, name, now() + after + self.late, code);
         match self.watch(name) {
+            _ if !self.late.is_zero() => {}
             Ok(watched) => drop(watched.exit().await),
             // Nothing to stop.
             Err(_) => tokio::time::sleep(KILL).await,
@@ -272,7 +278,7 @@ impl Runtime for SimEngine {
     async fn remove(&self, name: &str) -> Result<(), RuntimeError> {
         {
             let mut known = self.truth.lock();
-            known.end(&self.host, name, now(), 137);
+            known.end(&self.host, name, now() + self.late, 137);
             known.containers.remove(&self.key(name));
         }
         tokio::time::sleep(KILL).await;

@@ -2,13 +2,15 @@
 
 use crate::engine::SimEngine;
 use crate::journal::MemoryJournal;
-use crate::net::{CONTROLLER, PORT, SimClock, SimListener, connect};
+use crate::net::{CONTROLLER, PORT, SimClock, SimListener, SlowClock, connect};
+use crate::scenario::Planted;
 use crate::truth::Truth;
 use bytesize::ByteSize;
 use railyard_common::platform::{Platform, PlatformOffer};
 use railyard_controller::setup::Pki;
 use railyard_controller::{ControllerConfig, Outside};
 use railyard_service::channel::{ChannelError, Endpoint, http_client};
+use railyard_service::clock::Clock;
 use railyard_service::tls::{Identity, PemPair, Role};
 use railyard_worker::WorkerConfig;
 use railyard_worker::uplink::Jitter;
@@ -76,6 +78,7 @@ pub struct Farm {
     clock: Arc<SimClock>,
     dir: TempDir,
     seed: u64,
+    planted: Option<Planted>,
 }
 
 impl Farm {
@@ -83,7 +86,7 @@ impl Farm {
     ///
     /// # Errors
     /// If its directory cannot be made.
-    pub fn new(seed: u64) -> anyhow::Result<Self> {
+    pub fn new(seed: u64, planted: Option<Planted>) -> anyhow::Result<Self> {
         let (truth, dir) = (Truth::default(), fast_dir()?);
         let pki = dir.path().join(CONTROLLER).join("pki");
         std::fs::create_dir_all(&pki)?;
@@ -93,7 +96,7 @@ impl Farm {
                 std::fs::copy(from, pki.join(file))?;
             }
         }
-        Ok(Self { journal: MemoryJournal::new(truth.clone()), truth, clock: Arc::default(), dir, seed })
+        Ok(Self { journal: MemoryJournal::new(truth.clone()), truth, clock: Arc::default(), dir, seed, planted })
     }
 
     /// The controller's host. What its process keeps on disk and in its journal survives a crash.
@@ -114,12 +117,16 @@ impl Farm {
     /// A host with an engine and a worker of that name.
     pub fn add_worker(&self, sim: &mut Sim<'_>, host: &str, name: &str) {
         let config = self.worker_config(host, name);
-        let (truth, clock, seed, host) = (self.truth.clone(), self.clock.clone(), self.seed, host.to_owned());
+        let (truth, seed, host, planted) = (self.truth.clone(), self.seed, host.to_owned(), self.planted);
+        let clock: Arc<dyn Clock> = match planted {
+            Some(Planted::SlowClock) => Arc::new(SlowClock::default()),
+            _ => self.clock.clone(),
+        };
         let on = host.clone();
         sim.host(on, move || {
             let life = truth.lock().worker_up(&host);
             let outside = railyard_worker::Outside {
-                runtime: Arc::new(SimEngine::new(truth.clone(), &host, life)),
+                runtime: Arc::new(SimEngine::new(truth.clone(), &host, life, planted == Some(Planted::DeafEngine))),
                 clock: clock.clone(),
                 channel: connect,
                 http: shared_http,

@@ -38,6 +38,13 @@ impl MemoryJournal {
         self.disk.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Forgets the last events: a disk that has lied.
+    pub fn lose(&self, events: usize) {
+        let mut disk = self.disk();
+        let kept = disk.events.len().saturating_sub(events);
+        disk.events.truncate(kept);
+    }
+
     /// What a controller that starts now would read.
     pub fn read(&self) -> Loaded {
         let disk = self.disk();

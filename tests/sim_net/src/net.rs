@@ -66,6 +66,20 @@ async fn dial(uri: Uri) -> io::Result<TokioIo<TcpStream>> {
     Ok(TokioIo::new(TcpStream::connect((host, port)).await?))
 }
 
+/// A clock that goes wrong.
+#[derive(Debug, Default)]
+pub struct SlowClock(SimClock);
+
+impl Clock for SlowClock {
+    fn now(&self) -> Millis {
+        self.0.now()
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.0.monotonic() / 2
+    }
+}
+
 /// The simulation's time: one for all hosts, since none of them compares its own with another's.
 #[derive(Debug, Default)]
 pub struct SimClock {

@@ -3,7 +3,7 @@
 use crate::farm::Farm;
 use crate::net::CONTROLLER;
 use crate::people::{Person, Sights};
-use crate::scenario::{Fault, Scenario, Trouble};
+use crate::scenario::{Fault, Planted, Scenario, Trouble};
 use crate::truth::stepped_to;
 use crate::verdict;
 use std::collections::VecDeque;
@@ -85,7 +85,7 @@ impl Stage<'_> {
     pub fn open(scenario: Scenario) -> anyhow::Result<Self> {
         // What waits for a disk is done in place: no other thread has a say in the order of things.
         railyard_service::task::block_in_place();
-        let farm = Farm::new(scenario.seed)?;
+        let farm = Farm::new(scenario.seed, scenario.planted)?;
         let mut sim = network(scenario.seed);
         farm.add_controller(&mut sim);
         for worker in &scenario.workers {
@@ -164,7 +164,12 @@ impl Stage<'_> {
             Trouble::Slow(host, millis) => {
                 self.sim.set_link_latency(host.as_str(), CONTROLLER, Duration::from_millis(*millis));
             }
-            Trouble::ControllerKilled => self.sim.crash(CONTROLLER),
+            Trouble::ControllerKilled => {
+                self.sim.crash(CONTROLLER);
+                if self.scenario.planted == Some(Planted::LossyDisk) {
+                    self.farm.journal.lose(3);
+                }
+            }
             Trouble::WorkerKilled(host) => self.kill_worker(host),
             Trouble::PowerLoss(host) => {
                 // First the link: a host without power closes no connection.

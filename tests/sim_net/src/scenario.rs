@@ -23,6 +23,19 @@ pub struct Scenario {
     pub faults: Vec<Fault>,
     /// When everything is repaired.
     pub repaired_at: Duration,
+    /// Something here is not as it is taken to be: to see that this is found.
+    pub planted: Option<Planted>,
+}
+
+/// What this simulation can do wrong on purpose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Planted {
+    /// A killed controller's disk has not kept the last events, though it said so.
+    LossyDisk,
+    /// Engines take a minute to end a container that they were told to stop.
+    DeafEngine,
+    /// Workers' clocks run at half the speed.
+    SlowClock,
 }
 
 /// A build that somebody submits.
@@ -104,7 +117,7 @@ impl Scenario {
         }
         faults.sort_by_key(|fault| fault.at);
         let repaired_at = faults.iter().map(|fault| fault.until).max().unwrap_or_default();
-        Self { seed, workers, people, faults, repaired_at }
+        Self { seed, workers, people, faults, repaired_at, planted: None }
     }
 
     /// A farm on which nothing goes wrong by itself, with one build, or none if it has no step.
@@ -112,7 +125,7 @@ impl Scenario {
         let build = Submission { person: "p1".to_owned(), at: Duration::from_secs(1), steps };
         let people = Some(build).filter(|build| !build.steps.is_empty()).into_iter().collect();
         let workers = (1..=workers).map(|n| format!("w{n}")).collect();
-        Self { seed: 0, workers, people, faults: Vec::new(), repaired_at: Duration::ZERO }
+        Self { seed: 0, workers, people, faults: Vec::new(), repaired_at: Duration::ZERO, planted: None }
     }
 }
 
