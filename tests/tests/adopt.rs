@@ -268,9 +268,14 @@ fn a_worker_that_was_killed_while_it_fetched_fetches_again() {
 #[test]
 fn a_worker_that_was_killed_while_it_saved_saves_again() {
     let mut scene = Scene::new();
-    let next = format!(
-        "\n  - name: next\n    image: {{ step: only }}\n    inputs: [{{ step: only }}]\n    resources: {{ cpu: 0.5, memory: 64MiB, disk: 64MiB }}\n    outputs: [both]\n    script: cat /etc/made /inputs/only/said > both\n"
-    );
+    let next = "
+  - name: next
+    image: { step: only }
+    inputs: [{ step: only }]
+    resources: { cpu: 0.5, memory: 64MiB, disk: 64MiB }
+    outputs: [both]
+    script: cat /etc/made /inputs/only/said > both
+";
     let script = format!("{TALKING}      echo in the image > /etc/made\n{next}");
     let build = scene.submit(&script, "    commit: true\n    outputs: [said]");
     scene.farm.logged(&build, "only", "line 12");

@@ -11,6 +11,7 @@ mod report;
 mod spec;
 mod tap;
 pub mod upload;
+mod verdict;
 
 use crate::cleanup::remove_until_gone;
 use crate::disk::DiskError;

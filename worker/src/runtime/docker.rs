@@ -1,16 +1,13 @@
 //! The Docker engine, over its socket.
 
 use super::engine_log::{self, Lines};
+use super::forms::{chunk, device_mapping, local_image, mount, with_tag};
 use super::{
-    ByteStream, Chunk, ContainerSpec, ContainerState, Exit, FoundContainer, ImageName, LocalImage, Output, Runtime,
-    RuntimeError, Source,
+    ByteStream, ContainerSpec, ContainerState, Exit, FoundContainer, ImageName, LocalImage, Output, Runtime,
+    RuntimeError,
 };
 use async_trait::async_trait;
-use bollard::container::LogOutput;
-use bollard::models::{
-    ContainerConfig, ContainerCreateBody, ContainerStateStatusEnum, DeviceMapping, HostConfig, ImageInspect, Mount,
-    MountType,
-};
+use bollard::models::{ContainerConfig, ContainerCreateBody, ContainerStateStatusEnum, HostConfig};
 use bollard::query_parameters as query;
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use railyard_common::digest::Digest;
@@ -174,50 +171,6 @@ impl Docker {
         let mut events = std::pin::pin!(self.short.events(Some(options)));
         matches!(tokio::time::timeout(OOM_SETTLE, events.next()).await, Ok(Some(Ok(_))))
     }
-}
-
-fn chunk(output: LogOutput) -> Chunk {
-    let source = match output {
-        LogOutput::StdErr { .. } => Source::Stderr,
-        _ => Source::Stdout,
-    };
-    Chunk { source, bytes: output.into_bytes() }
-}
-
-fn mount(mount: &super::FileMount) -> Mount {
-    Mount {
-        typ: Some(MountType::BIND),
-        source: Some(mount.source.to_string_lossy().into_owned()),
-        target: Some(mount.target.clone()),
-        read_only: Some(mount.read_only),
-        ..Default::default()
-    }
-}
-
-fn device_mapping(path: &str) -> DeviceMapping {
-    DeviceMapping {
-        path_on_host: Some(path.to_owned()),
-        path_in_container: Some(path.to_owned()),
-        cgroup_permissions: Some("rwm".to_owned()),
-    }
-}
-
-fn local_image(inspect: ImageInspect) -> Option<LocalImage> {
-    let layers = inspect.root_fs.and_then(|root| root.layers).unwrap_or_default();
-    Some(LocalImage {
-        id: inspect.id?,
-        os: inspect.os.unwrap_or_default(),
-        architecture: inspect.architecture.unwrap_or_default(),
-        created: inspect.created.unwrap_or_default(),
-        layers: layers.iter().map(|layer| layer.parse().ok()).collect::<Option<_>>()?,
-        config: serde_json::to_value(inspect.config.unwrap_or_default()).ok()?,
-    })
-}
-
-/// With neither tag nor digest the engine would pull every tag that there is.
-fn with_tag(reference: &str) -> String {
-    let name = reference.rsplit('/').next().unwrap_or(reference);
-    if name.contains([':', '@']) { reference.to_owned() } else { format!("{reference}:latest") }
 }
 
 #[async_trait]
@@ -404,22 +357,5 @@ impl Runtime for Docker {
         let found =
             found.into_iter().filter_map(|container| Some((container.id?, container.labels.unwrap_or_default())));
         Ok(found.map(|(id, labels)| FoundContainer { id, labels }).collect())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_bare_name_means_its_latest_tag() {
-        for (reference, want) in [
-            ("debian", "debian:latest"),
-            ("host:5000/debian", "host:5000/debian:latest"),
-            ("host:5000/debian:12", "host:5000/debian:12"),
-            ("debian@sha256:00", "debian@sha256:00"),
-        ] {
-            assert_eq!(with_tag(reference), want);
-        }
     }
 }

@@ -5,6 +5,7 @@
 mod docker;
 mod engine_log;
 mod error;
+mod forms;
 mod spec;
 
 pub use docker::Docker;

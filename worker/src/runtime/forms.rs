@@ -1,0 +1,66 @@
+//! Between the engine's forms and the worker's.
+
+use super::{Chunk, FileMount, LocalImage, Source};
+use bollard::container::LogOutput;
+use bollard::models::{DeviceMapping, ImageInspect, Mount, MountType};
+
+pub(super) fn chunk(output: LogOutput) -> Chunk {
+    let source = match output {
+        LogOutput::StdErr { .. } => Source::Stderr,
+        _ => Source::Stdout,
+    };
+    Chunk { source, bytes: output.into_bytes() }
+}
+
+pub(super) fn mount(mount: &FileMount) -> Mount {
+    Mount {
+        typ: Some(MountType::BIND),
+        source: Some(mount.source.to_string_lossy().into_owned()),
+        target: Some(mount.target.clone()),
+        read_only: Some(mount.read_only),
+        ..Default::default()
+    }
+}
+
+pub(super) fn device_mapping(path: &str) -> DeviceMapping {
+    DeviceMapping {
+        path_on_host: Some(path.to_owned()),
+        path_in_container: Some(path.to_owned()),
+        cgroup_permissions: Some("rwm".to_owned()),
+    }
+}
+
+pub(super) fn local_image(inspect: ImageInspect) -> Option<LocalImage> {
+    let layers = inspect.root_fs.and_then(|root| root.layers).unwrap_or_default();
+    Some(LocalImage {
+        id: inspect.id?,
+        os: inspect.os.unwrap_or_default(),
+        architecture: inspect.architecture.unwrap_or_default(),
+        created: inspect.created.unwrap_or_default(),
+        layers: layers.iter().map(|layer| layer.parse().ok()).collect::<Option<_>>()?,
+        config: serde_json::to_value(inspect.config.unwrap_or_default()).ok()?,
+    })
+}
+
+/// With neither tag nor digest the engine would pull every tag that there is.
+pub(super) fn with_tag(reference: &str) -> String {
+    let name = reference.rsplit('/').next().unwrap_or(reference);
+    if name.contains([':', '@']) { reference.to_owned() } else { format!("{reference}:latest") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bare_name_means_its_latest_tag() {
+        for (reference, want) in [
+            ("debian", "debian:latest"),
+            ("host:5000/debian", "host:5000/debian:latest"),
+            ("host:5000/debian:12", "host:5000/debian:12"),
+            ("debian@sha256:00", "debian@sha256:00"),
+        ] {
+            assert_eq!(with_tag(reference), want);
+        }
+    }
+}
