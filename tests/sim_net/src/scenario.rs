@@ -146,8 +146,9 @@ fn step(dice: &mut Dice, index: u64, needs: Vec<String>) -> Step {
     };
     let lines = u32::try_from(dice.within(0..=30)).unwrap_or_default();
     let width = usize::try_from(dice.within(0..=200)).unwrap_or_default();
-    let script = Script { lines, width, every_millis: dice.within(20..=600), exit };
-    Step { name: format!("s{index}"), needs, script, ttl_secs: *dice.pick(&[10, 10, 16, 24]), timeout_secs: 25 }
+    // Some seconds or half a minute: longer than a short lease lives without its worker.
+    let script = Script { lines, width, every_millis: dice.within(20..=1_200), exit };
+    Step { name: format!("s{index}"), needs, script, ttl_secs: *dice.pick(&[10, 10, 16, 24]), timeout_secs: 40 }
 }
 
 /// What goes wrong between a host and the controller, one thing after the other.

@@ -7,7 +7,7 @@ use railyard_proto::v1::client_service_client::ClientServiceClient;
 use railyard_sim_net::farm::person;
 use railyard_sim_net::net::connect;
 use railyard_sim_net::run::Stage;
-use railyard_sim_net::scenario::{Scenario, Step, Trouble};
+use railyard_sim_net::scenario::{Planted, Scenario, Step, Trouble};
 use railyard_sim_net::script::Script;
 use railyard_sim_net::truth::Execution;
 use std::sync::Arc;
@@ -210,4 +210,19 @@ fn a_worker_process_that_was_killed_is_back_at_once() {
     let hellos = |stage: &Stage<'_>| times(stage, |event| matches!(event, Event::WorkerOnline { .. }));
     soon(&mut stage, "the worker is back", Duration::from_secs(2), |stage| hellos(stage) == 2);
     finish(stage);
+}
+
+#[test]
+fn a_worker_that_stops_too_late_is_found_out() {
+    for planted in [Planted::SlowClock, Planted::DeafEngine] {
+        let calm = Scenario::calm(2, vec![step(40, 10)]);
+        let mut stage = Stage::open(Scenario { planted: Some(planted), ..calm }).unwrap();
+        let cut = Trouble::Cut(running(&mut stage, 1));
+        stage.begin(&cut);
+        stage.run_for(Duration::from_secs(30));
+        stage.end(&cut);
+        let report = stage.finish();
+        let late = report.broken.iter().any(|what| what.contains("is over and its container runs"));
+        assert!(late, "{planted:?} is not found:\n{}", report.trace);
+    }
 }
