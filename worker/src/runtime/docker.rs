@@ -7,7 +7,7 @@ use super::{
     RuntimeError,
 };
 use async_trait::async_trait;
-use bollard::models::{ContainerConfig, ContainerCreateBody, ContainerStateStatusEnum, HostConfig};
+use bollard::models::{ContainerConfig, ContainerCreateBody, ContainerStateStatusEnum, HostConfig, ImageInspect};
 use bollard::query_parameters as query;
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use railyard_common::digest::Digest;
@@ -51,7 +51,7 @@ const PIDS_MAX: i64 = 8192;
 #[derive(Clone)]
 pub struct Docker {
     socket: PathBuf,
-    short: bollard::Docker,
+    pub(super) short: bollard::Docker,
     long: bollard::Docker,
     /// Docker refuses a limit above what the host has.
     host_cpu_millis: u32,
@@ -76,7 +76,17 @@ impl Docker {
         Ok(Self { socket: socket.to_owned(), short, long, host_cpu_millis: cpus.saturating_mul(1000), disk })
     }
 
-    fn error<'a>(&'a self, doing: &'a str) -> impl Fn(bollard::errors::Error) -> RuntimeError + 'a {
+    /// What the engine says of an image.
+    pub(super) async fn inspect(&self, reference: &str) -> Result<Option<ImageInspect>, RuntimeError> {
+        let doing = format!("inspect image {reference}");
+        match self.short.inspect_image(reference).await.map_err(self.error(&doing)) {
+            Ok(found) => Ok(Some(found)),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    pub(super) fn error<'a>(&'a self, doing: &'a str) -> impl Fn(bollard::errors::Error) -> RuntimeError + 'a {
         move |error| RuntimeError::from_engine(&self.socket, doing, error)
     }
 
@@ -185,12 +195,7 @@ impl Runtime for Docker {
     }
 
     async fn image(&self, reference: &str) -> Result<Option<LocalImage>, RuntimeError> {
-        let doing = format!("inspect image {reference}");
-        match self.short.inspect_image(reference).await.map_err(self.error(&doing)) {
-            Ok(inspect) => Ok(local_image(inspect)),
-            Err(error) if error.is_not_found() => Ok(None),
-            Err(error) => Err(error),
-        }
+        Ok(self.inspect(reference).await?.and_then(local_image))
     }
 
     async fn pull(&self, reference: &str, platform: Platform) -> Result<(), RuntimeError> {
@@ -211,9 +216,14 @@ impl Runtime for Docker {
 
     async fn untag(&self, reference: &str) -> Result<(), RuntimeError> {
         let doing = format!("remove image {reference}");
+        let Some(image) = self.inspect(reference).await? else { return Ok(()) };
         let options = query::RemoveImageOptionsBuilder::default().force(false).noprune(false).build();
         match self.short.remove_image(reference, Some(options), None).await.map_err(self.error(&doing)) {
-            Err(error) if !error.is_not_found() => Err(error),
+            Err(error) if error.is_conflict() => Err(error),
+            Err(error) if !error.is_not_found() => {
+                image.id.into_iter().for_each(|id| self.remove_nameless(id));
+                Err(error)
+            }
             _ => Ok(()),
         }
     }

@@ -6,6 +6,7 @@ mod docker;
 mod engine_log;
 mod error;
 mod forms;
+mod nameless;
 mod spec;
 
 pub use docker::Docker;
