@@ -19,6 +19,9 @@ use tokio::sync::watch;
 /// Before an engine that went away is asked again.
 const ENGINE_PAUSE: Duration = Duration::from_secs(1);
 
+/// What the log says at the end of a container that ended while the engine was away.
+const UNHEARD: &str = "the engine was away when the container ended; what it wrote meanwhile may be missing here";
+
 /// What ended it.
 enum End {
     Exited(Seen),
@@ -112,6 +115,9 @@ impl Room<'_> {
                     tap.doubt();
                 }
                 tap.finish(log).await?;
+                if seen.unheard {
+                    log.note(UNHEARD).await?;
+                }
                 let took = shop.clock.boottime().saturating_sub(started);
                 judge(shop, self.order, seen, self.work, took, log).await
             }
@@ -141,10 +147,11 @@ impl Room<'_> {
 /// Waits for the end of a container. An engine that goes away for a while may come back, and its containers may have run
 /// on meanwhile.
 async fn exit_of(shop: &Workshop, name: &str, mut witness: Witness) -> Result<Seen, RuntimeError> {
-    let mut away_since = None;
+    let (mut away_since, mut unheard) = (None, false);
     loop {
         match shop.runtime.exit(name).await {
-            Ok(exit) => return Ok(Seen { exit, witness }),
+            // In doubt it is said: an engine that is just back may have been asked too late.
+            Ok(exit) => return Ok(Seen { exit, witness, unheard: unheard || away_since.is_some() }),
             Err(error) if error.is_unreachable() => {
                 witness = Witness::EngineAway;
                 let now = shop.clock.boottime();
@@ -162,6 +169,7 @@ async fn exit_of(shop: &Workshop, name: &str, mut witness: Witness) -> Result<Se
         if away_since.is_some() && shop.runtime.ping().await.is_ok() {
             tracing::info!(container = name, "the engine is back");
             away_since = None;
+            unheard |= matches!(shop.runtime.state(name).await, Ok(Some(ContainerState::Ended)));
         }
     }
 }

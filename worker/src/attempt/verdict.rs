@@ -24,6 +24,8 @@ const SIGNAL_CODES_FROM: i64 = 128;
 pub(super) struct Seen {
     pub(super) exit: Exit,
     pub(super) witness: Witness,
+    /// It ended while the engine was away, which does not take up the output of such a container again.
+    pub(super) unheard: bool,
 }
 
 /// Who saw it end.
@@ -49,7 +51,7 @@ pub(super) async fn judge(
     took: Duration,
     log: &JobLog,
 ) -> Result<(), Fault> {
-    let Seen { exit, witness } = seen;
+    let Seen { exit, witness, .. } = seen;
     let code = exit.code;
     if code == 0 {
         return Ok(());
