@@ -1,14 +1,17 @@
 //! Docker engines: the machine's own, and private ones that a test may stop.
 
 use crate::process::Process;
-use crate::wait;
+use crate::{processes, wait};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 use tempfile::TempDir;
 
 /// How long a private engine may take to answer.
 const START_LIMIT: Duration = Duration::from_secs(60);
+
+/// Where a private engine keeps the id of its containerd's process.
+const CONTAINERD_PID: &str = "exec/containerd/containerd.pid";
 
 /// An engine that answers.
 pub struct Engine {
@@ -58,10 +61,23 @@ impl Engine {
         let mut command = Command::new("unshare");
         command.args(["--net", "--", "sleep", "infinity"]);
         let network = Process::start(command, &dir.path().join("network.log"));
+        let namespace = |process: &str| std::fs::read_link(format!("/proc/{process}/ns/net"));
+        // Until then the daemon would share the machine's own network.
+        wait::until("a network namespace", START_LIMIT, || {
+            match (namespace("self"), namespace(&network.id().to_string())) {
+                (Ok(ours), Ok(other)) if ours != other => Ok(()),
+                pair => Err(format!("{pair:?}")),
+            }
+        });
         let daemon = Process::start(Self::daemon(dir.path(), Some(&network)), &dir.path().join("dockerd.log"));
         let engine = Self { socket, private: Some(Private { daemon, dir, network: Some(network) }) };
         engine.wait();
         engine
+    }
+
+    /// A client of the engine at that socket, whoever started it.
+    pub fn at(socket: &Path) -> Self {
+        Self { socket: socket.to_owned(), private: None }
     }
 
     fn daemon(dir: &Path, network: Option<&Process>) -> Command {
@@ -107,6 +123,15 @@ impl Engine {
         self.private.as_mut().expect("only a private engine is killed").daemon.kill();
     }
 
+    /// Ends the containerd of a private engine as a crash would; the daemon starts another.
+    ///
+    /// # Panics
+    /// For the machine's own engine.
+    pub fn kill_containerd(&self) {
+        let private = self.private.as_ref().expect("only a private engine is killed");
+        kill_pid_in(&private.dir.path().join(CONTAINERD_PID));
+    }
+
     /// Ends a private engine as a service manager does.
     ///
     /// # Panics
@@ -120,11 +145,29 @@ impl Engine {
     /// # Panics
     /// For the machine's own engine.
     pub fn start_again(&mut self) {
+        self.spawn();
+        self.wait();
+    }
+
+    /// The same, but waits for nothing.
+    ///
+    /// # Panics
+    /// For the machine's own engine.
+    pub fn spawn(&mut self) {
         let private = self.private.as_mut().expect("only a private engine is started");
         forget_old_processes(private.dir.path());
         let command = Self::daemon(private.dir.path(), private.network.as_ref());
         private.daemon = Process::start(command, &private.dir.path().join("dockerd.log"));
-        self.wait();
+    }
+
+    /// Whether a private engine has ended, by itself or not.
+    pub fn has_ended(&mut self) -> bool {
+        self.private.as_mut().is_some_and(|private| private.daemon.has_ended())
+    }
+
+    /// Where a private engine keeps everything.
+    pub fn dir(&self) -> Option<&Path> {
+        self.private.as_ref().map(|private| private.dir.path())
     }
 
     /// Runs the `docker` client against it.
@@ -164,6 +207,10 @@ impl Drop for Engine {
         }
         if let Some(private) = &mut self.private {
             private.daemon.stop(START_LIMIT);
+            // An engine that was killed while it started a container has forgotten about the shim.
+            for shim in processes::shims_of(private.dir.path()) {
+                let _ = Command::new("kill").args(["-KILL", &shim.to_string()]).status();
+            }
             unmount_below(private.dir.path());
         }
     }
@@ -172,12 +219,18 @@ impl Drop for Engine {
 /// What is left of a killed daemon: its containerd, dying with it or just dead, and the files with their pids. A new daemon that
 /// finds them waits for the old processes instead of starting its own.
 fn forget_old_processes(dir: &Path) {
-    let containerd = dir.join("exec/containerd/containerd.pid");
-    if let Ok(pid) = std::fs::read_to_string(&containerd) {
-        let _ = Command::new("kill").args(["-KILL", pid.trim()]).status();
-    }
+    let containerd = dir.join(CONTAINERD_PID);
+    kill_pid_in(&containerd);
     for stale in [containerd, dir.join("exec/containerd/containerd.sock"), dir.join("dockerd.pid")] {
         let _ = std::fs::remove_file(stale);
+    }
+}
+
+/// kill -9 of the process whose id is in that file, if there is one.
+fn kill_pid_in(file: &Path) {
+    if let Ok(pid) = std::fs::read_to_string(file) {
+        // It may have ended already.
+        let _ = Command::new("kill").args(["-KILL", pid.trim()]).stderr(Stdio::null()).status();
     }
 }
 

@@ -70,13 +70,23 @@ impl Farm {
 
     /// Starts the controller (again), and waits until it answers.
     pub fn start_controller(&mut self) {
-        let mut command = self.command();
-        command.arg("controller").arg("--config").arg(self.dir.path().join("controller.toml"));
-        self.controller = Some(Process::start(command, &self.dir.path().join("controller.log")));
+        self.controller = Some(self.spawn_controller());
         wait::until("the controller's answer", START_LIMIT, || {
             let answer = self.cli(&["workers"]);
             if answer.code == 0 { Ok(()) } else { Err(answer.stderr) }
         });
+    }
+
+    /// Starts a controller process and waits for nothing.
+    pub fn spawn_controller(&self) -> Process {
+        let mut command = self.command();
+        command.arg("controller").arg("--config").arg(self.dir.path().join("controller.toml"));
+        Process::start(command, &self.dir.path().join("controller.log"))
+    }
+
+    /// Hands the controller's process over: whoever takes it starts the next one with [`Farm::spawn_controller`].
+    pub fn take_controller(&mut self) -> Option<Process> {
+        self.controller.take()
     }
 
     /// Ends the controller as a power cut would.
@@ -149,9 +159,7 @@ impl Farm {
 
     /// Starts a worker that has been configured (again), and waits until it is connected.
     pub fn start_worker(&self, name: &str) -> Process {
-        let mut command = self.command();
-        command.arg("worker").arg("--config").arg(self.dir.path().join(format!("{name}.toml")));
-        let mut process = Process::start(command, &self.dir.path().join(format!("{name}.log")));
+        let mut process = self.spawn_worker(name);
         wait::until("the worker's hello", START_LIMIT, || {
             assert!(!process.has_ended(), "the worker ended: {}", process.log());
             let workers = self.json(&["workers", "-o", "json"]);
@@ -159,6 +167,13 @@ impl Farm {
             if connected { Ok(()) } else { Err(workers.to_string()) }
         });
         process
+    }
+
+    /// Starts the process of a worker that has been configured, and waits for nothing.
+    pub fn spawn_worker(&self, name: &str) -> Process {
+        let mut command = self.command();
+        command.arg("worker").arg("--config").arg(self.dir.path().join(format!("{name}.toml")));
+        Process::start(command, &self.dir.path().join(format!("{name}.log")))
     }
 
     /// Runs a verb to its end.
@@ -247,7 +262,8 @@ pub fn files_below(path: &Path) -> Vec<PathBuf> {
     found
 }
 
-fn free_port() -> u16 {
+/// A port of this machine that nobody listens at.
+pub fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
     listener.local_addr().expect("a bound socket has an address").port()
 }

@@ -6,6 +6,7 @@ pub mod engine;
 pub mod farm;
 pub mod image;
 pub mod process;
+pub mod processes;
 pub mod proxy;
 pub mod wait;
 

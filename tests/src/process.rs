@@ -14,9 +14,10 @@ pub fn railyard() -> &'static Path {
         let built =
             Command::new(cargo).args(["build", "--quiet", "--package", "railyard-cli", "--bin", "railyard"]).status();
         assert!(built.is_ok_and(|status| status.success()), "the binary `railyard` does not build");
-        // target/debug/deps/THIS → target/debug/railyard
+        // target/debug/deps/TEST, target/debug/PROGRAM → target/debug/railyard
         let this = std::env::current_exe().expect("a test knows its own path");
-        let dir = this.parent().and_then(Path::parent).expect("tests lie in target/PROFILE/deps");
+        let dir = this.parent().expect("a program lies in a directory");
+        let dir = if dir.ends_with("deps") { dir.parent().expect("tests lie in target/PROFILE/deps") } else { dir };
         dir.join("railyard")
     })
 }
