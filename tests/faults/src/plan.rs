@@ -11,8 +11,9 @@ pub const LEASE_TTL: Duration = Duration::from_secs(10);
 /// A pause beyond the lease's TTL, once in so many rounds: those rounds take longest.
 const LONG_PAUSE_ONCE_IN: u64 = 6;
 
-/// Instead of the engine's daemon its containerd, once in so many rounds in which that is possible.
-const CONTAINERD_ONCE_IN: u64 = 3;
+/// Instead of the engine's daemon its containerd, once in so many rounds in which that is possible: it puts both workers in
+/// quarantine, which lasts a minute.
+const CONTAINERD_ONCE_IN: u64 = 6;
 
 /// Who can be killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
