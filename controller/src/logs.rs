@@ -135,6 +135,12 @@ impl LogStore {
         growing.entry(lease).or_insert_with(fresh).clone()
     }
 
+    /// Whether there is anything of an attempt's log that is not filed.
+    pub fn has(&self, lease: LeaseId) -> bool {
+        let known = self.growing.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&lease);
+        known || self.path(lease).exists()
+    }
+
     /// A turn at the log of a live attempt: waits until nobody else writes to it.
     pub async fn writer(&self, lease: LeaseId) -> Writer {
         let growing = self.growing(lease);

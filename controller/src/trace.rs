@@ -71,6 +71,9 @@ fn record(trace: &Trace, span: [u8; 8], parent: Option<[u8; 8]>, make: impl FnOn
 
 /// Exports the span of a job whose last attempt has ended.
 pub fn record_job(farm: &Farm, id: JobId) {
+    if !telemetry::records_spans() {
+        return;
+    }
     let Some(job) = farm.job(id) else { return };
     let Some(build) = farm.build(&job.build) else { return };
     let first = first_of_round(job);
@@ -116,6 +119,9 @@ fn ended_unrun(job: &Job) -> bool {
 
 /// Exports the span of a build that has ended, and those of its jobs that no attempt ended.
 pub fn record_build(farm: &Farm, id: &BuildId) {
+    if !telemetry::records_spans() {
+        return;
+    }
     let Some(build) = farm.build(id) else { return };
     let (verdict, end): (Verdict, Millis) = match build.state {
         BuildState::Ended { verdict, at, .. } => (verdict, at),

@@ -110,6 +110,7 @@ impl Farm {
                 ticket: 0,
                 approval: None,
                 cancelled: None,
+                home: index.clone(),
             };
             self.jobs.insert(id, job);
             if needs == 0 {
@@ -264,7 +265,9 @@ impl Farm {
         build.cancel_reason = None;
         build.unfinished += again.len();
         self.unfinished += again.len();
-        close_if_over(build, &self.jobs);
+        if close_if_over(build, &self.jobs) {
+            self.finalizing.insert(id.clone());
+        }
         for id in &again {
             // First of all of them: what one needs may run again as well.
             if let Some(job) = self.jobs.get_mut(id) {
@@ -313,6 +316,7 @@ impl Farm {
     fn end_build(&mut self, at: Millis, id: &BuildId, error: Option<&String>) {
         let Some(build) = self.builds.get_mut(id) else { return };
         if let BuildState::Finalizing { verdict } = build.state {
+            self.finalizing.remove(id);
             let verdict = if error.is_some() && verdict == Verdict::Succeeded { Verdict::Failed } else { verdict };
             build.state = BuildState::Ended { verdict, at, error: error.cloned() };
         }
@@ -345,15 +349,15 @@ impl Farm {
         let Some(build) = self.jobs.get(&id).and_then(|job| self.builds.get_mut(&job.build)) else { return };
         build.unfinished = build.unfinished.saturating_sub(1);
         self.unfinished = self.unfinished.saturating_sub(1);
-        close_if_over(build, &self.jobs);
+        if close_if_over(build, &self.jobs) {
+            self.finalizing.insert(build.id().clone());
+        }
     }
 
     /// Jobs of the same build that need this one, directly.
     fn dependents(&self, id: JobId) -> Vec<JobId> {
-        let Some((job, build)) = self.jobs.get(&id).and_then(|job| Some((job, self.builds.get(&job.build)?))) else {
-            return Vec::new();
-        };
-        build.index.dependents.get(job.index).map_or_else(Vec::new, |places| build.ids(places).collect())
+        let Some(job) = self.jobs.get(&id) else { return Vec::new() };
+        job.home.dependents.get(job.index).map_or_else(Vec::new, |places| job.siblings(id, places).collect())
     }
 
     fn unblock_dependents(&mut self, at: Millis, id: JobId) {
@@ -396,10 +400,10 @@ fn count_loss(worker: &mut Worker, attempt: &Attempt, at: Millis, kind: OutcomeK
     }
 }
 
-/// A build without unfinished jobs has its verdict, and its manifest is to be written.
-fn close_if_over(build: &mut Build, jobs: &BTreeMap<JobId, Job>) {
+/// A build without unfinished jobs has its verdict, and its manifest is to be written. Returns whether it is so.
+fn close_if_over(build: &mut Build, jobs: &BTreeMap<JobId, Job>) -> bool {
     if build.unfinished > 0 {
-        return;
+        return false;
     }
     let all_succeeded = build.jobs().all(|job| jobs.get(&job).is_some_and(|job| job.result().is_some()));
     let ends = || {
@@ -416,4 +420,5 @@ fn close_if_over(build: &mut Build, jobs: &BTreeMap<JobId, Job>) {
         (false, false) => Verdict::Failed,
     };
     build.state = BuildState::Finalizing { verdict };
+    true
 }

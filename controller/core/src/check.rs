@@ -3,7 +3,7 @@
 use crate::build::BuildState;
 use crate::farm::Farm;
 use crate::job::JobState;
-use railyard_common::id::{GroupName, JobId, LeaseId, PipelineName};
+use railyard_common::id::{BuildId, GroupName, JobId, LeaseId, PipelineName};
 use railyard_common::job::Capacity;
 use std::collections::BTreeMap;
 
@@ -69,6 +69,10 @@ impl Farm {
 
     /// A build is over exactly when its jobs are.
     fn invariant_builds(&self, broken: &mut Vec<String>) {
+        let finalizing = |id: &BuildId| matches!(self.builds[id].state, BuildState::Finalizing { .. });
+        if !self.builds.keys().filter(|id| finalizing(id)).eq(&self.finalizing) {
+            broken.push(format!("builds to be written out are said to be {:?}", self.finalizing));
+        }
         let total: usize = self.builds.values().map(|build| build.unfinished).sum();
         if total != self.unfinished {
             broken.push(format!("the farm counts {} unfinished jobs, its builds {total}", self.unfinished));
@@ -104,7 +108,7 @@ impl Farm {
             if queue.by_path.len() != queue.by_age.len() || queue.by_path.is_empty() {
                 broken.push(format!("a line has {} jobs by path, {} by age", queue.by_path.len(), queue.by_age.len()));
             }
-            for (_, _, id) in &queue.by_path {
+            for (_, _, id) in queue.by_path.keys() {
                 standing.push(*id);
                 if self.line(*id).as_ref() != Some(line) {
                     broken.push(format!("{id} stands in the wrong line"));

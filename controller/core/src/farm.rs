@@ -11,13 +11,13 @@ use railyard_common::job::{Capacity, JobSpec};
 use railyard_common::planted::{self, Bug};
 use railyard_common::time::Millis;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Every build, job and worker that the farm knows.
 ///
 /// **Invariant:** `queues` holds exactly the jobs in [`JobState::Queued`], every worker's `reserved` is the sum over its `leases`,
-/// and so is every pipeline's `usage`. [`Farm::check`] proves it.
+/// and so is every pipeline's `usage`; `finalizing` holds exactly the builds in that state. [`Farm::check`] proves it.
 #[derive(Clone, Debug, Default)]
 pub struct Farm {
     pub(crate) builds: BTreeMap<BuildId, Build>,
@@ -33,6 +33,8 @@ pub struct Farm {
     /// Processors, in thousandths, that the running jobs of each pipeline use.
     pub(crate) usage: BTreeMap<PipelineName, u64>,
     pub(crate) unfinished: usize,
+    /// Builds in [`BuildState::Finalizing`].
+    pub(crate) finalizing: BTreeSet<BuildId>,
     /// Free disk as workers last measured it: soft, like heartbeats.
     pub(crate) free_disk: BTreeMap<WorkerName, u64>,
 }
@@ -49,6 +51,33 @@ pub struct Snapshot {
     next_ticket: u64,
     #[serde(default)]
     first_attempt: u32,
+}
+
+/// The jobs of a snapshot, read by themselves: half of all there is to read.
+#[derive(Debug, Deserialize)]
+pub struct SnapshotJobs {
+    jobs: Vec<(JobId, Job)>,
+}
+
+/// A snapshot, read without its jobs.
+#[derive(Debug, Deserialize)]
+pub struct SnapshotRest {
+    builds: Vec<Build>,
+    workers: Vec<Worker>,
+    keys: BTreeMap<String, BuildId>,
+    next_job: u64,
+    #[serde(default)]
+    next_ticket: u64,
+    #[serde(default)]
+    first_attempt: u32,
+}
+
+impl Snapshot {
+    /// One that was read in two parts, side by side.
+    pub fn join(rest: SnapshotRest, jobs: SnapshotJobs) -> Self {
+        let SnapshotRest { builds, workers, keys, next_job, next_ticket, first_attempt } = rest;
+        Self { builds, jobs: jobs.jobs, workers, keys, next_job, next_ticket, first_attempt }
+    }
 }
 
 impl Farm {
@@ -80,6 +109,13 @@ impl Farm {
         for build in farm.builds.values_mut() {
             build.index = Arc::new(PlanIndex::of(&build.plan, build.priority));
             farm.unfinished += build.unfinished;
+            if let BuildState::Finalizing { .. } = build.state {
+                farm.finalizing.insert(build.id().clone());
+            }
+            let last = JobId(build.first_job.0 + build.plan.jobs.len() as u64);
+            for (_, job) in farm.jobs.range_mut(build.first_job..last) {
+                job.home = build.index.clone();
+            }
         }
         let active: Vec<JobId> = farm
             .jobs
@@ -129,8 +165,7 @@ impl Farm {
 
     /// What a job is to do.
     pub fn spec(&self, id: JobId) -> Option<&JobSpec> {
-        let job = self.jobs.get(&id)?;
-        self.builds.get(&job.build)?.plan.jobs.get(job.index)
+        self.jobs.get(&id)?.spec()
     }
 
     /// Every worker, by name.
@@ -164,14 +199,18 @@ impl Farm {
 
     /// Builds whose manifest is to be written.
     pub fn finalizing(&self) -> impl Iterator<Item = &Build> {
-        self.builds.values().filter(|build| matches!(build.state, BuildState::Finalizing { .. }))
+        self.finalizing.iter().filter_map(|id| self.builds.get(id))
     }
 
     /// The earliest end of a backoff after `now`, if a job waits for one.
     pub fn next_backoff_end(&self, now: Millis) -> Option<Millis> {
         let alone = self.queues.backoff.range((now.plus(1), JobId(0))..).next().map(|((end, _), _)| *end);
         // In a group, everybody waits for the first.
-        let grouped = self.queues.groups.values().filter_map(|group| group.waiting.values().next().copied());
+        let grouped = self
+            .queues
+            .groups
+            .values()
+            .filter_map(|group| group.waiting.values().next().map(|(_, job)| job.not_before));
         grouped.chain(alone).filter(|end| !is_due(*end, now)).min()
     }
 
@@ -206,7 +245,7 @@ impl Farm {
     /// The line in which a job waits.
     pub(crate) fn line(&self, id: JobId) -> Option<Arc<Line>> {
         let job = self.jobs.get(&id)?;
-        self.builds.get(&job.build)?.index.lines.get(job.index).cloned()
+        job.home.lines.get(job.index).cloned()
     }
 
     /// A queued job takes its place.

@@ -10,6 +10,8 @@ use std::sync::Arc;
 /// The derived part of a build. Jobs are numbered as in the plan, from 0.
 #[derive(Clone, Debug, Default)]
 pub struct PlanIndex {
+    /// The plan itself; `None` only until a job that was read from a snapshot is joined with its build.
+    pub(crate) plan: Option<Arc<Plan>>,
     /// What each job needs.
     pub(crate) needs: Vec<Vec<usize>>,
     /// What needs each job.
@@ -32,7 +34,7 @@ impl Eq for PlanIndex {}
 
 impl PlanIndex {
     /// Derives it. Needs that the plan does not have are left out; the plan was checked when it was accepted.
-    pub(crate) fn of(plan: &Plan, priority: Priority) -> Self {
+    pub(crate) fn of(plan: &Arc<Plan>, priority: Priority) -> Self {
         let by_name: BTreeMap<JobName, usize> =
             plan.jobs.iter().enumerate().map(|(index, spec)| (spec.name.clone(), index)).collect();
         let needs: Vec<Vec<usize>> = plan
@@ -56,7 +58,7 @@ impl PlanIndex {
             let line = Line::of(&plan.build.pipeline, priority, spec);
             known.entry(line.clone()).or_insert_with(|| Arc::new(line)).clone()
         });
-        Self { lines: lines.collect(), needs, dependents, path_lens, by_name }
+        Self { plan: Some(plan.clone()), lines: lines.collect(), needs, dependents, path_lens, by_name }
     }
 
     /// The number of the job of that name.

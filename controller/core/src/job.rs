@@ -1,10 +1,13 @@
 //! A job, its states and its attempts.
 
+use crate::index::PlanIndex;
 use railyard_common::blob::{Artifact, Image};
 use railyard_common::id::{BuildId, JobId, JobName, LeaseId, WorkerName};
+use railyard_common::job::JobSpec;
 use railyard_common::outcome::{Outcome, OutcomeKind};
 use railyard_common::time::Millis;
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 /// What a successful attempt left.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -124,9 +127,23 @@ pub struct Job {
     /// Why it was cancelled on its own, for people, since the last submit or retry.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cancelled: Option<String>,
+    /// What follows from its build's plan.
+    #[serde(skip)]
+    pub(crate) home: Arc<PlanIndex>,
 }
 
 impl Job {
+    /// What it is to do.
+    pub(crate) fn spec(&self) -> Option<&JobSpec> {
+        self.home.plan.as_ref()?.jobs.get(self.index)
+    }
+
+    /// The numbers of the jobs at these places of its build's plan; its own number is `id`.
+    pub(crate) fn siblings<'a>(&self, id: JobId, places: &'a [usize]) -> impl Iterator<Item = JobId> + use<'a> {
+        let first = id.0.saturating_sub(self.index as u64);
+        places.iter().map(move |place| JobId(first + *place as u64))
+    }
+
     /// The lease that is live, if one is.
     pub fn live_lease(&self, id: JobId) -> Option<LeaseId> {
         match self.state {

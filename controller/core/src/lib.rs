@@ -30,7 +30,7 @@ pub use build::{Build, BuildState, Trace, Verdict};
 pub use command::{Command, Report, Submission};
 pub use dispatch::{Beat, Dispatcher, Input, Live, Output, Phase, Round, Ticket};
 pub use event::{Event, Next};
-pub use farm::{Farm, Snapshot};
+pub use farm::{Farm, Snapshot, SnapshotJobs, SnapshotRest};
 pub use fence::Act;
 pub use hold::{Hold, HoldKind};
 pub use job::{Approval, Attempt, AttemptEnd, Job, JobResult, JobState};

@@ -8,16 +8,16 @@ use crate::event::Event;
 use crate::farm::Farm;
 use crate::is_due;
 use crate::job::Job;
-use crate::queue::{Line, Queue, Shape};
+use crate::queue::{Group, Line, Queue, Shape, Waiting};
 use crate::worker::Worker;
 use railyard_common::id::{GroupName, JobId, LeaseId, PipelineName, WorkerName};
-use railyard_common::job::{Capacity, JobSpec};
+use railyard_common::job::Capacity;
 use railyard_common::outcome::OutcomeKind;
 use railyard_common::planted::{self, Bug};
 use railyard_common::priority::Priority;
 use railyard_common::time::Millis;
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, btree_set};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, btree_map};
 use std::iter::Peekable;
 
 /// A job that has waited so long is treated as of the next class; twice as long, the one after.
@@ -31,8 +31,9 @@ const LOCAL_STEP_BYTES: u64 = 64 << 20;
 /// … and not beyond this: fetching that much takes a minute, which is no reason to wait for hours.
 const LOCAL_STEPS_MAX: u64 = 256;
 
-/// Who goes first; the smallest.
-type Rank = (Reverse<Priority>, u64, Reverse<u32>, u64, JobId);
+/// Who goes first, the smallest: class, what the pipeline uses, the remaining path, who became ready first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Rank(Reverse<Priority>, u64, Reverse<u32>, u64, JobId);
 
 /// How well a worker suits a job; the greatest wins. Fields in order of weight.
 type Score<'a> = (Reverse<usize>, bool, u64, Capacity, Reverse<&'a WorkerName>);
@@ -42,15 +43,23 @@ impl Farm {
         if self.queues.len() == 0 {
             return Vec::new();
         }
-        Pass::over(self, now).run()
+        let rooms = self.workers.values().filter(|worker| worker.takes_leases(now)).map(|worker| Room {
+            worker,
+            free: self.available(worker),
+            slots_to_give: worker.slots_to_give(),
+        });
+        let rooms: Vec<Room> = rooms.filter(|room| room.free.slots > 0).collect();
+        if rooms.is_empty() {
+            return Vec::new();
+        }
+        Pass::over(self, now, rooms).run()
     }
 
     /// The lease of a job's next attempt.
-    fn next_lease(&self, id: JobId) -> Option<LeaseId> {
-        let job = self.jobs.get(&id)?;
+    fn next_lease(&self, id: JobId, job: &Job) -> LeaseId {
         let step = u32::from(!planted::is(Bug::AttemptReused));
         let next = job.attempts.last().map_or(1, |last| last.number + step);
-        Some(LeaseId { job: id, attempt: next.max(self.first_attempt) })
+        LeaseId { job: id, attempt: next.max(self.first_attempt) }
     }
 }
 
@@ -59,13 +68,21 @@ enum Source<'a> {
     /// A line; its heads by path and by age.
     Line {
         line: &'a Line,
-        by_path: Peekable<btree_set::Iter<'a, (Reverse<u32>, u64, JobId)>>,
-        by_age: Peekable<btree_set::Iter<'a, (Millis, u64, JobId)>>,
+        by_path: Peekable<btree_map::Iter<'a, (Reverse<u32>, u64, JobId), Millis>>,
+        by_age: Peekable<btree_map::Iter<'a, (Millis, u64, JobId), u32>>,
     },
     /// The first of a group, if it may run.
-    Group(&'a GroupName),
-    /// One job whose backoff has just ended.
-    Alone(JobId),
+    Group(&'a GroupName, &'a Group),
+    /// Jobs of a line whose backoff has just ended, the last one first.
+    Due(&'a Line, Vec<&'a Waiting>),
+}
+
+/// The next job of a source; the smallest goes first.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Head {
+    rank: Rank,
+    source: usize,
+    pipeline: usize,
 }
 
 /// A worker with room.
@@ -81,196 +98,220 @@ struct Pass<'a> {
     now: Millis,
     rooms: Vec<Room<'a>>,
     sources: Vec<Source<'a>>,
-    /// The next job of each source, best first.
-    heads: BTreeSet<(Rank, usize)>,
-    by_pipeline: BTreeMap<&'a PipelineName, BTreeMap<usize, Rank>>,
-    usage: BTreeMap<&'a PipelineName, u64>,
+    /// The next job of each source. What a pipeline uses only grows during a pass, so a rank that is out of date is too good:
+    /// it comes up too early, and is put right then.
+    heads: BinaryHeap<Reverse<Head>>,
+    /// The place of each pipeline in `usage`.
+    pipelines: BTreeMap<&'a PipelineName, usize>,
+    usage: Vec<u64>,
     taken: BTreeSet<JobId>,
     /// Leases of this pass in each group, with their limits.
     grouped: BTreeMap<&'a GroupName, Vec<u32>>,
+    /// Whether a worker had room for one of the shape when the pass began.
+    hopeful: BTreeMap<&'a Shape, bool>,
+    /// Whether a connected worker could ever run one of the shape.
+    able: BTreeMap<&'a Shape, bool>,
     full: BTreeSet<&'a Shape>,
     kept_free: BTreeSet<&'a Shape>,
 }
 
 impl<'a> Pass<'a> {
-    fn over(farm: &'a Farm, now: Millis) -> Self {
-        let rooms = farm.workers.values().filter(|worker| worker.takes_leases(now)).map(|worker| Room {
-            worker,
-            free: farm.available(worker),
-            slots_to_give: worker.slots_to_give(),
-        });
-        let lines = farm.queues.lines.iter().map(|(line, Queue { by_path, by_age })| Source::Line {
-            line,
-            by_path: by_path.iter().peekable(),
-            by_age: by_age.iter().peekable(),
-        });
-        let groups = farm.queues.groups.keys().map(Source::Group);
-        let due = farm.queues.due(now).map(|(_, job)| Source::Alone(job.id));
+    fn over(farm: &'a Farm, now: Millis, rooms: Vec<Room<'a>>) -> Self {
         let mut pass = Self {
             farm,
             now,
-            rooms: rooms.filter(|room| room.free.slots > 0).collect(),
-            sources: lines.chain(groups).chain(due).collect(),
-            heads: BTreeSet::new(),
-            by_pipeline: BTreeMap::new(),
-            usage: farm.usage.iter().map(|(pipeline, usage)| (pipeline, *usage)).collect(),
+            rooms,
+            sources: Vec::new(),
+            heads: BinaryHeap::new(),
+            pipelines: BTreeMap::new(),
+            usage: Vec::new(),
             taken: BTreeSet::new(),
             grouped: BTreeMap::new(),
+            hopeful: BTreeMap::new(),
+            able: BTreeMap::new(),
             full: BTreeSet::new(),
             kept_free: BTreeSet::new(),
         };
-        for source in 0..pass.sources.len() {
-            pass.offer(source);
+        for (line, Queue { by_path, by_age }) in &farm.queues.lines {
+            let oldest = by_age.first_key_value().map_or(now, |((ready_at, _, _), _)| *ready_at);
+            if pass.is_worth_a_look(&line.shape, oldest) {
+                let (by_path, by_age) = (by_path.iter().peekable(), by_age.iter().peekable());
+                pass.add(Source::Line { line, by_path, by_age });
+            }
+        }
+        for (name, group) in &farm.queues.groups {
+            pass.add(Source::Group(name, group));
+        }
+        let mut due: BTreeMap<&Line, Vec<&Waiting>> = BTreeMap::new();
+        for (line, job) in farm.queues.due(now) {
+            due.entry(line).or_default().push(job);
+        }
+        for (line, mut jobs) in due {
+            let oldest = jobs.iter().map(|job| job.ready_at).min().unwrap_or(now);
+            if pass.is_worth_a_look(&line.shape, oldest) {
+                // As a rank goes; the line itself settles the rest.
+                jobs.sort_unstable_by_key(|job| {
+                    Reverse((
+                        Reverse(class(line.priority, job.ready_at, now)),
+                        Reverse(job.path_len),
+                        job.ticket,
+                        job.id,
+                    ))
+                });
+                pass.add(Source::Due(line, jobs));
+            }
         }
         pass
+    }
+
+    /// Where nobody has room, nothing can be placed; only who has waited for long may have a worker kept free.
+    fn is_worth_a_look(&mut self, shape: &'a Shape, oldest: Millis) -> bool {
+        let rooms = &self.rooms;
+        let hopeful = || rooms.iter().any(|room| room.has_room_for(shape));
+        *self.hopeful.entry(shape).or_insert_with(hopeful) || self.now.since(oldest) >= KEEP_FREE_MILLIS
+    }
+
+    fn add(&mut self, source: Source<'a>) {
+        self.sources.push(source);
+        self.offer(self.sources.len() - 1);
     }
 
     fn run(mut self) -> Vec<Event> {
         let mut events = Vec::new();
         while !self.rooms.is_empty()
-            && let Some((rank, source)) = self.heads.pop_first()
+            && let Some(Reverse(Head { rank, source, pipeline })) = self.heads.pop()
         {
-            let id = rank.4;
-            let Some((job, spec, line)) = self.look(id) else { continue };
-            self.by_pipeline.entry(&line.pipeline).or_default().remove(&source);
-            let room = if self.full.contains(&line.shape) { None } else { self.best_room(id, job, spec) };
-            let (Some(room), Some(lease)) = (room, self.farm.next_lease(id)) else {
-                self.cannot_place(job, spec, line);
+            let usage = self.usage[pipeline];
+            if rank.1 != usage {
+                let rank = Rank(rank.0, usage, rank.2, rank.3, rank.4);
+                self.heads.push(Reverse(Head { rank, source, pipeline }));
+                continue;
+            }
+            let Some((job, line, limit)) = self.look(rank.4) else { continue };
+            let room = if self.full.contains(&line.shape) { None } else { self.best_room(rank.4, job, &line.shape) };
+            let Some(room) = room else {
+                self.cannot_place(job, line);
                 continue;
             };
             let worker = self.rooms[room].worker.offer.name.clone();
-            self.take(room, spec);
-            self.taken.insert(id);
-            if let Some((group, concurrency)) = line.group.as_ref().zip(spec.concurrency.as_ref()) {
-                self.grouped.entry(group).or_default().push(concurrency.limit);
+            self.take(room, &line.shape);
+            self.taken.insert(rank.4);
+            if let Some(group) = &line.group {
+                self.grouped.entry(group).or_default().push(limit);
             }
-            *self.usage.entry(&line.pipeline).or_default() += u64::from(spec.run.resources.cpu_millis);
+            self.usage[pipeline] += u64::from(line.shape.resources.cpu_millis);
             self.offer(source);
-            self.rank_again(&line.pipeline);
+            let lease = self.farm.next_lease(rank.4, job);
             events.push(Event::JobLeased { at: self.now, lease, worker });
         }
         events
     }
 
-    fn look(&self, id: JobId) -> Option<(&'a Job, &'a JobSpec, &'a Line)> {
+    /// A job, its line, and the limit that it sets to its group.
+    fn look(&self, id: JobId) -> Option<(&'a Job, &'a Line, u32)> {
         let farm: &'a Farm = self.farm;
         let job = farm.jobs.get(&id)?;
-        let build = farm.builds.get(&job.build)?;
-        Some((job, build.plan.jobs.get(job.index)?, build.index.lines.get(job.index)?))
+        let limit = job.spec()?.concurrency.as_ref().map_or(1, |concurrency| concurrency.limit);
+        Some((job, job.home.lines.get(job.index)?, limit))
     }
 
     /// Puts the next job of a source among the heads.
     fn offer(&mut self, source: usize) {
         let (now, taken) = (self.now, &self.taken);
-        if let Source::Group(name) = self.sources[source] {
-            let first = self.first_of(name);
-            return self.rank(source, first);
-        }
         let next = match &mut self.sources[source] {
             Source::Line { line, by_path, by_age } => {
-                while by_path.next_if(|(_, _, id)| taken.contains(id)).is_some() {}
-                while by_age.next_if(|(_, _, id)| taken.contains(id)).is_some() {}
-                let raised = by_age.peek().map(|(ready_at, _, id)| (class(line.priority, *ready_at, now), *id));
-                let aged = raised.filter(|(class, _)| *class > line.priority);
-                aged.map(|(_, id)| id).or_else(|| by_path.peek().map(|(_, _, id)| *id))
+                while by_path.next_if(|((_, _, id), _)| taken.contains(id)).is_some() {}
+                while by_age.next_if(|((_, _, id), _)| taken.contains(id)).is_some() {}
+                let aged =
+                    by_age.peek().map(|((ready_at, ticket, id), path)| (*ready_at, Reverse(**path), *ticket, *id));
+                let raised = aged.filter(|(ready_at, ..)| class(line.priority, *ready_at, now) > line.priority);
+                let longest = || by_path.peek().map(|((path, ticket, id), ready_at)| (**ready_at, *path, *ticket, *id));
+                raised.or_else(longest).map(|next| (*line, next))
             }
-            Source::Alone(id) => Some(*id).filter(|id| !taken.contains(id)),
-            Source::Group(_) => None,
+            Source::Group(name, group) => {
+                let (name, group) = (*name, *group);
+                let first = self.first_of(name, group);
+                first.map(|(line, job)| (line, (job.ready_at, Reverse(job.path_len), job.ticket, job.id)))
+            }
+            Source::Due(line, jobs) => {
+                let next = jobs.pop();
+                next.map(|job| (*line, (job.ready_at, Reverse(job.path_len), job.ticket, job.id)))
+            }
         };
-        self.rank(source, next);
+        let Some((line, (ready_at, path, ticket, id))) = next else { return };
+        let pipeline = self.pipeline(&line.pipeline);
+        let class = class(line.priority, ready_at, now);
+        let rank = Rank(Reverse(class), self.usage[pipeline], path, ticket, id);
+        self.heads.push(Reverse(Head { rank, source, pipeline }));
     }
 
-    /// Puts a job among the heads.
-    fn rank(&mut self, source: usize, next: Option<JobId>) {
-        let now = self.now;
-        let Some((id, (job, _, line))) = next.and_then(|id| Some((id, self.look(id)?))) else { return };
-        let usage = self.usage.get(&line.pipeline).copied().unwrap_or_default();
-        let class = class(line.priority, job.ready_at.unwrap_or(now), now);
-        let rank = (Reverse(class), usage, Reverse(job.path_len), job.ticket, id);
-        self.heads.insert((rank, source));
-        self.by_pipeline.entry(&line.pipeline).or_default().insert(source, rank);
+    fn pipeline(&mut self, name: &'a PipelineName) -> usize {
+        let next = self.usage.len();
+        let place = *self.pipelines.entry(name).or_insert(next);
+        if place == next {
+            self.usage.push(self.farm.usage.get(name).copied().unwrap_or_default());
+        }
+        place
     }
 
     /// The job of a group that may run next, if one may. First come, first served: one whose backoff is not over, or that has to
     /// wait for room, keeps its place; only what no connected worker could ever run is passed over.
-    fn first_of(&self, name: &GroupName) -> Option<JobId> {
-        let group = self.farm.queues.groups.get(name)?;
+    fn first_of(&mut self, name: &GroupName, group: &'a Group) -> Option<(&'a Line, &'a Waiting)> {
+        let (farm, taken, able) = (self.farm, &self.taken, &mut self.able);
+        let suits = |shape| farm.workers.values().any(|worker| worker.is_willing() && worker.offer.suits_shape(shape));
+        let mut waiting = group.waiting.values().filter(|(_, job)| !taken.contains(&job.id));
+        let (line, job) = waiting.find(|(line, _)| *able.entry(&line.shape).or_insert_with(|| suits(&line.shape)))?;
         let granted = self.grouped.get(name).map_or(&[][..], Vec::as_slice);
-        for ((_, id), not_before) in group.waiting.iter().filter(|((_, id), _)| !self.taken.contains(id)) {
-            let spec = self.farm.spec(*id)?;
-            if !self.farm.workers.values().any(|worker| worker.is_willing() && worker.offer.suits(spec)) {
-                continue;
-            }
-            let limit = spec.concurrency.as_ref().map_or(1, |concurrency| concurrency.limit);
-            let smallest = granted.iter().chain(group.running.values()).copied().fold(limit, u32::min);
-            let over = usize::from(planted::is(Bug::GroupLimitOff));
-            let admits = group.running.len() + granted.len() < smallest as usize + over;
-            return (admits && is_due(*not_before, self.now)).then_some(*id);
-        }
-        None
-    }
-
-    /// What a pipeline uses has changed, and with it the ranks of its jobs.
-    fn rank_again(&mut self, pipeline: &'a PipelineName) {
-        let usage = self.usage.get(pipeline).copied().unwrap_or_default();
-        for (source, rank) in self.by_pipeline.entry(pipeline).or_default() {
-            if self.heads.remove(&(*rank, *source)) {
-                rank.1 = usage;
-                self.heads.insert((*rank, *source));
-            }
-        }
+        let (_, _, limit) = self.look(job.id)?;
+        let smallest = granted.iter().chain(group.running.values()).copied().fold(limit, u32::min);
+        let over = usize::from(planted::is(Bug::GroupLimitOff));
+        let admits = group.running.len() + granted.len() < smallest as usize + over;
+        (admits && is_due(job.not_before, self.now)).then_some((line, job))
     }
 
     /// Nobody has room. The whole shape is skipped from now on; one that has waited for long has the roomiest worker that could
     /// ever run it kept free.
-    fn cannot_place(&mut self, job: &Job, spec: &JobSpec, line: &'a Line) {
+    fn cannot_place(&mut self, job: &Job, line: &'a Line) {
         self.full.insert(&line.shape);
         let waited = job.ready_at.map_or(0, |ready_at| self.now.since(ready_at));
         if waited < KEEP_FREE_MILLIS || !self.kept_free.insert(&line.shape) {
             return;
         }
-        let able = self.rooms.iter().enumerate().filter(|(_, room)| room.worker.offer.suits(spec));
+        let able = self.rooms.iter().enumerate().filter(|(_, room)| room.worker.offer.suits_shape(&line.shape));
         let roomiest = able.max_by_key(|(_, room)| (room.free, Reverse(&room.worker.offer.name))).map(|(at, _)| at);
         if let Some(at) = roomiest {
             self.rooms.remove(at);
         }
     }
 
-    fn take(&mut self, room: usize, spec: &JobSpec) {
+    fn take(&mut self, room: usize, shape: &Shape) {
         let there = &mut self.rooms[room];
-        there.free = there.free.minus(&spec.run.resources);
+        there.free = there.free.minus(&shape.resources);
         there.slots_to_give -= 1;
         if there.free.slots == 0 || there.slots_to_give == 0 {
             self.rooms.remove(room);
         }
     }
 
-    fn best_room(&self, id: JobId, job: &Job, spec: &JobSpec) -> Option<usize> {
-        let (lost, local) = (losses(job), self.local_bytes(id));
+    fn best_room(&self, id: JobId, job: &Job, shape: &Shape) -> Option<usize> {
+        let (lost, local) = (losses(job), self.local_bytes(id, job));
         let score = |room: &Room<'a>| -> Score<'a> {
             let name = &room.worker.offer.name;
-            let native = room.worker.offer.offers(spec.name.platform) == Some(false);
+            let native = room.worker.offer.offers(shape.platform) == Some(false);
             let lost = lost.get(name).copied().unwrap_or_default();
             let local = local.get(name).copied().unwrap_or_default().div_ceil(LOCAL_STEP_BYTES).min(LOCAL_STEPS_MAX);
             (Reverse(lost), native, local, room.free, Reverse(name))
         };
-        let fits = |room: &Room| {
-            let fits = room.free.fits(&spec.run.resources) || planted::is(Bug::CapacityIgnored);
-            fits && room.worker.offer.suits(spec)
-        };
-        let able = self.rooms.iter().enumerate().filter(|(_, room)| fits(room));
+        let able = self.rooms.iter().enumerate().filter(|(_, room)| room.has_room_for(shape));
         able.max_by_key(|(_, room)| score(room)).map(|(at, _)| at)
     }
 
     /// Bytes that each worker has already of what a job needs: what it made itself for earlier jobs of the build.
-    fn local_bytes(&self, id: JobId) -> BTreeMap<&'a WorkerName, u64> {
+    fn local_bytes(&self, id: JobId, job: &Job) -> BTreeMap<&'a WorkerName, u64> {
         let mut local = BTreeMap::new();
         let farm: &'a Farm = self.farm;
-        let Some((job, build)) = farm.jobs.get(&id).and_then(|job| Some((job, farm.builds.get(&job.build)?))) else {
-            return local;
-        };
-        let needs = build.index.needs.get(job.index).map_or(&[][..], Vec::as_slice);
-        for need in build.ids(needs).filter_map(|need| farm.jobs.get(&need)) {
+        let needs = job.home.needs.get(job.index).map_or(&[][..], Vec::as_slice);
+        for need in job.siblings(id, needs).filter_map(|need| farm.jobs.get(&need)) {
             let Some((result, last)) = need.result().zip(need.attempts.last()) else { continue };
             let artifacts: u64 = result.artifacts.iter().map(|artifact| artifact.blob.size_bytes).sum();
             let layers = result.image.iter().flat_map(|image| &image.layers).map(|layer| layer.size_bytes).sum::<u64>();
@@ -278,6 +319,13 @@ impl<'a> Pass<'a> {
             *local.entry(&last.worker).or_default() += (artifacts + layers).max(1);
         }
         local
+    }
+}
+
+impl Room<'_> {
+    fn has_room_for(&self, shape: &Shape) -> bool {
+        let fits = self.free.fits(&shape.resources) || planted::is(Bug::CapacityIgnored);
+        fits && self.worker.offer.suits_shape(shape)
     }
 }
 

@@ -11,7 +11,7 @@ use railyard_common::platform::Platform;
 use railyard_common::priority::Priority;
 use railyard_common::time::Millis;
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// What a worker must have for a job.
@@ -67,17 +67,17 @@ pub(crate) struct Waiting {
 /// The jobs of one line.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Queue {
-    /// Longest remaining path first, then the order in which they became ready.
-    pub by_path: BTreeSet<(Reverse<u32>, u64, JobId)>,
-    /// Who waits longest.
-    pub by_age: BTreeSet<(Millis, u64, JobId)>,
+    /// Longest remaining path first, then the order in which they became ready; with when that was.
+    pub by_path: BTreeMap<(Reverse<u32>, u64, JobId), Millis>,
+    /// Who waits longest; with the length of its path.
+    pub by_age: BTreeMap<(Millis, u64, JobId), u32>,
 }
 
 /// A concurrency group.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Group {
-    /// First come, first served; with the end of the backoff.
-    pub waiting: BTreeMap<(u64, JobId), Millis>,
+    /// First come, first served.
+    pub waiting: BTreeMap<(u64, JobId), (Arc<Line>, Waiting)>,
     /// Who runs, with the limit that it asked for.
     pub running: BTreeMap<JobId, u32>,
 }
@@ -110,7 +110,7 @@ impl Queues {
         self.len += 1;
         if let Some(group) = &line.group {
             let group = self.groups.entry(group.clone()).or_default();
-            group.waiting.insert((job.ticket, job.id), job.not_before);
+            group.waiting.insert((job.ticket, job.id), (line.clone(), job));
         } else if job.not_before > now {
             self.backoff.insert((job.not_before, job.id), (line.clone(), job));
         } else {
@@ -132,7 +132,7 @@ impl Queues {
             return;
         }
         let Some(queue) = self.lines.get_mut(line) else { return };
-        if queue.by_path.remove(&(Reverse(job.path_len), job.ticket, job.id)) {
+        if queue.by_path.remove(&(Reverse(job.path_len), job.ticket, job.id)).is_some() {
             self.len -= 1;
         }
         queue.by_age.remove(&(job.ready_at, job.ticket, job.id));
@@ -182,8 +182,8 @@ impl Queues {
 
     fn line_up(&mut self, line: &Arc<Line>, job: Waiting) {
         let queue = self.lines.entry(line.clone()).or_default();
-        queue.by_path.insert((Reverse(job.path_len), job.ticket, job.id));
-        queue.by_age.insert((job.ready_at, job.ticket, job.id));
+        queue.by_path.insert((Reverse(job.path_len), job.ticket, job.id), job.ready_at);
+        queue.by_age.insert((job.ready_at, job.ticket, job.id), job.path_len);
     }
 
     fn tidy(&mut self, name: &GroupName) {

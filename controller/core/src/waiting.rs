@@ -9,6 +9,9 @@ use railyard_common::id::{GroupName, JobId};
 use railyard_common::job::JobSpec;
 use railyard_common::time::Millis;
 
+/// Jobs of a group that are counted: more would only say that it takes long, and a page of builds asks for many jobs.
+const COUNTED_MAX: usize = 1_000;
+
 /// Workers that are named in one reason; the others are counted.
 const NAMED_MAX: usize = 3;
 
@@ -62,13 +65,14 @@ impl Farm {
     /// Why a job of a group may not start, though a worker could take it.
     fn why_not_its_turn(&self, id: JobId, name: &GroupName, limit: u32) -> Option<String> {
         let group = self.queues.groups.get(name)?;
-        let before = group.waiting.keys().take_while(|(_, waiting)| *waiting != id).count();
+        let before = group.waiting.keys().take_while(|(_, waiting)| *waiting != id).take(COUNTED_MAX).count();
+        let before_it = if before < COUNTED_MAX { before.to_string() } else { format!("{COUNTED_MAX} or more") };
         if !group.admits(limit) {
             let running: Vec<String> = group.running.keys().map(|id| self.who(id)).collect();
-            let line = if before > 0 { format!(", {before} before it") } else { String::new() };
+            let line = if before > 0 { format!(", {before_it} before it") } else { String::new() };
             return Some(format!("waits for its turn in group {name}: {} runs{line}", some_of(&running)));
         }
-        (before > 0).then(|| format!("waits for its turn in group {name}: {before} before it"))
+        (before > 0).then(|| format!("waits for its turn in group {name}: {before_it} before it"))
     }
 
     /// Jobs of the same shape that go before it for sure: of a more urgent class.

@@ -1,6 +1,7 @@
 //! A worker, as the farm sees it.
 
 use crate::hold::{Hold, HoldKind};
+use crate::queue::Shape;
 use railyard_common::backoff::Backoff;
 use railyard_common::id::{BootId, LeaseId, PoolName, WorkerName};
 use railyard_common::job::{Capacity, JobSpec};
@@ -48,11 +49,27 @@ impl WorkerOffer {
 
     /// Whether it could run `spec` when idle: [`WorkerOffer::objection`] without the words.
     pub fn suits(&self, spec: &JobSpec) -> bool {
-        (self.offers(spec.name.platform).is_some() || planted::is(Bug::PlatformIgnored))
-            && (self.pool == spec.pool || planted::is(Bug::PoolIgnored))
-            && (self.allows_privileged || !spec.run.privileged)
-            && spec.labels.iter().all(|(label, value)| self.labels.get(label) == Some(value))
-            && self.capacity.fits(&spec.run.resources)
+        self.capacity.fits(&spec.run.resources)
+            && self.admits(spec.name.platform, spec.pool.as_ref(), spec.run.privileged, &spec.labels)
+    }
+
+    /// Whether it could run jobs of this shape when idle.
+    pub(crate) fn suits_shape(&self, shape: &Shape) -> bool {
+        self.capacity.fits(&shape.resources)
+            && self.admits(shape.platform, shape.pool.as_ref(), shape.privileged, &shape.labels)
+    }
+
+    fn admits(
+        &self,
+        platform: Platform,
+        pool: Option<&PoolName>,
+        privileged: bool,
+        labels: &BTreeMap<String, String>,
+    ) -> bool {
+        (self.offers(platform).is_some() || planted::is(Bug::PlatformIgnored))
+            && (self.pool.as_ref() == pool || planted::is(Bug::PoolIgnored))
+            && (self.allows_privileged || !privileged)
+            && labels.iter().all(|(label, value)| self.labels.get(label) == Some(value))
     }
 
     /// Why it could never run `spec`, even when idle.

@@ -26,6 +26,7 @@ pub(super) enum Request {
     Beat(Beat),
     NoteFinalizeError { build: BuildId, why: String },
     Read(Read),
+    Look(Read),
 }
 
 /// A worker's hello, with the stream that it came on.
@@ -92,6 +93,21 @@ impl Handle {
         let (reply, answer) = oneshot::channel();
         let boxed: Read = Box::new(move |farm, live| drop(reply.send(read(farm, live))));
         self.requests.send(Request::Read(boxed)).await.map_err(|_| CommandError::Stopping)?;
+        answer.await.map_err(|_| CommandError::Stopping)
+    }
+
+    /// Looks at the state as the last round left it, without waiting for the next one to be durable. Sees everything that
+    /// anybody was told, and maybe not what was asked for a moment ago and is still unanswered. `look` should be quick.
+    ///
+    /// # Errors
+    /// [`CommandError::Stopping`].
+    pub async fn look<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&Farm, &Live) -> T + Send + 'static,
+    ) -> Result<T, CommandError> {
+        let (reply, answer) = oneshot::channel();
+        let boxed: Read = Box::new(move |farm, live| drop(reply.send(look(farm, live))));
+        self.requests.send(Request::Look(boxed)).await.map_err(|_| CommandError::Stopping)?;
         answer.await.map_err(|_| CommandError::Stopping)
     }
 

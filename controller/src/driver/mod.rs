@@ -146,7 +146,7 @@ impl Driver {
                     () = tokio::time::sleep(wake) => {}
                 }
             }
-            let inputs: Vec<Input> = waiting.into_iter().map(|request| self.take(request)).collect();
+            let inputs: Vec<Input> = waiting.into_iter().filter_map(|request| self.take(request)).collect();
             let round = self.dispatcher.round(self.clock.now(), self.monotonic(), inputs);
             stuck = self.commit(round).await?;
         }
@@ -161,9 +161,10 @@ impl Driver {
         soonest.map_or(TICK, |soonest| Duration::from_millis(soonest).min(TICK))
     }
 
-    /// A request as the dispatcher takes it; who waits for its answer is kept here.
-    fn take(&mut self, request: Request) -> Input {
-        match request {
+    /// A request as the dispatcher takes it; who waits for its answer is kept here. Whoever only wants to look is served at
+    /// once: between two rounds everything is durable.
+    fn take(&mut self, request: Request) -> Option<Input> {
+        Some(match request {
             Request::Decide { command, reply } => {
                 let ticket = self.waiting.ticket();
                 self.waiting.commands.insert(ticket, reply);
@@ -186,7 +187,11 @@ impl Driver {
                 self.waiting.reads.insert(ticket, read);
                 Input::Read { ticket }
             }
-        }
+            Request::Look(look) => {
+                look(self.dispatcher.farm(), self.dispatcher.live());
+                return None;
+            }
+        })
     }
 
     /// Makes the round durable, then lets it out. Gives what keeps the next one from being made durable, if that is known.

@@ -45,7 +45,7 @@ impl Driver {
                 },
                 taken = self.requests.recv_many(&mut waiting, BATCH_MAX) => if taken == 0 { return End::Stop },
             }
-            let inputs: Vec<Input> = waiting.into_iter().map(|request| self.take(request)).collect();
+            let inputs: Vec<Input> = waiting.into_iter().filter_map(|request| self.take(request)).collect();
             let (outputs, refused) = self.dispatcher.answer(self.clock.now(), self.monotonic(), inputs);
             for ticket in refused {
                 if let Some(reply) = self.waiting.commands.remove(&ticket) {

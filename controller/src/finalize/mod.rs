@@ -11,6 +11,7 @@ use crate::driver::{CommandError, Handle};
 use crate::logs::{LogName, LogStore};
 use bytes::Bytes;
 use failure::Failure;
+use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use manifest::{BuildIndex, IndexEntry, Latest, Manifest};
 use railyard_common::backoff::Backoff;
@@ -37,6 +38,11 @@ const GIVE_UP_AFTER: Duration = Duration::from_secs(24 * 3600);
 const INDEX_TRIES: u32 = 20;
 /// Most builds that a pipeline's index lists; retention keeps about fifty.
 const INDEX_MAX: usize = 1_000;
+
+/// Ended attempts whose logs are looked at together: one look at the farm for all of them.
+const FILING_BATCH_MAX: usize = 1_024;
+/// Logs that are filed at a time: the cache is waited for more than the processor.
+const FILING_MAX: usize = 8;
 
 /// Ends builds.
 pub struct Finalizer {
@@ -240,27 +246,21 @@ async fn file_logs(
     shutdown: CancellationToken,
 ) {
     let mut waiting: BTreeSet<LeaseId> = logs.local().into_iter().collect();
+    let mut ends = Vec::new();
     let mut tries = 0u32;
     loop {
-        let mut failed = BTreeSet::new();
-        for lease in std::mem::take(&mut waiting) {
-            let done = shutdown.run_until_cancelled(file_log(&farm, &logs, lease)).await;
-            match done {
-                // It is found at the next start.
-                None => return,
-                Some(true) => {}
-                Some(false) => drop(failed.insert(lease)),
-            }
-        }
+        let filed = shutdown.run_until_cancelled(file_all(&farm, &logs, std::mem::take(&mut waiting))).await;
+        // What is left is found at the next start.
+        let Some(failed) = filed else { return };
         tries = if failed.is_empty() { 0 } else { tries.saturating_add(1) };
         let wait = (tries > 0).then(|| Duration::from_millis(RETRY.delay_millis(tries)));
         tokio::select! {
             biased;
             () = shutdown.cancelled() => return,
-            lease = ended.recv() => match lease {
-                Some(lease) => { waiting.insert(lease); }
+            taken = ended.recv_many(&mut ends, FILING_BATCH_MAX) => match taken {
                 // The driver is gone, and with it the controller.
-                None => return shutdown.cancelled().await,
+                0 => return shutdown.cancelled().await,
+                _ => waiting.extend(ends.drain(..)),
             },
             () = sleep_for(wait) => {}
         }
@@ -268,22 +268,35 @@ async fn file_logs(
     }
 }
 
-/// Returns whether there is nothing left to do.
-async fn file_log(farm: &Handle, logs: &LogStore, lease: LeaseId) -> bool {
-    match name_of(farm, lease).await {
-        Ok(Some((name, log_bytes))) => {
-            let filed = logs.file(&name, log_bytes).await;
-            if let Err(error) = &filed {
-                tracing::warn!(%lease, error = %error_chain(error), "the log cannot be filed; it is tried again");
-            }
-            filed.is_ok()
-        }
-        Ok(None) => {
-            tracing::debug!(%lease, "its attempt runs on; its log is not filed yet");
-            true
-        }
-        Err(_) => false,
+/// Files the logs of these attempts, as far as there are any. Gives back those that are to be tried again.
+async fn file_all(farm: &Handle, logs: &LogStore, mut leases: BTreeSet<LeaseId>) -> BTreeSet<LeaseId> {
+    leases.retain(|lease| logs.has(*lease));
+    if leases.is_empty() {
+        return leases;
     }
+    let asked = leases.clone();
+    let names = farm.read(move |farm, _| asked.into_iter().map(|lease| (lease, name_of(farm, lease))).collect());
+    let Ok(names) = names.await else { return leases };
+    let names: Vec<(LeaseId, Option<(LogName, u64)>)> = names;
+    let filing = names.into_iter().map(|(lease, name)| async move {
+        let is_done = file_log(logs, lease, name).await;
+        (!is_done).then_some(lease)
+    });
+    let filing = futures_util::stream::iter(filing).buffer_unordered(FILING_MAX);
+    filing.filter_map(std::future::ready).collect().await
+}
+
+/// Returns whether there is nothing left to do.
+async fn file_log(logs: &LogStore, lease: LeaseId, name: Option<(LogName, u64)>) -> bool {
+    let Some((name, log_bytes)) = name else {
+        tracing::debug!(%lease, "its attempt runs on; its log is not filed yet");
+        return true;
+    };
+    let filed = logs.file(&name, log_bytes).await;
+    if let Err(error) = &filed {
+        tracing::warn!(%lease, error = %error_chain(error), "the log cannot be filed; it is tried again");
+    }
+    filed.is_ok()
 }
 
 /// For ever, if there is nothing to wait for.
@@ -295,14 +308,11 @@ async fn sleep_for(wait: Option<Duration>) {
 }
 
 /// The names of an ended attempt's log, and its length; `None` while it runs, or if the farm does not know it.
-async fn name_of(farm: &Handle, lease: LeaseId) -> Result<Option<(LogName, u64)>, CommandError> {
-    let found = farm.read(move |farm, _| {
-        let job = farm.job(lease.job)?;
-        let spec = farm.spec(lease.job)?;
-        let end = job.attempts.iter().find(|attempt| attempt.number == lease.attempt)?.end.as_ref()?;
-        Some((LogName { lease, build: job.build.clone(), job: spec.name.clone() }, end.log_bytes))
-    });
-    found.await
+fn name_of(farm: &Farm, lease: LeaseId) -> Option<(LogName, u64)> {
+    let job = farm.job(lease.job)?;
+    let spec = farm.spec(lease.job)?;
+    let end = job.attempts.iter().find(|attempt| attempt.number == lease.attempt)?.end.as_ref()?;
+    Some((LogName { lease, build: job.build.clone(), job: spec.name.clone() }, end.log_bytes))
 }
 
 /// Starts both workers on builds' ends.

@@ -46,7 +46,12 @@ pub(super) fn check(bytes: &[u8]) -> Result<&[u8], BadRecord> {
 }
 
 pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, BadRecord> {
-    serde_json::from_slice(check(bytes)?).map_err(|error| BadRecord::Corrupt(error.to_string()))
+    parse(check(bytes)?)
+}
+
+/// What the JSON of a record says.
+pub(super) fn parse<T: DeserializeOwned>(json: &[u8]) -> Result<T, BadRecord> {
+    serde_json::from_slice(json).map_err(|error| BadRecord::Corrupt(error.to_string()))
 }
 
 #[cfg(test)]

@@ -26,6 +26,9 @@ use std::path::{Path, PathBuf};
 
 /// A snapshot pays when replaying the tail would take longer than a start should: some tenths of a second.
 const SNAPSHOT_AFTER_BYTES: u64 = 32 * 1024 * 1024;
+/// And when the tail is this part of the last snapshot: a big farm would otherwise spend its time on writing out, again and
+/// again, what has not changed.
+const SNAPSHOT_PARTS: u64 = 4;
 
 /// Generations that are kept besides the newest.
 const OLDER_GENERATIONS: u64 = 1;
@@ -34,6 +37,8 @@ const OLDER_GENERATIONS: u64 = 1;
 pub struct SledJournal {
     dir: PathBuf,
     generation: u64,
+    /// The length of the generation's snapshot.
+    snapshot_bytes: u64,
     kept: Kept,
     /// `None` after a failure: what sled has in memory and what is on the disk may differ then.
     tail: Option<(Tail, Mark)>,
@@ -65,7 +70,8 @@ impl SledJournal {
         fs::create_dir_all(dir).map_err(|source| JournalError::Io { what: "create", path: dir.to_owned(), source })?;
         let generation = snapshot_file::newest(dir)?;
         let (kept, room) = (Kept::default(), Room::new(dir));
-        let mut journal = Self { dir: dir.to_owned(), generation, kept, tail: None, room };
+        let snapshot_bytes = snapshot_file::bytes(dir, generation);
+        let mut journal = Self { dir: dir.to_owned(), generation, snapshot_bytes, kept, tail: None, room };
         journal.check_generations()?;
         match journal.start() {
             Err(error) if error.is_full() && journal.room.give_reserve() => {
@@ -323,7 +329,7 @@ impl Journal for SledJournal {
     }
 
     fn wants_snapshot(&self) -> bool {
-        self.kept.bytes > SNAPSHOT_AFTER_BYTES
+        self.kept.bytes > SNAPSHOT_AFTER_BYTES.max(self.snapshot_bytes / SNAPSHOT_PARTS)
     }
 
     fn install(&mut self, snapshot: &Snapshot) -> Result<(), JournalError> {
@@ -340,6 +346,7 @@ impl Journal for SledJournal {
             }
         })?;
         self.generation = next;
+        self.snapshot_bytes = snapshot_file::bytes(&self.dir, next);
         (self.kept, self.tail) = (Kept::default(), None);
         self.tail()?;
         self.remove_older_than(next.saturating_sub(OLDER_GENERATIONS));

@@ -2,7 +2,7 @@
 
 use super::record::{self, BadRecord};
 use super::{JournalError, sled_tail::sync_dir};
-use railyard_core::Snapshot;
+use railyard_core::{Snapshot, SnapshotJobs, SnapshotRest};
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -10,6 +10,11 @@ use std::path::{Path, PathBuf};
 /// Where the snapshot of a generation lies.
 pub(super) fn path(dir: &Path, generation: u64) -> PathBuf {
     dir.join(format!("snapshot-{generation:08}"))
+}
+
+/// The length of the snapshot of a generation; 0 if there is none.
+pub(super) fn bytes(dir: &Path, generation: u64) -> u64 {
+    fs::metadata(path(dir, generation)).map_or(0, |meta| meta.len())
 }
 
 /// Writes a snapshot durably; it is there whole, or not at all.
@@ -52,11 +57,19 @@ fn bad_snapshot(path: PathBuf, generation: u64, bad: BadRecord) -> JournalError 
     }
 }
 
-/// Reads the snapshot of a generation.
+/// Reads the snapshot of a generation, jobs and all the rest on a thread each: that is most of a start.
 pub(super) fn read(dir: &Path, generation: u64) -> Result<Snapshot, JournalError> {
     let path = path(dir, generation);
     let bytes = fs::read(&path).map_err(|source| JournalError::Io { what: "read", path: path.clone(), source })?;
-    record::decode(&bytes).map_err(|bad| bad_snapshot(path, generation, bad))
+    let read = record::check(&bytes).and_then(|json| {
+        let (rest, jobs) = std::thread::scope(|scope| {
+            let jobs = scope.spawn(|| record::parse::<SnapshotJobs>(json));
+            (record::parse::<SnapshotRest>(json), jobs.join())
+        });
+        let jobs = jobs.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        Ok(Snapshot::join(rest?, jobs?))
+    });
+    read.map_err(|bad| bad_snapshot(path, generation, bad))
 }
 
 /// The newest generation that has a snapshot; 0 if none has.

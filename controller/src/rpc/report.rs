@@ -3,16 +3,18 @@
 use super::worker::{Workers, lease_of};
 use super::{bad_request, cache_status, command_status};
 use railyard_common::blob::{Artifact, Blob, Image};
-use railyard_common::id::WorkerName;
+use railyard_common::id::{LeaseId, WorkerName};
 use railyard_common::job::JobSpec;
 use railyard_common::layout;
 use railyard_common::outcome::OutcomeKind;
 use railyard_common::path::RelPath;
-use railyard_core::{Command, Report};
+use railyard_common::plan::Plan;
+use railyard_core::{Command, Farm, Report};
 use railyard_proto::v1;
 use railyard_service::convert::{self, FromProto as _, LIST_MAX_LEN};
 use railyard_service::rpc_error;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use tonic::{Code, Status};
 
 impl Workers {
@@ -39,13 +41,13 @@ impl Workers {
             image: None,
             log_bytes: request.log_bytes,
         };
-        let spec = self.farm.read(move |farm, _| (farm.holder(lease).cloned(), farm.spec(lease.job).cloned())).await;
-        let (holder, spec) = spec.map_err(command_status)?;
-        let succeeded = report.outcome.kind == OutcomeKind::Succeeded;
-        if let (Some(spec), true, true) = (spec, succeeded, holder.as_ref() == Some(&worker)) {
+        // Its lease was durable before the worker had it.
+        let held = self.farm.look(move |farm, _| held_by(farm, lease, &worker)).await.map_err(command_status)?;
+        let spec = held.as_ref().and_then(|(plan, index)| plan.jobs.get(*index));
+        if let (Some(spec), OutcomeKind::Succeeded) = (spec, report.outcome.kind) {
             self.settle(&request).await?;
-            report.artifacts = self.artifacts(&spec, std::mem::take(&mut request.artifacts)).await?;
-            report.image = self.image(&spec, request.image.take()).await?;
+            report.artifacts = self.artifacts(spec, std::mem::take(&mut request.artifacts)).await?;
+            report.image = self.image(spec, request.image.take()).await?;
         }
         // Decides once more whether the lease is live: it may have ended while the uploads were checked.
         self.farm.decide(Command::Report(Box::new(report))).await.map_err(command_status)?;
@@ -99,6 +101,13 @@ impl Workers {
         }
         Ok(Some(image))
     }
+}
+
+/// The plan of a lease's build and the job's place in it, if that worker holds the lease.
+fn held_by(farm: &Farm, lease: LeaseId, worker: &WorkerName) -> Option<(Arc<Plan>, usize)> {
+    farm.holder(lease).filter(|holder| *holder == worker)?;
+    let job = farm.job(lease.job)?;
+    Some((farm.build(&job.build)?.plan.clone(), job.index))
 }
 
 /// A success leaves every output that the step promises.

@@ -13,7 +13,7 @@ pub use context::{
 };
 pub use opentelemetry::trace::SpanKind;
 pub use opentelemetry::{Context, KeyValue};
-pub use record::{SpanRecord, record_span};
+pub use record::{SpanRecord, record_span, records_spans};
 
 use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_sdk::trace::SdkTracerProvider;
@@ -95,7 +95,9 @@ pub fn init(component: &'static str, default_filter: &str) -> Result<Telemetry, 
     let mut builder = SdkTracerProvider::builder()
         .with_id_generator(record::Ids::default())
         .with_resource(export::resource(component));
-    if let Some(exporter) = export::exporter()? {
+    let exporter = export::exporter()?;
+    let exports = exporter.is_some();
+    if let Some(exporter) = exporter {
         builder = builder.with_batch_exporter(exporter);
     }
     let provider = builder.build();
@@ -104,7 +106,9 @@ pub fn init(component: &'static str, default_filter: &str) -> Result<Telemetry, 
     let subscriber =
         tracing_subscriber::registry().with(spans.with_filter(span_filter())).with(log_layer(json, filter));
     tracing::subscriber::set_global_default(subscriber).map_err(|_| TelemetryError::Twice)?;
-    record::TRACER.set(tracer).map_err(|_| TelemetryError::Twice)?;
+    if exports {
+        record::TRACER.set(tracer).map_err(|_| TelemetryError::Twice)?;
+    }
     Ok(Telemetry { provider })
 }
 

@@ -33,8 +33,13 @@ pub struct SpanRecord {
     pub error: Option<String>,
 }
 
-/// Set once by `init`.
+/// Set once by `init`, if spans are exported.
 pub(super) static TRACER: OnceLock<SdkTracer> = OnceLock::new();
+
+/// Whether spans are exported at all: otherwise nobody needs to put one together.
+pub fn records_spans() -> bool {
+    TRACER.get().is_some()
+}
 
 /// Exports the span, where spans are exported at all.
 pub fn record_span(record: SpanRecord) {

@@ -65,11 +65,10 @@ impl Farm {
 
     /// Older builds of the same pipeline and group for which no worker has begun to work. Never a release.
     fn superseded_by<'a>(&'a self, plan: &'a Plan) -> impl Iterator<Item = &'a Build> {
-        let same = self.builds.values().filter(move |older| {
-            older.id().pipeline == plan.build.pipeline
-                && plan.supersede.is_some()
-                && older.plan.supersede == plan.supersede
-        });
+        let group = plan.supersede.as_ref();
+        let all = group.into_iter().flat_map(|_| self.builds.values());
+        let same = all
+            .filter(move |older| older.plan.supersede.as_ref() == group && older.id().pipeline == plan.build.pipeline);
         same.filter(|older| older.is_running() && older.priority != Priority::Release && !self.has_begun(older))
     }
 

@@ -63,7 +63,9 @@ impl Dispatcher {
                     out.push(Output::JobEnded(lease.job));
                 }
                 self.changed(*lease, out);
-                out.push(Output::Finalize);
+                if self.farm.finalizing().next().is_some() {
+                    out.push(Output::Finalize);
+                }
                 let attempts = self.farm.job(lease.job).map_or(&[][..], |job| job.attempts.as_slice());
                 if let Some(attempt) = attempts.iter().find(|attempt| attempt.number == lease.attempt) {
                     self.cut_if_retired(&attempt.worker, out);
