@@ -1,5 +1,6 @@
 //! `cordon`, `drain`, `retire` and `uncordon`: whether a worker gets jobs.
 
+use super::watch::interrupts;
 use super::workers::list;
 use crate::args::{CordonArgs, DrainArgs, HoldArgs, PatienceArgs, RetireArgs, UncordonArgs};
 use crate::failure::{Exit, Failure};
@@ -93,6 +94,7 @@ async fn until_empty(farm: &Farm, mut worker: Worker, console: &Console) -> Resu
     let mut told = BTreeSet::new();
     let mut patience = Patience::default();
     let say = |line: &str| console.note(line);
+    let mut interrupt = interrupts()?;
     loop {
         if worker.hold.is_none() {
             return Err(Failure::Failed(format!("nothing holds {} back any more: it gets jobs again", worker.name)));
@@ -107,7 +109,7 @@ async fn until_empty(farm: &Farm, mut worker: Worker, console: &Console) -> Resu
         }
         tokio::select! {
             biased;
-            _ = tokio::signal::ctrl_c() => {
+            _ = interrupt.recv() => {
                 let name = &worker.name;
                 console.note(&format!("{name} gets no new jobs all the same; `railyard uncordon {name}` takes it back"));
                 return Err(Failure::Told(Exit::Interrupted));

@@ -7,6 +7,7 @@ use crate::patience::Watch;
 use crate::render::progress::Progress;
 use crate::render::{Console, build};
 use crate::view::{Build, BuildState};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Watches a build until it ends.
 ///
@@ -36,11 +37,12 @@ pub async fn watch(args: &BuildArgs, console: &Console) -> Result<(), Failure> {
 pub async fn until_over(farm: &Farm, name: &str, console: &Console) -> Result<Build, Failure> {
     let mut progress = Progress::new(console);
     let mut watch = Watch::new(farm, name);
+    let mut interrupt = interrupts()?;
     let ended = loop {
         let say = |line: &str| progress.say(line);
         let next = tokio::select! {
             biased;
-            _ = tokio::signal::ctrl_c() => None,
+            _ = interrupt.recv() => None,
             next = watch.next(&say) => Some(next),
         };
         match next {
@@ -56,6 +58,14 @@ pub async fn until_over(farm: &Farm, name: &str, console: &Console) -> Result<Bu
     };
     progress.finish();
     ended
+}
+
+/// Ctrl-C from now on. One for a whole wait: one made anew each time would not see what comes while a change is shown.
+///
+/// # Errors
+/// [`Failure::Failed`] if the system does not let us listen.
+pub fn interrupts() -> Result<Signal, Failure> {
+    signal(SignalKind::interrupt()).map_err(|error| Failure::local("listen for Ctrl-C", error))
 }
 
 fn interrupted(progress: &mut Progress, name: &str) -> Failure {
