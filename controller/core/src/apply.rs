@@ -8,7 +8,7 @@ use crate::index::PlanIndex;
 use crate::job::{Approval, Attempt, AttemptEnd, Job, JobResult, JobState};
 use crate::worker::{Worker, WorkerOffer};
 use railyard_common::id::{BuildId, JobId, LeaseId, WorkerName};
-use railyard_common::outcome::OutcomeKind;
+use railyard_common::outcome::{OutcomeKind, Reason};
 use railyard_common::planted::{self, Bug};
 use railyard_common::time::Millis;
 use std::collections::{BTreeMap, BTreeSet};
@@ -185,7 +185,7 @@ impl Farm {
     }
 
     fn end_attempt(&mut self, lease: LeaseId, end: AttemptEnd, result: JobResult, next: Next) {
-        let (at, kind) = (end.at, end.outcome.kind);
+        let (at, kind, reason) = (end.at, end.outcome.kind, end.outcome.reason);
         let needs = self.reservation(lease);
         let stopping = self.is_cancelling(lease.job);
         if self.holder(lease).is_some() {
@@ -198,7 +198,7 @@ impl Farm {
             if worker.leases.remove(&lease) {
                 worker.reserved = worker.reserved.minus(&needs);
             }
-            count_loss(worker, attempt, at, kind);
+            count_loss(worker, attempt, at, kind, reason);
         }
         match kind {
             OutcomeKind::Failed | OutcomeKind::TimedOut => job.failed += 1,
@@ -388,9 +388,11 @@ impl Farm {
     }
 }
 
-/// A loss counts against its worker; any other end clears it. What was leased before the last loss went down with that.
-fn count_loss(worker: &mut Worker, attempt: &Attempt, at: Millis, kind: OutcomeKind) {
+/// A loss counts against its worker; any other end clears it. What was leased before the last loss went down with that, and what
+/// an operator's drain took is nobody's fault.
+fn count_loss(worker: &mut Worker, attempt: &Attempt, at: Millis, kind: OutcomeKind, reason: Reason) {
     match kind {
+        OutcomeKind::Lost if reason == Reason::Drained => {}
         OutcomeKind::Succeeded | OutcomeKind::Failed | OutcomeKind::TimedOut => worker.losses = 0,
         OutcomeKind::Lost if worker.losses == 0 || attempt.leased_at > worker.last_loss_at => {
             worker.losses += 1;

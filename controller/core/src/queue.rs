@@ -64,13 +64,19 @@ pub(crate) struct Waiting {
     pub not_before: Millis,
 }
 
+/// A place by the remaining path, then by ticket.
+pub(crate) type ByPath = (Reverse<u32>, u64, JobId);
+
+/// A place by when the job became ready, then by ticket.
+pub(crate) type ByAge = (Millis, u64, JobId);
+
 /// The jobs of one line.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Queue {
     /// Longest remaining path first, then the order in which they became ready; with when that was.
-    pub by_path: BTreeMap<(Reverse<u32>, u64, JobId), Millis>,
+    pub by_path: BTreeMap<ByPath, Millis>,
     /// Who waits longest; with the length of its path.
-    pub by_age: BTreeMap<(Millis, u64, JobId), u32>,
+    pub by_age: BTreeMap<ByAge, u32>,
 }
 
 /// A concurrency group.
