@@ -48,11 +48,12 @@ pub enum Bug {
     GroupNotFifo,
     PoolIgnored,
     HoldIgnored,
+    LateHello,
 }
 
 impl Bug {
     /// Every mistake, with its name for the command line and what it does.
-    pub const ALL: [(Self, &'static str, &'static str); 41] = [
+    pub const ALL: [(Self, &'static str, &'static str); 42] = [
         (Self::ReportUnfenced, "report-unfenced", "a report is taken from whoever sends it"),
         (Self::LogUnfenced, "log-unfenced", "log bytes are taken under an ended lease"),
         (Self::UploadUnfenced, "upload-unfenced", "an ended lease is granted an upload"),
@@ -94,6 +95,7 @@ impl Bug {
         (Self::GroupNotFifo, "group-not-fifo", "who came last to a concurrency group goes first"),
         (Self::PoolIgnored, "pool-ignored", "a job goes to a worker of another pool"),
         (Self::HoldIgnored, "hold-ignored", "a worker that is held back gets jobs"),
+        (Self::LateHello, "late-hello", "a hello that a later one has overtaken is believed"),
     ];
 
     /// The mistake of that name.

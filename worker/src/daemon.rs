@@ -2,7 +2,7 @@
 
 mod leases;
 
-use crate::attempt::record::Left;
+use crate::attempt::record::{self, Left};
 use crate::attempt::{Event, Reins};
 use crate::cleanup;
 use crate::disk::free_bytes;
@@ -262,6 +262,8 @@ impl Daemon {
             builds: self.shop.shelf.builds().iter().map(ToString::to_string).collect(),
             allows_privileged: config.allow_privileged,
             pool: config.pool.as_ref().map(ToString::to_string).unwrap_or_default(),
+            host_boot: record::kernel_boot(),
+            uptime_millis: u64::try_from(self.now().as_millis()).unwrap_or(u64::MAX),
         }
     }
 

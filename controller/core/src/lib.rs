@@ -28,7 +28,7 @@ mod worker;
 
 pub use build::{Build, BuildState, Trace, Verdict};
 pub use command::{Command, Report, Submission};
-pub use dispatch::{Beat, Dispatcher, Input, Live, Output, Phase, Round, Ticket};
+pub use dispatch::{Beat, Dispatcher, Input, Live, Output, Phase, Round, Said, Ticket};
 pub use event::{Event, Next};
 pub use farm::{Farm, Snapshot, SnapshotJobs, SnapshotRest};
 pub use fence::Act;

@@ -66,6 +66,9 @@ pub enum Refusal {
         /// The word on it.
         hold: String,
     },
+    /// It said this before what it has said since, and it was under way for longer.
+    #[error("worker `{0}` has said a later hello already")]
+    LateHello(WorkerName),
     /// The caller no longer holds this lease, or never did.
     #[error("lease {0} is not held by this worker: it has ended, expired or passed to another")]
     StaleLease(LeaseId),
@@ -106,7 +109,7 @@ impl Refusal {
             Self::KeyReused { .. } => RefusalKind::Exists,
             Self::NothingToRetry { .. } | Self::NoSuchJob { .. } | Self::UnknownWorker(_) => RefusalKind::NotFound,
             Self::NothingToApprove(_) | Self::NotHeld(_) | Self::Retired { .. } => RefusalKind::State,
-            Self::StaleLease(_) => RefusalKind::Stale,
+            Self::StaleLease(_) | Self::LateHello(_) => RefusalKind::Stale,
             Self::BadPlan(_) => RefusalKind::Invalid,
             Self::Full(_) => RefusalKind::Limit,
         }
@@ -127,6 +130,8 @@ impl Refusal {
             Self::UnknownWorker(_) => "unknown-worker",
             Self::NotHeld(_) => "not-held",
             Self::Retired { .. } => "worker-retired",
+            // Whoever still listens may try again.
+            Self::LateHello(_) => "busy",
             Self::StaleLease(_) => "stale-lease",
             Self::BadPlan(_) => "bad-plan",
             Self::Full(_) => "farm-full",

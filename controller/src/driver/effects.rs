@@ -27,13 +27,9 @@ impl Drop for Session {
 }
 
 impl Sessions {
+    /// Another stream of the same worker is cut.
     fn begin(&mut self, worker: WorkerName, number: u64, link: Link) {
         self.0.insert(worker, Session { number, link });
-    }
-
-    /// Cuts a worker's stream, because another one takes its place.
-    pub(super) fn replace(&mut self, worker: &WorkerName) {
-        self.0.remove(worker);
     }
 
     /// A stream has ended; another one may have taken its place.

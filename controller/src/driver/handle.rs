@@ -1,7 +1,7 @@
 //! How the rest of the controller talks to the driver.
 
 use railyard_common::id::{BuildId, JobId, LeaseId, WorkerName};
-use railyard_core::{Act, Beat, Command, Event, Farm, Live, Phase, Refusal, WorkerOffer};
+use railyard_core::{Act, Beat, Command, Event, Farm, Live, Phase, Refusal, Said, WorkerOffer};
 use railyard_proto::v1;
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -31,10 +31,20 @@ pub(super) enum Request {
 
 /// A worker's hello, with the stream that it came on.
 pub(super) struct Attach {
-    pub(super) offer: Box<WorkerOffer>,
-    pub(super) held: Vec<LeaseId>,
-    pub(super) builds: Vec<BuildId>,
+    pub(super) hello: Hello,
     pub(super) greeting: Greeting,
+}
+
+/// What a worker says when its stream begins.
+pub struct Hello {
+    /// What it offers.
+    pub offer: Box<WorkerOffer>,
+    /// Leases that it holds.
+    pub held: Vec<LeaseId>,
+    /// Builds of which it keeps something.
+    pub builds: Vec<BuildId>,
+    /// When it was said, if the worker tells.
+    pub said: Option<Said>,
 }
 
 /// What a hello needs for its answer.
@@ -117,17 +127,9 @@ impl Handle {
     /// # Errors
     /// [`CommandError::Refused`] if the worker is not wanted; [`CommandError::Stopping`], also when the hello could not be made
     /// durable.
-    pub async fn attach(
-        &self,
-        offer: WorkerOffer,
-        held: Vec<LeaseId>,
-        builds: Vec<BuildId>,
-        welcome: v1::Welcome,
-        link: Link,
-    ) -> Result<u64, CommandError> {
+    pub async fn attach(&self, hello: Hello, welcome: v1::Welcome, link: Link) -> Result<u64, CommandError> {
         let (reply, answer) = oneshot::channel();
-        let greeting = Greeting { welcome, link, reply };
-        let attach = Attach { offer: Box::new(offer), held, builds, greeting };
+        let attach = Attach { hello, greeting: Greeting { welcome, link, reply } };
         self.requests.send(Request::Attach(attach)).await.map_err(|_| CommandError::Stopping)?;
         answer.await.map_err(|_| CommandError::Stopping)?
     }

@@ -10,7 +10,7 @@ mod effects;
 mod handle;
 mod standstill;
 
-pub use handle::{CommandError, Handle, Link};
+pub use handle::{CommandError, Handle, Hello, Link};
 
 use crate::journal::{Journal, JournalError, JournalThread};
 use effects::Sessions;
@@ -172,9 +172,9 @@ impl Driver {
             }
             Request::Attach(attach) => {
                 let ticket = self.waiting.ticket();
-                self.sessions.replace(&attach.offer.name);
                 self.waiting.greetings.insert(ticket, attach.greeting);
-                Input::Attach { ticket, offer: attach.offer, held: attach.held, builds: attach.builds }
+                let Hello { offer, held, builds, said } = attach.hello;
+                Input::Attach { ticket, offer, held, builds, said }
             }
             Request::Detach { worker, session } => {
                 self.sessions.end(&worker, session);

@@ -2,7 +2,7 @@
 
 use super::{auth, bad_request, cache_status, check_protocol, command_status, log_status};
 use crate::cache::{Cache, Grant};
-use crate::driver::{CommandError, Handle, Link};
+use crate::driver::{CommandError, Handle, Hello, Link};
 use crate::logs::LogStore;
 use futures_util::Stream;
 use railyard_common::blob::Blob;
@@ -10,7 +10,7 @@ use railyard_common::digest::Digest;
 use railyard_common::id::{BootId, BuildId, LeaseId, WorkerName};
 use railyard_common::layout;
 use railyard_common::order::{Order, OrderImage};
-use railyard_core::{Act, Command, WorkerOffer};
+use railyard_core::{Act, Command, Said, WorkerOffer};
 use railyard_proto::v1;
 use railyard_proto::v1::worker_service_server::WorkerService;
 use railyard_service::clock::Clock;
@@ -87,7 +87,8 @@ impl Workers {
         convert::at_most("builds", hello.builds.len(), LIST_MAX_LEN, "entries")?;
         let builds = hello.builds.iter().map(|build| convert::parsed("builds", build));
         let builds = builds.collect::<Result<Vec<BuildId>, _>>()?;
-        let offer = offer_of(hello, worker)?;
+        let said = said_of(&hello)?;
+        let offer = Box::new(offer_of(hello, worker)?);
         self.check_name(&offer).await?;
         let welcome = v1::Welcome {
             farm: self.farm_name.clone(),
@@ -96,7 +97,7 @@ impl Workers {
             heartbeat_millis: HEARTBEAT.as_millis() as u32,
             ..Default::default()
         };
-        self.farm.attach(offer, held, builds, welcome, link).await.map_err(command_status)
+        self.farm.attach(Hello { offer, held, builds, said }, welcome, link).await.map_err(command_status)
     }
 
     /// Two workers of one name would take the session, and with it each other's jobs, from each other for ever. The one
@@ -140,6 +141,13 @@ impl Workers {
 pub(super) fn lease_of(lease: Option<v1::LeaseId>) -> Result<LeaseId, Status> {
     let lease = lease.ok_or_else(|| bad_request("the call names no lease"))?;
     Ok(LeaseId::from_proto(lease)?)
+}
+
+/// When the hello was said; workers of before do not tell.
+fn said_of(hello: &v1::Hello) -> Result<Option<Said>, Status> {
+    convert::at_most("host_boot", hello.host_boot.len(), OFFER_TEXT_MAX_BYTES, "bytes")?;
+    let said = Said { host_boot: hello.host_boot.clone(), uptime_millis: hello.uptime_millis };
+    Ok(Some(said).filter(|said| !said.host_boot.is_empty()))
 }
 
 fn offer_of(hello: v1::Hello, name: WorkerName) -> Result<WorkerOffer, Status> {

@@ -8,7 +8,7 @@ use railyard_common::pipeline::{Pipeline, Request, Source};
 use railyard_common::platform::PlatformOffer;
 use railyard_common::priority::Priority;
 use railyard_common::time::Millis;
-use railyard_controller::driver::{CommandError, Driver, Handle, Link, Notices};
+use railyard_controller::driver::{CommandError, Driver, Handle, Hello, Link, Notices};
 use railyard_controller::journal::{Journal, JournalError, Loaded};
 use railyard_core::{Command, Event, Report, Snapshot, Submission, Trace, WorkerOffer};
 use railyard_proto::v1;
@@ -140,7 +140,7 @@ impl Stage {
     async fn attach(&mut self, name: &str) -> (u64, mpsc::Receiver<v1::ControllerMessage>) {
         let (link, messages) = link();
         let farm = self.farm.clone();
-        let attach = farm.attach(offer(name), Vec::new(), Vec::new(), v1::Welcome::default(), link);
+        let attach = farm.attach(hello(name), v1::Welcome::default(), link);
         let (session, _) = tokio::join!(attach, self.flush(Flush::Good));
         (session.unwrap(), messages)
     }
@@ -155,6 +155,10 @@ impl Stage {
 fn link() -> (Link, mpsc::Receiver<v1::ControllerMessage>) {
     let (messages, receiver) = mpsc::channel(16);
     (Link { messages, cut: CancellationToken::new() }, receiver)
+}
+
+fn hello(name: &str) -> Hello {
+    Hello { offer: Box::new(offer(name)), held: Vec::new(), builds: Vec::new(), said: None }
 }
 
 fn offer(name: &str) -> WorkerOffer {
@@ -230,7 +234,7 @@ async fn the_end_of_a_replaced_session_does_not_take_its_worker_offline() {
     assert!(futures_util::poll!(&mut held_up).is_pending());
     stage.waiting().await;
     let (link, mut messages) = link();
-    let mut attach = pin!(farm.attach(offer("anvil"), Vec::new(), Vec::new(), v1::Welcome::default(), link));
+    let mut attach = pin!(farm.attach(hello("anvil"), v1::Welcome::default(), link));
     assert!(futures_util::poll!(&mut attach).is_pending());
     farm.detach("anvil".parse().unwrap(), old).await;
     for _ in 0..2 {

@@ -221,7 +221,8 @@ pub fn read(dir: &JobDir, worker: &WorkerName) -> Result<Left, Unusable> {
 }
 
 /// This boot of the kernel; empty if the kernel does not say.
-fn kernel_boot() -> String {
+/// This start of the host's kernel.
+pub fn kernel_boot() -> String {
     fs::read_to_string(KERNEL_BOOT_ID).unwrap_or_default().trim().to_owned()
 }
 

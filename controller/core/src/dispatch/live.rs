@@ -1,6 +1,6 @@
 //! What is true only while the controller runs: sessions, heartbeats, phases. Lost on a restart, and rebuilt by the workers.
 
-use super::Phase;
+use super::{Phase, Said};
 use crate::leases::Leases;
 use railyard_common::id::{BuildId, LeaseId, WorkerName};
 use railyard_common::planted::{self, Bug};
@@ -16,6 +16,8 @@ pub struct Live {
     phases: BTreeMap<LeaseId, Phase>,
     seen: BTreeMap<WorkerName, Seen>,
     finalize_errors: BTreeMap<BuildId, String>,
+    /// When each worker last said hello.
+    said: BTreeMap<WorkerName, Said>,
     last_session: u64,
 }
 
@@ -27,9 +29,10 @@ struct Seen {
 }
 
 impl Live {
-    /// Nothing, but that numbers of sessions go on: the end of an old one must not be taken for that of a new one.
+    /// Nothing, but that numbers of sessions go on: the end of an old one must not be taken for that of a new one. And hellos
+    /// that are under way still arrive.
     pub(super) fn restarted(&self) -> Self {
-        Self { last_session: self.last_session, ..Self::default() }
+        Self { last_session: self.last_session, said: self.said.clone(), ..Self::default() }
     }
 
     /// How far an attempt is, as its worker last said.
@@ -70,6 +73,16 @@ impl Live {
         self.finalize_errors.remove(build);
     }
 
+    /// A worker says hello. Returns whether a later hello of it has come before.
+    pub(super) fn is_late(&mut self, worker: &WorkerName, said: Said) -> bool {
+        let later = |known: &&Said| known.host_boot == said.host_boot && known.uptime_millis > said.uptime_millis;
+        let late = self.said.get(worker).filter(later).is_some();
+        if !late {
+            self.said.insert(worker.clone(), said);
+        }
+        late
+    }
+
     pub(super) fn attach(&mut self, worker: WorkerName) -> u64 {
         self.last_session += 1;
         self.sessions.insert(worker, self.last_session);
@@ -96,6 +109,7 @@ impl Live {
 
     pub(super) fn forget(&mut self, worker: &WorkerName) {
         self.seen.remove(worker);
+        self.said.remove(worker);
     }
 
     /// Returns whether that is news.

@@ -42,6 +42,8 @@ pub enum Input {
         held: Vec<LeaseId>,
         /// Builds of which it keeps something.
         builds: Vec<BuildId>,
+        /// When it was said, if the worker tells.
+        said: Option<Said>,
     },
     /// A worker's stream has ended.
     Detach {
@@ -64,6 +66,16 @@ pub enum Input {
         /// For the answer.
         ticket: Ticket,
     },
+}
+
+/// When a hello was said, on the clock of its host. A connection that was cut may deliver a hello after a later one that came on
+/// another connection; what the later one said holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Said {
+    /// This start of the host's kernel. Nothing under way survives the next one.
+    pub host_boot: String,
+    /// Since then. It goes on over restarts of the worker's process.
+    pub uptime_millis: u64,
 }
 
 /// A heartbeat.

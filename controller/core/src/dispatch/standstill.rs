@@ -1,7 +1,7 @@
 //! While nothing can be journaled: who asks is answered from what is durable, and nothing changes.
 
 use super::{Dispatcher, Input, Output, Ticket, Welcome};
-use crate::Command;
+use crate::{Command, Refusal};
 use railyard_common::id::WorkerName;
 use railyard_common::time::Millis;
 
@@ -26,8 +26,13 @@ impl Dispatcher {
                     // Done already, or impossible anyway: that can be told.
                     result => out.push(Output::Decided { ticket, result }),
                 },
-                Input::Attach { ticket, offer, held, builds } => {
+                Input::Attach { ticket, offer, held, builds, said } => {
                     let worker = offer.name.clone();
+                    if said.is_some_and(|said| self.live.is_late(&worker, said)) {
+                        let refusal = Refusal::LateHello(worker);
+                        out.push(Output::TurnedAway { ticket, refusal });
+                        continue;
+                    }
                     let hello = Command::Hello { offer, held: held.clone() };
                     if let Err(refusal) = self.farm.decide(now, &hello) {
                         out.push(Output::TurnedAway { ticket, refusal });

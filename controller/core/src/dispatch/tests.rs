@@ -71,7 +71,7 @@ fn submit(ticket: u64, build: &str) -> Input {
 }
 
 fn attach(ticket: u64, held: Vec<LeaseId>) -> Input {
-    Input::Attach { ticket: Ticket(ticket), offer: offer(), held, builds: Vec::new() }
+    Input::Attach { ticket: Ticket(ticket), offer: offer(), held, builds: Vec::new(), said: None }
 }
 
 /// A durable round at a time that both clocks show.
@@ -176,4 +176,28 @@ fn in_a_standstill_everybody_is_answered_and_nothing_changes() {
     assert!(matches!(round.events(), [Event::WorkerOnline { .. }]), "{:?}", round.events());
     assert_eq!(dispatcher.farm().holder(lease), Some(&worker));
     let _ = dispatcher.release(Millis(60_000), Millis(60_000), round);
+}
+
+/// A cut can hold a hello back until a later one has come on another connection. What it says is not so any more.
+#[test]
+fn a_hello_that_was_overtaken_by_a_later_one_frees_nothing() {
+    let mut dispatcher = Dispatcher::new(Farm::default(), Millis(0));
+    let hello = |ticket, uptime_millis, host_boot: &str| Input::Attach {
+        ticket: Ticket(ticket),
+        offer: offer(),
+        held: Vec::new(),
+        builds: Vec::new(),
+        said: Some(Said { host_boot: host_boot.to_owned(), uptime_millis }),
+    };
+    let outputs = durable(&mut dispatcher, 0, [hello(1, 500, "a"), submit(2, "p/1")]);
+    let (session, lease) = order_of(&outputs).unwrap();
+    let outputs = durable(&mut dispatcher, 1, [hello(3, 400, "a")]);
+    let worker: WorkerName = ANVIL.parse().unwrap();
+    let refusal = Refusal::LateHello(worker.clone());
+    assert_eq!(outputs, [Output::TurnedAway { ticket: Ticket(3), refusal }]);
+    assert_eq!(dispatcher.farm().holder(lease), Some(&worker));
+    assert_eq!(dispatcher.live().session(&worker), Some(session));
+    // After a restart of its host it counts anew; and there the lease is lost.
+    let outputs = durable(&mut dispatcher, 2, [hello(4, 3, "b")]);
+    assert!(outputs.contains(&Output::LeaseEnded(lease)), "{outputs:?}");
 }
