@@ -86,7 +86,7 @@ pub enum Command {
         /// Which.
         lease: LeaseId,
     },
-    /// Time has passed: holds end, and so does the patience with what runs on drained workers.
+    /// Time has passed: holds end, and workers that were away for long are forgotten.
     Tick,
     /// An attempt's end, from the worker that holds the lease.
     Report(Box<Report>),

@@ -22,12 +22,13 @@ impl Farm {
                 false => return Err(Refusal::StaleLease(report.lease)),
             }
         }
-        let next = self.next(now, report.lease, &report.outcome);
-        let succeeded = report.outcome.kind == OutcomeKind::Succeeded;
+        let outcome = self.unasked(report);
+        let next = self.next(now, report.lease, &outcome);
+        let succeeded = outcome.kind == OutcomeKind::Succeeded;
         Ok(vec![Event::AttemptEnded {
             at: now,
             lease: report.lease,
-            outcome: report.outcome.clone(),
+            outcome,
             artifacts: if succeeded { report.artifacts.clone() } else { Vec::new() },
             image: if succeeded { report.image.clone() } else { None },
             log_bytes: report.log_bytes,
@@ -35,12 +36,26 @@ impl Farm {
         }])
     }
 
+    /// What was stopped, and not because somebody wanted the job stopped, is lost: its worker was drained.
+    fn unasked(&self, report: &Report) -> Outcome {
+        let mut outcome = report.outcome.clone();
+        if outcome.kind == OutcomeKind::Cancelled && !self.is_cancelling(report.lease.job) {
+            (outcome.kind, outcome.reason) = (OutcomeKind::Lost, Reason::Drained);
+        }
+        outcome
+    }
+
     fn already_reported(&self, report: &Report) -> bool {
+        // As it may have been taken down.
+        let drained = |end: &Outcome| {
+            let told = &report.outcome;
+            told.kind == OutcomeKind::Cancelled && end.reason == Reason::Drained && end.message == told.message
+        };
         let attempts = self.jobs.get(&report.lease.job).map(|job| job.attempts.as_slice()).unwrap_or_default();
         attempts.iter().any(|attempt| {
             attempt.number == report.lease.attempt
                 && attempt.worker == report.worker
-                && attempt.end.as_ref().is_some_and(|end| end.outcome == report.outcome)
+                && attempt.end.as_ref().is_some_and(|end| end.outcome == report.outcome || drained(&end.outcome))
         })
     }
 

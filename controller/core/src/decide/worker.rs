@@ -72,17 +72,24 @@ impl Farm {
         }
     }
 
+    /// Leases that a drained worker has had time enough for, with why they stop. It is told to stop them, and says how they ended:
+    /// only then are the jobs free for others, for until then their containers may run.
+    pub(crate) fn overdue(&self, now: Millis) -> Vec<(LeaseId, String)> {
+        let late = self.workers.iter().filter(|(_, worker)| {
+            worker.hold.as_ref().and_then(|hold| hold.stop_at).is_some_and(|stop_at| stop_at <= now)
+        });
+        let lease = |name: &WorkerName, lease: &LeaseId| {
+            (*lease, format!("worker {name} was drained, and lease {lease} had not ended in time"))
+        };
+        late.flat_map(|(name, worker)| worker.leases.iter().map(move |id| lease(name, id))).collect()
+    }
+
     pub(super) fn decide_tick(&self, now: Millis) -> Vec<Event> {
         let mut events = Vec::new();
         for (name, worker) in &self.workers {
             let hold = worker.hold.as_ref();
             if hold.and_then(|hold| hold.until).is_some_and(|until| until <= now) {
                 events.push(Event::WorkerReleased { at: now, worker: name.clone(), by: String::new() });
-            } else if hold.and_then(|hold| hold.stop_at).is_some_and(|stop_at| stop_at <= now) {
-                let why =
-                    |lease: &LeaseId| format!("worker {name} was drained, and lease {lease} had not ended in time");
-                let lost = |lease: &LeaseId| self.lost(now, *lease, Reason::Drained, why(lease));
-                events.extend(worker.leases.iter().map(lost));
             }
             let away = !worker.online && worker.leases.is_empty() && hold.is_none();
             if away && now.since(worker.changed_at) >= FORGET_WORKER_MILLIS {

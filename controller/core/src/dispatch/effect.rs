@@ -155,7 +155,7 @@ impl Dispatcher {
         }
     }
 
-    fn cancel(&self, lease: LeaseId, reason: String, out: &mut Vec<Output>) {
+    pub(super) fn cancel(&self, lease: LeaseId, reason: String, out: &mut Vec<Output>) {
         let Some(worker) = self.farm.holder(lease) else { return };
         if let Some(session) = self.live.session(worker) {
             out.push(Output::Cancel { worker: worker.clone(), session, lease, reason });

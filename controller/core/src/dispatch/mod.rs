@@ -19,7 +19,7 @@ mod message;
 mod standstill;
 
 pub use live::Live;
-pub use message::{Beat, Input, Output, Phase, Ticket};
+pub use message::{Beat, Input, Output, Phase, Said, Ticket};
 
 use crate::{Command, Event, Farm, Refusal};
 use railyard_common::id::{BuildId, LeaseId, WorkerName};
@@ -52,10 +52,21 @@ pub struct Round {
 /// An answer that waits for the flush.
 #[derive(Debug)]
 enum Answer {
-    Decided { ticket: Ticket, result: Result<Vec<Event>, Refusal> },
+    Decided {
+        ticket: Ticket,
+        result: Result<Vec<Event>, Refusal>,
+    },
     Welcome(Welcome),
-    TurnedAway { ticket: Ticket, refusal: Refusal },
+    TurnedAway {
+        ticket: Ticket,
+        refusal: Refusal,
+    },
     Beat(Beat),
+    /// A drained worker is to stop what it still runs. Told again and again: once is enough for it.
+    Stop {
+        lease: LeaseId,
+        reason: String,
+    },
     Changed(BuildId),
     Read(Ticket),
 }
@@ -137,6 +148,8 @@ impl Dispatcher {
         if mono.since(self.ticked_at) >= TICK_MILLIS {
             self.ticked_at = mono;
             self.own.push_back(Command::Tick);
+            let overdue = self.farm.overdue(now).into_iter();
+            round.answers.extend(overdue.map(|(lease, reason)| Answer::Stop { lease, reason }));
         }
         self.decide_own(now, &mut round);
         // Placing is never refused.
@@ -153,6 +166,7 @@ impl Dispatcher {
                 Answer::Welcome(welcome) => self.welcome(now, mono, welcome, &mut out),
                 Answer::TurnedAway { ticket, refusal } => out.push(Output::TurnedAway { ticket, refusal }),
                 Answer::Beat(beat) => self.answer_beat(now, beat, &mut out),
+                Answer::Stop { lease, reason } => self.cancel(lease, reason, &mut out),
                 Answer::Changed(build) => out.push(Output::BuildChanged(build)),
                 Answer::Read(ticket) => out.push(Output::Read { ticket }),
             }
@@ -203,8 +217,13 @@ impl Dispatcher {
                 let result = self.decide(now, &command, round);
                 round.answers.push(Answer::Decided { ticket, result });
             }
-            Input::Attach { ticket, offer, held, builds } => {
+            Input::Attach { ticket, offer, held, builds, said } => {
                 let worker = offer.name.clone();
+                if said.is_some_and(|said| self.live.is_late(&worker, said)) && !planted::is(Bug::LateHello) {
+                    let refusal = Refusal::LateHello(worker);
+                    round.answers.push(Answer::TurnedAway { ticket, refusal });
+                    return;
+                }
                 // What it claims and does not hold is told in the answer.
                 let decided = self.decide(now, &Command::Hello { offer, held: held.clone() }, round);
                 if let Err(refusal) = decided {
