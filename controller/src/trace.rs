@@ -200,20 +200,11 @@ mod tests {
             }),
         };
         let state = JobState::Blocked { needs: 1 };
-        let attempts = (1..).zip(ends).map(attempt).collect();
-        Job {
-            build: "mini/1".parse().unwrap(),
-            index: 0,
-            state,
-            attempts,
-            lost,
-            failed,
-            path_len: 1,
-            ready_at: None,
-            ticket: 0,
-            approval: None,
-            cancelled: None,
-        }
+        let attempts: Vec<Attempt> = (1..).zip(ends).map(attempt).collect();
+        let job = serde_json::json!({
+            "build": "mini/1", "index": 0, "state": state, "attempts": attempts, "lost": lost, "failed": failed, "path_len": 1,
+        });
+        serde_json::from_value(job).unwrap()
     }
 
     #[test]

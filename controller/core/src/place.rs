@@ -8,7 +8,7 @@ use crate::event::Event;
 use crate::farm::Farm;
 use crate::is_due;
 use crate::job::Job;
-use crate::queue::{Group, Line, Queue, Shape, Waiting};
+use crate::queue::{ByAge, ByPath, Group, Line, Queue, Shape, Waiting};
 use crate::worker::Worker;
 use railyard_common::id::{GroupName, JobId, LeaseId, PipelineName, WorkerName};
 use railyard_common::job::Capacity;
@@ -68,8 +68,8 @@ enum Source<'a> {
     /// A line; its heads by path and by age.
     Line {
         line: &'a Line,
-        by_path: Peekable<btree_map::Iter<'a, (Reverse<u32>, u64, JobId), Millis>>,
-        by_age: Peekable<btree_map::Iter<'a, (Millis, u64, JobId), u32>>,
+        by_path: Peekable<btree_map::Iter<'a, ByPath, Millis>>,
+        by_age: Peekable<btree_map::Iter<'a, ByAge, u32>>,
     },
     /// The first of a group, if it may run.
     Group(&'a GroupName, &'a Group),

@@ -64,13 +64,19 @@ pub(crate) struct Waiting {
     pub not_before: Millis,
 }
 
+/// Where a job stands by path: longest remaining path first, then the order in which they became ready.
+pub(crate) type ByPath = (Reverse<u32>, u64, JobId);
+
+/// Where a job stands by age: who waits longest, then the order in which they became ready.
+pub(crate) type ByAge = (Millis, u64, JobId);
+
 /// The jobs of one line.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Queue {
-    /// Longest remaining path first, then the order in which they became ready; with when that was.
-    pub by_path: BTreeMap<(Reverse<u32>, u64, JobId), Millis>,
-    /// Who waits longest; with the length of its path.
-    pub by_age: BTreeMap<(Millis, u64, JobId), u32>,
+    /// With when they became ready.
+    pub by_path: BTreeMap<ByPath, Millis>,
+    /// With the lengths of their paths.
+    pub by_age: BTreeMap<ByAge, u32>,
 }
 
 /// A concurrency group.
