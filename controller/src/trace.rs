@@ -202,7 +202,7 @@ mod tests {
         let state = JobState::Blocked { needs: 1 };
         let attempts: Vec<Attempt> = (1..).zip(ends).map(attempt).collect();
         let job = serde_json::json!({
-            "build": "mini/1", "index": 0, "state": state, "attempts": attempts, "lost": lost, "failed": failed, "path_len": 1
+            "build": "mini/1", "index": 0, "state": state, "attempts": attempts, "lost": lost, "failed": failed, "path_len": 1,
         });
         serde_json::from_value(job).unwrap()
     }

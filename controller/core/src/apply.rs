@@ -158,6 +158,8 @@ impl Farm {
         job.state = JobState::Leased { worker: name.clone() };
         let attempt =
             Attempt { number: lease.attempt, worker: name.clone(), leased_at: at, uploading: false, end: None };
+        // Most jobs have one, and there are many jobs.
+        job.attempts.reserve_exact(1);
         job.attempts.push(attempt);
         self.begin_use(lease);
         if let Some(worker) = self.workers.get_mut(name) {

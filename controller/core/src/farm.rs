@@ -115,6 +115,8 @@ impl Farm {
             let last = JobId(build.first_job.0 + build.plan.jobs.len() as u64);
             for (_, job) in farm.jobs.range_mut(build.first_job..last) {
                 job.home = build.index.clone();
+                // What was read left room for more.
+                job.attempts.shrink_to_fit();
             }
         }
         let active: Vec<JobId> = farm

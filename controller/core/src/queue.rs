@@ -64,18 +64,18 @@ pub(crate) struct Waiting {
     pub not_before: Millis,
 }
 
-/// A place by the remaining path, then by ticket.
+/// Where a job stands by path: longest remaining path first, then the order in which they became ready.
 pub(crate) type ByPath = (Reverse<u32>, u64, JobId);
 
-/// A place by when the job became ready, then by ticket.
+/// Where a job stands by age: who waits longest, then the order in which they became ready.
 pub(crate) type ByAge = (Millis, u64, JobId);
 
 /// The jobs of one line.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Queue {
-    /// Longest remaining path first, then the order in which they became ready; with when that was.
+    /// With when they became ready.
     pub by_path: BTreeMap<ByPath, Millis>,
-    /// Who waits longest; with the length of its path.
+    /// With the lengths of their paths.
     pub by_age: BTreeMap<ByAge, u32>,
 }
 

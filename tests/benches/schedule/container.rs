@@ -15,7 +15,7 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 pub fn measure(quick: bool, table: &mut Table) -> anyhow::Result<()> {
     let submits = if quick { 10 } else { 100 };
     let engine = Engine::shared();
-    let reference = format!("railyard-bench-{}", railyard_tests::unique());
+    let reference = format!("railyard-bench-{}:local", railyard_tests::unique());
     image::busybox(&engine, &reference);
     let measured = with_image(&engine, &reference, submits);
     engine.docker(&["image", "rm", "--force", &reference]);

@@ -122,6 +122,7 @@ fn run(slots: u32, builds: usize) -> anyhow::Result<Run> {
             offer: Box::new(plans::offer(n, plans::slots(slots))),
             held: Vec::new(),
             builds: Vec::new(),
+            said: None,
         })
         .collect();
     let jobs = builds * JOBS_PER_BUILD;

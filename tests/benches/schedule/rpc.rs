@@ -61,14 +61,15 @@ async fn drive(controller: &Controller, slots: u32, builds: usize) -> anyhow::Re
     let jobs = builds * STEPS * VARIANTS;
     let (first, last) = (jobs / 5, jobs - jobs / 20);
     let (count, tell) = (AtomicUsize::new(0), Arc::new(Notify::new()));
-    let (begun, done) = (tell.clone(), Arc::new(Notify::new()));
-    let ended = done.clone();
+    let (begun, done, over) = (tell.clone(), Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (ended, all) = (done.clone(), over.clone());
     let crew = Crew {
         capacity: plans::slots(slots),
         on_order: Arc::new(|_| ()),
         on_reported: Arc::new(move || match count.fetch_add(1, Ordering::Relaxed) + 1 {
             reported if reported == first => begun.notify_one(),
             reported if reported == last => ended.notify_one(),
+            reported if reported == jobs => all.notify_one(),
             _ => {}
         }),
         stop: CancellationToken::new(),
@@ -89,6 +90,7 @@ async fn drive(controller: &Controller, slots: u32, builds: usize) -> anyhow::Re
         controller_cpus: (machine::cpu_secs(theirs)? - theirs_before) / secs,
         workers_cpus: (machine::cpu_secs(own)? - own_before) / secs,
     };
+    over.notified().await;
     crew.stop.cancel();
     Ok(run)
 }

@@ -152,8 +152,7 @@ impl Dispatcher {
             round.answers.extend(overdue.map(|(lease, reason)| Answer::Stop { lease, reason }));
         }
         self.decide_own(now, &mut round);
-        // Placing is never refused.
-        let _ = self.decide(now, &Command::Place, &mut round);
+        self.carry(now, &Command::Place, &mut round);
         round
     }
 
@@ -199,8 +198,7 @@ impl Dispatcher {
 
     fn decide_own(&mut self, now: Millis, round: &mut Round) {
         while let Some(command) = self.own.pop_front() {
-            // A refusal means that it came too late: what it was for has ended otherwise.
-            let _ = self.decide(now, &command, round);
+            self.carry(now, &command, round);
         }
     }
 
@@ -209,6 +207,14 @@ impl Dispatcher {
         events.iter().for_each(|event| self.farm.apply(event));
         round.events.extend(events.iter().cloned());
         Ok(events)
+    }
+
+    /// The same where nobody waits for the events.
+    fn carry(&mut self, now: Millis, command: &Command, round: &mut Round) {
+        // A refusal means that it came too late: what it was for has ended otherwise. Placing is never refused.
+        let Ok(events) = self.farm.decide(now, command) else { return };
+        events.iter().for_each(|event| self.farm.apply(event));
+        round.events.extend(events);
     }
 
     fn take(&mut self, now: Millis, mono: Millis, input: Input, round: &mut Round) {
@@ -236,7 +242,7 @@ impl Dispatcher {
             }
             Input::Detach { worker, session } => {
                 if self.live.detach(&worker, session) {
-                    let _ = self.decide(now, &Command::Goodbye { worker }, round);
+                    self.carry(now, &Command::Goodbye { worker }, round);
                 }
             }
             Input::Beat(beat) => {
@@ -265,7 +271,7 @@ impl Dispatcher {
             self.live.leases.renew(*lease, mono);
             if *phase == Some(Phase::Upload) {
                 // Never refused, and nothing if it is known already.
-                let _ = self.decide(now, &Command::Uploading { lease: *lease }, round);
+                self.carry(now, &Command::Uploading { lease: *lease }, round);
             }
         }
     }
