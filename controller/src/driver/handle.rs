@@ -23,6 +23,7 @@ pub(super) enum Request {
     Decide { command: Command, reply: oneshot::Sender<Result<Vec<Event>, CommandError>> },
     Attach(Attach),
     Detach { worker: WorkerName, session: u64 },
+    Draining { worker: WorkerName, session: u64 },
     Beat(Beat),
     NoteFinalizeError { build: BuildId, why: String },
     Read(Read),
@@ -138,6 +139,14 @@ impl Handle {
     pub async fn detach(&self, worker: WorkerName, session: u64) {
         // A driver that has stopped has forgotten its sessions already.
         let _ = self.requests.send(Request::Detach { worker, session }).await;
+    }
+
+    /// A worker wants no new leases.
+    ///
+    /// # Errors
+    /// [`CommandError::Stopping`].
+    pub async fn draining(&self, worker: WorkerName, session: u64) -> Result<(), CommandError> {
+        self.requests.send(Request::Draining { worker, session }).await.map_err(|_| CommandError::Stopping)
     }
 
     /// A heartbeat has come.

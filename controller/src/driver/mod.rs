@@ -180,6 +180,7 @@ impl Driver {
                 self.sessions.end(&worker, session);
                 Input::Detach { worker, session }
             }
+            Request::Draining { worker, session } => Input::Draining { worker, session },
             Request::Beat(beat) => Input::Beat(beat),
             Request::NoteFinalizeError { build, why } => Input::FinalizeError { build, why },
             Request::Read(read) => {

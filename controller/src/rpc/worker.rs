@@ -10,7 +10,7 @@ use railyard_common::digest::Digest;
 use railyard_common::id::{BootId, BuildId, LeaseId, WorkerName};
 use railyard_common::layout;
 use railyard_common::order::{Order, OrderImage};
-use railyard_core::{Act, Command, Said, WorkerOffer};
+use railyard_core::{Act, Said, WorkerOffer};
 use railyard_proto::v1;
 use railyard_proto::v1::worker_service_server::WorkerService;
 use railyard_service::clock::Clock;
@@ -323,7 +323,7 @@ async fn listen(
                 farm.beat(worker.clone(), session, beat).await
             }
             Ok(Some(v1::WorkerMessage { kind: Some(Kind::Draining(_)) })) => {
-                farm.decide(Command::Drain { worker: worker.clone() }).await.map(drop)
+                farm.draining(worker.clone(), session).await
             }
             Ok(Some(v1::WorkerMessage { kind: Some(Kind::Hello(_)) })) => return "it said hello twice".to_owned(),
             // A kind that a newer worker knows and this controller does not.

@@ -117,8 +117,11 @@ impl World {
             Fault::WorkerDies(host, lasts) => self.worker_dies(host, lasts, false),
             Fault::HostDies(host, lasts) => self.worker_dies(host, lasts, true),
             Fault::WorkerPauses(host, lasts) => {
-                self.hosts[host].paused_until = self.hosts[host].paused_until.max(now + lasts);
-                self.excuse(host);
+                // What is not there cannot stand still.
+                if self.hosts[host].has_process() {
+                    self.hosts[host].paused_until = self.hosts[host].paused_until.max(now + lasts);
+                    self.excuse(host);
+                }
             }
             Fault::EngineFails(host, lasts) => self.hosts[host].engine_bad_until = now + lasts,
             Fault::DiskFull(host, lasts) => self.hosts[host].disk_full_until = now + lasts,

@@ -243,6 +243,10 @@ impl World {
             let worker = self.ledger.durable.worker(&host.name);
             let open = host.session_conn().and_then(|conn| self.conns.get(&conn)).and_then(|conn| conn.at_controller);
             let connected = open.is_some() && open == self.controller.epoch() && self.controller.is_idle();
+            if connected && host.is_working() && worker.is_some_and(|worker| worker.draining) {
+                let why = format!("{} works, and the farm takes it for leaving", host.name);
+                return self.breaks("working-is-not-draining", why);
+            }
             if connected && !worker.is_some_and(|worker| worker.online) {
                 let why = format!("{} is connected, and the farm takes it for gone", host.name);
                 return self.breaks("connected-is-online", why);

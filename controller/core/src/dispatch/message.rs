@@ -52,6 +52,13 @@ pub enum Input {
         /// Which.
         session: u64,
     },
+    /// A worker wants no new leases, because its process ends. Said on an earlier stream it means an earlier process.
+    Draining {
+        /// Who.
+        worker: WorkerName,
+        /// On which of its streams.
+        session: u64,
+    },
     /// A heartbeat.
     Beat(Beat),
     /// A build could not be finalized yet.

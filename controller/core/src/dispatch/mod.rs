@@ -245,6 +245,11 @@ impl Dispatcher {
                     self.carry(now, &Command::Goodbye { worker }, round);
                 }
             }
+            Input::Draining { worker, session } => {
+                if self.live.session(&worker) == Some(session) || planted::is(Bug::StaleDetach) {
+                    let _ = self.decide(now, &Command::Drain { worker }, round);
+                }
+            }
             Input::Beat(beat) => {
                 self.hear(now, mono, &beat, round);
                 round.answers.push(Answer::Beat(beat));

@@ -47,6 +47,11 @@ impl Dispatcher {
                         self.put_off(&worker, Command::Goodbye { worker: worker.clone() });
                     }
                 }
+                Input::Draining { worker, session } => {
+                    if self.live.session(&worker) == Some(session) {
+                        self.own.push_back(Command::Drain { worker });
+                    }
+                }
                 Input::Beat(beat) => {
                     let held = beat.leases.iter().filter(|(lease, _)| self.farm.holder(*lease) == Some(&beat.worker));
                     for (lease, _) in held {
@@ -68,7 +73,7 @@ impl Dispatcher {
     fn put_off(&mut self, worker: &WorkerName, command: Command) {
         self.own.retain(|earlier| match earlier {
             Command::Hello { offer, .. } => offer.name != *worker,
-            Command::Goodbye { worker: gone } => gone != worker,
+            Command::Goodbye { worker: gone } | Command::Drain { worker: gone } => gone != worker,
             _ => true,
         });
         self.own.push_back(command);

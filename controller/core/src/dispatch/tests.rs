@@ -201,3 +201,23 @@ fn a_hello_that_was_overtaken_by_a_later_one_frees_nothing() {
     let outputs = durable(&mut dispatcher, 2, [hello(4, 3, "b")]);
     assert!(outputs.contains(&Output::LeaseEnded(lease)), "{outputs:?}");
 }
+
+/// A worker that stops says so on its stream. A slow flush may have that read after the hello of its next process.
+#[test]
+fn a_worker_is_not_drained_by_what_its_earlier_process_said() {
+    let mut dispatcher = Dispatcher::new(Farm::default(), Millis(0));
+    let worker: WorkerName = ANVIL.parse().unwrap();
+    let _ = durable(&mut dispatcher, 0, [attach(1, Vec::new())]);
+    let draining = |session| Input::Draining { worker: worker.clone(), session };
+    let _ = durable(&mut dispatcher, 1, [attach(2, Vec::new()), draining(1)]);
+    assert!(dispatcher.farm().worker(&worker).unwrap().is_willing());
+    let _ = durable(&mut dispatcher, 2, [draining(1)]);
+    assert!(dispatcher.farm().worker(&worker).unwrap().is_willing());
+    let _ = durable(&mut dispatcher, 3, [draining(2)]);
+    assert!(!dispatcher.farm().worker(&worker).unwrap().is_willing());
+    // So it is when nothing can be journaled.
+    let at = Millis(4);
+    let _ = dispatcher.answer(at, at, [attach(3, Vec::new()), draining(3), attach(4, Vec::new()), draining(3)]);
+    let _ = durable(&mut dispatcher, 5, []);
+    assert!(dispatcher.farm().worker(&worker).unwrap().is_willing());
+}

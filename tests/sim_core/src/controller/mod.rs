@@ -24,7 +24,7 @@ use railyard_common::digest::Digest;
 use railyard_common::id::{BuildId, LeaseId, WorkerName};
 use railyard_common::planted::{self, Bug};
 use railyard_common::time::Millis;
-use railyard_core::{Beat, Command, Dispatcher, Event, Farm, Input, Output, Phase, Refusal, Round, Ticket};
+use railyard_core::{Beat, Dispatcher, Event, Farm, Input, Output, Phase, Refusal, Round, Ticket};
 use railyard_proto::v1;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -89,7 +89,6 @@ enum Waiter {
     LookFinalizing,
     Finalized(BuildId),
     LookSweep,
-    Nobody,
 }
 
 /// Something in the controller.
@@ -420,7 +419,6 @@ impl World {
             }
             Waiter::Attach(conn) => self.close_at_controller(conn),
             Waiter::Finalized(build) => self.finalize_again(build),
-            Waiter::Nobody => {}
             waiter => {
                 if let Some(process) = self.process_mut() {
                     process.waiting.insert(ticket, waiter);
@@ -555,8 +553,8 @@ impl World {
             }
             Up::Draining => {
                 let session = self.process_mut().and_then(|process| process.sessions.get(&id).cloned());
-                if let Some((worker, _)) = session {
-                    self.ask(Waiter::Nobody, |ticket| Input::Command { ticket, command: Command::Drain { worker } });
+                if let Some((worker, session)) = session {
+                    self.tell(Input::Draining { worker, session });
                 }
             }
             Up::Log { lease, offset, bytes } => self.log_arrives(id, lease, offset, bytes),
@@ -584,7 +582,7 @@ impl World {
 fn ticket_of(input: &Input) -> Option<Ticket> {
     match input {
         Input::Command { ticket, .. } | Input::Attach { ticket, .. } | Input::Read { ticket } => Some(*ticket),
-        Input::Detach { .. } | Input::Beat(_) | Input::FinalizeError { .. } => None,
+        Input::Detach { .. } | Input::Draining { .. } | Input::Beat(_) | Input::FinalizeError { .. } => None,
     }
 }
 

@@ -136,6 +136,11 @@ impl World {
             let at = self.hosts[host].paused_until;
             return self.queue.put(at, Happening::Worker(host, number, what));
         }
+        // Whoever stood still looks at the clock before anything else.
+        self.settle(host);
+        if self.process(host, number).is_none() {
+            return;
+        }
         match what {
             Wrk::Wake => {
                 if let Some(process) = self.proc(host) {

@@ -154,6 +154,16 @@ impl Host {
         self.containers.is_empty() && self.process.as_ref().is_some_and(idle)
     }
 
+    /// Whether a worker's process runs.
+    pub fn has_process(&self) -> bool {
+        self.process.is_some()
+    }
+
+    /// Whether it takes jobs, as far as it is concerned.
+    pub fn is_working(&self) -> bool {
+        self.process.as_ref().is_some_and(|process| process.standing == Standing::Working)
+    }
+
     /// Its session, if the controller has welcomed it.
     pub fn session_conn(&self) -> Option<ConnId> {
         self.process.as_ref().filter(|process| process.welcomed)?.conn
