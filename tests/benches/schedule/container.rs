@@ -77,10 +77,13 @@ async fn drive(
         let build = submitter.submit(&pipeline, &format!("v{n}")).await?;
         submitter.ended(&build).await?;
         // The build has ended, so its container's start has been told.
-        started.push(events.next()? - begun.0 as f64);
+        started.push(events.of(&build)? - begun.0 as f64);
     }
     Ok(started)
 }
+
+/// When, and for which build.
+const FORMAT: &str = "{{.TimeNano}} {{index .Actor.Attributes \"railyard.build\"}}";
 
 /// The engine's word on every start of a container.
 struct Starts {
@@ -93,7 +96,7 @@ impl Starts {
         let mut child = Command::new("docker")
             .arg("--host")
             .arg(format!("unix://{}", engine.socket().display()))
-            .args(["events", "--filter", "event=start", "--filter", filter, "--format", "{{.TimeNano}}"])
+            .args(["events", "--filter", "event=start", "--filter", filter, "--format", FORMAT])
             // From now on, though the client may need a moment to connect.
             .args(["--since", &(SystemClock.now().0 / 1000).to_string()])
             .stdout(Stdio::piped())
@@ -102,10 +105,16 @@ impl Starts {
         Ok(Self { child, lines })
     }
 
-    /// Milliseconds since the epoch.
-    fn next(&mut self) -> anyhow::Result<f64> {
-        let line = self.lines.next().context("the engine says nothing more")??;
-        Ok(line.trim().parse::<f64>()? / 1e6)
+    /// When the container of that build started: milliseconds since the epoch.
+    fn of(&mut self, build: &str) -> anyhow::Result<f64> {
+        loop {
+            let line = self.lines.next().context("the engine says nothing more")??;
+            if let Some((nanos, started)) = line.split_once(' ')
+                && started.trim() == build
+            {
+                return Ok(nanos.parse::<f64>()? / 1e6);
+            }
+        }
     }
 }
 
