@@ -2,7 +2,7 @@
 
 use crate::common::people::submission;
 use crate::common::pipelines::ONE;
-use crate::common::worker::{hello, lease, report, succeeded};
+use crate::common::worker::{cancelled, hello, lease, report, succeeded};
 use crate::common::{Controller, refused, until};
 use railyard_proto::v1;
 use railyard_service::convert;
@@ -67,11 +67,14 @@ async fn what_still_runs_at_the_deadline_of_a_drain_runs_elsewhere() {
     let drain = v1::HoldWorkerRequest { stop_after_secs: Some(1), ..hold("anvil", v1::HoldKind::Drain) };
     let view = person.hold(drain).await.unwrap();
     assert!(view.hold.unwrap().stop_at.is_some());
+
+    // The first is told to stop, and holds the lease until it says that it has: only then does the job run elsewhere.
+    let told = anvil.cancel().await;
+    assert_eq!(told.lease, Some(lease(&first)));
+    assert!(anvil.beat(&[lease(&first)], v1::Phase::Run).await.lost.is_empty());
+    anvil.try_report(report(lease(&first), cancelled(&told.reason))).await.unwrap();
     let again = hammer.order().await;
     assert_eq!((lease(&again).job, lease(&again).attempt), (lease(&first).job, 2));
-
-    // The first is told, and what it reports does not count any more.
-    assert_eq!(anvil.beat(&[lease(&first)], v1::Phase::Run).await.lost, [lease(&first)]);
     let late = anvil.try_report(report(lease(&first), succeeded())).await;
     refused(late, Code::FailedPrecondition, "stale-lease");
     let job = person.job(&build, "work@linux/amd64").await;
