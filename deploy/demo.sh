@@ -69,7 +69,7 @@ else
     farm_pid=$!
     wait_pid=$farm_pid
     # shellcheck disable=SC2317  # Called by wait_for.
-    worker_is_there() { timeout 10 "$railyard" workers | grep -q ' connected '; }
+    worker_is_there() { timeout 10 "$railyard" workers | grep -q ' online '; }
     wait_for "the farm's worker" $DATA/dev.log worker_is_there
 fi
 "$railyard" workers
