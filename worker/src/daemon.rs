@@ -5,7 +5,6 @@ mod leases;
 use crate::attempt::record::{self, Left};
 use crate::attempt::{Event, Reins};
 use crate::cleanup;
-use crate::disk::free_bytes;
 use crate::host;
 use crate::link::{self, LinkEvent, LinkRefused};
 use crate::runtime::RuntimeError;
@@ -222,7 +221,7 @@ impl Daemon {
             .into_iter()
             .map(|(lease, phase)| v1::LeaseStatus { lease: Some(lease.to_proto()), phase: phase.into() })
             .collect();
-        let free_disk_bytes = free_bytes(self.shop.data.root()).unwrap_or_default();
+        let free_disk_bytes = (self.shop.free_disk)(self.shop.data.root()).unwrap_or_default();
         self.say(worker_message::Kind::Heartbeat(v1::Heartbeat { sequence, leases, free_disk_bytes }));
     }
 

@@ -41,6 +41,7 @@ use railyard_service::tls::PemPair;
 use railyard_transfer::{Settings, Transfer};
 use runtime::Runtime;
 use std::fs::File;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
@@ -63,6 +64,8 @@ pub struct Outside {
     pub http: fn(&Endpoint) -> Result<reqwest::Client, ChannelError>,
     /// Spreads the tries of a crowd of workers.
     pub jitter: Jitter,
+    /// Measures what can still be written to the file system of a directory.
+    pub free_disk: fn(&Path) -> io::Result<u64>,
 }
 
 /// Runs a worker until `shutdown`, with the engine that its settings name.
@@ -86,7 +89,12 @@ pub async fn run_with(
 ) -> anyhow::Result<()> {
     let clock = Arc::new(SystemClock);
     let (channel, http) = (channel::connect, channel::http_client);
-    run_in(config, Outside { runtime, clock, channel, http, jitter: Jitter::random() }, shutdown).await
+    run_in(
+        config,
+        Outside { runtime, clock, channel, http, jitter: Jitter::random(), free_disk: disk::free_bytes },
+        shutdown,
+    )
+    .await
 }
 
 /// The same in a world that is given.
@@ -127,7 +135,7 @@ async fn tidy(shop: &Arc<Workshop>, left: &[Left]) -> anyhow::Result<()> {
 }
 
 fn open(config: WorkerConfig, data: DataDir, outside: Outside) -> anyhow::Result<Workshop> {
-    let Outside { runtime, clock, channel, http, jitter } = outside;
+    let Outside { runtime, clock, channel, http, jitter, free_disk } = outside;
     let ca_pem = read(&config.ca)?;
     let identity = PemPair { cert_pem: read(&config.cert)?, key_pem: read(&config.key)? };
     let farm = Digest::of(ca_pem.as_bytes()).hex()[..FARM_LEN].to_owned();
@@ -139,7 +147,7 @@ fn open(config: WorkerConfig, data: DataDir, outside: Outside) -> anyhow::Result
     let blobs = blobs::Blobs::open(&data.blobs(), blob_bytes)?;
     let shelf = images::Shelf::open(runtime.clone(), &farm, &config.name, &data.images())?;
     let layers = images::KnownLayers::default();
-    Ok(Workshop { config, farm, data, runtime, uplink, transfer, blobs, shelf, layers, clock })
+    Ok(Workshop { config, farm, data, runtime, uplink, transfer, blobs, shelf, layers, clock, free_disk })
 }
 
 fn read(path: &Path) -> anyhow::Result<String> {

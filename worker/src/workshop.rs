@@ -8,6 +8,8 @@ use crate::runtime::Runtime;
 use crate::uplink::Uplink;
 use railyard_service::clock::Clock;
 use railyard_transfer::Transfer;
+use std::io;
+use std::path::Path;
 use std::sync::Arc;
 
 /// What all attempts of a worker share.
@@ -32,4 +34,6 @@ pub struct Workshop {
     pub layers: KnownLayers,
     /// The time.
     pub clock: Arc<dyn Clock>,
+    /// Measures what can still be written to the file system of a directory.
+    pub free_disk: fn(&Path) -> io::Result<u64>,
 }

@@ -24,6 +24,9 @@ use turmoil::Sim;
 /// Names that have a certificate: hosts of workers.
 const WORKERS_MAX: usize = 8;
 
+/// A worker's disk; none of it is ever used.
+const DISK: ByteSize = ByteSize::gib(100);
+
 /// Where files of simulations lie: in memory, where the machine has such a place, since they are synced a lot.
 const FAST_DIR: &str = "/dev/shm";
 
@@ -131,6 +134,8 @@ impl Farm {
                 channel: connect,
                 http: shared_http,
                 jitter: Jitter::seeded(seed ^ life.rotate_left(32)),
+                // What else goes on on this machine's disk has no say.
+                free_disk: |_| Ok(DISK.as_u64()),
             };
             let running = railyard_worker::run_in(config.clone(), outside, CancellationToken::new());
             async move { Ok(running.await?) }
@@ -143,7 +148,7 @@ impl Farm {
         config.platforms = Some(vec![PlatformOffer { platform: Platform::LinuxAmd64, emulated: false }]);
         config.capacity.cpu_millis = Some(2_000);
         config.capacity.memory = Some(ByteSize::gib(8));
-        config.capacity.disk = Some(ByteSize::gib(100));
+        config.capacity.disk = Some(DISK);
         config.capacity.slots = Some(2);
         config
     }

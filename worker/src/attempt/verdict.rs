@@ -1,7 +1,7 @@
 //! What the end of a container means.
 
 use super::fault::{Fault, disk_full};
-use crate::disk::{FULL_BELOW_BYTES, free_bytes, says_full};
+use crate::disk::{FULL_BELOW_BYTES, says_full};
 use crate::log::JobLog;
 use crate::runtime::{Exit, RuntimeError};
 use crate::workshop::Workshop;
@@ -76,7 +76,7 @@ pub(super) async fn judge(
     }
     // It writes to two places: its work directory, and the container's own root.
     let mut disks = [Some(work), shop.runtime.disk()].into_iter().flatten();
-    if let Some(full) = disks.find(|disk| free_bytes(disk).is_ok_and(|free| free < FULL_BELOW_BYTES)) {
+    if let Some(full) = disks.find(|disk| (shop.free_disk)(disk).is_ok_and(|free| free < FULL_BELOW_BYTES)) {
         let what = format!("the script ended with exit code {code}");
         return Err(Fault::ended(OutcomeKind::Lost, Reason::DiskFull, disk_full(full, &what)));
     }
@@ -98,7 +98,7 @@ pub(super) async fn judge(
         Some(signal) => (Reason::Signal, format!("it was ended by {signal} (exit code {code}) after {secs} s")),
         None => (Reason::ExitCode, format!("the script ended with exit code {code} after {secs} s")),
     };
-    let unseen = shop.runtime.disk().is_none_or(|disk| free_bytes(disk).is_err());
+    let unseen = shop.runtime.disk().is_none_or(|disk| (shop.free_disk)(disk).is_err());
     if unseen && log.last_lines(LOG_TAIL_LINES).await.iter().any(|line| says_full(line)) {
         // No more than a hint: it may be a file system that the step made itself, and made too small.
         message.push_str("; its last lines tell of a full disk, and the worker cannot see that of the engine");
