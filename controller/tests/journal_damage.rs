@@ -11,28 +11,30 @@ const WHOLE: u64 = 12;
 /// A batch for the journal of [`with_all_kinds_of_files`]; it is so large that sled puts it into a file of its own.
 const LARGE: u64 = WHOLE + 1;
 
-/// A record of some hundred bytes, or of some hundred thousand.
-fn events_in(batch: u64) -> usize {
-    if batch == LARGE { 4_000 } else { 3 }
+/// A record of some hundred bytes, or of some hundred thousand that cannot be compressed much.
+fn event(batch: u64) -> Event {
+    let at = Millis(batch);
+    if batch != LARGE {
+        return Event::ControllerStarted { at };
+    }
+    let mut dice = fastrand::Rng::with_seed(1);
+    let reason = std::iter::repeat_with(|| dice.alphanumeric()).take(900_000).collect();
+    Event::BuildCancelled { at, build: "p/1".parse().unwrap(), by: "op".to_owned(), reason }
 }
 
-fn event(number: u64) -> Event {
-    Event::ControllerStarted { at: Millis(number) }
-}
+/// Events of a batch.
+const EVENTS: usize = 3;
 
 /// The numbers of the batches that the journal holds; panics if one is there in part.
 fn batches(journal: &mut SledJournal) -> Result<Vec<u64>, JournalError> {
     let events = journal.load()?.events;
-    let numbers: Vec<u64> = events
-        .iter()
-        .map(|event| match event {
-            Event::ControllerStarted { at } => at.0,
-            other => panic!("{other:?} was never written"),
-        })
-        .collect();
+    let numbers: Vec<u64> = events.iter().map(|found| found.at().0).collect();
+    for found in &events {
+        assert_eq!(*found, event(found.at().0), "it was never written");
+    }
     let batches: Vec<&[u64]> = numbers.chunk_by(|one, next| one == next).collect();
     for batch in &batches {
-        assert_eq!(batch.len(), events_in(batch[0]), "batch {}", batch[0]);
+        assert_eq!(batch.len(), EVENTS, "batch {}", batch[0]);
     }
     Ok(batches.into_iter().map(|batch| batch[0]).collect())
 }
@@ -44,7 +46,7 @@ fn open(dir: &Path) -> Result<(SledJournal, Vec<u64>), JournalError> {
 }
 
 fn append(journal: &mut SledJournal, batch: u64) {
-    journal.append(&vec![event(batch); events_in(batch)]).unwrap();
+    journal.append(&vec![event(batch); EVENTS]).unwrap();
 }
 
 /// The files of a journal, as a power failure would leave them: everything that was synced.
@@ -98,8 +100,11 @@ fn before_and_after() -> (Image, Image) {
     for batch in 0..WHOLE {
         append(&mut journal, batch);
     }
+    journal.ready().unwrap();
     let before = Image::of(dir.path());
     append(&mut journal, WHOLE);
+    // The mark follows a moment later.
+    journal.ready().unwrap();
     (before, Image::of(dir.path()))
 }
 
@@ -109,6 +114,7 @@ fn with_all_kinds_of_files() -> Image {
     let dir = after.laid_out();
     let (mut journal, _) = open(dir.path()).unwrap();
     append(&mut journal, LARGE);
+    journal.ready().unwrap();
     Image::of(dir.path())
 }
 

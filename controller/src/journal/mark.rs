@@ -2,8 +2,11 @@
 //!
 //! When sled finds a bad checksum in its own file it drops that place and everything after it without a word. A torn write
 //! that nobody was told of looks the same to it as acknowledged records that a bad disk has eaten. The mark tells the two
-//! apart: it is written and synced after the records and before the acknowledgement. Fewer records than it says are a loss,
-//! and more are a write that was cut short of its acknowledgement.
+//! apart: fewer records than it says are a loss, and more are those that were written while it was on its way.
+//!
+//! It follows the records, at most one behind: its sync runs while the next record is written ([`Follower`]), and is there a
+//! moment after the last one. So what could be lost unseen is the last acknowledged record alone, if the power fails in the
+//! very milliseconds after its sync and the disk spoils just that, though it said it was safe.
 //!
 //! The file has two slots of a page each, written in turn, so that a torn write spoils at most the one that is not needed.
 
@@ -12,6 +15,8 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::thread::JoinHandle;
 
 /// Begins every slot.
 const MAGIC: [u8; 8] = *b"RYMARK01";
@@ -121,6 +126,61 @@ impl Mark {
 
     fn sync(&self) -> Result<(), JournalError> {
         self.file.sync_data().map_err(|source| JournalError::Io { what: "sync", path: self.path.clone(), source })
+    }
+}
+
+/// A mark that is written on a thread of its own.
+pub(super) struct Follower {
+    /// `None` only while it is dropped.
+    work: Option<mpsc::SyncSender<Acked>>,
+    done: mpsc::Receiver<Result<(), JournalError>>,
+    /// Marks that were sent there and of which nothing was heard: none or one.
+    underway: bool,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Follower {
+    /// Gives the mark its thread.
+    pub(super) fn start(mark: Mark) -> Result<Self, JournalError> {
+        let (work, orders) = mpsc::sync_channel::<Acked>(1);
+        let (tell, done) = mpsc::sync_channel(1);
+        let path = mark.path.clone();
+        let follow = move || {
+            for acked in orders {
+                // Whoever waited is gone when the journal is closed.
+                let _ = tell.send(mark.set(acked));
+            }
+        };
+        let thread = std::thread::Builder::new().name("journal-mark".to_owned()).spawn(follow);
+        let thread = thread.map_err(|source| JournalError::Io { what: "start the thread of", path, source })?;
+        Ok(Self { work: Some(work), done, underway: false, thread: Some(thread) })
+    }
+
+    /// Has it written that so much is acknowledged, when what was to be written before is; a failure of that is told here.
+    pub(super) fn follow(&mut self, acked: Acked) -> Result<(), JournalError> {
+        self.settle()?;
+        let work = self.work.as_ref().expect("it is not being dropped");
+        work.send(acked).expect("the mark's thread does not panic");
+        self.underway = true;
+        Ok(())
+    }
+
+    /// Waits until what was to be written is durable.
+    pub(super) fn settle(&mut self) -> Result<(), JournalError> {
+        if !std::mem::take(&mut self.underway) {
+            return Ok(());
+        }
+        self.done.recv().expect("the mark's thread does not panic")
+    }
+}
+
+/// What was to be written is, when the journal is closed.
+impl Drop for Follower {
+    fn drop(&mut self) {
+        self.work = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
     }
 }
 

@@ -177,9 +177,9 @@ impl JournalError {
     }
 }
 
-/// A snapshot as the journal and backups keep it: format, checksum, JSON.
+/// A snapshot as the journal and backups keep it: a record.
 pub(crate) fn encode_snapshot(snapshot: &Snapshot) -> Vec<u8> {
-    record::encode(snapshot)
+    record::encode_large(snapshot)
 }
 
 /// What [`encode_snapshot`] made, here or in an earlier version. `path` is for messages.

@@ -3,7 +3,7 @@
 //! ```text
 //! snapshot-00000002   the state when generation 2 began
 //! tail-00000002/      the records since then, in sled
-//! mark-00000002       how many of them are acknowledged
+//! mark-00000002       how many of them are acknowledged, at most one behind
 //! reserve             room for a start on a full disk
 //! ```
 //!
@@ -13,9 +13,10 @@
 //! What is acknowledged of the tail is kept in memory as well. After a failed append the state is read from there: the disk that
 //! has just failed, or is full, is not asked.
 //!
-//! **Invariant:** `snapshot-N` and the records of `tail-N` that `mark-N` counts are the state, for the largest N.
+//! **Invariant:** `snapshot-N` and the whole records of `tail-N`, which are at least those that `mark-N` counts, are the state,
+//! for the largest N.
 
-use super::mark::{Acked, Found, Mark};
+use super::mark::{Acked, Follower, Found, Mark};
 use super::record::{self, BadRecord};
 use super::room::Room;
 use super::sled_tail::{Opened, Tail, sync_dir};
@@ -37,11 +38,11 @@ const OLDER_GENERATIONS: u64 = 1;
 pub struct SledJournal {
     dir: PathBuf,
     generation: u64,
-    /// The length of the generation's snapshot.
+    /// The length of the generation's snapshot, as JSON.
     snapshot_bytes: u64,
     kept: Kept,
     /// `None` after a failure: what sled has in memory and what is on the disk may differ then.
-    tail: Option<(Tail, Mark)>,
+    tail: Option<(Tail, Follower)>,
     room: Room,
 }
 
@@ -50,13 +51,14 @@ pub struct SledJournal {
 struct Kept {
     records: Vec<Vec<u8>>,
     acked: Acked,
-    bytes: u64,
+    /// The length of their JSON: reading that is what a start waits for.
+    json_bytes: u64,
 }
 
 impl Kept {
-    fn push(&mut self, record: Vec<u8>) {
+    fn push(&mut self, record: Vec<u8>, json_bytes: u64) {
         self.acked = self.acked.and(&record);
-        self.bytes += record.len() as u64;
+        self.json_bytes += json_bytes;
         self.records.push(record);
     }
 }
@@ -70,7 +72,7 @@ impl SledJournal {
         fs::create_dir_all(dir).map_err(|source| JournalError::Io { what: "create", path: dir.to_owned(), source })?;
         let generation = snapshot_file::newest(dir)?;
         let (kept, room) = (Kept::default(), Room::new(dir));
-        let snapshot_bytes = snapshot_file::bytes(dir, generation);
+        let snapshot_bytes = snapshot_file::json_bytes(dir, generation);
         let mut journal = Self { dir: dir.to_owned(), generation, snapshot_bytes, kept, tail: None, room };
         journal.check_generations()?;
         match journal.start() {
@@ -155,12 +157,12 @@ impl SledJournal {
             mark.reset(kept.acked)?;
         }
         sync_dir(&self.dir)?;
-        (self.kept, self.tail) = (kept, Some((tail, mark)));
+        (self.kept, self.tail) = (kept, Some((tail, Follower::start(mark)?)));
         Ok(())
     }
 
     /// The open tail. After a failure it is opened anew, and whatever of the failed append reached the disk is taken away.
-    fn tail(&mut self) -> Result<&mut (Tail, Mark), JournalError> {
+    fn tail(&mut self) -> Result<&mut (Tail, Follower), JournalError> {
         let open = match self.tail.take() {
             Some(open) => open,
             None => self.reopen()?,
@@ -168,7 +170,7 @@ impl SledJournal {
         Ok(self.tail.insert(open))
     }
 
-    fn reopen(&self) -> Result<(Tail, Mark), JournalError> {
+    fn reopen(&self) -> Result<(Tail, Follower), JournalError> {
         let path = self.tail_path(self.generation);
         let acked = self.kept.acked;
         // Before sled: a tail is never there without its mark.
@@ -191,7 +193,7 @@ impl SledJournal {
             tail.cut(acked.records)?;
         }
         sync_dir(&self.dir)?;
-        Ok((tail, mark))
+        Ok((tail, Follower::start(mark)?))
     }
 
     fn remove_older_than(&self, generation: u64) {
@@ -211,7 +213,7 @@ impl SledJournal {
         let acked = self.kept.acked;
         let (tail, mark) = self.tail()?;
         tail.put(acked.records, record)?;
-        mark.set(acked.and(record))
+        mark.follow(acked.and(record))
     }
 }
 
@@ -256,19 +258,20 @@ fn examine(path: &Path, opened: &Opened, acked: Option<Acked>) -> Result<Kept, J
     let mut kept = Kept::default();
     for (number, value) in (0..).zip(&opened.records) {
         // Only that it is whole: it is parsed once, by a load.
-        match record::check(value) {
-            Ok(_) => {}
+        let whole = match record::check(value) {
+            Ok(whole) => whole,
             Err(BadRecord::TooNew(found)) => {
                 return Err(JournalError::TooNew { path: path.to_owned(), found, known: record::FORMAT });
             }
-            Err(BadRecord::Corrupt(why)) if number < known => return Err(corrupt(number, why)),
+            // A record is written when the one before it is acknowledged, whatever the mark says.
+            Err(BadRecord::Corrupt(why)) if number < known || number + 1 < found => return Err(corrupt(number, why)),
             // It was never acknowledged.
             Err(BadRecord::Corrupt(_)) => break,
-        }
-        if acked.is_none() && value[0] >= record::FIRST_WITH_MARK {
+        };
+        if acked.is_none() && whole.format() >= record::FIRST_WITH_MARK {
             return Err(corrupt(number, "the mark that counts the records is missing".to_owned()));
         }
-        kept.push(value.clone());
+        kept.push(value.clone(), whole.json_bytes());
         if acked.is_some_and(|acked| acked.records == number + 1 && acked != kept.acked) {
             return Err(corrupt(
                 number,
@@ -301,10 +304,10 @@ impl Journal for SledJournal {
     }
 
     fn append(&mut self, events: &[Event]) -> Result<(), JournalError> {
-        let record = record::encode(&events);
+        let (record, json_bytes) = record::encode(&events);
         match self.append_record(&record) {
             Ok(()) => {
-                self.kept.push(record);
+                self.kept.push(record, json_bytes);
                 Ok(())
             }
             Err(error) => {
@@ -317,7 +320,10 @@ impl Journal for SledJournal {
     fn ready(&mut self) -> Result<(), JournalError> {
         self.room.check()?;
         let acked = self.kept.acked;
-        let tried = self.tail().and_then(|(_, mark)| mark.set(acked));
+        let tried = self.tail().and_then(|(_, mark)| {
+            mark.follow(acked)?;
+            mark.settle()
+        });
         if tried.is_err() {
             self.tail = None;
         }
@@ -329,7 +335,7 @@ impl Journal for SledJournal {
     }
 
     fn wants_snapshot(&self) -> bool {
-        self.kept.bytes > SNAPSHOT_AFTER_BYTES.max(self.snapshot_bytes / SNAPSHOT_PARTS)
+        self.kept.json_bytes > SNAPSHOT_AFTER_BYTES.max(self.snapshot_bytes / SNAPSHOT_PARTS)
     }
 
     fn install(&mut self, snapshot: &Snapshot) -> Result<(), JournalError> {
@@ -346,7 +352,7 @@ impl Journal for SledJournal {
             }
         })?;
         self.generation = next;
-        self.snapshot_bytes = snapshot_file::bytes(&self.dir, next);
+        self.snapshot_bytes = snapshot_file::json_bytes(&self.dir, next);
         (self.kept, self.tail) = (Kept::default(), None);
         self.tail()?;
         self.remove_older_than(next.saturating_sub(OLDER_GENERATIONS));
@@ -359,6 +365,10 @@ mod tests {
     use super::*;
     use railyard_common::time::Millis;
     use railyard_core::Farm;
+
+    fn encode(events: &[Event]) -> Vec<u8> {
+        record::encode(&events).0
+    }
 
     fn started(at: u64) -> Event {
         Event::ControllerStarted { at: Millis(at) }
@@ -424,7 +434,7 @@ mod tests {
             drop(db);
             SledJournal::open(dir.path()).err().expect("this must not start").to_string()
         };
-        let second = sled::IVec::from(record::encode(&[started(1)]));
+        let second = sled::IVec::from(encode(&[started(1)]));
         let message = tamper(&|db| drop(db.remove(1u64.to_be_bytes()).unwrap()));
         assert!(message.contains("record 1") && message.contains("railyard controller restore"), "{message}");
         let mut altered = second.to_vec();
@@ -432,7 +442,7 @@ mod tests {
         let message = tamper(&|db| drop(db.insert(1u64.to_be_bytes(), altered.clone()).unwrap()));
         assert!(message.contains("record 1") && message.contains("checksum"), "{message}");
         // Whole in itself, and not what was acknowledged.
-        let message = tamper(&|db| drop(db.insert(1u64.to_be_bytes(), record::encode(&[started(9)])).unwrap()));
+        let message = tamper(&|db| drop(db.insert(1u64.to_be_bytes(), encode(&[started(9)])).unwrap()));
         assert!(message.contains("acknowledged"), "{message}");
         // The last one is gone: sled itself sees nothing wrong.
         let message = tamper(&|db| {
@@ -468,7 +478,7 @@ mod tests {
         journal.append(&[started(1)]).unwrap();
         // The record reaches the disk, and the mark does not: executed, and then failed.
         let (tail, _) = journal.tail.as_mut().unwrap();
-        tail.put(1, &record::encode(&[started(2)])).unwrap();
+        tail.put(1, &encode(&[started(2)])).unwrap();
         journal.tail = None;
         assert_eq!(times(&journal.load().unwrap().events), [1]);
         journal.ready().unwrap();

@@ -4,7 +4,7 @@ use super::record::{self, BadRecord};
 use super::{JournalError, sled_tail::sync_dir};
 use railyard_core::{Snapshot, SnapshotJobs, SnapshotRest};
 use std::fs::{self, File};
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
 /// Where the snapshot of a generation lies.
@@ -12,9 +12,16 @@ pub(super) fn path(dir: &Path, generation: u64) -> PathBuf {
     dir.join(format!("snapshot-{generation:08}"))
 }
 
-/// The length of the snapshot of a generation; 0 if there is none.
-pub(super) fn bytes(dir: &Path, generation: u64) -> u64 {
-    fs::metadata(path(dir, generation)).map_or(0, |meta| meta.len())
+/// The length of the snapshot of a generation as JSON; 0 if there is none.
+pub(super) fn json_bytes(dir: &Path, generation: u64) -> u64 {
+    let measured = || {
+        let mut file = File::open(path(dir, generation))?;
+        let mut head = [0; record::HEAD_BYTES];
+        file.read_exact(&mut head)?;
+        Ok::<_, std::io::Error>(record::json_bytes(&head, file.metadata()?.len()))
+    };
+    // Only how soon the next one pays depends on it; whether this one is whole is seen by whoever reads it.
+    measured().unwrap_or_default()
 }
 
 /// Writes a snapshot durably; it is there whole, or not at all.
@@ -25,7 +32,7 @@ pub(super) fn write(dir: &Path, generation: u64, snapshot: &Snapshot) -> Result<
         move |source| JournalError::Io { what, path, source }
     };
     let mut file = File::create(&staging).map_err(io("create", &staging))?;
-    file.write_all(&record::encode(snapshot)).map_err(io("write", &staging))?;
+    file.write_all(&record::encode_large(snapshot)).map_err(io("write", &staging))?;
     file.sync_all().map_err(io("sync", &staging))?;
     fs::rename(&staging, &target).map_err(io("rename", &staging))?;
     sync_dir(dir)
@@ -61,10 +68,10 @@ fn bad_snapshot(path: PathBuf, generation: u64, bad: BadRecord) -> JournalError 
 pub(super) fn read(dir: &Path, generation: u64) -> Result<Snapshot, JournalError> {
     let path = path(dir, generation);
     let bytes = fs::read(&path).map_err(|source| JournalError::Io { what: "read", path: path.clone(), source })?;
-    let read = record::check(&bytes).and_then(|json| {
+    let read = record::check(&bytes).and_then(|whole| whole.json()).and_then(|json| {
         let (rest, jobs) = std::thread::scope(|scope| {
-            let jobs = scope.spawn(|| record::parse::<SnapshotJobs>(json));
-            (record::parse::<SnapshotRest>(json), jobs.join())
+            let jobs = scope.spawn(|| record::parse::<SnapshotJobs>(&json));
+            (record::parse::<SnapshotRest>(&json), jobs.join())
         });
         let jobs = jobs.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         Ok(Snapshot::join(rest?, jobs?))
