@@ -1,9 +1,12 @@
 //! Names and ids: checked once when they enter, plain text when they leave.
 
 use crate::platform::{BadPlatform, Platform};
-use serde::{Deserialize, Serialize};
+use serde::de::{self, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
+use std::marker::PhantomData;
 use std::str::FromStr;
+use std::sync::Arc;
 
 /// The text is not a name of the wanted kind.
 #[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
@@ -55,12 +58,58 @@ fn is_group(text: &str) -> bool {
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b'/'))
 }
 
+/// Written and read as its text.
+macro_rules! as_text {
+    ($name:ident) => {
+        impl TryFrom<String> for $name {
+            type Error = BadId;
+
+            fn try_from(text: String) -> Result<Self, BadId> {
+                text.parse()
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(name: $name) -> String {
+                name.to_string()
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                deserializer.deserialize_str(Text(PhantomData))
+            }
+        }
+    };
+}
+
+/// Reads an id from a text that need not be copied for that.
+struct Text<T>(PhantomData<T>);
+
+impl<T: FromStr<Err = BadId>> Visitor<'_> for Text<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
+        text.parse().map_err(E::custom)
+    }
+}
+
+// Shared text: a farm's state names the same few things hundreds of thousands of times.
 macro_rules! text_id {
     ($(#[$doc:meta])* $name:ident, $kind:literal, $check:ident, $expected:literal) => {
         $(#[$doc])*
-        #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-        #[serde(try_from = "String", into = "String")]
-        pub struct $name(String);
+        #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(Arc<str>);
 
         impl $name {
             /// The text.
@@ -73,27 +122,15 @@ macro_rules! text_id {
             type Err = BadId;
 
             fn from_str(text: &str) -> Result<Self, BadId> {
-                Self::try_from(text.to_owned())
-            }
-        }
-
-        impl TryFrom<String> for $name {
-            type Error = BadId;
-
-            fn try_from(text: String) -> Result<Self, BadId> {
-                if $check(&text) {
-                    Ok(Self(text))
+                if $check(text) {
+                    Ok(Self(text.into()))
                 } else {
-                    Err(BadId { text, kind: $kind, expected: $expected })
+                    Err(BadId { text: text.to_owned(), kind: $kind, expected: $expected })
                 }
             }
         }
 
-        impl From<$name> for String {
-            fn from(name: $name) -> String {
-                name.0
-            }
-        }
+        as_text!($name);
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -132,9 +169,13 @@ text_id!(
     Variant, "matrix variant", is_variant, "1 to 63 letters, digits, `.`, `-` or `_`, starting with a letter or digit"
 );
 
+/// Only in tables is a copy needed.
+fn padded(f: &mut fmt::Formatter<'_>, text: fmt::Arguments<'_>) -> fmt::Result {
+    if f.width().is_none() && f.precision().is_none() { f.write_fmt(text) } else { f.pad(&text.to_string()) }
+}
+
 /// One run of a pipeline at one version, written `PIPELINE/VERSION`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BuildId {
     /// The pipeline.
     pub pipeline: PipelineName,
@@ -152,29 +193,16 @@ impl FromStr for BuildId {
     }
 }
 
-impl TryFrom<String> for BuildId {
-    type Error = BadId;
-
-    fn try_from(text: String) -> Result<Self, BadId> {
-        text.parse()
-    }
-}
-
-impl From<BuildId> for String {
-    fn from(build: BuildId) -> String {
-        build.to_string()
-    }
-}
+as_text!(BuildId);
 
 impl fmt::Display for BuildId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&format!("{}/{}", self.pipeline, self.version))
+        padded(f, format_args!("{}/{}", self.pipeline, self.version))
     }
 }
 
 /// One step for one platform in one build, written `STEP[.VARIANT]@PLATFORM`, for instance `vms.qcow2@linux/amd64`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct JobName {
     /// The step.
     pub step: StepName,
@@ -206,25 +234,13 @@ impl FromStr for JobName {
     }
 }
 
-impl TryFrom<String> for JobName {
-    type Error = BadId;
-
-    fn try_from(text: String) -> Result<Self, BadId> {
-        text.parse()
-    }
-}
-
-impl From<JobName> for String {
-    fn from(job: JobName) -> String {
-        job.to_string()
-    }
-}
+as_text!(JobName);
 
 impl fmt::Display for JobName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.variant {
-            Some(variant) => f.pad(&format!("{}.{variant}@{}", self.step, self.platform)),
-            None => f.pad(&format!("{}@{}", self.step, self.platform)),
+            Some(variant) => padded(f, format_args!("{}.{variant}@{}", self.step, self.platform)),
+            None => padded(f, format_args!("{}@{}", self.step, self.platform)),
         }
     }
 }

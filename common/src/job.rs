@@ -4,6 +4,7 @@ use crate::id::{GroupName, JobName, PoolName};
 use crate::path::{Glob, RelPath};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// What a worker has, what a job reserves.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -163,5 +164,5 @@ pub struct JobSpec {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
     /// What happens in the container.
-    pub run: RunSpec,
+    pub run: Arc<RunSpec>,
 }

@@ -3,6 +3,7 @@
 use crate::blob::{Artifact, Image};
 use crate::id::{BuildId, JobName, LeaseId};
 use crate::job::RunSpec;
+use std::sync::Arc;
 
 /// The root file system of an order.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,7 +41,7 @@ pub struct Order {
     /// What is mounted.
     pub inputs: Vec<InputArtifact>,
     /// What happens in the container.
-    pub run: RunSpec,
+    pub run: Arc<RunSpec>,
     /// W3C traceparent of the job's span, or empty.
     pub traceparent: String,
 }

@@ -16,6 +16,7 @@ use crate::job::{ImageSource, InputSpec, JobSpec, OutputSpec, RunSpec};
 use crate::layout::is_publishable;
 use crate::path::{BadGlob, Glob, RelPath};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// Directories of the container that inputs must leave alone: the farm's and the kernel's.
 const RESERVED_MOUNTS: [&str; 5] = ["/work", "/railyard", "/proc", "/sys", "/dev"];
@@ -93,7 +94,7 @@ impl<'a> Expander<'a> {
             concurrency,
             pool,
             labels,
-            run: RunSpec {
+            run: Arc::new(RunSpec {
                 script: script?,
                 env: env?,
                 outputs: outputs?,
@@ -105,7 +106,7 @@ impl<'a> Expander<'a> {
                 devices: step.devices.clone(),
                 capabilities: step.capabilities.clone(),
                 network_none: step.network_none,
-            },
+            }),
         })
     }
 

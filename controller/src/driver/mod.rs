@@ -196,10 +196,10 @@ impl Driver {
     }
 
     /// Makes the round durable, then lets it out. Gives what keeps the next one from being made durable, if that is known.
-    async fn commit(&mut self, round: Round) -> Result<Option<JournalError>, JournalError> {
+    async fn commit(&mut self, mut round: Round) -> Result<Option<JournalError>, JournalError> {
         let mut after = After::default();
         if !round.events().is_empty() {
-            match self.append(round.events()).await {
+            match self.append(&mut round).await {
                 Ok(then) => after = then,
                 Err(error) => return self.recover(error, round).await.map(Some),
             }
@@ -213,13 +213,17 @@ impl Driver {
         Ok(after.stuck)
     }
 
-    async fn append(&mut self, events: &[Event]) -> Result<After, JournalError> {
-        let events = events.to_vec();
+    async fn append(&mut self, round: &mut Round) -> Result<After, JournalError> {
+        let events = round.lend_events();
         let append = move |journal: &mut dyn Journal| {
-            journal.append(&events)?;
-            Ok(After { wants_snapshot: journal.wants_snapshot(), stuck: journal.has_room().err() })
+            let appended = journal.append(&events);
+            let after =
+                appended.map(|()| After { wants_snapshot: journal.wants_snapshot(), stuck: journal.has_room().err() });
+            (after, events)
         };
-        self.journal.run(append).await
+        let (after, events) = self.journal.run(append).await;
+        round.take_back(events);
+        after
     }
 
     /// A snapshot that fails takes nothing back: the tail goes on, and a later try may work.

@@ -10,6 +10,7 @@ use railyard_common::platform::{Platform, PlatformOffer};
 use railyard_common::priority::Priority;
 use railyard_core::{Command, Report, Submission, Trace, WorkerOffer};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 const GIB: u64 = 1 << 30;
 
@@ -58,7 +59,7 @@ pub fn job(name: &str, shape: Shape) -> JobSpec {
         concurrency: None,
         pool: None,
         labels: BTreeMap::new(),
-        run: RunSpec {
+        run: Arc::new(RunSpec {
             script: SCRIPT.to_owned(),
             env: env.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
             outputs: Vec::new(),
@@ -75,7 +76,7 @@ pub fn job(name: &str, shape: Shape) -> JobSpec {
             devices: Vec::new(),
             capabilities: vec!["default".to_owned()],
             network_none: false,
-        },
+        }),
     }
 }
 
@@ -110,7 +111,7 @@ pub fn in_group(mut plan: Plan, group: &str) -> Plan {
 pub fn with_outputs(mut plan: Plan) -> Plan {
     for job in &mut plan.jobs {
         let glob = "out/*".parse().expect("a glob");
-        job.run.outputs = vec![OutputSpec { glob, publish: None, optional: false }];
+        Arc::make_mut(&mut job.run).outputs = vec![OutputSpec { glob, publish: None, optional: false }];
     }
     plan
 }

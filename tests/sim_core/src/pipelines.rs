@@ -7,6 +7,7 @@ use railyard_common::job::{Capacity, Concurrency, ImageSource, InputSpec, JobSpe
 use railyard_common::plan::Plan;
 use railyard_common::platform::Platform;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// 2^30 bytes.
 pub const GIB: u64 = 1 << 30;
@@ -42,7 +43,11 @@ pub fn plan(config: &Config, number: usize, build: BuildId) -> Plan {
                 let name = JobName { step: format!("s{step}").parse().expect("a step"), platform: *platform, variant };
                 // By this an attempt finds its fate again.
                 let script = format!("{number} {}", jobs.len());
-                jobs.push(JobSpec { name, run: RunSpec { script, ..template.run.clone() }, ..template.clone() });
+                jobs.push(JobSpec {
+                    name,
+                    run: Arc::new(RunSpec { script, ..(*template.run).clone() }),
+                    ..template.clone()
+                });
             }
         }
     }
@@ -108,7 +113,7 @@ fn spec(dice: &mut Dice, needs: &[JobName], jobs: &[JobSpec]) -> JobSpec {
         concurrency: None,
         pool: None,
         labels: BTreeMap::new(),
-        run: RunSpec {
+        run: Arc::new(RunSpec {
             script: String::new(),
             env: BTreeMap::new(),
             outputs: outputs.collect(),
@@ -125,7 +130,7 @@ fn spec(dice: &mut Dice, needs: &[JobName], jobs: &[JobSpec]) -> JobSpec {
             devices: Vec::new(),
             capabilities: Vec::new(),
             network_none: false,
-        },
+        }),
     }
 }
 

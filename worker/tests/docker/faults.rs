@@ -284,7 +284,7 @@ async fn output_that_breaks_off_goes_on_without_a_gap() {
     let script = "echo running\nn=0\nwhile [ ! -e go ]; do n=$((n+1)); echo line $n; sleep 0.1; done\nprintf going";
     let mut order = order(1, &base_image().await, script);
     // Longer silent than it may be, but nobody could have heard it.
-    order.run.silence_timeout_secs = 1;
+    Arc::make_mut(&mut order.run).silence_timeout_secs = 1;
     farm.send(&order).await;
     farm.logged(lease(1), "\nline 40\n").await;
     go(&farm, 1);
@@ -304,7 +304,7 @@ async fn a_step_that_writes_no_whole_line_is_not_silent_after_a_break() {
     let worker = farm.faulty_worker(farm.config(), Faults { output_breaks: 1.into(), ..Faults::default() }).await;
     let script = "echo running\nn=0\nwhile [ $n -lt 60 ]; do n=$((n+1)); printf .; sleep 0.1; done";
     let mut order = order(1, &base_image().await, script);
-    order.run.silence_timeout_secs = 2;
+    Arc::make_mut(&mut order.run).silence_timeout_secs = 2;
     let ended = farm.run(&order).await;
     ended.expect_success();
     assert!(ended.log.contains(&format!("\n{}\n==> railyard: the script", ".".repeat(60))), "{}", ended.log);
@@ -355,7 +355,7 @@ async fn a_container_that_the_engine_cannot_stop_is_removed() {
     let worker = farm.faulty_worker(farm.config(), Faults { stop_fails: 1.into(), ..Faults::default() }).await;
     // It writes without end.
     let mut order = order(1, &base_image().await, "yes");
-    order.run.timeout_secs = 1;
+    Arc::make_mut(&mut order.run).timeout_secs = 1;
     farm.run(&order).await.expect(OutcomeKind::TimedOut, Reason::WallClock, "timeout of 1s");
     worker.stop().await;
     farm.assert_no_leftovers().await;

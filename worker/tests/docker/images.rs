@@ -9,6 +9,7 @@ use railyard_proto::v1;
 use railyard_proto::v1::controller_message;
 use railyard_service::convert::FromProto as _;
 use railyard_worker::runtime::Runtime as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Everything about every file that a tar can carry, but for times of directories.
@@ -37,9 +38,9 @@ fn listing(farm: &Farm, report: &v1::ReportRequest) -> String {
 
 fn committing(job: u64, image: &str, script: &str) -> Order {
     let mut order = order(job, image, script);
-    order.run.commit = true;
-    order.run.capabilities = vec!["default".into()];
-    order.run.outputs = vec![output("list")];
+    Arc::make_mut(&mut order.run).commit = true;
+    Arc::make_mut(&mut order.run).capabilities = vec!["default".into()];
+    Arc::make_mut(&mut order.run).outputs = vec![output("list")];
     order
 }
 
@@ -61,7 +62,7 @@ async fn a_committed_image_comes_back_with_the_same_files_and_settings() {
     let engine = engine::runtime().await;
     let base_layers = engine.image(&base).await.unwrap().unwrap().layers;
     let mut first = committing(1, &base, &format!("{NASTY}{LIST}"));
-    first.run.env.insert("ONLY_HERE".into(), "yes".into());
+    Arc::make_mut(&mut first.run).env.insert("ONLY_HERE".into(), "yes".into());
     let made = farm.run(&first).await;
     made.expect_success();
     let image = image_in(&made.report);
@@ -94,7 +95,7 @@ async fn a_committed_image_comes_back_with_the_same_files_and_settings() {
     forget_build(&farm).await;
     engine.untag(&base).await.unwrap();
     let mut plain = use_it(4);
-    plain.run.commit = false;
+    Arc::make_mut(&mut plain.run).commit = false;
     let whole = farm.run(&plain).await;
     whole.expect_success();
     assert!(whole.log.contains("fetching the image: 2 of 2 layers"), "{}", whole.log);

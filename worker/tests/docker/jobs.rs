@@ -9,6 +9,7 @@ use railyard_common::job::Device;
 use railyard_common::order::{InputArtifact, OrderImage};
 use railyard_common::outcome::{OutcomeKind, Reason};
 use railyard_service::convert::FromProto as _;
+use std::sync::Arc;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_succeeds_and_its_files_are_in_the_cache() {
@@ -21,9 +22,9 @@ async fn a_job_succeeds_and_its_files_are_in_the_cache() {
          mkdir out; echo one >out/one.txt; cp out/one.txt out/two.txt; dd if=/dev/zero of=big bs=1M count=3\n\
          : >empty",
     );
-    order.run.env.insert("GREETING".into(), "hello there".into());
-    order.run.outputs = vec![output("out/*"), output("big"), output("empty")];
-    order.run.outputs[0].publish = Some("images/x".parse().unwrap());
+    Arc::make_mut(&mut order.run).env.insert("GREETING".into(), "hello there".into());
+    Arc::make_mut(&mut order.run).outputs = vec![output("out/*"), output("big"), output("empty")];
+    Arc::make_mut(&mut order.run).outputs[0].publish = Some("images/x".parse().unwrap());
     let ended = farm.run(&order).await;
     ended.expect_success();
     let said = format!("step1@{} of test/1.0+x in /work as 0, hello there\n", engine::native());
@@ -93,7 +94,7 @@ async fn inputs_are_there_and_cannot_be_changed() {
                   ! touch /inputs/a/x.txt && ! rm /inputs/a/x.txt && ! touch /inputs/a/new && ! touch /railyard/script\n\
                   touch /work/fine";
     let mut order1 = order(1, &base_image().await, script);
-    order1.run.capabilities = vec!["default".into()];
+    Arc::make_mut(&mut order1.run).capabilities = vec!["default".into()];
     order1.inputs = vec![
         input("/inputs/a/x.txt", "x.txt", one.digest, 3),
         input("/inputs/a/deep/y.txt", "deep/y.txt", two.digest, 3),
@@ -121,7 +122,7 @@ async fn missing_and_bad_outputs_are_named() {
     let worker = farm.worker().await;
     let image = base_image().await;
     let mut missing = order(1, &image, "echo x >disk.img");
-    missing.run.outputs = vec![output("*.raw")];
+    Arc::make_mut(&mut missing.run).outputs = vec![output("*.raw")];
     let ended = farm.run(&missing).await;
     ended.expect(
         OutcomeKind::Failed,
@@ -129,11 +130,11 @@ async fn missing_and_bad_outputs_are_named() {
         "no file matches the output `*.raw`; the work directory has disk.img",
     );
     let mut escape = order(2, &image, "ln -s /etc/passwd out.txt");
-    escape.run.outputs = vec![output("*.txt")];
+    Arc::make_mut(&mut escape.run).outputs = vec![output("*.txt")];
     let ended = farm.run(&escape).await;
     ended.expect(OutcomeKind::Failed, Reason::OutputBad, "a link to /etc/passwd, outside the work directory");
     let mut pipe = order(3, &image, "mkfifo pipe");
-    pipe.run.outputs = vec![output("pipe")];
+    Arc::make_mut(&mut pipe.run).outputs = vec![output("pipe")];
     farm.run(&pipe).await.expect(OutcomeKind::Failed, Reason::OutputBad, "not a plain file");
     worker.stop().await;
     farm.assert_no_leftovers().await;
@@ -163,20 +164,20 @@ async fn what_this_worker_does_not_allow_is_refused() {
     let worker = farm.worker().await;
     let image = base_image().await;
     let mut privileged = order(1, &image, "true");
-    privileged.run.privileged = true;
+    Arc::make_mut(&mut privileged.run).privileged = true;
     farm.run(&privileged).await.expect(OutcomeKind::Refused, Reason::Unsupported, "allow_privileged");
     let mut device = order(2, &image, "[ ! -e /dev/nothing ]; echo fine >/dev/full || exit 0");
-    device.run.devices = vec![Device { path: "/dev/nothing".into(), optional: false }];
+    Arc::make_mut(&mut device.run).devices = vec![Device { path: "/dev/nothing".into(), optional: false }];
     farm.run(&device).await.expect(OutcomeKind::Refused, Reason::Unsupported, "/dev/nothing");
     device.lease.job.0 = 3;
-    device.run.devices[0].optional = true;
+    Arc::make_mut(&mut device.run).devices[0].optional = true;
     farm.run(&device).await.expect_success();
     worker.stop().await;
     let mut config = farm.config();
     config.allow_privileged = true;
     let worker = farm.worker_with(config).await;
     privileged.lease.job.0 = 4;
-    privileged.run.script = "mkdir m; mount -t tmpfs none m".into();
+    Arc::make_mut(&mut privileged.run).script = "mkdir m; mount -t tmpfs none m".into();
     let ended = farm.run(&privileged).await;
     // Inside a sandbox the engine itself may lack what privileged means. That is asked of it, not of the worker.
     match engine::refuses_privileged().await {

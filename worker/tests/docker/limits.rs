@@ -7,6 +7,7 @@ use railyard_common::outcome::{OutcomeKind, Reason};
 use railyard_proto::v1;
 use railyard_proto::v1::controller_message;
 use railyard_service::convert::ToProto as _;
+use std::sync::Arc;
 
 /// Writes a line, and then ignores SIGTERM.
 const STUBBORN: &str = "trap '' TERM\necho running\nwhile :; do sleep 1; done";
@@ -39,12 +40,12 @@ async fn time_runs_out() {
     let worker = farm.worker().await;
     let image = base_image().await;
     let mut wall = order(1, &image, STUBBORN);
-    wall.run.timeout_secs = 2;
+    Arc::make_mut(&mut wall.run).timeout_secs = 2;
     // It never stops writing, which must not keep the clock from being looked at.
     let mut chatty = order(2, &image, "yes");
-    chatty.run.timeout_secs = 2;
+    Arc::make_mut(&mut chatty.run).timeout_secs = 2;
     let mut silent = order(3, &image, "echo one; sleep 1; echo two; sleep 600");
-    silent.run.silence_timeout_secs = 3;
+    Arc::make_mut(&mut silent.run).silence_timeout_secs = 3;
     for order in [&wall, &chatty, &silent] {
         farm.send(order).await;
     }
@@ -89,7 +90,7 @@ async fn capabilities_and_limits_are_those_of_the_step() {
         assert!(ended.log.contains(line), "{line:?} is not in {}", ended.log);
     }
     let mut more = order(2, &image, script);
-    more.run.capabilities = vec!["default".into(), "SYS_PTRACE".into()];
+    Arc::make_mut(&mut more.run).capabilities = vec!["default".into(), "SYS_PTRACE".into()];
     let ended = farm.run(&more).await;
     assert!(ended.log.contains("CapEff:\t00000000a80c25fb\n"), "{}", ended.log);
     worker.stop().await;

@@ -5,6 +5,7 @@ use railyard_common::id::{JobId, LeaseId};
 use railyard_common::job::{Capacity, OutputSpec, RunSpec};
 use railyard_common::order::{Order, OrderImage};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 pub fn lease(job: u64) -> LeaseId {
     LeaseId { job: JobId(job), attempt: 1 }
@@ -19,7 +20,7 @@ pub fn order(job: u64, image: &str, script: &str) -> Order {
         ttl_millis: 60_000,
         image: OrderImage::Registry(image.to_owned()),
         inputs: Vec::new(),
-        run: RunSpec {
+        run: Arc::new(RunSpec {
             script: script.to_owned(),
             env: BTreeMap::new(),
             outputs: Vec::new(),
@@ -31,7 +32,7 @@ pub fn order(job: u64, image: &str, script: &str) -> Order {
             devices: Vec::new(),
             capabilities: Vec::new(),
             network_none: true,
-        },
+        }),
         traceparent: String::new(),
     }
 }

@@ -9,6 +9,7 @@ use railyard_common::job::{Device, OutputSpec, RunSpec};
 use railyard_common::order::{InputArtifact, Order, OrderImage};
 use railyard_proto::v1;
 use railyard_proto::v1::lease_order;
+use std::sync::Arc;
 
 impl ToProto for OutputSpec {
     type Proto = v1::OutputSpec;
@@ -150,7 +151,7 @@ impl FromProto<v1::LeaseOrder> for Order {
             ttl_millis: proto.ttl_millis,
             image: required("image", proto.image)?,
             inputs: list("inputs", proto.inputs)?,
-            run: required("run", proto.run)?,
+            run: Arc::new(required("run", proto.run)?),
             traceparent: proto.traceparent,
         })
     }

@@ -98,7 +98,7 @@ fn order() -> impl Strategy<Value = Order> {
     (names, image, vec(input, 0..3), run_spec(), "[0-9a-f-]{0,55}").prop_map(
         |(names, image, inputs, run, traceparent)| {
             let (lease, build, job, ttl_millis) = names;
-            Order { lease, build, job, ttl_millis, image, inputs, run, traceparent }
+            Order { lease, build, job, ttl_millis, image, inputs, run: run.into(), traceparent }
         },
     )
 }
@@ -171,7 +171,7 @@ fn small_order() -> v1::LeaseOrder {
         ttl_millis: 120_000,
         image: OrderImage::Registry("debian:bookworm".to_owned()),
         inputs: vec![InputArtifact { mount_path: "/inputs/a".to_owned(), artifact }],
-        run,
+        run: run.into(),
         traceparent: String::new(),
     };
     order.to_proto()

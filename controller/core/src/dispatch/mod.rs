@@ -26,6 +26,7 @@ use railyard_common::id::{BuildId, LeaseId, WorkerName};
 use railyard_common::planted::{self, Bug};
 use railyard_common::time::Millis;
 use std::collections::VecDeque;
+use std::ops::Range;
 
 /// The farm, what is true only while the controller runs, and what the controller itself wants done.
 #[derive(Debug)]
@@ -54,7 +55,8 @@ pub struct Round {
 enum Answer {
     Decided {
         ticket: Ticket,
-        result: Result<Vec<Event>, Refusal>,
+        /// Its events are there in the round.
+        result: Result<Range<usize>, Refusal>,
     },
     Welcome(Welcome),
     TurnedAway {
@@ -84,6 +86,16 @@ impl Round {
     /// What must be durable before the round is released.
     pub fn events(&self) -> &[Event] {
         &self.events
+    }
+
+    /// Lends the same to whoever makes it durable, on another thread for instance.
+    pub fn lend_events(&mut self) -> Vec<Event> {
+        std::mem::take(&mut self.events)
+    }
+
+    /// Takes back what was lent; a round is released or aborted with it.
+    pub fn take_back(&mut self, events: Vec<Event>) {
+        self.events = events;
     }
 }
 
@@ -159,9 +171,18 @@ impl Dispatcher {
     /// The round is durable. Gives what leaves, in the order in which it must.
     pub fn release(&mut self, now: Millis, mono: Millis, round: Round) -> Vec<Output> {
         let mut out = Vec::new();
+        // Answers leave first, and the events in them are looked at until the end.
+        let mut told: Vec<(usize, Range<usize>)> = Vec::new();
         for answer in round.answers {
             match answer {
-                Answer::Decided { ticket, result } => out.push(Output::Decided { ticket, result }),
+                Answer::Decided { ticket, result } => {
+                    let place = out.len();
+                    let result = result.map(|events| {
+                        told.push((place, events));
+                        Vec::new()
+                    });
+                    out.push(Output::Decided { ticket, result });
+                }
                 Answer::Welcome(welcome) => self.welcome(now, mono, welcome, &mut out),
                 Answer::TurnedAway { ticket, refusal } => out.push(Output::TurnedAway { ticket, refusal }),
                 Answer::Beat(beat) => self.answer_beat(now, beat, &mut out),
@@ -172,6 +193,15 @@ impl Dispatcher {
         }
         for event in &round.events {
             self.effect(mono, event, &mut out);
+        }
+        let mut events = round.events.into_iter();
+        let mut passed = 0;
+        for (place, range) in told {
+            let own = events.by_ref().skip(range.start - passed).take(range.len()).collect();
+            passed = range.end;
+            if let Output::Decided { result: Ok(result), .. } = &mut out[place] {
+                *result = own;
+            }
         }
         out
     }
@@ -202,19 +232,19 @@ impl Dispatcher {
         }
     }
 
-    fn decide(&mut self, now: Millis, command: &Command, round: &mut Round) -> Result<Vec<Event>, Refusal> {
+    /// Gives the place of the command's events in the round.
+    fn decide(&mut self, now: Millis, command: &Command, round: &mut Round) -> Result<Range<usize>, Refusal> {
         let events = self.farm.decide(now, command)?;
         events.iter().for_each(|event| self.farm.apply(event));
-        round.events.extend(events.iter().cloned());
-        Ok(events)
+        let first = round.events.len();
+        round.events.extend(events);
+        Ok(first..round.events.len())
     }
 
-    /// The same where nobody waits for the events.
+    /// The same where nobody waits for an answer.
     fn carry(&mut self, now: Millis, command: &Command, round: &mut Round) {
         // A refusal means that it came too late: what it was for has ended otherwise. Placing is never refused.
-        let Ok(events) = self.farm.decide(now, command) else { return };
-        events.iter().for_each(|event| self.farm.apply(event));
-        round.events.extend(events);
+        let _ = self.decide(now, command, round);
     }
 
     fn take(&mut self, now: Millis, mono: Millis, input: Input, round: &mut Round) {

@@ -50,7 +50,7 @@ fn submit(ticket: u64, build: &str) -> Input {
         pool: None,
         labels: BTreeMap::new(),
         retries: 0,
-        run,
+        run: run.into(),
     };
     let plan = Plan {
         build: build.parse().unwrap(),

@@ -8,6 +8,7 @@ use railyard_common::plan::Plan;
 use railyard_common::platform::{Platform, PlatformOffer};
 use railyard_core::WorkerOffer;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// A worker's name.
 pub fn worker_name(worker: usize) -> WorkerName {
@@ -46,7 +47,7 @@ pub fn plan(version: u8, steps: &[Step], supersede: bool) -> Plan {
         let mut spec = job_spec(name(n));
         spec.needs = (0..n).filter(|need| step.needs >> need & 1 == 1).map(name).collect();
         (spec.retries, spec.lease_ttl_secs) = (step.retries, step.ttl_secs);
-        spec.run.privileged = step.privileged;
+        Arc::make_mut(&mut spec.run).privileged = step.privileged;
         spec.approval = step.approval.then(|| "go?".to_owned());
         spec.concurrency = step.group.map(|(one, limit)| {
             let group = if one { "one" } else { "other" };
@@ -55,7 +56,8 @@ pub fn plan(version: u8, steps: &[Step], supersede: bool) -> Plan {
         spec.pool = step.pool.then(pool);
         spec.labels = step.label.then(|| ("kvm".to_owned(), "yes".to_owned())).into_iter().collect();
         let (memory_bytes, disk_bytes) = (step.gib * GIB, step.gib * GIB);
-        spec.run.resources = Capacity { cpu_millis: step.cpu * 1000, memory_bytes, disk_bytes, slots: 1 };
+        Arc::make_mut(&mut spec.run).resources =
+            Capacity { cpu_millis: step.cpu * 1000, memory_bytes, disk_bytes, slots: 1 };
         spec
     });
     Plan {

@@ -5,6 +5,7 @@ use railyard_common::digest::Digest;
 use railyard_common::id::JobName;
 use railyard_common::job::{Capacity, ImageSource, JobSpec, RunSpec};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// 2^30 bytes.
 pub const GIB: u64 = 1 << 30;
@@ -22,7 +23,7 @@ pub fn job_spec(name: JobName) -> JobSpec {
         concurrency: None,
         pool: None,
         labels: BTreeMap::new(),
-        run: RunSpec {
+        run: Arc::new(RunSpec {
             script: "true".to_owned(),
             env: BTreeMap::new(),
             outputs: Vec::new(),
@@ -34,7 +35,7 @@ pub fn job_spec(name: JobName) -> JobSpec {
             devices: Vec::new(),
             capabilities: Vec::new(),
             network_none: false,
-        },
+        }),
     }
 }
 

@@ -11,6 +11,7 @@ use railyard_common::id::{BuildId, GroupName, JobName, JobSelector};
 use railyard_common::job::{Concurrency, ImageSource, InputSpec, JobSpec};
 use railyard_common::plan::Plan;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// Reads the jobs of a plan.
 pub fn read(build: BuildId, supersede: Option<GroupName>, text: &str) -> Result<Plan, String> {
@@ -55,8 +56,8 @@ fn set_option(
     needs: &mut BTreeSet<JobName>,
 ) -> Result<bool, String> {
     match word.split_once('=') {
-        None if word == "commit" => spec.run.commit = true,
-        None if word == "privileged" => spec.run.privileged = true,
+        None if word == "commit" => Arc::make_mut(&mut spec.run).commit = true,
+        None if word == "privileged" => Arc::make_mut(&mut spec.run).privileged = true,
         None if word == "approval" => spec.approval = Some(String::new()),
         Some(("approval", what)) => spec.approval = Some(what.to_owned()),
         Some(("group", group)) => {
@@ -90,7 +91,7 @@ fn set_option(
                 spec.inputs.push(InputSpec { job, artifacts: vec![parsed(glob)?], mount_path });
             }
         }
-        Some(resource) => set_resource(&mut spec.run.resources, resource)?,
+        Some(resource) => set_resource(&mut Arc::make_mut(&mut spec.run).resources, resource)?,
     }
     Ok(true)
 }
