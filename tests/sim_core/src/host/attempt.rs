@@ -3,7 +3,7 @@
 use super::Wrk;
 use super::ship::Ship;
 use crate::config::Config;
-use crate::net::{CallId, Caller, Refused, Reply, ReportCall, Rpc};
+use crate::net::{CallId, ReportCall};
 use crate::pipelines::{End, Fate, fate};
 use crate::queue::Ms;
 use crate::world::World;
@@ -13,16 +13,12 @@ use railyard_common::id::LeaseId;
 use railyard_common::order::{Order, OrderImage};
 use railyard_common::outcome::{Outcome, OutcomeKind, Reason};
 use railyard_proto::v1::Phase;
-use railyard_worker::session;
 use std::fmt;
-use std::time::Duration;
 
 pub use railyard_worker::attempt::Stop;
 
 /// How long a container may take to stop when somebody asks it to.
 pub const STOP_GRACE: Ms = 4_000;
-/// Tries to send or fetch a blob before the attempt is given up.
-const TRANSFER_TRIES: u32 = 6;
 
 /// An attempt.
 pub struct Attempt {
@@ -31,14 +27,14 @@ pub struct Attempt {
     pub(super) step: Step,
     /// Rises with each step, so that alarms of earlier ones mean nothing.
     pub(super) serial: u64,
-    stop: Option<Stop>,
-    outcome: Option<Outcome>,
+    pub(super) stop: Option<Stop>,
+    pub(super) outcome: Option<Outcome>,
     artifacts: Vec<Artifact>,
     image: Option<Image>,
-    uploads: Vec<(u64, Blob)>,
-    to_send: Vec<(u64, Blob)>,
-    tries: u32,
-    call: Option<CallId>,
+    pub(super) uploads: Vec<(u64, Blob)>,
+    pub(super) to_send: Vec<(u64, Blob)>,
+    pub(super) tries: u32,
+    pub(super) call: Option<CallId>,
     pub(super) ship: Ship,
 }
 
@@ -64,7 +60,7 @@ pub enum Step {
 }
 
 impl Step {
-    fn phase(&self) -> Phase {
+    pub(super) fn phase(&self) -> Phase {
         match self {
             Self::Prepare | Self::AskInputs | Self::Pull | Self::Create => Phase::Fetch,
             Self::Run | Self::Halt(_) | Self::Collect => Phase::Run,
@@ -100,7 +96,7 @@ impl Attempt {
         }
     }
 
-    fn inputs(&self) -> Vec<Digest> {
+    pub(super) fn inputs(&self) -> Vec<Digest> {
         let image = match &self.order.image {
             OrderImage::Image(image) => std::iter::once(&image.config).chain(&image.layers).copied().collect(),
             OrderImage::Registry(_) | OrderImage::Import(_) => Vec::new(),
@@ -110,7 +106,7 @@ impl Attempt {
     }
 
     /// What the container has left, in the work directory and as its image.
-    fn collect(&mut self) {
+    pub(super) fn collect(&mut self) {
         let blob = |what: &str, n: usize| {
             let text = format!("{what} {n} {}", self.fate.content);
             Blob::plain(Digest::of(text.as_bytes()), text.len() as u64)
@@ -125,13 +121,13 @@ impl Attempt {
         self.image = self.order.run.commit.then(|| Image { config: blob("config", 0), layers: vec![blob("layer", 0)] });
     }
 
-    fn blobs(&self) -> Vec<Blob> {
+    pub(super) fn blobs(&self) -> Vec<Blob> {
         let image =
             self.image.iter().flat_map(|image| std::iter::once(image.config).chain(image.layers.iter().copied()));
         self.artifacts.iter().map(|artifact| artifact.blob).chain(image).collect()
     }
 
-    fn report(&self) -> Option<ReportCall> {
+    pub(super) fn report(&self) -> Option<ReportCall> {
         let outcome = self.outcome.clone()?;
         let good = outcome.kind == OutcomeKind::Succeeded;
         Some(ReportCall {
@@ -146,69 +142,6 @@ impl Attempt {
 }
 
 impl World {
-    /// A new process goes on with what an earlier one left, as far as there is time for that.
-    pub(super) fn take_up(&mut self, host: usize) {
-        let mono = self.hosts[host].mono(self.now);
-        for (lease, (mut attempt, confirmed_at)) in std::mem::take(&mut self.hosts[host].left) {
-            let ttl = Duration::from_millis(attempt.order.ttl_millis.into());
-            let phase = attempt.step.phase();
-            let until = session::fence_at(confirmed_at, ttl);
-            if phase != Phase::Upload && until <= mono {
-                continue;
-            }
-            let now = self.now;
-            self.trace.say(now, || format!("w{host} takes up {lease} ({:?})", attempt.step));
-            attempt.ship.reopen();
-            attempt.stop = None;
-            let step = attempt.step.clone();
-            let Some(process) = self.hosts[host].process.as_mut() else { return };
-            process.session.adopt(lease, ttl, confirmed_at, phase);
-            process.attempts.insert(lease, attempt);
-            // From here on somebody looks after it again.
-            if let Some(container) = self.hosts[host].containers.get_mut(&lease) {
-                container.excused = false;
-            }
-            self.go_on(host, lease, step);
-        }
-    }
-
-    /// The step is done again, or looked after again.
-    fn go_on(&mut self, host: usize, lease: LeaseId, step: Step) {
-        match step {
-            Step::Prepare | Step::AskInputs | Step::Pull | Step::Create => {
-                self.next_step(host, lease, Step::Prepare, Some(20));
-            }
-            Step::Run if self.hosts[host].containers.contains_key(&lease) => {
-                // Its timeout goes on from when it was started; here: at most as long again.
-                let Some(attempt) = self.hosts[host].attempt(lease) else { return };
-                let wall = attempt.order.run.timeout_secs * 1000;
-                self.next_step(host, lease, Step::Run, Some(wall));
-                self.later(host, 400, Wrk::LogGrows(lease));
-                self.container_ended(host, lease);
-            }
-            Step::Halt(_) | Step::Collect if self.hosts[host].containers.contains_key(&lease) => {
-                let wait = self.engine.within(5, 300);
-                self.next_step(host, lease, step, None);
-                self.remove_container(host, lease, wait);
-            }
-            Step::Halt(outcome) => self.conclude(host, lease, outcome),
-            Step::Run => self.lost(host, lease, Reason::Engine),
-            Step::Collect | Step::Hash | Step::AskUpload | Step::Send => {
-                if let Some(attempt) = self.hosts[host].attempt(lease) {
-                    attempt.uploads.clear();
-                    attempt.to_send.clear();
-                }
-                self.next_step(host, lease, Step::Hash, Some(50));
-            }
-            Step::Remove | Step::Ship | Step::Report => {
-                let Some(attempt) = self.hosts[host].attempt(lease) else { return };
-                let outcome = attempt.outcome.clone();
-                self.conclude(host, lease, outcome);
-            }
-        }
-        self.ship(host, lease);
-    }
-
     pub(super) fn begin_attempt(&mut self, host: usize, lease: LeaseId) {
         self.ledger.attempts += 1;
         self.check_begun(host, lease);
@@ -220,7 +153,7 @@ impl World {
     }
 
     /// The attempt is at `step` from now on, and goes on after `wait`.
-    fn next_step(&mut self, host: usize, lease: LeaseId, step: Step, wait: Option<Ms>) {
+    pub(super) fn next_step(&mut self, host: usize, lease: LeaseId, step: Step, wait: Option<Ms>) {
         let Some(attempt) = self.hosts[host].attempt(lease) else { return };
         attempt.step = step;
         attempt.serial += 1;
@@ -231,7 +164,7 @@ impl World {
         }
     }
 
-    fn enter(&mut self, host: usize, lease: LeaseId, phase: Phase) {
+    pub(super) fn enter(&mut self, host: usize, lease: LeaseId, phase: Phase) {
         if let Some(process) = self.hosts[host].process.as_mut() {
             process.session.handle_phase(lease, phase);
         }
@@ -276,7 +209,7 @@ impl World {
         }
     }
 
-    fn create(&mut self, host: usize, lease: LeaseId) {
+    pub(super) fn create(&mut self, host: usize, lease: LeaseId) {
         let wait = self.engine.within(10, 500);
         self.next_step(host, lease, Step::Create, Some(wait));
     }
@@ -295,265 +228,5 @@ impl World {
         let silent = fate.end == End::Silent && silence > 0 && silence < wall;
         self.next_step(host, lease, Step::Run, Some(if silent { silence } else { wall }));
         self.later(host, 400, Wrk::LogGrows(lease));
-    }
-
-    /// A container has ended by itself.
-    pub(super) fn container_ended(&mut self, host: usize, lease: LeaseId) {
-        let full = self.disk_is_full(host);
-        let end = self.hosts[host].containers.get(&lease).and_then(|container| container.ended);
-        let Some(attempt) = self.hosts[host].attempt(lease).filter(|attempt| attempt.step == Step::Run) else { return };
-        attempt.ship.written = attempt.ship.written.max(100 + attempt.fate.log_bytes);
-        let failed = |reason| Some(Outcome::new(OutcomeKind::Failed, reason, "it failed"));
-        match end {
-            Some(End::Good | End::OutputMissing) => {
-                let wait = self.engine.within(5, 200);
-                self.next_step(host, lease, Step::Collect, None);
-                self.remove_container(host, lease, wait);
-            }
-            Some(End::Code(_)) if full => self.lost(host, lease, Reason::DiskFull),
-            Some(End::Code(_)) => self.conclude(host, lease, failed(Reason::ExitCode)),
-            Some(End::Oom) => self.conclude(host, lease, failed(Reason::Oom)),
-            Some(End::Never | End::Silent) | None => {}
-        }
-        self.ship(host, lease);
-        self.settle(host);
-    }
-
-    /// A container has been removed.
-    pub(super) fn container_gone(&mut self, host: usize, lease: LeaseId) {
-        let Some(attempt) = self.hosts[host].attempt(lease) else { return };
-        match attempt.step.clone() {
-            Step::Halt(outcome) => self.conclude(host, lease, outcome),
-            Step::Collect if attempt.stop.is_some() => {
-                let outcome = attempt.stop.as_ref().and_then(stopped);
-                self.conclude(host, lease, outcome);
-            }
-            Step::Collect => {
-                self.enter(host, lease, Phase::Upload);
-                let wait = self.engine.within(5, 400);
-                self.next_step(host, lease, Step::Hash, Some(wait));
-            }
-            Step::Remove => self.removed(host, lease),
-            // Somebody outside has removed it: it has ended.
-            Step::Run => {
-                self.conclude(host, lease, Some(Outcome::new(OutcomeKind::Lost, Reason::Engine, "it is gone")))
-            }
-            _ => {}
-        }
-        self.settle(host);
-    }
-
-    fn halt(&mut self, host: usize, lease: LeaseId, outcome: Option<Outcome>, grace: Ms) {
-        let wait = self.engine.within(5, grace.max(300));
-        self.next_step(host, lease, Step::Halt(outcome), None);
-        self.remove_container(host, lease, wait);
-    }
-
-    fn lost(&mut self, host: usize, lease: LeaseId, reason: Reason) {
-        self.conclude(host, lease, Some(Outcome::new(OutcomeKind::Lost, reason, "the farm's fault")));
-    }
-
-    /// The attempt must stop. It may be told again, more urgently.
-    pub(super) fn stop_attempt(&mut self, host: usize, lease: LeaseId, why: Stop) {
-        let Some(attempt) = self.hosts[host].attempt(lease) else { return };
-        attempt.stop = Some(why.clone());
-        let urgent = matches!(why, Stop::Fenced { .. } | Stop::Abandoned);
-        let outcome = stopped(&why);
-        match attempt.step.clone() {
-            Step::Run => self.halt(host, lease, outcome, if urgent { 0 } else { STOP_GRACE }),
-            Step::Halt(_) | Step::Collect if urgent => {
-                // A kill overtakes the stop that waits for the grace. Why it is stopped does not change.
-                let wait = self.engine.within(5, 300);
-                self.remove_container(host, lease, wait);
-            }
-            Step::Halt(_) | Step::Collect | Step::Remove => {}
-            Step::Ship | Step::Report if why == Stop::Abandoned => self.over(host, lease),
-            Step::Ship | Step::Report => {}
-            _ => self.conclude(host, lease, outcome),
-        }
-    }
-
-    /// The worker is leaving: what was told to stop already stays so.
-    pub(super) fn stop_attempt_softly(&mut self, host: usize, lease: LeaseId) {
-        if self.hosts[host].attempt(lease).is_some_and(|attempt| attempt.stop.is_none()) {
-            self.stop_attempt(host, lease, Stop::Drained);
-        }
-    }
-
-    /// How it ended is known: what is left goes, then it is told; `None` if nobody wants to hear.
-    fn conclude(&mut self, host: usize, lease: LeaseId, outcome: Option<Outcome>) {
-        if let Some(attempt) = self.hosts[host].attempt(lease) {
-            attempt.outcome = outcome;
-        }
-        self.next_step(host, lease, Step::Remove, None);
-        if !self.hosts[host].containers.contains_key(&lease) {
-            return self.removed(host, lease);
-        }
-        let wait = self.engine.within(5, 300);
-        self.remove_container(host, lease, wait);
-        if self.hosts[host].engine_bad_until > self.now {
-            // The engine does not obey: removal is tried on, and the end is told all the same.
-            if let Some(container) = self.hosts[host].containers.get_mut(&lease) {
-                container.excused = true;
-            }
-            self.removed(host, lease);
-        }
-    }
-
-    fn removed(&mut self, host: usize, lease: LeaseId) {
-        let Some(attempt) = self.hosts[host].attempt(lease) else { return };
-        // Meanwhile it may have been given up.
-        let nobody = attempt.outcome.is_none() || attempt.stop == Some(Stop::Abandoned);
-        attempt.ship.closed = true;
-        if nobody {
-            return self.over(host, lease);
-        }
-        self.next_step(host, lease, Step::Ship, None);
-        self.ship(host, lease);
-    }
-
-    /// The log is there, as far as it will ever be.
-    pub(super) fn shipped(&mut self, host: usize, lease: LeaseId) {
-        if self.hosts[host].attempt(lease).is_some_and(|attempt| attempt.step == Step::Ship) {
-            self.next_step(host, lease, Step::Report, None);
-            self.ask_for(host, lease);
-        }
-    }
-
-    pub(super) fn over(&mut self, host: usize, lease: LeaseId) {
-        let now = self.now;
-        self.trace.say(now, || format!("w{host} is done with {lease}"));
-        let Some(process) = self.hosts[host].process.as_mut() else { return };
-        process.session.handle_done(lease);
-        if let Some(conn) = process.attempts.remove(&lease).and_then(|attempt| attempt.ship.conn()) {
-            self.close_at_worker(conn);
-        }
-    }
-
-    /// Calls what the step needs, until it is answered.
-    fn ask_for(&mut self, host: usize, lease: LeaseId) {
-        let Some(process) = self.hosts[host].process.as_ref() else { return };
-        let (number, Some(attempt)) = (process.number, process.attempts.get(&lease)) else { return };
-        let rpc = match attempt.step {
-            Step::AskInputs => Rpc::PrepareDownload { host, lease },
-            Step::AskUpload => Rpc::PrepareUpload { host, lease, blobs: attempt.blobs() },
-            Step::Report => match attempt.report() {
-                Some(report) => Rpc::Report { host, report: Box::new(report) },
-                None => return self.over(host, lease),
-            },
-            _ => return,
-        };
-        let call = self.call(Caller::Attempt { host, process: number, lease }, rpc);
-        if let Some(attempt) = self.hosts[host].attempt(lease) {
-            attempt.call = Some(call);
-        }
-    }
-
-    pub(super) fn call_again(&mut self, host: usize, lease: LeaseId, serial: u64) {
-        if self.hosts[host].attempt(lease).is_some_and(|attempt| attempt.serial == serial) {
-            self.ask_for(host, lease);
-        }
-    }
-
-    /// An attempt's call was answered.
-    pub fn attempt_answered(&mut self, host: usize, lease: LeaseId, call: CallId, answer: Result<Reply, Refused>) {
-        let Some(attempt) = self.hosts[host].attempt(lease).filter(|attempt| attempt.call == Some(call)) else {
-            return;
-        };
-        attempt.call = None;
-        attempt.tries += 1;
-        let (tries, serial, step) = (attempt.tries, attempt.serial, attempt.step.clone());
-        match (answer, step) {
-            (Err(Refused::Passing | Refused::Gap), _) => {
-                let wait = self.pause(tries);
-                self.later(host, wait, Wrk::CallAgain(lease, serial));
-            }
-            (Ok(reply), Step::Report) => {
-                self.check_reported(host, lease, &reply);
-                self.over(host, lease);
-            }
-            (Err(Refused::Stale), Step::Report) => self.over(host, lease),
-            (Err(Refused::Final(why)), Step::Report) => self.report_loss(host, lease, why),
-            (Err(Refused::Stale), _) => self.conclude(host, lease, None),
-            (Err(Refused::Final(_)), _) => self.lost(host, lease, Reason::Transfer),
-            (Ok(_), Step::AskInputs) => self.next_step(host, lease, Step::Pull, Some(5)),
-            (Ok(Reply::Tickets(tickets)), Step::AskUpload) => {
-                if let Some(attempt) = self.hosts[host].attempt(lease) {
-                    let blobs = attempt.blobs();
-                    attempt.to_send = tickets.into_iter().zip(blobs).filter_map(|(t, blob)| Some((t?, blob))).collect();
-                    attempt.tries = 0;
-                }
-                self.next_step(host, lease, Step::Send, Some(2));
-            }
-            (Ok(_), _) => {}
-        }
-    }
-
-    /// A success that is refused for good becomes a loss: the job must not hang on it.
-    fn report_loss(&mut self, host: usize, lease: LeaseId, why: String) {
-        let Some(attempt) = self.hosts[host].attempt(lease) else { return };
-        if attempt.outcome.as_ref().is_some_and(|outcome| outcome.reason == Reason::Transfer) {
-            return self.over(host, lease);
-        }
-        attempt.outcome = Some(Outcome::new(OutcomeKind::Lost, Reason::Transfer, why));
-        self.next_step(host, lease, Step::Report, None);
-        self.ask_for(host, lease);
-    }
-
-    /// A try of a transfer failed. Returns whether that was the last.
-    fn transfer_failed(&mut self, host: usize, lease: LeaseId, step: Step) {
-        let Some(attempt) = self.hosts[host].attempt(lease) else { return };
-        attempt.tries += 1;
-        let tries = attempt.tries;
-        if tries >= TRANSFER_TRIES {
-            return self.lost(host, lease, Reason::Transfer);
-        }
-        let wait = self.pause(tries);
-        self.next_step(host, lease, step, Some(wait));
-    }
-
-    fn pull(&mut self, host: usize, lease: LeaseId) {
-        let Some(digests) = self.hosts[host].attempt(lease).map(|attempt| attempt.inputs()) else { return };
-        if self.store_refuses() {
-            return self.transfer_failed(host, lease, Step::Pull);
-        }
-        if let Some(digest) = digests.iter().find(|digest| !self.store.has(digest)) {
-            let why = format!("{lease} was ordered with input {digest}, which is not in the store");
-            return self.breaks("inputs-are-there", why);
-        }
-        self.create(host, lease);
-    }
-
-    /// Sends one blob after another.
-    fn send(&mut self, host: usize, lease: LeaseId) {
-        if self.store_refuses() {
-            return self.transfer_failed(host, lease, Step::Send);
-        }
-        let takes = self.store_takes();
-        let Some(attempt) = self.hosts[host].attempt(lease) else { return };
-        match attempt.to_send.pop() {
-            None => self.conclude(host, lease, Some(Outcome::succeeded())),
-            Some((upload, blob)) if self.store.send(upload) => {
-                if let Some(attempt) = self.hosts[host].attempt(lease) {
-                    attempt.uploads.push((upload, blob));
-                }
-                self.next_step(host, lease, Step::Send, Some(takes));
-            }
-            // The upload was forgotten: another one is asked for.
-            Some(_) => {
-                self.next_step(host, lease, Step::AskUpload, None);
-                self.ask_for(host, lease);
-            }
-        }
-    }
-}
-
-/// What is reported of an attempt that was stopped.
-fn stopped(why: &Stop) -> Option<Outcome> {
-    match why {
-        Stop::Cancelled(why) => Some(Outcome::new(OutcomeKind::Cancelled, Reason::Cancelled, why.clone())),
-        Stop::Fenced { .. } => Some(Outcome::new(OutcomeKind::Lost, Reason::WorkerGone, "fenced")),
-        Stop::Drained => Some(Outcome::new(OutcomeKind::Lost, Reason::WorkerRestarted, "stopped")),
-        Stop::Abandoned => None,
     }
 }

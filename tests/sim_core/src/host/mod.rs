@@ -3,10 +3,13 @@
 //! An abstraction of `worker/src/daemon.rs`, `link.rs` and `attempt/`: the same steps in the same order. Images, mounts and
 //! the contents of files are left out; what an attempt makes is drawn from the seed.
 
+mod adopt;
 mod attempt;
 mod daemon;
+mod ending;
 mod engine;
 mod ship;
+mod transfers;
 
 pub use attempt::{Attempt, STOP_GRACE};
 pub use engine::{Container, Eng};
