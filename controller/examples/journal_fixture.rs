@@ -47,6 +47,8 @@ steps:
   - name: docs
     image: debian:bookworm
     script: make docs
+    concurrency: { group: paper, limit: 2 }
+    labels: { zone: a }
 ";
 
 /// After so many rounds the journal gets a snapshot: what follows lies in the tail.
@@ -119,7 +121,10 @@ impl Story {
         self.round(&[Command::Approve { build, jobs: None, by: by.clone() }])?;
         let hold =
             Hold { kind: HoldKind::Cordon, by: by.clone(), why: "new disk".to_owned(), until: None, stop_at: None };
+        let until = Some(Millis(self.now + 7_200_000));
+        let drain = Hold { kind: HoldKind::Drain, until, stop_at: until, ..hold.clone() };
         self.round(&[Command::Hold { worker: "hammer".parse()?, hold }])?;
+        self.round(&[Command::Hold { worker: "hammer".parse()?, hold: drain }])?;
         self.round(&[Command::Release { worker: "hammer".parse()?, by: by.clone() }])?;
         self.round(&[hello("anvil", "boot-4", &[])?, Command::Place])?;
         let leased = self.farm.worker(&"anvil".parse()?).and_then(|worker| worker.leases.first().copied());
@@ -196,8 +201,8 @@ fn submit(version: &str, key: Option<&str>) -> anyhow::Result<Command> {
     Ok(Command::Submit(Box::new(Submission {
         plan: plan(version)?,
         key: key.map(str::to_owned),
-        request: String::new(),
-        priority: Priority::default(),
+        request: key.map(|key| Digest::of(key.as_bytes()).to_string()).unwrap_or_default(),
+        priority: if key.is_some() { Priority::Release } else { Priority::default() },
         by: "olga".to_owned(),
         trace,
     })))
@@ -210,6 +215,7 @@ fn gated(version: &str) -> anyhow::Result<Command> {
         && let Some(first) = submission.plan.jobs.first_mut()
     {
         first.approval = Some("release managers".to_owned());
+        submission.plan.supersede = Some("main".parse()?);
     }
     Ok(command)
 }
