@@ -12,6 +12,7 @@ use anyhow::Context as _;
 use axum::Router;
 use axum::routing::get;
 use futures_util::StreamExt as _;
+use http::StatusCode;
 use railyard_proto::v1;
 use railyard_proto::v1::admin_service_server::AdminServiceServer;
 use railyard_proto::v1::client_service_server::ClientServiceServer;
@@ -149,6 +150,7 @@ fn routes(
     let client =
         Client::new(farm.clone(), cache.clone(), logs.clone(), clock.clone(), config.farm.clone(), shutdown.clone());
     let admin = AdminServiceServer::new(Admin::new(farm.clone()));
+    let probes = probes(farm.clone());
     let workers = Workers::new(farm, cache, logs, clock, config.farm.clone(), shutdown.clone());
     let client = ClientServiceServer::new(client)
         .max_decoding_message_size(MESSAGE_MAX_BYTES)
@@ -164,13 +166,23 @@ fn routes(
         .build_v1()?;
     let grpc =
         Routes::new(client).add_service(workers).add_service(admin).add_service(health_service).add_service(reflection);
-    let probes = Router::new().route("/healthz", get(|| async { "ok\n" })).route("/readyz", get(|| async { "ok\n" }));
     let grpc = grpc.prepare().into_axum_router().layer(axum::middleware::from_fn(gate));
     let mut app = grpc.merge(probes);
     if let Some(cache) = cache_router {
         app = app.merge(cache);
     }
     Ok(app)
+}
+
+/// Whether the process lives, and whether it would take new work.
+fn probes(farm: Handle) -> Router {
+    let ready = move || async move {
+        match farm.ready() {
+            Ok(()) => (StatusCode::OK, "ok\n".to_owned()),
+            Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
+        }
+    };
+    Router::new().route("/healthz", get(|| async { "ok\n" })).route("/readyz", get(ready))
 }
 
 /// Says that the services serve; at the end, that they do not, and lets go of those who watch.

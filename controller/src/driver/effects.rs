@@ -1,9 +1,9 @@
 //! Carries out what a dispatcher lets out: answers, messages to workers, notices, spans.
 
-use super::Driver;
 use super::handle::Link;
+use super::{Change, Driver};
 use crate::trace;
-use railyard_common::id::{BuildId, WorkerName};
+use railyard_common::id::WorkerName;
 use railyard_core::Output;
 use railyard_proto::v1;
 use railyard_proto::v1::controller_message::Kind;
@@ -104,7 +104,8 @@ impl Driver {
                 let over = v1::BuildOver { build: build.to_string() };
                 self.sessions.send(&worker, session, Kind::BuildOver(over));
             }
-            Output::BuildChanged(build) => self.build_changed(build),
+            Output::BuildChanged(build) => self.changed(Change::Build(build)),
+            Output::WorkersChanged => self.changed(Change::Workers),
             // Those who listen are gone only when the controller is.
             Output::LeaseEnded(lease) => drop(self.notices.ended.send(lease)),
             Output::JobEnded(job) => trace::record_job(self.dispatcher.farm(), job),
@@ -113,8 +114,8 @@ impl Driver {
         }
     }
 
-    fn build_changed(&self, build: BuildId) {
+    fn changed(&self, what: Change) {
         // Nobody may be listening: that is fine.
-        let _ = self.notices.changed.send(build);
+        let _ = self.notices.changed.send(what);
     }
 }

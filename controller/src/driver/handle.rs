@@ -1,9 +1,10 @@
 //! How the rest of the controller talks to the driver.
 
+use super::Change;
 use railyard_common::id::{BuildId, JobId, LeaseId, WorkerName};
 use railyard_core::{Act, Beat, Command, Event, Farm, Live, Phase, Refusal, Said, WorkerOffer};
 use railyard_proto::v1;
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 /// The controller's end of a worker's stream.
@@ -74,12 +75,29 @@ pub enum CommandError {
 #[derive(Clone)]
 pub struct Handle {
     requests: mpsc::Sender<Request>,
-    changed: broadcast::Sender<BuildId>,
+    changed: broadcast::Sender<Change>,
+    stuck: watch::Receiver<Option<String>>,
 }
 
 impl Handle {
-    pub(super) fn new(requests: mpsc::Sender<Request>, changed: broadcast::Sender<BuildId>) -> Self {
-        Self { requests, changed }
+    pub(super) fn new(
+        requests: mpsc::Sender<Request>,
+        changed: broadcast::Sender<Change>,
+        stuck: watch::Receiver<Option<String>>,
+    ) -> Self {
+        Self { requests, changed, stuck }
+    }
+
+    /// Whether commands would be carried out now.
+    ///
+    /// # Errors
+    /// What a command would hear: [`CommandError::Journal`] during a standstill, or [`CommandError::Stopping`].
+    pub fn ready(&self) -> Result<(), CommandError> {
+        match &*self.stuck.borrow() {
+            Some(why) => Err(CommandError::Journal(why.clone())),
+            None if self.requests.is_closed() => Err(CommandError::Stopping),
+            None => Ok(()),
+        }
     }
 
     /// Carries out a command; returns when it is durable.
@@ -164,8 +182,8 @@ impl Handle {
         let _ = self.requests.send(Request::NoteFinalizeError { build, why }).await;
     }
 
-    /// Names of builds that change, from now on.
-    pub fn changes(&self) -> broadcast::Receiver<BuildId> {
+    /// What changes from now on.
+    pub fn changes(&self) -> broadcast::Receiver<Change> {
         self.changed.subscribe()
     }
 

@@ -24,7 +24,7 @@ use standstill::End;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Notify, broadcast, mpsc, oneshot};
+use tokio::sync::{Notify, broadcast, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 /// Requests that may wait: many times the workers that could speak at once; beyond it, senders wait.
@@ -36,11 +36,20 @@ const TICK: Duration = Duration::from_secs(1);
 /// Waits between tries of a snapshot: each writes the whole state, and without one only the next start is slower.
 const SNAPSHOT_RETRY: Backoff = Backoff { base_millis: 10_000, max_millis: 600_000 };
 
+/// What looks different now, for those who watch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// This build.
+    Build(BuildId),
+    /// Workers, and so why jobs wait, in whatever build.
+    Workers,
+}
+
 /// What other parts of the controller listen to.
 #[derive(Clone)]
 pub struct Notices {
-    /// Builds that have changed.
-    pub changed: broadcast::Sender<BuildId>,
+    /// What looks different now.
+    pub changed: broadcast::Sender<Change>,
     /// Leases that have ended: their logs can be filed.
     pub ended: mpsc::UnboundedSender<LeaseId>,
     /// Some build waits to be finalized.
@@ -57,6 +66,8 @@ pub struct Driver {
     sessions: Sessions,
     waiting: Waiting,
     notices: Notices,
+    /// Why the journal cannot be written, for as long as it cannot.
+    stuck: watch::Sender<Option<String>>,
 }
 
 /// Snapshots that could not be installed.
@@ -108,11 +119,12 @@ impl Driver {
             tracing::error!(%broken, "the journal's state breaks an invariant; this is a bug");
         }
         let (tx, requests) = mpsc::channel(QUEUE_LEN);
-        let handle = Handle::new(tx, notices.changed.clone());
+        let (stuck, is_stuck) = watch::channel(None);
+        let handle = Handle::new(tx, notices.changed.clone(), is_stuck);
         let journal = JournalThread::start(journal)?;
         let dispatcher = Dispatcher::new(farm, monotonic(&*clock));
         let (snapshots, sessions, waiting) = (Snapshots::default(), Sessions::default(), Waiting::default());
-        Ok((Self { dispatcher, journal, snapshots, clock, requests, sessions, waiting, notices }, handle))
+        Ok((Self { dispatcher, journal, snapshots, clock, requests, sessions, waiting, notices, stuck }, handle))
     }
 
     /// Runs until `shutdown`, or until the journal can be neither written nor read again.

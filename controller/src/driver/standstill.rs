@@ -28,6 +28,7 @@ impl Driver {
         tracing::error!(%why, "the journal cannot be written: nothing new is taken on, readers and heartbeats are answered");
         let (began, mut tries) = (self.monotonic(), 1);
         let mut next = self.after(RETRY.delay_millis(tries));
+        self.stuck.send_replace(Some(why.clone()));
         loop {
             let mut waiting = Vec::new();
             let wait = Duration::from_millis(next.since(self.monotonic()));
@@ -39,6 +40,7 @@ impl Driver {
                     Ok(()) => break,
                     Err(error) => {
                         why = railyard_service::error_chain(&error);
+                        self.stuck.send_replace(Some(why.clone()));
                         tries += 1;
                         next = self.after(RETRY.delay_millis(tries));
                     }
@@ -55,6 +57,7 @@ impl Driver {
             }
             outputs.into_iter().for_each(|output| self.carry_out(output));
         }
+        self.stuck.send_replace(None);
         let secs = self.monotonic().since(began) / 1000;
         tracing::info!("the journal can be written again, after {secs} s; work goes on");
         // Nothing has expired meanwhile: workers may have found nobody who could take their hello.

@@ -3,7 +3,7 @@
 use super::auth::{Act, allow};
 use super::{bad_request, cache_status, check_protocol, command_status, log_status, read, submit, view};
 use crate::cache::Cache;
-use crate::driver::Handle;
+use crate::driver::{Change, Handle};
 use crate::logs::{Growth, LogStore};
 use crate::trace;
 use futures_util::Stream;
@@ -282,7 +282,7 @@ struct Watcher {
 impl Watcher {
     async fn run(
         self,
-        mut changes: tokio::sync::broadcast::Receiver<BuildId>,
+        mut changes: tokio::sync::broadcast::Receiver<Change>,
         tx: mpsc::Sender<Result<v1::BuildView, Status>>,
     ) {
         let mut last = None;
@@ -307,7 +307,7 @@ impl Watcher {
     /// Waits for the next change; `false` when nobody reads any more, or nothing can change any more.
     async fn changed(
         &self,
-        changes: &mut tokio::sync::broadcast::Receiver<BuildId>,
+        changes: &mut tokio::sync::broadcast::Receiver<Change>,
         tx: &mpsc::Sender<Result<v1::BuildView, Status>>,
     ) -> bool {
         use tokio::sync::broadcast::error::RecvError;
@@ -316,7 +316,7 @@ impl Watcher {
                 biased;
                 () = tx.closed() => return false,
                 change = changes.recv() => match change {
-                    Ok(build) if build != self.id => {}
+                    Ok(Change::Build(build)) if build != self.id => {}
                     // What was missed may have been ours.
                     Ok(_) | Err(RecvError::Lagged(_)) => {
                         tokio::time::sleep(WATCH_INTERVAL).await;

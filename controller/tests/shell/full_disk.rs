@@ -6,6 +6,7 @@ use crate::common::pipelines::{ONE, SHORT_LEASE};
 use crate::common::worker::{hello, lease, report, succeeded};
 use crate::common::{Controller, Worker, refused, until};
 use railyard_proto::v1;
+use railyard_service::channel::http_client;
 use railyard_service::clock::{Clock as _, SystemClock};
 use std::time::Duration;
 use tonic::Code;
@@ -22,6 +23,13 @@ async fn back(controller: &Controller, name: &str, held: v1::LeaseId) -> Worker 
     let worker = controller.worker_saying(v1::Hello { held: vec![held], ..hello(name) }).await;
     assert_eq!(worker.welcome.held, [held]);
     worker
+}
+
+/// What a load balancer is told, without a certificate.
+async fn probe(controller: &Controller, path: &str) -> (u16, String) {
+    let http = http_client(&controller.endpoint(None)).unwrap();
+    let answer = http.get(format!("{}/{path}", controller.url)).send().await.unwrap();
+    (answer.status().as_u16(), answer.text().await.unwrap())
 }
 
 async fn full_for_longer_than_a_lease(but_bytes: u64) {
@@ -50,6 +58,10 @@ async fn full_for_longer_than_a_lease(but_bytes: u64) {
     assert!(message.contains("cannot write its journal") && message.contains("make room"), "{message}");
     let message = refused(person.try_submit(request.clone()).await, Code::Unavailable, "busy");
     assert!(message.contains("data/journal") && message.contains("MiB"), "{message}");
+    let (status, why) = probe(&controller, "readyz").await;
+    assert_eq!(status, 503, "{why}");
+    assert!(why.contains("cannot write its journal") && why.contains("data/journal"), "{why}");
+    assert_eq!(probe(&controller, "healthz").await, (200, "ok\n".to_owned()), "a restart would make nothing better");
     refused(person.cancel(&first, "why not").await, Code::Unavailable, "busy");
 
     // One worker's stream breaks; the other's may have been cut once. Both jobs are safe, and who asks is answered.
@@ -80,6 +92,7 @@ async fn full_for_longer_than_a_lease(but_bytes: u64) {
         let view = person.ended(build).await;
         assert_eq!((view.state(), view.jobs[0].attempts.len()), (v1::BuildState::Succeeded, 1));
     }
+    assert_eq!(probe(&controller, "readyz").await, (200, "ok\n".to_owned()));
     let late = person.try_submit(request.clone()).await.unwrap();
     assert!(!late.existing, "it was refused, and is there");
     assert!(person.try_submit(request).await.unwrap().existing);

@@ -8,7 +8,7 @@ use railyard_common::pipeline::{Pipeline, Request, Source};
 use railyard_common::platform::PlatformOffer;
 use railyard_common::priority::Priority;
 use railyard_common::time::Millis;
-use railyard_controller::driver::{CommandError, Driver, Handle, Hello, Link, Notices};
+use railyard_controller::driver::{Change, CommandError, Driver, Handle, Hello, Link, Notices};
 use railyard_controller::journal::{Journal, JournalError, Loaded};
 use railyard_core::{Command, Event, Report, Snapshot, Submission, Trace, WorkerOffer};
 use railyard_proto::v1;
@@ -335,7 +335,7 @@ async fn what_reached_the_disk_in_a_failed_append_is_told() {
     let (reported, _) = tokio::join!(reported, stage.flush(Flush::Doubtful));
     assert!(matches!(reported, Err(CommandError::Journal(_))), "{reported:?}");
     assert_eq!(soon("the end of the lease", stage.ended.recv()).await, Some(lease));
-    assert_eq!(soon("the change", changes.recv()).await.unwrap().to_string(), "short/1");
+    assert_eq!(soon("the change", changes.recv()).await.unwrap(), Change::Build("short/1".parse().unwrap()));
     stage.orders.send(Flush::Good).unwrap();
     assert_eq!(farm.read(|farm, _| farm.finalizing().count()).await.unwrap(), 1);
 }

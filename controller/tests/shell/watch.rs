@@ -1,7 +1,7 @@
 //! Watching a build: it as it is, each change, and its end.
 
-use crate::common::pipelines::CHAIN;
-use crate::common::worker::{failed, lease, report};
+use crate::common::pipelines::{CHAIN, ONE};
+use crate::common::worker::{failed, hello, lease, report};
 use crate::common::{Controller, soon};
 use railyard_proto::v1;
 use tonic::Streaming;
@@ -16,6 +16,50 @@ async fn until_job(watch: &mut Streaming<v1::BuildView>, index: usize, wanted: v
         let view = next(watch).await.expect("the build goes on");
         if view.jobs[index].state() == wanted {
             return view;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_watcher_hears_that_a_job_waits_for_another_reason() {
+    let controller = Controller::start().await;
+    let person = controller.operator();
+    // Its one slot is taken by another build.
+    let capacity = v1::Capacity { slots: 1, ..hello("anvil").capacity.unwrap() };
+    let mut anvil = controller.worker_saying(v1::Hello { capacity: Some(capacity), ..hello("anvil") }).await;
+    person.submit(ONE, "1").await;
+    let _ = anvil.order().await;
+    let build = person.submit(ONE, "2").await;
+    let mut watch = person.rpc.clone().watch_build(v1::GetBuildRequest { build }).await.unwrap().into_inner();
+    until_reason(&mut watch, "needs 1 slot; anvil has 0 free").await;
+
+    let cordon = v1::HoldWorkerRequest {
+        worker: "anvil".to_owned(),
+        kind: v1::HoldKind::Cordon.into(),
+        why: "new disk".to_owned(),
+        ..Default::default()
+    };
+    person.hold(cordon.clone()).await.unwrap();
+    until_reason(&mut watch, "anvil is cordoned by olga (new disk)").await;
+    person.hold(v1::HoldWorkerRequest { kind: v1::HoldKind::Drain.into(), ..cordon }).await.unwrap();
+    until_reason(&mut watch, "anvil is draining by olga (new disk)").await;
+    person.release("anvil").await.unwrap();
+    until_reason(&mut watch, "needs 1 slot; anvil has 0 free").await;
+    anvil.say(v1::worker_message::Kind::Draining(v1::Draining {})).await;
+    until_reason(&mut watch, "anvil is being stopped").await;
+    drop(anvil);
+    until_reason(&mut watch, "no worker is connected").await;
+    let arm64 = v1::PlatformOffer { platform: "linux/arm64".to_owned(), emulated: false };
+    let _hammer = controller.worker_saying(v1::Hello { platforms: vec![arm64], ..hello("hammer") }).await;
+    until_reason(&mut watch, "no connected worker offers linux/amd64").await;
+}
+
+/// The first view, old ones passed over, whose first job waits for this.
+async fn until_reason(watch: &mut Streaming<v1::BuildView>, wanted: &str) {
+    loop {
+        let view = next(watch).await.expect("the build goes on");
+        if view.jobs[0].why.contains(wanted) {
+            return;
         }
     }
 }

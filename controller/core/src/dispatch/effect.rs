@@ -78,7 +78,10 @@ impl Dispatcher {
                 running.for_each(|lease| self.cancel(lease, reason.clone(), out));
                 out.extend([Output::BuildChanged(build.clone()), Output::Finalize]);
             }
-            Event::WorkerHeld { worker, .. } => self.cut_if_retired(worker, out),
+            Event::WorkerHeld { worker, .. } => {
+                self.cut_if_retired(worker, out);
+                out.push(Output::WorkersChanged);
+            }
             Event::WorkerForgotten { worker, .. } => self.live.forget(worker),
             Event::BuildCancelled { build, reason, .. } => {
                 for lease in self.live_leases_of(build) {
@@ -103,9 +106,8 @@ impl Dispatcher {
             Event::WorkerOnline { .. }
             | Event::WorkerOffline { .. }
             | Event::WorkerDraining { .. }
-            | Event::WorkerReleased { .. }
-            | Event::ControllerRestored { .. }
-            | Event::ControllerStarted { .. } => {}
+            | Event::WorkerReleased { .. } => out.push(Output::WorkersChanged),
+            Event::ControllerRestored { .. } | Event::ControllerStarted { .. } => {}
         }
     }
 
@@ -134,7 +136,8 @@ impl Dispatcher {
                 | Event::ControllerStarted { .. } => {}
             }
         }
-        out.push(Output::Finalize);
+        // The sessions are over: all workers are away.
+        out.extend([Output::WorkersChanged, Output::Finalize]);
     }
 
     fn order(&mut self, lease: LeaseId, worker: &WorkerName, out: &mut Vec<Output>) {

@@ -184,6 +184,8 @@ pub enum Output {
     },
     /// A build looks different now.
     BuildChanged(BuildId),
+    /// Workers have come, gone, or are held back in another way: any job may wait for another reason now.
+    WorkersChanged,
     /// A lease has ended: its log can be filed.
     LeaseEnded(LeaseId),
     /// A job has ended for good, unless its build is resumed.

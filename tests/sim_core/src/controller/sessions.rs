@@ -35,7 +35,7 @@ impl World {
                 }
                 Output::Finalize => self.notify_finalizer(),
                 Output::LeaseEnded(_) | Output::JobEnded(_) | Output::BuildEnded(_) => {}
-                Output::BuildOver { .. } | Output::BuildChanged(_) => {}
+                Output::BuildOver { .. } | Output::BuildChanged(_) | Output::WorkersChanged => {}
             }
         }
         let now = self.now;
