@@ -49,6 +49,7 @@ scripts! {
     pools_and_labels
     holds
     quarantine
+    quarantine_ended
     supersede
     cancel_jobs
     idempotent_submit
