@@ -123,6 +123,34 @@ fn a_step_that_eats_its_memory_is_killed_and_that_is_said() {
 }
 
 #[test]
+fn a_step_that_runs_out_of_time_keeps_its_log() {
+    let scene = Scene::new();
+    let path = scene.step("    timeout: 3s\n    script: |\n      echo before the end\n      sleep 600");
+    let (answer, build) = scene.wait(&path);
+    assert_eq!(answer.code, 1);
+    let outcome = Scene::outcome(&build);
+    assert_eq!((&outcome["kind"], &outcome["reason"]), (&"timed-out".into(), &"wall-clock".into()), "{build}");
+    let log = scene.farm.cli(&["logs", "bad", "only"]).stdout;
+    assert!(log.contains("before the end\n"), "{log}");
+    scene.is_clean();
+}
+
+#[test]
+fn a_step_gets_the_processors_that_it_reserves_and_leaves_the_others_to_the_worker() {
+    let scene = Scene::new();
+    // The first are of cgroups version 1, the last is of version 2.
+    let path = scene.step(
+        "    script: |\n      cd /sys/fs/cgroup\n      cat cpu/cpu.cfs_quota_us cpu/cpu.cfs_period_us || cat cpu.max",
+    );
+    let (answer, _) = scene.wait(&path);
+    assert_eq!(answer.code, 0, "{answer:?}");
+    let log = scene.farm.cli(&["logs", "bad", "only"]).stdout;
+    let said: Vec<&str> = log.lines().filter(|line| !line.starts_with("==>")).flat_map(str::split_whitespace).collect();
+    assert_eq!(said, ["50000", "100000"], "{log}");
+    scene.is_clean();
+}
+
+#[test]
 fn a_missing_image_is_named() {
     let scene = Scene::new();
     let path = scene.farm.pipeline(

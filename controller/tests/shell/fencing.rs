@@ -2,8 +2,8 @@
 
 use crate::common::pipelines::{ONE, PUBLISH};
 use crate::common::transfers::{artifact, blob_of};
-use crate::common::worker::{failed, lease, report, succeeded};
-use crate::common::{Controller, Worker, refused};
+use crate::common::worker::{failed, hello, lease, report, succeeded};
+use crate::common::{Controller, Worker, refused, until};
 use railyard_common::blob::Encoding;
 use railyard_proto::v1;
 use railyard_service::convert::ToProto as _;
@@ -44,6 +44,31 @@ async fn another_worker_can_do_nothing_with_a_lease() {
     person.ended(&build).await;
     assert_eq!(person.log(&build, "work", 0).await, b"mine\n");
     refused_for_all(&other, mine).await;
+}
+
+#[tokio::test]
+async fn an_attempt_that_was_given_away_can_do_nothing_with_its_lease() {
+    let controller = Controller::start().await;
+    let (build, worker, first) = at_work(&controller, ONE).await;
+    worker.log(first, 0, b"the first\n").await.unwrap();
+    // The machine was restarted: the job is free at once, and may well come back to the same worker.
+    drop(worker);
+    let mut worker = until_free(&controller).await;
+    let second = lease(&worker.order().await);
+    assert_eq!((second.job, second.attempt), (first.job, first.attempt + 1));
+    refused_for_all(&worker, first).await;
+    assert_eq!(worker.beat(&[first, second], v1::Phase::Run).await.lost, [first]);
+    worker.succeed(second).await;
+    let job = controller.operator().ended(&build).await.jobs.remove(0);
+    let kinds: Vec<_> = job.attempts.iter().map(|attempt| attempt.outcome.as_ref().unwrap().kind()).collect();
+    assert_eq!(kinds, [v1::OutcomeKind::Lost, v1::OutcomeKind::Succeeded]);
+}
+
+/// The worker of [`at_work`] after a restart of its machine, as soon as its name is free.
+async fn until_free(controller: &Controller) -> Worker {
+    let person = controller.operator();
+    until("the disconnect", async || (!person.workers().await[0].connected).then_some(())).await;
+    controller.worker_saying(v1::Hello { boot_id: "boot-2".to_owned(), ..hello("anvil") }).await
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ use railyard_controller::logs::LogStore;
 use railyard_proto::v1;
 use railyard_service::clock::SystemClock;
 use railyard_service::task;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
 use tonic::Code;
@@ -220,6 +220,53 @@ async fn the_log_of_a_lost_attempt_is_filed_as_far_as_it_came() {
     assert_eq!(lease(&worker.order().await).attempt, 2);
     let log = person.try_read_log(&build, "work", 1, 0, false).await.unwrap().rest().await;
     assert_eq!(log, b"then the power went\n");
+}
+
+#[tokio::test]
+async fn the_log_of_a_job_that_ran_out_of_time_is_all_there() {
+    let controller = Controller::start().await;
+    let (build, worker, lease) = at_work(&controller).await;
+    let text = lines(0, 5_000);
+    worker.log(lease, 0, &text).await.unwrap();
+    let outcome = v1::Outcome {
+        kind: v1::OutcomeKind::TimedOut.into(),
+        reason: "wall-clock".to_owned(),
+        message: "it ran for longer than its timeout of 1h".to_owned(),
+        ..Default::default()
+    };
+    let log_bytes = text.len() as u64;
+    worker.try_report(v1::ReportRequest { log_bytes, ..report(lease, outcome) }).await.unwrap();
+    let person = controller.operator();
+    let ended = person.ended(&build).await.jobs[0].attempts[0].outcome.clone().unwrap();
+    assert_eq!((ended.kind(), ended.reason.as_str()), (v1::OutcomeKind::TimedOut, "wall-clock"));
+    filed(&controller, lease).await;
+    assert_eq!(person.log(&build, "work", 0).await, text);
+}
+
+#[tokio::test]
+async fn no_byte_of_a_log_is_in_the_journal() {
+    let controller = Controller::start().await;
+    let (build, worker, lease) = at_work(&controller).await;
+    worker.log(lease, 0, &b"logs lie in files, not in records\n".repeat(1_000)).await.unwrap();
+    worker.succeed(lease).await;
+    controller.operator().ended(&build).await;
+    filed(&controller, lease).await;
+    let data_dir = controller.data_dir().to_owned();
+    let _stopped = controller.stop().await;
+    let journal = contents(&data_dir.join("journal"));
+    let has = |text: &str| journal.windows(text.len()).any(|part| part == text.as_bytes());
+    assert!(has("work") && has("olga"), "the journal is text that can be searched");
+    assert!(!has("logs lie in files"));
+}
+
+/// All bytes below a directory.
+fn contents(dir: &Path) -> Vec<u8> {
+    let mut all = Vec::new();
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        all.extend(if path.is_dir() { contents(&path) } else { std::fs::read(&path).unwrap() });
+    }
+    all
 }
 
 #[tokio::test]

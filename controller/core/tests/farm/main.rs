@@ -4,6 +4,7 @@
 //! second time. A change of a transcript is a change of behaviour: read the difference, then accept it with
 //! `INSTA_UPDATE=always cargo nextest run -p railyard-core`.
 
+mod backlog;
 mod chance;
 mod common;
 mod script;

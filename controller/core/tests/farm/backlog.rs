@@ -1,0 +1,90 @@
+//! A long backlog costs a pass of placement hardly more than a short one.
+//!
+//! `cargo bench -p railyard-tests --bench schedule` has the figures; this one only fails when a pass looks at every queued job again.
+
+use crate::common::{GIB, job_spec};
+use railyard_common::id::{BootId, JobName};
+use railyard_common::job::Capacity;
+use railyard_common::plan::Plan;
+use railyard_common::platform::{Platform, PlatformOffer};
+use railyard_common::priority::Priority;
+use railyard_common::time::Millis;
+use railyard_core::{Command, Event, Farm, Submission, Trace, WorkerOffer};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+const NOW: Millis = Millis(1_790_000_000_000);
+const JOBS_PER_BUILD: usize = 200;
+/// The fastest of so many passes is what a pass takes: a busy machine only makes it slower.
+const PASSES: usize = 300;
+
+#[test]
+fn a_backlog_sixteen_times_as_long_does_not_make_a_pass_four_times_as_slow() {
+    let (short, long) = (farm_with(2_000), farm_with(32_000));
+    let (a_pass, a_long_pass) = (fastest_pass(&short), fastest_pass(&long));
+    assert!(a_long_pass < a_pass * 4, "{a_pass:?} with 2,000 jobs, {a_long_pass:?} with 32,000");
+}
+
+/// Two workers, one of them too small for most jobs, and `jobs` that are all ready.
+fn farm_with(jobs: usize) -> Farm {
+    let mut farm = Farm::default();
+    for (name, cpu_millis) in [("small", 1_000), ("large", 8_000)] {
+        farm.apply(&Event::WorkerOnline { at: NOW, offer: offer(name, cpu_millis) });
+    }
+    for version in 0..jobs / JOBS_PER_BUILD {
+        let submission = Submission {
+            plan: plan(version),
+            key: None,
+            request: String::new(),
+            priority: Priority::Manual,
+            by: "olga".to_owned(),
+            trace: Trace::default(),
+        };
+        let events = farm.decide(NOW, &Command::Submit(Box::new(submission))).expect("it is accepted");
+        events.iter().for_each(|event| farm.apply(event));
+    }
+    assert_eq!(farm.queued(), jobs);
+    farm
+}
+
+fn fastest_pass(farm: &Farm) -> Duration {
+    let pass = || {
+        #[expect(clippy::disallowed_methods, reason = "how long it takes is what is tested")]
+        let start = Instant::now();
+        let leases = farm.decide(NOW.plus(1), &Command::Place).expect("a pass is always right").len();
+        assert!(leases > 0);
+        start.elapsed()
+    };
+    (0..PASSES).map(|_| pass()).min().unwrap_or_default()
+}
+
+fn offer(name: &str, cpu_millis: u32) -> WorkerOffer {
+    WorkerOffer {
+        name: name.parse().expect("a worker's name"),
+        boot: BootId("boot".to_owned()),
+        version: String::new(),
+        platforms: vec![PlatformOffer { platform: Platform::LinuxAmd64, emulated: false }],
+        capacity: Capacity { cpu_millis, memory_bytes: 64 * GIB, disk_bytes: 64 * GIB, slots: 4 },
+        labels: BTreeMap::new(),
+        pool: None,
+        allows_privileged: false,
+    }
+}
+
+/// Every fifth job is small, the others need the large worker; eight pipelines.
+fn plan(version: usize) -> Plan {
+    let job = |n: usize| {
+        let step = format!("s{n}").parse().expect("a step's name");
+        let mut spec = job_spec(JobName { step, variant: None, platform: Platform::LinuxAmd64 });
+        Arc::make_mut(&mut spec.run).resources.cpu_millis = if n.is_multiple_of(5) { 1_000 } else { 3_000 };
+        spec
+    };
+    Plan {
+        build: format!("p{}/{version}", version % 8).parse().expect("a build's name"),
+        params: BTreeMap::new(),
+        jobs: (0..JOBS_PER_BUILD).map(job).collect(),
+        platforms: Vec::new(),
+        supersede: None,
+    }
+}
