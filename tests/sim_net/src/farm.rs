@@ -2,8 +2,8 @@
 
 use crate::engine::SimEngine;
 use crate::journal::MemoryJournal;
-use crate::net::{CONTROLLER, PORT, SimClock, SimListener, SlowClock, connect};
-use crate::scenario::Planted;
+use crate::net::{CONTROLLER, HostClock, PORT, SimClock, SimListener, connect};
+use crate::scenario::{Planted, Scenario, Skew};
 use crate::truth::Truth;
 use bytesize::ByteSize;
 use railyard_common::platform::{Platform, PlatformOffer};
@@ -14,6 +14,7 @@ use railyard_service::clock::Clock;
 use railyard_service::tls::{Identity, PemPair, Role};
 use railyard_worker::WorkerConfig;
 use railyard_worker::uplink::Jitter;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 use tempfile::TempDir;
@@ -26,6 +27,9 @@ const WORKERS_MAX: usize = 8;
 
 /// A worker's disk; none of it is ever used.
 const DISK: ByteSize = ByteSize::gib(100);
+
+/// Far beyond what the margin of a lease allows for.
+const HALF_SPEED_PPM: i64 = -500_000;
 
 /// Where files of simulations lie: in memory, where the machine has such a place, since they are synced a lot.
 const FAST_DIR: &str = "/dev/shm";
@@ -81,6 +85,7 @@ pub struct Farm {
     clock: Arc<SimClock>,
     dir: TempDir,
     seed: u64,
+    clocks: BTreeMap<String, Skew>,
     planted: Option<Planted>,
 }
 
@@ -89,7 +94,7 @@ impl Farm {
     ///
     /// # Errors
     /// If its directory cannot be made.
-    pub fn new(seed: u64, planted: Option<Planted>) -> anyhow::Result<Self> {
+    pub fn new(scenario: &Scenario) -> anyhow::Result<Self> {
         let (truth, dir) = (Truth::default(), fast_dir()?);
         let pki = dir.path().join(CONTROLLER).join("pki");
         std::fs::create_dir_all(&pki)?;
@@ -99,13 +104,15 @@ impl Farm {
                 std::fs::copy(from, pki.join(file))?;
             }
         }
-        Ok(Self { journal: MemoryJournal::new(truth.clone()), truth, clock: Arc::default(), dir, seed, planted })
+        let (journal, clock) = (MemoryJournal::new(truth.clone()), Arc::default());
+        let (seed, clocks, planted) = (scenario.seed, scenario.clocks.clone(), scenario.planted);
+        Ok(Self { journal, truth, clock, dir, seed, clocks, planted })
     }
 
     /// The controller's host. What its process keeps on disk and in its journal survives a crash.
     pub fn add_controller(&self, sim: &mut Sim<'_>) {
         let config = config(&self.dir.path().join(CONTROLLER));
-        let (journal, clock) = (self.journal.clone(), self.clock.clone());
+        let (journal, clock) = (self.journal.clone(), self.clock_of(CONTROLLER));
         sim.host(CONTROLLER, move || {
             let (config, journal, clock) = (config.clone(), Box::new(journal.clone()), clock.clone());
             async move {
@@ -120,11 +127,8 @@ impl Farm {
     /// A host with an engine and a worker of that name.
     pub fn add_worker(&self, sim: &mut Sim<'_>, host: &str, name: &str) {
         let config = self.worker_config(host, name);
-        let (truth, seed, host, planted) = (self.truth.clone(), self.seed, host.to_owned(), self.planted);
-        let clock: Arc<dyn Clock> = match planted {
-            Some(Planted::SlowClock) => Arc::new(SlowClock::default()),
-            _ => self.clock.clone(),
-        };
+        let (truth, seed, planted) = (self.truth.clone(), self.seed, self.planted);
+        let (clock, host) = (self.clock_of(host), host.to_owned());
         let on = host.clone();
         sim.host(on, move || {
             let life = truth.lock().worker_up(&host);
@@ -140,6 +144,15 @@ impl Farm {
             let running = railyard_worker::run_in(config.clone(), outside, CancellationToken::new());
             async move { Ok(running.await?) }
         });
+    }
+
+    fn clock_of(&self, host: &str) -> Arc<dyn Clock> {
+        let drawn = self.clocks.get(host).copied().unwrap_or_default();
+        let skew = match self.planted {
+            Some(Planted::SlowClock) if host != CONTROLLER => Skew { rate_ppm: HALF_SPEED_PPM, ..drawn },
+            _ => drawn,
+        };
+        Arc::new(HostClock::new(self.clock.clone(), skew))
     }
 
     fn worker_config(&self, host: &str, name: &str) -> WorkerConfig {

@@ -1,5 +1,6 @@
 //! The simulated network behind the farm's own listener and channel.
 
+use crate::scenario::Skew;
 use http::Uri;
 use hyper_util::rt::TokioIo;
 use railyard_common::time::Millis;
@@ -9,6 +10,7 @@ use railyard_service::listener::Listener;
 use std::future::Future;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tonic::transport::Channel;
@@ -22,9 +24,9 @@ pub const PORT: u16 = 7411;
 /// When simulations begin: any day will do.
 const EPOCH_MILLIS: u64 = 1_790_000_000_000;
 
-/// A wall-clock time as seconds of the simulation.
+/// A wall-clock time of the controller in seconds since the simulation began; a clock that is behind gives less than nothing.
 pub fn at(time: Millis) -> f64 {
-    Duration::from_millis(time.0.saturating_sub(EPOCH_MILLIS)).as_secs_f64()
+    (time.0.cast_signed() - EPOCH_MILLIS.cast_signed()) as f64 / 1000.0
 }
 
 /// Accepts simulated connections.
@@ -66,32 +68,41 @@ async fn dial(uri: Uri) -> io::Result<TokioIo<TcpStream>> {
     Ok(TokioIo::new(TcpStream::connect((host, port)).await?))
 }
 
-/// A clock that goes wrong.
+/// The clocks of a host.
 #[derive(Debug, Default)]
-pub struct SlowClock(SimClock);
+pub struct HostClock {
+    sim: Arc<SimClock>,
+    skew: Skew,
+}
 
-impl Clock for SlowClock {
-    fn now(&self) -> Millis {
-        self.0.now()
-    }
-
-    fn monotonic(&self) -> Duration {
-        self.0.monotonic() / 2
+impl HostClock {
+    /// They go by the simulation's time, and wrong by `skew`.
+    pub fn new(sim: Arc<SimClock>, skew: Skew) -> Self {
+        Self { sim, skew }
     }
 }
 
-/// The simulation's time: one for all hosts, since none of them compares its own with another's.
+impl Clock for HostClock {
+    fn now(&self) -> Millis {
+        let since = u64::try_from(self.monotonic().as_millis()).unwrap_or(u64::MAX);
+        Millis(EPOCH_MILLIS.saturating_add(since).saturating_add_signed(self.skew.wall_millis))
+    }
+
+    fn monotonic(&self) -> Duration {
+        let micros = u64::try_from(self.sim.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let rate = 1_000_000_u64.saturating_add_signed(self.skew.rate_ppm);
+        Duration::from_micros(u64::try_from(u128::from(micros) * u128::from(rate) / 1_000_000).unwrap_or(u64::MAX))
+    }
+}
+
+/// The simulation's time, as every part of it may ask for it.
 #[derive(Debug, Default)]
 pub struct SimClock {
     last: AtomicU64,
 }
 
-impl Clock for SimClock {
-    fn now(&self) -> Millis {
-        Millis(EPOCH_MILLIS + u64::try_from(self.monotonic().as_millis()).unwrap_or(u64::MAX))
-    }
-
-    fn monotonic(&self) -> Duration {
+impl SimClock {
+    fn elapsed(&self) -> Duration {
         // Threads outside the simulation see the time at which it was last looked at.
         let now = turmoil::sim_elapsed().map(|now| u64::try_from(now.as_micros()).unwrap_or(u64::MAX));
         Duration::from_micros(self.last.fetch_max(now.unwrap_or(0), Ordering::Relaxed).max(now.unwrap_or(0)))

@@ -85,7 +85,7 @@ impl Stage<'_> {
     pub fn open(scenario: Scenario) -> anyhow::Result<Self> {
         // What waits for a disk is done in place: no other thread has a say in the order of things.
         railyard_service::task::block_in_place();
-        let farm = Farm::new(scenario.seed, scenario.planted)?;
+        let farm = Farm::new(&scenario)?;
         let mut sim = network(scenario.seed);
         farm.add_controller(&mut sim);
         for worker in &scenario.workers {

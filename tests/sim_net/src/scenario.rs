@@ -1,7 +1,9 @@
 //! What a seed draws: the farm, the builds, and what goes wrong when.
 
 use crate::dice::Dice;
+use crate::net::CONTROLLER;
 use crate::script::Script;
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
@@ -9,6 +11,15 @@ use std::time::Duration;
 const QUIET_MILLIS: u64 = 1_000;
 /// And end here at the latest.
 const FAULTS_END_MILLIS: u64 = 50_000;
+/// A clock goes wrong by a twentieth at most. A worker's that is slow and a controller's that is fast eat up a tenth of a lease
+/// together; the worker stops a container when a quarter of it is left, and needs the rest for that.
+const RATE_MAX_PPM: u64 = 50_000;
+/// What a clock of a machine is usually wrong by, at most.
+const RATE_USUAL_PPM: u64 = 200;
+/// A wall clock that nobody has set.
+const WALL_MAX_MILLIS: u64 = 3 * 24 * 3_600_000;
+/// Clocks are drawn from numbers of their own.
+const CLOCKS: u64 = 0x0c10_c450_0000_0000;
 
 /// One simulation.
 #[derive(Clone, Debug)]
@@ -23,8 +34,19 @@ pub struct Scenario {
     pub faults: Vec<Fault>,
     /// When everything is repaired.
     pub repaired_at: Duration,
+    /// Hosts whose clocks are wrong.
+    pub clocks: BTreeMap<String, Skew>,
     /// Something here is not as it is taken to be: to see that this is found.
     pub planted: Option<Planted>,
+}
+
+/// How a host's clocks are wrong.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Skew {
+    /// They gain so many microseconds in a second, or lose them.
+    pub rate_ppm: i64,
+    /// And the wall clock is so far ahead, or behind.
+    pub wall_millis: i64,
 }
 
 /// What this simulation can do wrong on purpose.
@@ -117,7 +139,8 @@ impl Scenario {
         }
         faults.sort_by_key(|fault| fault.at);
         let repaired_at = faults.iter().map(|fault| fault.until).max().unwrap_or_default();
-        Self { seed, workers, people, faults, repaired_at, planted: None }
+        let clocks = clocks(&mut Dice::new(seed ^ CLOCKS), &workers);
+        Self { seed, workers, people, faults, repaired_at, clocks, planted: None }
     }
 
     /// A farm on which nothing goes wrong by itself, with one build, or none if it has no step.
@@ -125,8 +148,23 @@ impl Scenario {
         let build = Submission { person: "p1".to_owned(), at: Duration::from_secs(1), steps };
         let people = Some(build).filter(|build| !build.steps.is_empty()).into_iter().collect();
         let workers = (1..=workers).map(|n| format!("w{n}")).collect();
-        Self { seed: 0, workers, people, faults: Vec::new(), repaired_at: Duration::ZERO, planted: None }
+        let (faults, clocks) = (Vec::new(), BTreeMap::new());
+        Self { seed: 0, workers, people, faults, repaired_at: Duration::ZERO, clocks, planted: None }
     }
+}
+
+/// Of most hosts the clocks are a little wrong, of some a lot.
+fn clocks(dice: &mut Dice, workers: &[String]) -> BTreeMap<String, Skew> {
+    let mut clocks = BTreeMap::new();
+    for host in workers.iter().map(String::as_str).chain([CONTROLLER]) {
+        let rate_max = if dice.chance(40) { RATE_MAX_PPM } else { RATE_USUAL_PPM };
+        let mut either_way = |max: u64| dice.within(0..=2 * max).cast_signed() - max.cast_signed();
+        let skew = Skew { rate_ppm: either_way(rate_max), wall_millis: either_way(WALL_MAX_MILLIS) };
+        if dice.chance(80) {
+            clocks.insert(host.to_owned(), skew);
+        }
+    }
+    clocks
 }
 
 fn submission(dice: &mut Dice, n: u64) -> Submission {

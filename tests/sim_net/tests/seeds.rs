@@ -1,10 +1,8 @@
 //! Hundreds of drawn scenarios. `RAILYARD_SIM_NET_SEEDS=N` for more, or `cargo run -p railyard-sim-net -- --seeds N`.
 
-use railyard_service::clock::{Clock as _, SystemClock};
 use railyard_sim_net::run::run;
 use railyard_sim_net::scenario::{Planted, Scenario};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 /// Seeds that every change has to pass.
 const SEEDS: u64 = 300;
@@ -38,28 +36,24 @@ fn whatever_goes_wrong_every_build_ends_and_nothing_is_done_twice_or_left_behind
     assert!(failed.is_empty(), "{} of {seeds} seeds fail:\n{}", failed.len(), failed.join("\n"));
 }
 
-/// What the gRPC library does with streams that were reset depends on whether a second has passed, and that is a real one:
-/// runs that take longer may take another course.
-const QUICK: Duration = Duration::from_millis(900);
+/// Two libraries look at the real clock now and then, so that a run on a busy machine may be shifted by a step; see
+/// CONTRIBUTING.md. What depends on chance beyond the seed, as the order of a hash map does, never comes twice.
+const TRIES: usize = 4;
 
 #[test]
 fn the_same_seed_gives_the_same_trace() {
-    let mut compared = 0;
-    for seed in 1..=20 {
-        let started = SystemClock.monotonic();
-        let first = run(&Scenario::draw(seed)).unwrap();
-        let between = SystemClock.monotonic();
-        let second = run(&Scenario::draw(seed)).unwrap();
-        let took = (between - started).max(SystemClock.monotonic() - between);
-        if took < QUICK {
-            compared += 1;
-            assert!(first.trace == second.trace, "seed {seed}, two courses:\n{}\n----\n{}", first.trace, second.trace);
-        }
-        if compared == 6 {
-            return;
-        }
+    for seed in 1..=6 {
+        let trace = || run(&Scenario::draw(seed)).unwrap().trace;
+        let mut seen = vec![trace()];
+        let came_again = (1..TRIES).any(|_| {
+            let next = trace();
+            seen.contains(&next) || {
+                seen.push(next);
+                false
+            }
+        });
+        assert!(came_again, "seed {seed}, as many courses as runs:\n{}", seen.join("\n----\n"));
     }
-    assert!(compared > 0, "this machine is too busy to tell: every run took longer than {QUICK:?}");
 }
 
 #[test]
