@@ -65,9 +65,29 @@ pub struct WorkerConfig {
     /// How strongly image layers are compressed for the cache: a zstd level, 1 (fast) to 19 (small). Default: 1.
     #[serde(default = "layer_compression")]
     pub layer_compression: i32,
+    /// When this host is too busy for more.
+    #[serde(default)]
+    pub pressure: PressureConfig,
     /// How logs travel.
     #[serde(default)]
     pub log: LogConfig,
+}
+
+/// The share of the last ten seconds in which nothing on this host got on, as the kernel tells (`full avg10` of
+/// `/proc/pressure`). At this many percent the worker takes nothing new, until it is half of that. Jobs that run go on.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PressureConfig {
+    /// For want of memory. 0: whatever it is. Default: 10.
+    pub memory_percent: u32,
+    /// For want of the disk. 0: whatever it is. Default: 60.
+    pub io_percent: u32,
+}
+
+impl Default for PressureConfig {
+    fn default() -> Self {
+        Self { memory_percent: 10, io_percent: 60 }
+    }
 }
 
 /// What jobs can use on this worker.
@@ -156,6 +176,7 @@ impl WorkerConfig {
             engine_grace_secs: engine_grace_secs(),
             blob_cache: blob_cache(),
             layer_compression: layer_compression(),
+            pressure: PressureConfig::default(),
             log: LogConfig::default(),
         }
     }
@@ -210,10 +231,12 @@ mod tests {
             labels = {{ pool = 'big' }}
             allow_privileged = true
             capacity = {{ cpu_millis = 4000, memory = '8GiB', disk = '100GiB', slots = 3, disk_reserve = '1GiB' }}
+            pressure = {{ memory_percent = 20, io_percent = 0 }}
             log = {{ batch = '4MiB', flush_millis = 50, max = '10MiB' }}"
         ))
         .unwrap();
         assert_eq!(config.capacity.memory, Some(ByteSize::gib(8)));
+        assert_eq!((config.pressure.memory_percent, config.pressure.io_percent), (20, 0));
         assert_eq!(config.log_batch_bytes() as u64, LOG_BATCH_MAX_BYTES);
     }
 

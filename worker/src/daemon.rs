@@ -7,6 +7,7 @@ use crate::attempt::{Event, Reins};
 use crate::cleanup;
 use crate::host;
 use crate::link::{self, LinkEvent, LinkRefused};
+use crate::pressure::Gauge;
 use crate::runtime::RuntimeError;
 use crate::session::Session;
 use crate::workshop::Workshop;
@@ -61,6 +62,7 @@ pub struct Daemon {
     boot_id: String,
     platforms: Vec<PlatformOffer>,
     capacity: Capacity,
+    gauge: Gauge,
     session: Session,
     standing: Standing,
     /// The running attempts.
@@ -91,6 +93,7 @@ impl Daemon {
             platforms: host::platforms(&shop.config),
             capacity: host::capacity_again(&shop.config, shop.data.root(), &shop.data.offer(), is_idle)
                 .context("cannot tell what this host has to offer")?,
+            gauge: Gauge::new(&shop.pressure_dir, shop.config.pressure),
             shop,
             session: Session::new(),
             standing: Standing::Working,
@@ -222,7 +225,8 @@ impl Daemon {
             .map(|(lease, phase)| v1::LeaseStatus { lease: Some(lease.to_proto()), phase: phase.into() })
             .collect();
         let free_disk_bytes = (self.shop.free_disk)(self.shop.data.root()).unwrap_or_default();
-        self.say(worker_message::Kind::Heartbeat(v1::Heartbeat { sequence, leases, free_disk_bytes }));
+        let pressure = self.gauge.read();
+        self.say(worker_message::Kind::Heartbeat(v1::Heartbeat { sequence, leases, free_disk_bytes, pressure }));
     }
 
     fn say(&mut self, kind: worker_message::Kind) {

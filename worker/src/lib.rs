@@ -23,6 +23,7 @@ pub mod keyed;
 pub mod link;
 pub mod log;
 pub mod outputs;
+pub mod pressure;
 pub mod runtime;
 pub mod session;
 pub mod uplink;
@@ -42,7 +43,7 @@ use railyard_transfer::{Settings, Transfer};
 use runtime::Runtime;
 use std::fs::File;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
@@ -66,6 +67,8 @@ pub struct Outside {
     pub jitter: Jitter,
     /// Measures what can still be written to the file system of a directory.
     pub free_disk: fn(&Path) -> io::Result<u64>,
+    /// Where the kernel tells of pressure on the host.
+    pub pressure_dir: PathBuf,
 }
 
 /// Runs a worker until `shutdown`, with the engine that its settings name.
@@ -91,7 +94,15 @@ pub async fn run_with(
     let (channel, http) = (channel::connect, channel::http_client);
     run_in(
         config,
-        Outside { runtime, clock, channel, http, jitter: Jitter::random(), free_disk: disk::free_bytes },
+        Outside {
+            runtime,
+            clock,
+            channel,
+            http,
+            jitter: Jitter::random(),
+            free_disk: disk::free_bytes,
+            pressure_dir: PathBuf::from(pressure::PROC_PRESSURE),
+        },
         shutdown,
     )
     .await
@@ -135,7 +146,7 @@ async fn tidy(shop: &Arc<Workshop>, left: &[Left]) -> anyhow::Result<()> {
 }
 
 fn open(config: WorkerConfig, data: DataDir, outside: Outside) -> anyhow::Result<Workshop> {
-    let Outside { runtime, clock, channel, http, jitter, free_disk } = outside;
+    let Outside { runtime, clock, channel, http, jitter, free_disk, pressure_dir } = outside;
     let ca_pem = read(&config.ca)?;
     let identity = PemPair { cert_pem: read(&config.cert)?, key_pem: read(&config.key)? };
     let farm = Digest::of(ca_pem.as_bytes()).hex()[..FARM_LEN].to_owned();
@@ -147,7 +158,7 @@ fn open(config: WorkerConfig, data: DataDir, outside: Outside) -> anyhow::Result
     let blobs = blobs::Blobs::open(&data.blobs(), blob_bytes)?;
     let shelf = images::Shelf::open(runtime.clone(), &farm, &config.name, &data.images())?;
     let layers = images::KnownLayers::default();
-    Ok(Workshop { config, farm, data, runtime, uplink, transfer, blobs, shelf, layers, clock, free_disk })
+    Ok(Workshop { config, farm, data, runtime, uplink, transfer, blobs, shelf, layers, clock, free_disk, pressure_dir })
 }
 
 fn read(path: &Path) -> anyhow::Result<String> {

@@ -9,7 +9,7 @@ use crate::uplink::Uplink;
 use railyard_service::clock::Clock;
 use railyard_transfer::Transfer;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// What all attempts of a worker share.
@@ -36,4 +36,6 @@ pub struct Workshop {
     pub clock: Arc<dyn Clock>,
     /// Measures what can still be written to the file system of a directory.
     pub free_disk: fn(&Path) -> io::Result<u64>,
+    /// Where the kernel tells of pressure on the host.
+    pub pressure_dir: PathBuf,
 }

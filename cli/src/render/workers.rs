@@ -88,6 +88,9 @@ fn why(worker: &Worker, now: Timestamp) -> String {
         let next = quarantine.until.map(|until| human::until(until, now)).unwrap_or_default();
         parts.push(format!("{} losses in a row, may try one job {next}", quarantine.losses));
     }
+    if let Some(pressure) = &worker.pressure {
+        parts.push(format!("takes nothing new: {} pressure, {} %", pressure.of, pressure.percent));
+    }
     if worker.state == WorkerState::Stopping {
         parts.push("its process ends when its jobs have".to_owned());
     }
@@ -130,6 +133,7 @@ mod tests {
             connected: true,
             hold: None,
             quarantine: None,
+            pressure: None,
             pool: None,
             platforms: vec![Offer { platform: "linux/amd64".to_owned(), emulated: false }],
             capacity: Capacity { cpu_millis: 2000, memory_bytes: 8 << 30, disk_bytes: 100 << 30, slots: 2 },

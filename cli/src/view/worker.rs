@@ -90,6 +90,15 @@ pub struct Quarantine {
     pub until: Option<Timestamp>,
 }
 
+/// That the worker's host is so short of something that it takes nothing new.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Pressure {
+    /// `memory` or `io`.
+    pub of: &'static str,
+    /// Of the last ten seconds, in which nothing got on there.
+    pub percent: u32,
+}
+
 /// A daemon on a host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Worker {
@@ -98,6 +107,7 @@ pub struct Worker {
     pub connected: bool,
     pub hold: Option<Hold>,
     pub quarantine: Option<Quarantine>,
+    pub pressure: Option<Pressure>,
     pub pool: Option<String>,
     pub platforms: Vec<Offer>,
     pub capacity: Capacity,
@@ -122,12 +132,21 @@ impl From<v1::WorkerView> for Worker {
             phase: phase(job.phase),
         };
         let quarantine = |said: v1::Quarantine| Quarantine { losses: said.losses, until: time(said.until) };
+        let pressure = |said: v1::Pressure| {
+            let of = match said.scarce() {
+                v1::Scarce::Unspecified => return None,
+                v1::Scarce::Memory => "memory",
+                v1::Scarce::Io => "io",
+            };
+            Some(Pressure { of, percent: said.percent })
+        };
         Self {
             name: view.name,
             state,
             connected: view.connected,
             hold: view.hold.map(Hold::from),
             quarantine: view.quarantine.map(quarantine),
+            pressure: view.pressure.and_then(pressure),
             pool: some(view.pool),
             platforms: view.platforms.into_iter().map(offer).collect(),
             capacity: view.capacity.into(),

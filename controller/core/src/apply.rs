@@ -73,6 +73,7 @@ impl Farm {
             Event::WorkerForgotten { worker, .. } => {
                 self.workers.remove(worker);
                 self.free_disk.remove(worker);
+                self.pressures.remove(worker);
             }
             Event::ControllerRestored { at } => self.begin_after_restore(*at),
             Event::ControllerStarted { at } => {

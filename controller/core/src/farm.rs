@@ -4,6 +4,7 @@ use crate::build::{Build, BuildState};
 use crate::index::PlanIndex;
 use crate::is_due;
 use crate::job::{Job, JobState};
+use crate::pressure::Pressure;
 use crate::queue::{Line, Queues, Waiting};
 use crate::worker::Worker;
 use railyard_common::id::{BuildId, JobId, JobName, LeaseId, PipelineName, WorkerName};
@@ -37,6 +38,8 @@ pub struct Farm {
     pub(crate) finalizing: BTreeSet<BuildId>,
     /// Free disk as workers last measured it: soft, like heartbeats.
     pub(crate) free_disk: BTreeMap<WorkerName, u64>,
+    /// Workers under pressure, as they last said: soft as well.
+    pub(crate) pressures: BTreeMap<WorkerName, Pressure>,
 }
 
 /// The state as a snapshot holds it; what can be derived is left out.
@@ -230,6 +233,25 @@ impl Farm {
         if self.workers.contains_key(worker) {
             self.free_disk.insert(worker.clone(), bytes);
         }
+    }
+
+    /// Notes whether a worker is under pressure. Forgotten with the process, as free disk is. Returns whether it was otherwise.
+    pub fn note_pressure(&mut self, worker: &WorkerName, pressure: Option<Pressure>) -> bool {
+        let before = match pressure.filter(|_| self.workers.contains_key(worker)) {
+            Some(pressure) => self.pressures.insert(worker.clone(), pressure),
+            None => self.pressures.remove(worker),
+        };
+        before.map(|before| before.scarce) != self.pressure(worker).map(|now| now.scarce)
+    }
+
+    /// What a worker is under pressure of.
+    pub fn pressure(&self, worker: &WorkerName) -> Option<Pressure> {
+        self.pressures.get(worker).copied()
+    }
+
+    /// Whether a worker takes a lease now.
+    pub(crate) fn takes_leases(&self, worker: &Worker, now: Millis) -> bool {
+        worker.takes_leases(now) && self.pressure(&worker.offer.name).is_none()
     }
 
     /// What a worker has left to lease: nothing that is reserved, and no disk that is not there.

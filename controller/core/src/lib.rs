@@ -21,6 +21,7 @@ mod job;
 mod leases;
 mod order;
 mod place;
+mod pressure;
 mod queue;
 mod refusal;
 mod waiting;
@@ -36,6 +37,7 @@ pub use hold::{Hold, HoldKind};
 pub use job::{Approval, Attempt, AttemptEnd, Job, JobResult, JobState};
 pub use leases::Leases;
 pub use place::{AGEING_MILLIS, KEEP_FREE_MILLIS};
+pub use pressure::{Pressure, Scarce};
 pub use refusal::{Refusal, RefusalKind};
 pub use worker::{QUARANTINE_AFTER, QUARANTINE_BACKOFF, Worker, WorkerOffer};
 

@@ -43,7 +43,7 @@ impl Farm {
         if self.queues.len() == 0 {
             return Vec::new();
         }
-        let rooms = self.workers.values().filter(|worker| worker.takes_leases(now)).map(|worker| Room {
+        let rooms = self.workers.values().filter(|worker| self.takes_leases(worker, now)).map(|worker| Room {
             worker,
             free: self.available(worker),
             slots_to_give: worker.slots_to_give(),

@@ -93,7 +93,7 @@ impl Farm {
 
     /// Whether `worker` could take `spec` now.
     pub fn could_take(&self, worker: &Worker, spec: &JobSpec, now: Millis) -> bool {
-        worker.takes_leases(now) && worker.offer.suits(spec) && self.available(worker).fits(&spec.run.resources)
+        self.takes_leases(worker, now) && worker.offer.suits(spec) && self.available(worker).fits(&spec.run.resources)
     }
 
     /// Why one more job of a group would wait for its turn.
@@ -120,6 +120,10 @@ impl Farm {
             let name = &worker.offer.name;
             if worker.is_quarantined(now) {
                 reasons.push(why_quarantined(worker, now));
+                continue;
+            }
+            if let Some(pressure) = self.pressure(name) {
+                reasons.push(format!("{name} takes nothing new: {pressure}"));
                 continue;
             }
             let short = shortages(&spec.run.resources, &self.available(worker));

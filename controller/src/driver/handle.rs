@@ -2,7 +2,7 @@
 
 use super::Change;
 use railyard_common::id::{BuildId, JobId, LeaseId, WorkerName};
-use railyard_core::{Act, Beat, Command, Event, Farm, Live, Phase, Refusal, Said, WorkerOffer};
+use railyard_core::{Act, Beat, Command, Event, Farm, Live, Phase, Pressure, Refusal, Said, Scarce, WorkerOffer};
 use railyard_proto::v1;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -205,7 +205,18 @@ fn beat_of(worker: WorkerName, session: u64, beat: &v1::Heartbeat) -> Beat {
     });
     // Zero is what a worker says that cannot tell.
     let (sequence, free_disk_bytes) = (beat.sequence, Some(beat.free_disk_bytes).filter(|bytes| *bytes > 0));
-    Beat { worker, session, sequence, leases: leases.collect(), free_disk_bytes }
+    let pressure = beat.pressure.as_ref().and_then(pressure_of);
+    Beat { worker, session, sequence, leases: leases.collect(), free_disk_bytes, pressure }
+}
+
+/// What a newer worker knows and this controller does not is nothing against more jobs.
+fn pressure_of(pressure: &v1::Pressure) -> Option<Pressure> {
+    let scarce = match pressure.scarce() {
+        v1::Scarce::Unspecified => return None,
+        v1::Scarce::Memory => Scarce::Memory,
+        v1::Scarce::Io => Scarce::Io,
+    };
+    Some(Pressure { scarce, percent: pressure.percent.min(100) })
 }
 
 fn phase_of(phase: v1::Phase) -> Option<Phase> {

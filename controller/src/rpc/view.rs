@@ -6,7 +6,8 @@ use railyard_common::job::{ImageSource, JobSpec};
 use railyard_common::outcome::OutcomeKind;
 use railyard_common::time::Millis;
 use railyard_core::{
-    Approval, Attempt, Build, BuildState, Farm, Hold, HoldKind, Job, JobState, Live, Phase, Verdict, Worker,
+    Approval, Attempt, Build, BuildState, Farm, Hold, HoldKind, Job, JobState, Live, Phase, Pressure, Scarce, Verdict,
+    Worker,
 };
 use railyard_proto::v1;
 use railyard_service::convert::{ToProto as _, timestamp};
@@ -203,7 +204,16 @@ pub(super) fn worker(farm: &Farm, live: &Live, worker: &Worker) -> v1::WorkerVie
         free_disk_bytes: live.free_disk_bytes(&offer.name).filter(|_| worker.online).unwrap_or_default(),
         retired: worker.is_retired(),
         allows_privileged: offer.allows_privileged,
+        pressure: farm.pressure(&offer.name).filter(|_| worker.online).map(pressure),
     }
+}
+
+fn pressure(pressure: Pressure) -> v1::Pressure {
+    let scarce = match pressure.scarce {
+        Scarce::Memory => v1::Scarce::Memory,
+        Scarce::Io => v1::Scarce::Io,
+    };
+    v1::Pressure { scarce: scarce.into(), percent: pressure.percent }
 }
 
 fn hold(hold: &Hold) -> v1::Hold {

@@ -152,3 +152,20 @@ async fn show_and_plan_say_what_is_short() {
     assert_eq!(person.worker("w1").await.free_disk_bytes, 1 << 40);
     refused(person.try_submit(submission(&step("    pool: Big\n"), "1")).await, Code::InvalidArgument, "bad-pipeline");
 }
+
+#[tokio::test]
+async fn a_worker_under_pressure_gets_nothing_new_and_says_why() {
+    let controller = Controller::start().await;
+    let (person, mut worker) = (controller.operator(), controller.worker("w1").await);
+    worker.pressure = Some(v1::Pressure { scarce: v1::Scarce::Memory.into(), percent: 34 });
+    worker.beat(&[], v1::Phase::Run).await;
+    assert_eq!(person.worker("w1").await.pressure, worker.pressure);
+    let words = "w1 takes nothing new: its processes wait for memory 34 % of the time";
+    let build = person.submit(ONE, "1").await;
+    assert_eq!(person.job(&build, "work@linux/amd64").await.why, words);
+    let planned = person.plan(ONE).await.jobs.remove(0);
+    assert_eq!((planned.workers.as_slice(), planned.why.as_str()), ([].as_slice(), words));
+    worker.pressure = None;
+    worker.beat(&[], v1::Phase::Run).await;
+    assert_eq!(worker.order().await.build, build);
+}

@@ -275,7 +275,7 @@ async fn a_heartbeat_that_waited_for_a_slow_flush_keeps_its_lease() {
     stage.waiting().await;
     // The disk takes longer than the lease lives; the heartbeat has come meanwhile.
     let status = v1::LeaseStatus { lease: Some(lease.to_proto()), phase: v1::Phase::Run.into() };
-    let beat = v1::Heartbeat { sequence: 1, leases: vec![status], free_disk_bytes: 0 };
+    let beat = v1::Heartbeat { sequence: 1, leases: vec![status], ..Default::default() };
     farm.beat("anvil".parse().unwrap(), session, beat).await.unwrap();
     stage.clock.0.store(10_001, Ordering::SeqCst);
     stage.orders.send(Flush::Good).unwrap();

@@ -131,7 +131,7 @@ async fn a_worker_that_does_not_read_its_stream_is_cut_off_and_shown_as_gone() {
     let leases: Vec<_> = (1_000..6_000).map(lease).collect();
     let beats = task::spawn("beats", async move {
         for sequence in 1.. {
-            deaf.say(Say::Heartbeat(v1::Heartbeat { sequence, leases: leases.clone(), free_disk_bytes: 0 })).await;
+            deaf.say(Say::Heartbeat(v1::Heartbeat { sequence, leases: leases.clone(), ..Default::default() })).await;
         }
     });
     until("the disconnect", async || (!person.workers().await[0].connected).then_some(())).await;

@@ -90,7 +90,7 @@ impl Worker {
                 },
                 _ = beats.tick() => {
                     sequence += 1;
-                    let beat = v1::Heartbeat { sequence, leases: Vec::new(), free_disk_bytes: 0 };
+                    let beat = v1::Heartbeat { sequence, leases: Vec::new(), ..Default::default() };
                     let message = v1::WorkerMessage { kind: Some(worker_message::Kind::Heartbeat(beat)) };
                     if self.outbound.send(message).await.is_err() {
                         return;

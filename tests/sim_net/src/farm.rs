@@ -140,6 +140,7 @@ impl Farm {
                 jitter: Jitter::seeded(seed ^ life.rotate_left(32)),
                 // What else goes on on this machine's disk has no say.
                 free_disk: |_| Ok(DISK.as_u64()),
+                pressure_dir: PathBuf::from("nothing tells of pressure here"),
             };
             let running = railyard_worker::run_in(config.clone(), outside, CancellationToken::new());
             async move { Ok(running.await?) }

@@ -29,7 +29,7 @@ impl Dispatcher {
 
     /// The answer to a heartbeat: what the worker has lost, by the state that is durable.
     pub(super) fn answer_beat(&mut self, now: Millis, beat: Beat, out: &mut Vec<Output>) {
-        let Beat { worker, session, sequence, leases, free_disk_bytes } = beat;
+        let Beat { worker, session, sequence, leases, free_disk_bytes, .. } = beat;
         let mut lost = Vec::new();
         for (lease, phase) in leases {
             if self.farm.holder(lease) != Some(&worker) {

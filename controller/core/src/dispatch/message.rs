@@ -2,6 +2,7 @@
 
 use crate::command::Command;
 use crate::event::Event;
+use crate::pressure::Pressure;
 use crate::refusal::Refusal;
 use crate::worker::WorkerOffer;
 use railyard_common::id::{BuildId, JobId, LeaseId, WorkerName};
@@ -98,6 +99,8 @@ pub struct Beat {
     pub leases: Vec<(LeaseId, Option<Phase>)>,
     /// What is free on the worker's disk, if it could tell.
     pub free_disk_bytes: Option<u64>,
+    /// What the worker's host is under pressure of.
+    pub pressure: Option<Pressure>,
 }
 
 /// What leaves. Messages to workers name the session that they belong to; they go to it or to nobody.

@@ -70,6 +70,7 @@ enum Answer {
         reason: String,
     },
     Changed(BuildId),
+    WorkersChanged,
     Read(Ticket),
 }
 
@@ -188,6 +189,7 @@ impl Dispatcher {
                 Answer::Beat(beat) => self.answer_beat(now, beat, &mut out),
                 Answer::Stop { lease, reason } => self.cancel(lease, reason, &mut out),
                 Answer::Changed(build) => out.push(Output::BuildChanged(build)),
+                Answer::WorkersChanged => out.push(Output::WorkersChanged),
                 Answer::Read(ticket) => out.push(Output::Read { ticket }),
             }
         }
@@ -298,6 +300,9 @@ impl Dispatcher {
     fn hear(&mut self, now: Millis, mono: Millis, beat: &Beat, round: &mut Round) {
         if let Some(bytes) = beat.free_disk_bytes {
             self.farm.note_free_disk(&beat.worker, bytes);
+        }
+        if self.farm.note_pressure(&beat.worker, beat.pressure) {
+            round.answers.push(Answer::WorkersChanged);
         }
         for (lease, phase) in &beat.leases {
             if self.farm.holder(*lease) != Some(&beat.worker) {

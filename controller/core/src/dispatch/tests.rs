@@ -1,5 +1,5 @@
 use super::*;
-use crate::{Report, Submission, Trace, WorkerOffer};
+use crate::{Pressure, Report, Scarce, Submission, Trace, WorkerOffer};
 use railyard_common::id::{BootId, JobName};
 use railyard_common::job::{Capacity, ImageSource, JobSpec, RunSpec};
 use railyard_common::outcome::Outcome;
@@ -123,7 +123,7 @@ fn a_lease_expires_when_no_heartbeat_came_for_its_time_to_live() {
     let (session, lease) = order_of(&outputs).unwrap();
     let worker: WorkerName = ANVIL.parse().unwrap();
     let leases = vec![(lease, Some(Phase::Run))];
-    let beat = Beat { worker: worker.clone(), session, sequence: 1, leases, free_disk_bytes: Some(7) };
+    let beat = Beat { worker: worker.clone(), session, sequence: 1, leases, free_disk_bytes: Some(7), pressure: None };
     let outputs = durable(&mut dispatcher, 6_000, [Input::Beat(beat.clone())]);
     assert!(outputs.contains(&Output::Ack { worker: worker.clone(), session, sequence: 1, lost: Vec::new() }));
     assert_eq!(dispatcher.live().phase(lease), Some(Phase::Run));
@@ -153,6 +153,7 @@ fn in_a_standstill_everybody_is_answered_and_nothing_changes() {
         sequence: 1,
         leases: vec![(lease, Some(Phase::Upload))],
         free_disk_bytes: None,
+        pressure: None,
     };
     let at = Millis(9_000);
     let inputs = [submit(3, "p/2"), submit(4, "p/1"), Input::Beat(beat), Input::Read { ticket: Ticket(5) }];
@@ -220,4 +221,23 @@ fn a_worker_is_not_drained_by_what_its_earlier_process_said() {
     let _ = dispatcher.answer(at, at, [attach(3, Vec::new()), draining(3), attach(4, Vec::new()), draining(3)]);
     let _ = durable(&mut dispatcher, 5, []);
     assert!(dispatcher.farm().worker(&worker).unwrap().is_willing());
+}
+
+#[test]
+fn a_worker_under_pressure_gets_nothing_new_until_it_says_that_it_is_over() {
+    let mut dispatcher = Dispatcher::new(Farm::default(), Millis(0));
+    let worker: WorkerName = ANVIL.parse().unwrap();
+    let _ = durable(&mut dispatcher, 0, [attach(1, Vec::new())]);
+    let beat = |sequence, pressure| {
+        let worker = worker.clone();
+        Input::Beat(Beat { worker, session: 1, sequence, leases: Vec::new(), free_disk_bytes: None, pressure })
+    };
+    let pressure = |percent| Some(Pressure { scarce: Scarce::Memory, percent });
+    let outputs = durable(&mut dispatcher, 1, [beat(1, pressure(34)), submit(2, "p/1")]);
+    assert!(outputs.contains(&Output::WorkersChanged) && order_of(&outputs).is_none(), "{outputs:?}");
+    // Another figure is no news.
+    let outputs = durable(&mut dispatcher, 2, [beat(2, pressure(35))]);
+    assert!(!outputs.contains(&Output::WorkersChanged) && order_of(&outputs).is_none(), "{outputs:?}");
+    let outputs = durable(&mut dispatcher, 3, [beat(3, None)]);
+    assert!(outputs.contains(&Output::WorkersChanged) && order_of(&outputs).is_some(), "{outputs:?}");
 }

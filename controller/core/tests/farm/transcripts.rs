@@ -50,6 +50,7 @@ scripts! {
     holds
     quarantine
     quarantine_ended
+    pressure
     supersede
     cancel_jobs
     idempotent_submit

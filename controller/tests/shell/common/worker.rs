@@ -24,6 +24,8 @@ pub struct Worker {
     /// Messages that came while another was waited for.
     passed_over: VecDeque<Kind>,
     sequence: u64,
+    /// What its heartbeats say of its host.
+    pub pressure: Option<v1::Pressure>,
 }
 
 /// What a worker of that name says first.
@@ -65,7 +67,8 @@ impl Worker {
         to.send(v1::WorkerMessage { kind: Some(Say::Hello(hello)) }).await.unwrap();
         let from = soon("the session", rpc.clone().session(ReceiverStream::new(outbound))).await?.into_inner();
         let welcome = v1::Welcome::default();
-        let mut worker = Self { rpc, http, welcome, to, from, passed_over: VecDeque::new(), sequence: 0 };
+        let mut worker =
+            Self { rpc, http, welcome, to, from, passed_over: VecDeque::new(), sequence: 0, pressure: None };
         worker.welcome = match worker.next().await {
             Some(Kind::Welcome(welcome)) => welcome,
             other => panic!("the first message is not the welcome but {other:?}"),
@@ -134,6 +137,7 @@ impl Worker {
             sequence: self.sequence,
             leases: leases.iter().map(status).collect(),
             free_disk_bytes: 1 << 40,
+            pressure: self.pressure,
         };
         self.say(Say::Heartbeat(beat)).await;
         let sequence = self.sequence;

@@ -129,7 +129,7 @@ impl World {
                     self.ledger.heard(now, leases.iter().map(|(lease, _)| lease));
                     let leases = leases.into_iter().map(|(lease, phase)| (lease, phase_of(phase))).collect();
                     let free_disk_bytes = Some(free_disk_bytes);
-                    self.tell(Input::Beat(Beat { worker, session, sequence, leases, free_disk_bytes }));
+                    self.tell(Input::Beat(Beat { worker, session, sequence, leases, free_disk_bytes, pressure: None }));
                 }
             }
             Up::Draining => {

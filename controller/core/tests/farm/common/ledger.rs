@@ -3,7 +3,7 @@
 use crate::common::audit::Audit;
 use railyard_common::id::{LeaseId, WorkerName};
 use railyard_common::time::Millis;
-use railyard_core::{Command, Event, Farm, Leases, Refusal, Snapshot};
+use railyard_core::{Command, Event, Farm, Leases, Pressure, Refusal, Snapshot};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What a controller comes back from after a crash.
@@ -78,6 +78,12 @@ impl Ledger {
     pub fn note_free_disk(&mut self, worker: &WorkerName, bytes: u64) {
         self.measured.insert(worker.clone(), bytes);
         self.tell_measured();
+    }
+
+    /// A worker says whether it is under pressure.
+    pub fn note_pressure(&mut self, worker: &WorkerName, pressure: Option<Pressure>) {
+        self.farm.note_pressure(worker, pressure);
+        self.twin.note_pressure(worker, pressure);
     }
 
     fn tell_measured(&mut self) {

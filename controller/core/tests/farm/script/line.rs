@@ -9,7 +9,7 @@ use railyard_common::outcome::{Outcome, OutcomeKind, Reason};
 use railyard_common::plan::Plan;
 use railyard_common::platform::PlatformOffer;
 use railyard_common::priority::Priority;
-use railyard_core::{HoldKind, WorkerOffer};
+use railyard_core::{HoldKind, Pressure, Scarce, WorkerOffer};
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::str::FromStr;
@@ -50,6 +50,8 @@ pub enum Line {
     Uploading(LeaseId),
     /// `measured w1 12GiB`: its free disk.
     Measured { worker: WorkerName, disk_bytes: u64 },
+    /// `pressure w1 memory 34`, `pressure w1 none`
+    Pressure { worker: WorkerName, pressure: Option<Pressure> },
     /// `tick`
     Tick,
     /// `retry mini/1 vms.qcow2`
@@ -119,6 +121,12 @@ pub fn read(command: &str) -> Result<Line, String> {
             let mut capacity = Capacity::default();
             set_resource(&mut capacity, ("disk", size))?;
             Ok(Line::Measured { worker: parsed(worker)?, disk_bytes: capacity.disk_bytes })
+        }
+        ["pressure", worker, "none"] => Ok(Line::Pressure { worker: parsed(worker)?, pressure: None }),
+        ["pressure", worker, scarce @ ("memory" | "io"), percent] => {
+            let scarce = if *scarce == "memory" { Scarce::Memory } else { Scarce::Io };
+            let pressure = Some(Pressure { scarce, percent: parsed(percent)? });
+            Ok(Line::Pressure { worker: parsed(worker)?, pressure })
         }
         ["tick"] => Ok(Line::Tick),
         ["place"] => Ok(Line::Place),

@@ -73,6 +73,7 @@ impl Stage {
             Line::Release(worker) => self.command(&Command::Release { worker, by: "olga".to_owned() }),
             Line::Uploading(lease) => self.command(&Command::Uploading { lease }),
             Line::Measured { worker, disk_bytes } => self.ledger.note_free_disk(&worker, disk_bytes),
+            Line::Pressure { worker, pressure } => self.ledger.note_pressure(&worker, pressure),
             Line::Tick => self.command(&Command::Tick),
             Line::Retry { build, step } => self.command(&Command::Retry { build, step }),
             Line::Finalized { build, error } => self.command(&Command::Finalized { build, error }),

@@ -153,6 +153,7 @@ fn worker_row(farm: &Farm, worker: &Worker, now: Millis) -> String {
         (true, _, Some(hold)) => hold.to_string(),
         (true, true, None) => "draining".to_owned(),
         (true, false, None) if worker.is_quarantined(now) => format!("in quarantine ({} losses)", worker.losses),
+        (true, false, None) if farm.pressure(&worker.offer.name).is_some() => "under pressure".to_owned(),
         (true, false, None) => "online".to_owned(),
     };
     let held: Vec<String> = worker.leases.iter().map(ToString::to_string).collect();
