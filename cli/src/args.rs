@@ -1,5 +1,7 @@
 //! The command line as data. Nothing here does anything; `main` matches on it.
 
+#![allow(missing_docs, reason = "a doc comment on a group of flags would take the place of the verb's own help")]
+
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
@@ -121,6 +123,15 @@ pub struct FarmArgs {
     pub config: Option<PathBuf>,
 }
 
+/// What every verb takes that asks the farm.
+#[derive(Clone, Debug, Args)]
+pub struct AskArgs {
+    #[command(flatten)]
+    pub output: OutputArgs,
+    #[command(flatten)]
+    pub farm: FarmArgs,
+}
+
 /// `railyard completions`
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -140,7 +151,6 @@ Example:
 pub struct ManArgs {
     /// The directory; made if it is not there
     pub dir: PathBuf,
-    #[allow(missing_docs)]
     #[command(flatten)]
     pub output: OutputArgs,
 }

@@ -40,6 +40,17 @@ pub struct Worker {
     pub data: PathBuf,
 }
 
+impl Worker {
+    /// The work directory of the job that runs.
+    ///
+    /// # Panics
+    /// If none does.
+    pub fn work(&self) -> PathBuf {
+        let jobs = files_below(&self.data.join("jobs"));
+        jobs.into_iter().find(|path| path.is_dir() && path.ends_with("work")).expect("a job runs")
+    }
+}
+
 /// What a verb printed, and its exit code.
 #[derive(Debug)]
 pub struct Answer {
@@ -230,6 +241,41 @@ impl Farm {
                 _ => Err(shown.to_string()),
             }
         })
+    }
+
+    /// What the script of the job `only` has put out: its log without the worker's own lines before and after.
+    ///
+    /// # Panics
+    /// If the script has not ended.
+    pub fn output(&self, build: &str) -> String {
+        let log = self.cli(&["logs", build, "only"]).stdout;
+        let (_, from) = log.split_once("==> railyard: running the script\n").expect("the script began");
+        let (output, _) = from.split_once("\n==> railyard: ").expect("the script ended");
+        output.to_owned()
+    }
+
+    /// An artifact of a build, fetched, as text.
+    ///
+    /// # Panics
+    /// If it cannot be fetched.
+    pub fn artifact(&self, build: &str, path: &str) -> String {
+        let out = self.dir.path().join("fetched");
+        let fetched = self.cli(&["fetch", build, path, "-o", &out.display().to_string()]);
+        assert_eq!(fetched.code, 0, "{fetched:?}");
+        std::fs::read_to_string(out.join(path)).expect("a fetched artifact is there")
+    }
+
+    /// Waits until the build has succeeded, each job with its first attempt.
+    ///
+    /// # Panics
+    /// If it ends in another way.
+    #[track_caller]
+    pub fn succeeded_at_once(&self, build: &str) {
+        let ended = self.ended(build);
+        assert_eq!(ended["state"], "succeeded", "{ended}");
+        for job in list(&ended["jobs"]) {
+            assert_eq!(list(&job["attempts"]).len(), 1, "{job}");
+        }
     }
 
     /// Waits until a job's log has a line that contains `text`.

@@ -8,6 +8,7 @@ pub mod image;
 pub mod process;
 pub mod processes;
 pub mod proxy;
+pub mod scene;
 pub mod wait;
 
 /// Eight random hex digits: names that no other test has.

@@ -1,10 +1,9 @@
 //! kill -9 of a worker process, in every phase of a job: the next process goes on with it, under the same lease.
 
-use railyard_tests::engine::Engine;
-use railyard_tests::farm::{BUILD_LIMIT, Farm, Worker, files_below, job, list};
-use railyard_tests::{image, unique, wait};
-use serde_json::Value;
+use railyard_tests::farm::{BUILD_LIMIT, files_below, job, list};
+use railyard_tests::{image, scene, unique, wait};
 use std::net::TcpListener;
+use std::ops::{Deref, DerefMut};
 use std::path::PathBuf;
 
 /// Says line after line until the file `go` is there, each at once in its output and in the file `said`; now and then a line
@@ -22,38 +21,35 @@ const TALKING: &str = r#"
       say 'the end of it'
 "#;
 
-/// A farm with one worker on the machine's engine, and an image for steps.
-struct Scene {
-    engine: Engine,
-    farm: Farm,
-    worker: Worker,
-    image: String,
+/// A scene whose worker is killed again and again.
+struct Scene(scene::Scene);
+
+impl Deref for Scene {
+    type Target = scene::Scene;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
+impl DerefMut for Scene {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.0
+    }
 }
 
 impl Scene {
     fn new() -> Self {
-        Self::with(Engine::shared(), format!("railyard-test-{}:1", unique()), image::busybox)
-    }
-
-    fn with(engine: Engine, image: String, make: fn(&Engine, &str)) -> Self {
-        make(&engine, &image);
-        let farm = Farm::start();
-        let worker = farm.worker("w", &engine, "");
-        Self { engine, farm, worker, image }
+        Self(scene::Scene::default())
     }
 
     /// Submits a pipeline of one step with this script and `more` lines.
     fn submit(&self, script: &str, more: &str) -> String {
-        let text = format!(
-            "name: adopt\nsteps:\n  - name: only\n    image: {}\n    resources: {{ cpu: 0.5, memory: 64MiB, disk: 64MiB }}\n{more}\n    script: |{script}\n",
-            self.image
-        );
-        self.farm.submit(&self.farm.pipeline("adopt", &text), &[])
+        self.farm.submit(&self.one_step("adopt", &format!("{more}\n    script: |{script}")), &[])
     }
 
     fn work(&self) -> PathBuf {
-        let jobs = files_below(&self.worker.data.join("jobs"));
-        jobs.into_iter().find(|path| path.is_dir() && path.ends_with("work")).expect("a job runs")
+        self.worker.work()
     }
 
     fn go(&self) {
@@ -93,47 +89,6 @@ impl Scene {
         assert_eq!(containers.len(), 1, "{containers:?}");
         containers[0].clone()
     }
-
-    /// What the script's output is in the job's log: without the worker's own lines before and after it.
-    fn output(&self, build: &str) -> String {
-        let log = self.farm.cli(&["logs", build, "only"]).stdout;
-        let (_, from) = log.split_once("==> railyard: running the script\n").expect("the script began");
-        let (output, _) = from.split_once("\n==> railyard: ").expect("the script ended");
-        output.to_owned()
-    }
-
-    fn artifact(&self, build: &str, path: &str) -> String {
-        let out = self.farm.dir.path().join("fetched");
-        let fetched = self.farm.cli(&["fetch", build, path, "-o", &out.display().to_string()]);
-        assert_eq!(fetched.code, 0, "{fetched:?}");
-        std::fs::read_to_string(out.join(path)).unwrap()
-    }
-
-    /// The build ended well, with its first attempt.
-    #[track_caller]
-    fn succeeded_at_once(&self, build: &str) -> Value {
-        let ended = self.farm.ended(build);
-        assert_eq!(ended["state"], "succeeded", "{ended}");
-        for job in list(&ended["jobs"]) {
-            assert_eq!(list(&job["attempts"]).len(), 1, "{job}");
-        }
-        ended
-    }
-
-    /// Nothing of any job is left on the worker.
-    fn is_clean(&self) {
-        wait::until("a clean worker", BUILD_LIMIT, || {
-            let (containers, files) =
-                (self.engine.containers_of(&self.worker.name), files_below(&self.worker.data.join("jobs")));
-            if containers.is_empty() && files.is_empty() { Ok(()) } else { Err(format!("{containers:?} {files:?}")) }
-        });
-    }
-}
-
-impl Drop for Scene {
-    fn drop(&mut self) {
-        self.engine.docker(&["image", "rm", "--force", &self.image]);
-    }
 }
 
 /// The first difference, with what is around it: whole logs are too long to print.
@@ -167,17 +122,17 @@ fn a_killed_worker_goes_on_with_its_container_and_the_log_is_whole() {
         scene.said(lines + 20);
     }
     scene.go();
-    scene.succeeded_at_once(&build);
-    let said = scene.artifact(&build, "said");
+    scene.farm.succeeded_at_once(&build);
+    let said = scene.farm.artifact(&build, "said");
     assert!(said.ends_with("the end of it") && said.lines().count() > 200, "{} bytes", said.len());
-    assert_same(&scene.output(&build), &said);
+    assert_same(&scene.farm.output(&build), &said);
     scene.is_clean();
 }
 
 #[test]
 fn a_killed_worker_takes_up_both_outputs_of_an_image_without_a_shell() {
     let image = format!("railyard-test-{}:1", unique());
-    let mut scene = Scene::with(Engine::shared(), image, image::without_shell);
+    let mut scene = Scene(scene::Scene::with(image, image::without_shell));
     let script = r#"
       #!/bin/busybox sh
       n=0
@@ -200,9 +155,9 @@ fn a_killed_worker_takes_up_both_outputs_of_an_image_without_a_shell() {
     let lines = scene.lines_said();
     scene.said(lines + 20);
     scene.go();
-    scene.succeeded_at_once(&build);
-    let count: usize = scene.artifact(&build, "count").trim().parse().unwrap();
-    let output = scene.output(&build);
+    scene.farm.succeeded_at_once(&build);
+    let count: usize = scene.farm.artifact(&build, "count").trim().parse().unwrap();
+    let output = scene.farm.output(&build);
     // The two come as they like; each of them must be whole.
     let of = |keep: fn(&char) -> bool| output.chars().filter(keep).collect::<String>();
     let numbers: String = (1..=count).map(|n| n.to_string()).collect();
@@ -232,9 +187,9 @@ fn what_ended_while_the_worker_was_dead_is_reported_as_it_was() {
         let ended = scene.farm.ended(&build);
         let attempts = list(&job(&ended, "only")["attempts"]);
         assert_eq!((attempts.len(), &attempts[0]["outcome"]["kind"]), (1, &kind.into()), "{ended}");
-        assert_same(&scene.output(&build), &said);
+        assert_same(&scene.farm.output(&build), &said);
         if exit == 0 {
-            assert_same(&scene.artifact(&build, "said"), &said);
+            assert_same(&scene.farm.artifact(&build, "said"), &said);
         } else {
             assert_eq!(attempts[0]["outcome"]["exit_code"], exit, "{ended}");
         }
@@ -258,8 +213,8 @@ fn a_worker_that_was_killed_while_it_fetched_fetches_again() {
     image::busybox(&scene.engine, &scene.image);
     drop(registry);
     scene.restart_worker();
-    scene.succeeded_at_once(&build);
-    assert_eq!(scene.artifact(&build, "said"), "fine\n");
+    scene.farm.succeeded_at_once(&build);
+    assert_eq!(scene.farm.artifact(&build, "said"), "fine\n");
     let log = scene.farm.cli(&["logs", &build, "only"]).stdout;
     assert!(log.contains("was restarted; beginning again"), "{log}");
     scene.is_clean();
@@ -285,10 +240,10 @@ fn a_worker_that_was_killed_while_it_saved_saves_again() {
     scene.worker.process.kill();
     scene.farm.controller().go_on();
     scene.restart_worker();
-    scene.succeeded_at_once(&build);
-    let said = scene.artifact(&build, "said");
-    assert_same(&scene.output(&build), &said);
-    assert_same(&scene.artifact(&build, "both"), &format!("in the image\n{said}"));
+    scene.farm.succeeded_at_once(&build);
+    let said = scene.farm.artifact(&build, "said");
+    assert_same(&scene.farm.output(&build), &said);
+    assert_same(&scene.farm.artifact(&build, "both"), &format!("in the image\n{said}"));
     scene.is_clean();
 }
 
@@ -306,7 +261,7 @@ fn a_worker_that_was_killed_before_its_report_was_heard_reports_it() {
     let ended = scene.farm.ended(&build);
     let attempts = list(&job(&ended, "only")["attempts"]);
     assert_eq!((attempts.len(), &attempts[0]["outcome"]["exit_code"]), (1, &3.into()), "{ended}");
-    let output = scene.output(&build);
+    let output = scene.farm.output(&build);
     assert!(output.ends_with("the end of it"), "{output}");
     scene.is_clean();
 }
@@ -325,8 +280,8 @@ fn controller_and_worker_are_killed_together_and_nothing_is_lost() {
     scene.restart_worker();
     assert_eq!(scene.container(), container);
     scene.go();
-    scene.succeeded_at_once(&build);
-    assert_same(&scene.output(&build), &scene.artifact(&build, "said"));
+    scene.farm.succeeded_at_once(&build);
+    assert_same(&scene.farm.output(&build), &scene.farm.artifact(&build, "said"));
     scene.is_clean();
 }
 

@@ -1,10 +1,11 @@
 //! Outages that a running step does not notice: its engine is restarted, or its worker is cut off for less than a lease's time.
 
 use railyard_tests::engine::Engine;
-use railyard_tests::farm::{BUILD_LIMIT, Farm, Worker, files_below, list};
+use railyard_tests::farm::{BUILD_LIMIT, Farm};
 use railyard_tests::proxy::Proxy;
+use railyard_tests::scene::one_step;
 use railyard_tests::{image, unique, wait};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Says line after line, each at once in its output and in the file `said`. While the file `pause` is there it stops, in the
 /// middle of a line if `half` is there too, and makes the file `paused`.
@@ -25,15 +26,8 @@ const PAUSING: &str = r#"
 "#;
 
 fn submit(farm: &Farm, image: &str) -> String {
-    let text = format!(
-        "name: outage\nsteps:\n  - name: only\n    image: {image}\n    lease_ttl: 60s\n    outputs: [said]\n    resources: {{ cpu: 0.5, memory: 64MiB, disk: 64MiB }}\n    script: |{PAUSING}\n"
-    );
-    farm.submit(&farm.pipeline("outage", &text), &[])
-}
-
-fn work(worker: &Worker) -> PathBuf {
-    let jobs = files_below(&worker.data.join("jobs"));
-    jobs.into_iter().find(|path| path.is_dir() && path.ends_with("work")).expect("a job runs")
+    let more = format!("    lease_ttl: 60s\n    outputs: [said]\n    script: |{PAUSING}");
+    farm.submit(&one_step(farm, "outage", image, &more), &[])
 }
 
 fn lines(work: &Path) -> usize {
@@ -59,16 +53,8 @@ fn appears(file: &Path) {
 
 /// The build ended well with one attempt, and its log is what the script said.
 fn ended_whole(farm: &Farm, build: &str) {
-    let ended = farm.ended(build);
-    assert_eq!(ended["state"], "succeeded", "{ended}");
-    assert!(list(&ended["jobs"]).iter().all(|job| list(&job["attempts"]).len() == 1), "{ended}");
-    let out = farm.dir.path().join("fetched");
-    let fetched = farm.cli(&["fetch", build, "said", "-o", &out.display().to_string()]);
-    assert_eq!(fetched.code, 0, "{fetched:?}");
-    let log = farm.cli(&["logs", build, "only"]).stdout;
-    let (_, from) = log.split_once("==> railyard: running the script\n").expect("the script began");
-    let (output, _) = from.split_once("\n==> railyard: ").expect("the script ended");
-    let said = std::fs::read_to_string(out.join("said")).unwrap();
+    farm.succeeded_at_once(build);
+    let (output, said) = (farm.output(build), farm.artifact(build, "said"));
     let differs = output.lines().zip(said.lines()).position(|(got, want)| got != want);
     assert!(
         output == said,
@@ -88,7 +74,7 @@ fn a_step_runs_on_while_its_engine_is_restarted() {
     let worker = farm.worker("w", &engine, "");
     let build = submit(&farm, &base);
     farm.logged(&build, "only", "line 12");
-    let (work, containers) = (work(&worker), engine.containers_of(&worker.name));
+    let (work, containers) = (worker.work(), engine.containers_of(&worker.name));
     assert_eq!(containers.len(), 1);
     for (end, half) in [(Engine::kill as fn(&mut Engine), true), (Engine::stop, false)] {
         if half {
@@ -124,7 +110,7 @@ fn a_cut_network_costs_nothing_while_the_lease_lives() {
     let worker = farm.worker_by(&format!("https://127.0.0.1:{}", network.port()), "w", &engine, "");
     let build = submit(&farm, &base);
     farm.logged(&build, "only", "line 12");
-    let (work, containers) = (work(&worker), engine.containers_of(&worker.name));
+    let (work, containers) = (worker.work(), engine.containers_of(&worker.name));
     network.hold();
     // Longer than either side believes in a connection that is silent.
     says(&work, 400);

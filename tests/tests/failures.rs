@@ -1,62 +1,20 @@
 //! What bad input and bad luck get: a clear error, and nothing lost.
 
 use railyard_tests::engine::Engine;
-use railyard_tests::farm::{Answer, BUILD_LIMIT, Farm, Worker, files_below, job, list};
+use railyard_tests::farm::{Answer, BUILD_LIMIT, Farm, files_below, job, list};
+use railyard_tests::scene::Scene;
 use railyard_tests::{image, unique, wait};
 use serde_json::Value;
 use std::process::Command;
 
-/// A farm with one worker on the machine's engine, and an image for steps.
-struct Scene {
-    engine: Engine,
-    farm: Farm,
-    worker: Worker,
-    image: String,
+/// Submits with `--wait`; gives the answer and the build as it then is.
+fn submit_and_wait(scene: &Scene, path: &str) -> (Answer, Value) {
+    let answer = scene.farm.cli(&["submit", path, "--wait"]);
+    (answer, scene.farm.show("bad"))
 }
 
-impl Scene {
-    fn new() -> Self {
-        let engine = Engine::shared();
-        let image = format!("railyard-test-{}:1", unique());
-        image::busybox(&engine, &image);
-        let farm = Farm::start();
-        let worker = farm.worker("w", &engine, "");
-        Self { engine, farm, worker, image }
-    }
-
-    /// A pipeline of one step; `more` are further lines of the step.
-    fn step(&self, more: &str) -> String {
-        let text = format!(
-            "name: bad\nsteps:\n  - name: only\n    image: {}\n    resources: {{ cpu: 0.5, memory: 64MiB, disk: 64MiB }}\n{more}\n",
-            self.image
-        );
-        self.farm.pipeline("bad", &text)
-    }
-
-    /// Submits with `--wait`; gives the answer and the build as it then is.
-    fn wait(&self, path: &str) -> (Answer, Value) {
-        let answer = self.farm.cli(&["submit", path, "--wait"]);
-        (answer, self.farm.show("bad"))
-    }
-
-    fn outcome(build: &Value) -> &Value {
-        &job(build, "only")["attempts"][0]["outcome"]
-    }
-
-    /// Nothing of any job is left on the worker.
-    fn is_clean(&self) {
-        wait::until("a clean worker", BUILD_LIMIT, || {
-            let (containers, files) =
-                (self.engine.containers_of(&self.worker.name), files_below(&self.worker.data.join("jobs")));
-            if containers.is_empty() && files.is_empty() { Ok(()) } else { Err(format!("{containers:?} {files:?}")) }
-        });
-    }
-}
-
-impl Drop for Scene {
-    fn drop(&mut self) {
-        self.engine.docker(&["image", "rm", "--force", &self.image]);
-    }
+fn outcome_of(build: &Value) -> &Value {
+    &job(build, "only")["attempts"][0]["outcome"]
 }
 
 #[test]
@@ -74,16 +32,17 @@ fn a_malformed_pipeline_is_refused_with_its_place() {
 
 #[test]
 fn a_failing_script_shows_its_code_its_last_lines_and_the_way_to_the_rest() {
-    let scene = Scene::new();
-    let path = scene.step(
+    let scene = Scene::default();
+    let path = scene.one_step(
+        "bad",
         "    script: |\n      for n in $(seq 100); do echo line $n; done\n      echo the reason >&2\n      exit 7",
     );
-    let (answer, build) = scene.wait(&path);
+    let (answer, build) = submit_and_wait(&scene, &path);
     assert_eq!(answer.code, 1, "{answer:?}");
     for text in ["code 7", "the reason", "line 100", "railyard logs bad/"] {
         assert!(answer.stderr.contains(text), "{text}: {answer:?}");
     }
-    let outcome = Scene::outcome(&build);
+    let outcome = outcome_of(&build);
     assert_eq!(
         (&outcome["kind"], &outcome["reason"], &outcome["exit_code"]),
         (&"failed".into(), &"exit-code".into(), &7.into())
@@ -95,11 +54,11 @@ fn a_failing_script_shows_its_code_its_last_lines_and_the_way_to_the_rest() {
 
 #[test]
 fn a_missing_output_is_named_with_what_is_there() {
-    let scene = Scene::new();
-    let path = scene.step("    script: echo x > image.img\n    outputs: ['*.raw']");
-    let (answer, build) = scene.wait(&path);
+    let scene = Scene::default();
+    let path = scene.one_step("bad", "    script: echo x > image.img\n    outputs: ['*.raw']");
+    let (answer, build) = submit_and_wait(&scene, &path);
     assert_eq!(answer.code, 1);
-    let outcome = Scene::outcome(&build);
+    let outcome = outcome_of(&build);
     assert_eq!(outcome["reason"], "output-missing", "{build}");
     let message = outcome["message"].as_str().unwrap();
     assert!(message.contains("*.raw") && message.contains("image.img"), "{message}");
@@ -108,15 +67,17 @@ fn a_missing_output_is_named_with_what_is_there() {
 
 #[test]
 fn a_step_that_eats_its_memory_is_killed_and_that_is_said() {
-    let scene = Scene::new();
-    let path =
-        scene.step("    script: |\n      x=$(dd if=/dev/zero bs=1048576 count=200 | tr '\\0' x)\n      echo ${#x}");
+    let scene = Scene::default();
+    let path = scene.one_step(
+        "bad",
+        "    script: |\n      x=$(dd if=/dev/zero bs=1048576 count=200 | tr '\\0' x)\n      echo ${#x}",
+    );
     // tr is not among the image's applets, but busybox itself is there.
     let text = std::fs::read_to_string(&path).unwrap().replace("| tr", "| busybox tr");
     std::fs::write(&path, text).unwrap();
-    let (answer, build) = scene.wait(&path);
+    let (answer, build) = submit_and_wait(&scene, &path);
     assert_eq!(answer.code, 1);
-    let outcome = Scene::outcome(&build);
+    let outcome = outcome_of(&build);
     assert_eq!(outcome["reason"], "oom", "{build}");
     assert!(outcome["message"].as_str().unwrap().contains("memory"), "{outcome}");
     scene.is_clean();
@@ -124,11 +85,11 @@ fn a_step_that_eats_its_memory_is_killed_and_that_is_said() {
 
 #[test]
 fn a_step_that_runs_out_of_time_keeps_its_log() {
-    let scene = Scene::new();
-    let path = scene.step("    timeout: 3s\n    script: |\n      echo before the end\n      sleep 600");
-    let (answer, build) = scene.wait(&path);
+    let scene = Scene::default();
+    let path = scene.one_step("bad", "    timeout: 3s\n    script: |\n      echo before the end\n      sleep 600");
+    let (answer, build) = submit_and_wait(&scene, &path);
     assert_eq!(answer.code, 1);
-    let outcome = Scene::outcome(&build);
+    let outcome = outcome_of(&build);
     assert_eq!((&outcome["kind"], &outcome["reason"]), (&"timed-out".into(), &"wall-clock".into()), "{build}");
     let log = scene.farm.cli(&["logs", "bad", "only"]).stdout;
     assert!(log.contains("before the end\n"), "{log}");
@@ -137,12 +98,13 @@ fn a_step_that_runs_out_of_time_keeps_its_log() {
 
 #[test]
 fn a_step_gets_the_processors_that_it_reserves_and_leaves_the_others_to_the_worker() {
-    let scene = Scene::new();
+    let scene = Scene::default();
     // The first are of cgroups version 1, the last is of version 2.
-    let path = scene.step(
+    let path = scene.one_step(
+        "bad",
         "    script: |\n      cd /sys/fs/cgroup\n      cat cpu/cpu.cfs_quota_us cpu/cpu.cfs_period_us || cat cpu.max",
     );
-    let (answer, _) = scene.wait(&path);
+    let (answer, _) = submit_and_wait(&scene, &path);
     assert_eq!(answer.code, 0, "{answer:?}");
     let log = scene.farm.cli(&["logs", "bad", "only"]).stdout;
     let said: Vec<&str> = log.lines().filter(|line| !line.starts_with("==>")).flat_map(str::split_whitespace).collect();
@@ -152,7 +114,7 @@ fn a_step_gets_the_processors_that_it_reserves_and_leaves_the_others_to_the_work
 
 #[test]
 fn a_missing_image_is_named() {
-    let scene = Scene::new();
+    let scene = Scene::default();
     let path = scene.farm.pipeline(
         "bad",
         "name: bad\nsteps:\n  - name: only\n    image: 127.0.0.1:1/nobody/nothing:1\n    script: 'true'\n",
@@ -160,7 +122,7 @@ fn a_missing_image_is_named() {
     let build = scene.farm.submit(&path, &[]);
     let outcome = wait::until("the first outcome", BUILD_LIMIT, || {
         let shown = scene.farm.show(&build);
-        let outcome = Scene::outcome(&shown).clone();
+        let outcome = outcome_of(&shown).clone();
         if outcome.is_object() { Ok(outcome) } else { Err(shown.to_string()) }
     });
     assert_eq!(outcome["reason"], "image-missing", "{outcome}");
@@ -172,9 +134,9 @@ fn a_missing_image_is_named() {
 
 #[test]
 fn an_unknown_step_or_build_is_named() {
-    let scene = Scene::new();
-    let path = scene.step("    script: 'true'");
-    let (answer, _) = scene.wait(&path);
+    let scene = Scene::default();
+    let path = scene.one_step("bad", "    script: 'true'");
+    let (answer, _) = submit_and_wait(&scene, &path);
     assert_eq!(answer.code, 0, "{answer:?}");
     let answer = scene.farm.cli(&["logs", "bad", "nosuch"]);
     assert_eq!(answer.code, 3, "{answer:?}");
@@ -203,7 +165,7 @@ fn no_worker_for_a_platform_is_said_at_submit_and_in_show() {
 
 #[test]
 fn a_job_larger_than_every_worker_says_so() {
-    let scene = Scene::new();
+    let scene = Scene::default();
     let text =
         "name: bad\nsteps:\n  - name: only\n    image: x\n    script: 'true'\n    resources: { memory: 64TiB }\n";
     let path = scene.farm.pipeline("bad", text);
@@ -282,7 +244,7 @@ fn a_full_disk_on_the_worker_is_the_farm_s_fault_and_is_named() {
     let build = farm.submit(&farm.pipeline("bad", &text), &[]);
     let outcome = wait::until("the first outcome", BUILD_LIMIT, || {
         let shown = farm.show(&build);
-        let outcome = Scene::outcome(&shown).clone();
+        let outcome = outcome_of(&shown).clone();
         if outcome.is_object() { Ok(outcome) } else { Err(shown.to_string()) }
     });
     assert_eq!((&outcome["kind"], &outcome["reason"]), (&"lost".into(), &"disk-full".into()), "{outcome}");
@@ -308,7 +270,7 @@ fn a_controller_that_cannot_be_reached_is_said_and_exits_with_3() {
 
 #[test]
 fn a_cancelled_build_leaves_nothing_and_a_retry_keeps_what_succeeded() {
-    let scene = Scene::new();
+    let scene = Scene::default();
     let text = format!(
         "name: bad\nsteps:\n  - name: first\n    image: {0}\n    script: echo x > x\n    outputs: [x]\n    resources: {{ cpu: 0.5, memory: 64MiB, disk: 64MiB }}\n  \
          - name: only\n    image: {0}\n    inputs: [{{ step: first }}]\n    script: |\n      echo attempt $RAILYARD_ATTEMPT\n      \

@@ -1,6 +1,8 @@
 //! Flags of the verbs about builds.
 
-use super::{FarmArgs, Format, OutputArgs};
+#![allow(missing_docs, reason = "a doc comment on a group of flags would take the place of the verb's own help")]
+
+use super::{AskArgs, FarmArgs, Format};
 use clap::Args;
 use railyard_common::id::{JobSelector, StepName};
 use std::path::PathBuf;
@@ -17,12 +19,8 @@ pub struct BuildsArgs {
     /// How many
     #[arg(short = 'n', long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
     pub limit: u32,
-    #[allow(missing_docs)]
     #[command(flatten)]
-    pub output: OutputArgs,
-    #[allow(missing_docs)]
-    #[command(flatten)]
-    pub farm: FarmArgs,
+    pub ask: AskArgs,
 }
 
 /// A verb that needs to know a build and nothing else.
@@ -34,12 +32,8 @@ A build is PIPELINE/VERSION, or PIPELINE for its newest:
 pub struct BuildArgs {
     /// PIPELINE/VERSION, or PIPELINE for its newest
     pub build: String,
-    #[allow(missing_docs)]
     #[command(flatten)]
-    pub output: OutputArgs,
-    #[allow(missing_docs)]
-    #[command(flatten)]
-    pub farm: FarmArgs,
+    pub ask: AskArgs,
 }
 
 /// `railyard show`
@@ -54,12 +48,8 @@ pub struct ShowArgs {
     /// Draw the jobs as the tree of what they wait for
     #[arg(short, long)]
     pub graph: bool,
-    #[allow(missing_docs)]
     #[command(flatten)]
-    pub output: OutputArgs,
-    #[allow(missing_docs)]
-    #[command(flatten)]
-    pub farm: FarmArgs,
+    pub ask: AskArgs,
 }
 
 /// `railyard logs`
@@ -84,12 +74,8 @@ pub struct LogsArgs {
     /// Which attempt, from 1 [default: the last; with --follow all that begin from now on]
     #[arg(long, value_name = "N", requires = "job", value_parser = clap::value_parser!(u32).range(1..))]
     pub attempt: Option<u32>,
-    #[allow(missing_docs)]
     #[command(flatten)]
-    pub output: OutputArgs,
-    #[allow(missing_docs)]
-    #[command(flatten)]
-    pub farm: FarmArgs,
+    pub ask: AskArgs,
 }
 
 /// What `-o` of `fetch` can be: the directory, and as everywhere the format.
@@ -125,7 +111,6 @@ pub struct FetchArgs {
     /// How to print the result
     #[arg(long, value_enum, value_name = "FORMAT")]
     pub output: Option<Format>,
-    #[allow(missing_docs)]
     #[command(flatten)]
     pub farm: FarmArgs,
 }
@@ -145,12 +130,8 @@ pub struct CancelArgs {
     /// For those who look at the build later
     #[arg(long, alias = "reason", value_name = "TEXT", default_value = "")]
     pub why: String,
-    #[allow(missing_docs)]
     #[command(flatten)]
-    pub output: OutputArgs,
-    #[allow(missing_docs)]
-    #[command(flatten)]
-    pub farm: FarmArgs,
+    pub ask: AskArgs,
 }
 
 /// `railyard approve`
@@ -166,12 +147,8 @@ pub struct ApproveArgs {
     pub build: String,
     /// STEP[.VARIANT][@PLATFORM] [default: what waits for approval now]
     pub job: Option<JobSelector>,
-    #[allow(missing_docs)]
     #[command(flatten)]
-    pub output: OutputArgs,
-    #[allow(missing_docs)]
-    #[command(flatten)]
-    pub farm: FarmArgs,
+    pub ask: AskArgs,
 }
 
 /// `railyard retry`
@@ -185,12 +162,8 @@ pub struct RetryArgs {
     pub build: String,
     /// Run this step and what follows it again [default: everything that did not succeed]
     pub step: Option<StepName>,
-    #[allow(missing_docs)]
     #[command(flatten)]
-    pub output: OutputArgs,
-    #[allow(missing_docs)]
-    #[command(flatten)]
-    pub farm: FarmArgs,
+    pub ask: AskArgs,
 }
 
 impl FetchArgs {

@@ -1,6 +1,8 @@
 //! Flags of the verbs about pipeline files: `check`, `plan`, `submit`.
 
-use super::{FarmArgs, OutputArgs};
+#![allow(missing_docs, reason = "a doc comment on a group of flags would take the place of the verb's own help")]
+
+use super::{AskArgs, OutputArgs};
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use railyard_common::id::Version;
@@ -19,7 +21,6 @@ pub struct CheckArgs {
     /// The pipeline file
     #[arg(value_name = "PIPELINE")]
     pub file: PathBuf,
-    #[allow(missing_docs)]
     #[command(flatten)]
     pub output: OutputArgs,
 }
@@ -48,15 +49,10 @@ Examples:
   railyard plan railyard.yaml
   railyard plan railyard.yaml --platform linux/arm64 --param suite=trixie")]
 pub struct PlanArgs {
-    #[allow(missing_docs)]
     #[command(flatten)]
     pub request: RequestArgs,
-    #[allow(missing_docs)]
     #[command(flatten)]
-    pub output: OutputArgs,
-    #[allow(missing_docs)]
-    #[command(flatten)]
-    pub farm: FarmArgs,
+    pub ask: AskArgs,
 }
 
 /// `railyard submit`
@@ -73,7 +69,6 @@ Ctrl-C stops the waiting, not the build. While a job waits for approval it goes 
 
 Jobs of a more urgent build go first: release, manual, schedule, change. An hour of waiting counts as one class more.")]
 pub struct SubmitArgs {
-    #[allow(missing_docs)]
     #[command(flatten)]
     pub request: RequestArgs,
     /// Show progress until the build ends, and exit with its result
@@ -85,12 +80,8 @@ pub struct SubmitArgs {
     /// Submitting again with the same key gives the same build [default: a new one each time]
     #[arg(long, value_name = "KEY")]
     pub idempotency_key: Option<String>,
-    #[allow(missing_docs)]
     #[command(flatten)]
-    pub output: OutputArgs,
-    #[allow(missing_docs)]
-    #[command(flatten)]
-    pub farm: FarmArgs,
+    pub ask: AskArgs,
 }
 
 pub(super) fn parse_param(text: &str) -> Result<(String, String), String> {

@@ -1,5 +1,7 @@
 //! Flags of the services: `dev`, `controller`, `worker`.
 
+#![allow(missing_docs, reason = "a doc comment on a group of flags would take the place of the verb's own help")]
+
 use super::{Format, OutputArgs};
 use bytesize::ByteSize;
 use clap::{Args, Subcommand, ValueEnum};
@@ -90,7 +92,6 @@ pub struct CertArgs {
     /// Directory for ca.pem, NAME.pem and NAME.key
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
-    #[allow(missing_docs)]
     #[command(flatten)]
     pub output: OutputArgs,
 }
@@ -113,7 +114,6 @@ pub struct BackupArgs {
     /// The file to write; it appears whole or not at all
     #[arg(long, value_name = "FILE")]
     pub to: PathBuf,
-    #[allow(missing_docs)]
     #[command(flatten)]
     pub output: OutputArgs,
 }
@@ -139,7 +139,6 @@ pub struct RestoreArgs {
     /// Move aside what is there
     #[arg(long)]
     pub force: bool,
-    #[allow(missing_docs)]
     #[command(flatten)]
     pub output: OutputArgs,
 }

@@ -1,6 +1,8 @@
 //! Flags of the verbs about workers.
 
-use super::{FarmArgs, OutputArgs};
+#![allow(missing_docs, reason = "a doc comment on a group of flags would take the place of the verb's own help")]
+
+use super::AskArgs;
 use clap::Args;
 use railyard_common::id::WorkerName;
 use std::time::Duration;
@@ -8,12 +10,8 @@ use std::time::Duration;
 /// `railyard workers`
 #[derive(Debug, Args)]
 pub struct WorkersArgs {
-    #[allow(missing_docs)]
     #[command(flatten)]
-    pub output: OutputArgs,
-    #[allow(missing_docs)]
-    #[command(flatten)]
-    pub farm: FarmArgs,
+    pub ask: AskArgs,
 }
 
 /// What every verb that holds a worker back needs to know.
@@ -24,12 +22,8 @@ pub struct HoldArgs {
     /// For those who look at the workers later
     #[arg(long, value_name = "TEXT", default_value = "")]
     pub why: String,
-    #[allow(missing_docs)]
     #[command(flatten)]
-    pub output: OutputArgs,
-    #[allow(missing_docs)]
-    #[command(flatten)]
-    pub farm: FarmArgs,
+    pub ask: AskArgs,
 }
 
 /// Until when it is held back.
@@ -60,10 +54,8 @@ Examples:
 
 What runs there goes on. `railyard uncordon w1` takes it back.")]
 pub struct CordonArgs {
-    #[allow(missing_docs)]
     #[command(flatten)]
     pub hold: HoldArgs,
-    #[allow(missing_docs)]
     #[command(flatten)]
     pub term: TermArgs,
 }
@@ -78,13 +70,10 @@ Examples:
 What runs there goes on until the deadline; then it is stopped, and runs elsewhere. `railyard uncordon w1` takes it back.
 Ctrl-C stops the waiting of --wait, not the drain.")]
 pub struct DrainArgs {
-    #[allow(missing_docs)]
     #[command(flatten)]
     pub hold: HoldArgs,
-    #[allow(missing_docs)]
     #[command(flatten)]
     pub term: TermArgs,
-    #[allow(missing_docs)]
     #[command(flatten)]
     pub patience: PatienceArgs,
 }
@@ -98,10 +87,8 @@ Example:
 As drain; and when nothing of it runs any more the worker's process is sent away, and it is not taken back when it is
 started again. `railyard uncordon w1` takes that back.")]
 pub struct RetireArgs {
-    #[allow(missing_docs)]
     #[command(flatten)]
     pub hold: HoldArgs,
-    #[allow(missing_docs)]
     #[command(flatten)]
     pub patience: PatienceArgs,
 }
@@ -116,12 +103,8 @@ Whatever held it back: cordon, drain or retire. A worker that was retired has to
 pub struct UncordonArgs {
     /// The worker
     pub worker: WorkerName,
-    #[allow(missing_docs)]
     #[command(flatten)]
-    pub output: OutputArgs,
-    #[allow(missing_docs)]
-    #[command(flatten)]
-    pub farm: FarmArgs,
+    pub ask: AskArgs,
 }
 
 /// Whole seconds: `2h`, `90s`, `1day 6h`.

@@ -26,7 +26,7 @@ const PARALLEL_FILES: usize = 4;
 /// # Errors
 /// [`Failure::Farm`].
 pub async fn artifacts(args: &BuildArgs, console: &Console) -> Result<(), Failure> {
-    let farm = Farm::open(&args.farm).await?;
+    let farm = Farm::open(&args.ask.farm).await?;
     let build = farm.build(&args.build).await?;
     let artifacts: Vec<&Listed> = build.artifacts().collect();
     if console.is_json() {

@@ -17,7 +17,7 @@ pub async fn builds(args: &BuildsArgs, console: &Console) -> Result<(), Failure>
     if !pipeline.is_empty() {
         pipeline.parse::<PipelineName>().map_err(|error| Failure::Usage(error.to_string()))?;
     }
-    let farm = Farm::open(&args.farm).await?;
+    let farm = Farm::open(&args.ask.farm).await?;
     let request = farm.request(ListBuildsRequest { pipeline, limit: args.limit });
     let answer = farm.client().list_builds(request).await.map_err(|status| farm.refused(&status))?;
     let builds: Vec<Build> = answer.into_inner().builds.into_iter().map(Build::from).collect();
@@ -36,7 +36,7 @@ pub async fn builds(args: &BuildsArgs, console: &Console) -> Result<(), Failure>
 /// # Errors
 /// [`Failure::Farm`].
 pub async fn show(args: &ShowArgs, console: &Console) -> Result<(), Failure> {
-    let farm = Farm::open(&args.farm).await?;
+    let farm = Farm::open(&args.ask.farm).await?;
     let found = farm.build(&args.build).await?;
     if console.is_json() {
         return console.json(&found);

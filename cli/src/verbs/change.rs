@@ -13,7 +13,7 @@ use serde::Serialize;
 /// # Errors
 /// [`Failure::Farm`], also if the build is over, or those jobs are.
 pub async fn cancel(args: &CancelArgs, console: &Console) -> Result<(), Failure> {
-    let farm = Farm::open(&args.farm).await?;
+    let farm = Farm::open(&args.ask.farm).await?;
     let job = selector(args.job.as_ref());
     let request = CancelRequest { build: args.build.clone(), reason: args.why.clone(), job };
     let answer = farm.client().cancel(farm.request(request)).await.map_err(|status| farm.refused(&status))?;
@@ -43,7 +43,7 @@ pub async fn cancel(args: &CancelArgs, console: &Console) -> Result<(), Failure>
 /// # Errors
 /// [`Failure::Farm`], also if there is nothing to approve, or it is not ours to approve.
 pub async fn approve(args: &ApproveArgs, console: &Console) -> Result<(), Failure> {
-    let farm = Farm::open(&args.farm).await?;
+    let farm = Farm::open(&args.ask.farm).await?;
     let request = ApproveRequest { build: args.build.clone(), job: selector(args.job.as_ref()) };
     let answer = farm.client().approve(farm.request(request)).await.map_err(|status| farm.refused(&status))?;
     let jobs = answer.into_inner().jobs;
@@ -78,7 +78,7 @@ fn lines(jobs: &[String]) -> String {
 /// # Errors
 /// [`Failure::Farm`], also if there is nothing to run again.
 pub async fn retry(args: &RetryArgs, console: &Console) -> Result<(), Failure> {
-    let farm = Farm::open(&args.farm).await?;
+    let farm = Farm::open(&args.ask.farm).await?;
     let step = args.step.as_ref().map(ToString::to_string).unwrap_or_default();
     let request = farm.request(RetryRequest { build: args.build.clone(), step });
     let answer = farm.client().retry(request).await.map_err(|status| farm.refused(&status))?.into_inner();

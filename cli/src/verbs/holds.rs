@@ -46,7 +46,7 @@ pub async fn retire(args: &RetireArgs, console: &Console) -> Result<(), Failure>
 /// # Errors
 /// [`Failure::Farm`], also if nothing holds it back.
 pub async fn uncordon(args: &UncordonArgs, console: &Console) -> Result<(), Failure> {
-    let farm = Farm::open(&args.farm).await?;
+    let farm = Farm::open(&args.ask.farm).await?;
     let request = farm.request(ReleaseWorkerRequest { worker: args.worker.to_string() });
     let answer = farm.client().release_worker(request).await.map_err(|status| farm.refused(&status))?;
     let worker = Worker::from(answer.into_inner().worker.unwrap_or_default());
@@ -76,7 +76,7 @@ async fn hold(
     patience: Option<PatienceArgs>,
     console: &Console,
 ) -> Result<(), Failure> {
-    let farm = Farm::open(&args.farm).await?;
+    let farm = Farm::open(&args.ask.farm).await?;
     request.stop_after_secs = patience.and_then(|patience| patience.deadline).map(|deadline| deadline.as_secs());
     let answer = farm.client().hold_worker(farm.request(request)).await.map_err(|status| farm.refused(&status))?;
     let mut worker = Worker::from(answer.into_inner().worker.unwrap_or_default());

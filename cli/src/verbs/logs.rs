@@ -24,7 +24,7 @@ const CHUNKS_WAITING: usize = 16;
 pub async fn logs(args: &LogsArgs, console: &Console) -> Result<(), Failure> {
     let asked = args.job.as_deref();
     let selector = asked.map(str::parse).transpose().map_err(|error: BadId| Failure::Usage(error.to_string()))?;
-    let farm = Farm::open(&args.farm).await?;
+    let farm = Farm::open(&args.ask.farm).await?;
     let build = farm.build(&args.build).await?;
     let chosen = choose(&build, selector.as_ref(), asked)?;
     let shape = match (console.is_json(), chosen.as_slice()) {

@@ -29,7 +29,7 @@ pub fn check(args: &CheckArgs, console: &Console) -> Result<(), Failure> {
 /// As [`check`], and [`Failure::Farm`].
 pub async fn plan(args: &PlanArgs, console: &Console) -> Result<(), Failure> {
     let request = PipelineFile::read(&args.request.file, console)?.request(&args.request, console)?;
-    let farm = Farm::open(&args.farm).await?;
+    let farm = Farm::open(&args.ask.farm).await?;
     let answer = farm.client().plan(farm.request(request)).await.map_err(|status| farm.refused(&status))?;
     let plan = Plan::from(answer.into_inner());
     if console.is_json() {

@@ -22,7 +22,7 @@ pub async fn submit(args: &SubmitArgs, console: &Console) -> Result<(), Failure>
         Some(key) => key.clone(),
         None => fresh_key()?,
     };
-    let farm = Farm::open(&args.farm).await?;
+    let farm = Farm::open(&args.ask.farm).await?;
     let answer = send(&farm, &request, console).await?;
     if !console.is_json() {
         for warning in &answer.warnings {

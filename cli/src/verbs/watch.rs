@@ -14,7 +14,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 /// # Errors
 /// [`Failure::Told`] with exit code 1 if it does not succeed, [`Failure::Farm`].
 pub async fn watch(args: &BuildArgs, console: &Console) -> Result<(), Failure> {
-    let farm = Farm::open(&args.farm).await?;
+    let farm = Farm::open(&args.ask.farm).await?;
     if !console.is_json() {
         let ended = until_over(&farm, &args.build, console).await?;
         return verdict(&ended, console);

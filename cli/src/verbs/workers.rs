@@ -13,7 +13,7 @@ use tonic::Status;
 /// # Errors
 /// [`Failure::Farm`].
 pub async fn workers(args: &WorkersArgs, console: &Console) -> Result<(), Failure> {
-    let farm = Farm::open(&args.farm).await?;
+    let farm = Farm::open(&args.ask.farm).await?;
     let workers = list(&farm).await.map_err(|status| farm.refused(&status))?;
     let workers: Vec<Worker> = workers.into_iter().map(Worker::from).collect();
     if console.is_json() {
