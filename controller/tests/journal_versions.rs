@@ -8,7 +8,8 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// Every kind of event that each format had.
-const KINDS: [(&str, &[&str]); 2] = [("journal-v1", &KINDS_OF_1), ("journal-v2", &KINDS_OF_2)];
+const KINDS: [(&str, &[&str]); 3] =
+    [("journal-v1", &KINDS_OF_1), ("journal-v2", &KINDS_OF_2), ("journal-v3", &KINDS_OF_2)];
 
 const KINDS_OF_1: [&str; 10] = [
     "attempt-ended",
