@@ -250,7 +250,8 @@ impl Farm {
     pub fn output(&self, build: &str) -> String {
         let log = self.cli(&["logs", build, "only"]).stdout;
         let (_, from) = log.split_once("==> railyard: running the script\n").expect("the script began");
-        let (output, _) = from.split_once("\n==> railyard: ").expect("the script ended");
+        // Other notes may be in the middle.
+        let (output, _) = from.rsplit_once("\n==> railyard: the script ended well").expect("the script ended");
         output.to_owned()
     }
 

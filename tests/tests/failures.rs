@@ -174,21 +174,23 @@ fn a_job_larger_than_every_worker_says_so() {
 }
 
 #[test]
-fn an_engine_that_goes_away_loses_the_attempt_and_the_job_runs_elsewhere() {
+fn an_engine_that_ends_its_containers_when_it_is_restarted_loses_the_attempt_and_the_job_runs_elsewhere() {
     let (mut private, shared) = (Engine::private(), Engine::shared());
     let base = format!("railyard-test-{}:1", unique());
     image::busybox(&private, &base);
     image::busybox(&shared, &base);
     let farm = Farm::start();
-    let first = farm.worker("first", &private, "engine_grace_secs = 1");
+    let first = farm.worker("first", &private, "");
     let text = format!(
         "name: bad\nsteps:\n  - name: only\n    image: {base}\n    script: |\n      echo attempt $RAILYARD_ATTEMPT\n      \
          if test $RAILYARD_ATTEMPT = 1; then sleep 600; fi\n    resources: {{ cpu: 0.5, memory: 64MiB, disk: 64MiB }}\n"
     );
     let build = farm.submit(&farm.pipeline("bad", &text), &[]);
-    farm.logged(&build, "only", "attempt 1");
+    // Not the worker's own line, which comes before.
+    farm.logged(&build, "only", "script\nattempt 1\n");
     let second = farm.worker("second", &shared, "");
     private.kill();
+    private.start_again();
     let ended = farm.ended(&build);
     assert_eq!(ended["state"], "succeeded", "{ended}");
     let attempts = list(&job(&ended, "only")["attempts"]);

@@ -54,8 +54,8 @@ pub struct WorkerConfig {
     /// How long a container has between SIGTERM and SIGKILL when a job is cancelled or times out. Default: 5.
     #[serde(default = "stop_grace_secs")]
     pub stop_grace_secs: u64,
-    /// How long the engine may be away, for instance to be restarted, before its jobs are given up. With `live-restore` its
-    /// containers run on meanwhile. Default: 120.
+    /// How long the engine may be away, for instance to be restarted, before its jobs are given up, those that are about to start a
+    /// container as well. With `live-restore` its containers run on meanwhile. Default: 120.
     #[serde(default = "engine_grace_secs")]
     pub engine_grace_secs: u64,
     /// Fetched blobs are kept for other jobs up to this size in all; the least recently used go first, and never one

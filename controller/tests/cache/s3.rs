@@ -54,3 +54,19 @@ async fn an_upload_whose_check_failed_is_checked_after_a_restart() {
         assert_eq!(marks(&fixture), 0);
     }
 }
+
+/// A service that was killed between the two has forgotten the upload and has no object. Some say "denied" then.
+#[tokio::test]
+async fn an_upload_that_the_service_lost_is_unknown_and_does_not_stay_in_doubt() {
+    let fixture = Fixture::s3().await;
+    let blob = blob_of(PROMISED);
+    let sent = fixture.send(&blob, &fixture.file("sent", PROMISED)).await;
+    let known = std::fs::read_dir(fixture.dir.path().join("cache")).unwrap().flatten();
+    let of_upload = known.map(|entry| entry.path()).filter(|path| path.to_string_lossy().contains(".upload"));
+    of_upload.for_each(|path| std::fs::remove_file(path).unwrap());
+    let error = fixture.cache.complete_upload(&blob, &sent.upload_id, &sent.etags).await.unwrap_err();
+    assert!(matches!(error, CacheError::UnknownUpload { .. }), "{error}");
+    assert_eq!(fixture.cache.find(&blob.digest).await.unwrap(), None);
+    assert_eq!(marks(&fixture), 0);
+    fixture.upload_bytes(PROMISED).await;
+}

@@ -62,7 +62,7 @@ impl Step {
                     name: format!("s{layer}{place}"),
                     token: dice.token(),
                     lines: dice.between(20, 400),
-                    breaths: dice.between(1, 12),
+                    breaths: dice.between(1, 8),
                     commits: layer == 0 && place == 0,
                     on: (layer > 0 && dice.once_in(2)).then_some(0),
                     inputs,

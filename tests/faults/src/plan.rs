@@ -11,9 +11,8 @@ pub const LEASE_TTL: Duration = Duration::from_secs(10);
 /// A pause beyond the lease's TTL, once in so many rounds: those rounds take longest.
 const LONG_PAUSE_ONCE_IN: u64 = 6;
 
-/// Instead of the engine's daemon its containerd, once in so many rounds in which that is possible: it puts both workers in
-/// quarantine, which lasts a minute.
-const CONTAINERD_ONCE_IN: u64 = 6;
+/// Instead of the engine's daemon its containerd, once in so many rounds in which that is possible.
+const CONTAINERD_ONCE_IN: u64 = 4;
 
 /// Who can be killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -114,6 +113,11 @@ impl Round {
         format!("1.0.{}", self.number)
     }
 
+    /// Whether the engine's daemon is killed, and not only its containerd.
+    pub fn restarts_engine(&self) -> bool {
+        self.kills.iter().any(|kill| kill.part == Part::Engine && kill.aim == Aim::Process)
+    }
+
     /// Whether one of those is killed.
     pub fn kills_any(&self, parts: &[Part]) -> bool {
         self.kills.iter().any(|kill| parts.contains(&kill.part))
@@ -137,12 +141,11 @@ fn draw_kills(dice: &mut Dice, first: Part, second: Part) -> Vec<Kill> {
     let mut kills: Vec<Kill> = [first, second]
         .into_iter()
         .map(|part| {
-            let (at, pause) = (dice.millis(200, 6_000), dice.millis(50, 1_200));
+            let (at, pause) = (dice.millis(200, 5_000), dice.millis(50, 1_200));
             Kill { part, aim: Aim::Process, at, pause }
         })
         .collect();
-    // The daemon takes seconds to notice that its containerd is gone, and loses whatever it is given meanwhile: enough for
-    // one round.
+    // The daemon takes ten seconds to notice that its containerd is gone and to start another.
     let containerd = dice.once_in(CONTAINERD_ONCE_IN);
     let long = dice.once_in(LONG_PAUSE_ONCE_IN);
     let worker = kills.iter().any(|kill| matches!(kill.part, Part::WorkerA | Part::WorkerB));

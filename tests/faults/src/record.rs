@@ -78,38 +78,50 @@ fn attempts(job: &Value) -> anyhow::Result<Timestamp> {
     time(&last["ended_at"])
 }
 
-/// Who was there to hear a step's output.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Engine {
-    /// The engine, all the time.
-    There,
-    /// The engine was away for a while: what it had heard and told nobody is gone, and the worker says so.
-    Away,
-    /// The worker was away as well. If a step ends just then, nobody knows that something of its output is missing.
-    AwayUnseen,
+/// Where a log is not whole, and says so.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Gaps {
+    /// How often the worker said that some of the output may be missing.
+    pub told: usize,
+    /// Lines that are missing.
+    pub lines: u64,
 }
 
-/// The log has every line once and in order. Returns how often the worker said that some may be missing, which it may only
-/// where the engine was away.
+impl std::ops::AddAssign for Gaps {
+    fn add_assign(&mut self, other: Self) {
+        self.told += other.told;
+        self.lines += other.lines;
+    }
+}
+
+/// The log has every line once and in order. Where some are missing the worker has said so just before: once for each place, and
+/// only if the engine was restarted, which takes along what it has heard and told nobody.
 ///
 /// # Errors
 /// That says which line is not as it should be.
-pub fn check_log(log: &str, step: &Step, engine: Engine) -> anyhow::Result<usize> {
-    let gaps = log.lines().filter(|line| line.contains(GAP)).count();
-    ensure!(gaps == 0 || engine != Engine::There, "the log has a gap though the engine was always there");
-    let mut next = 1;
-    for line in log.lines().filter_map(|line| line.strip_prefix("line ")) {
+pub fn check_log(log: &str, step: &Step, engine_restarted: bool) -> anyhow::Result<Gaps> {
+    let (mut gaps, mut excuses, mut next) = (Gaps::default(), 0, 1);
+    let miss = |next: u64, number: u64, excuses: &mut usize, gaps: &mut Gaps| {
+        ensure!(number >= next, "line {number} comes again after line {}", next - 1);
+        if number > next {
+            ensure!(*excuses > 0, "line {number} where line {next} should be, and nothing says that some are missing");
+            (*excuses, gaps.lines) = (*excuses - 1, gaps.lines + (number - next));
+        }
+        Ok(number + 1)
+    };
+    for text in log.lines() {
+        if text.contains(GAP) {
+            ensure!(engine_restarted, "the log has a gap though the engine was always there: {text}");
+            (gaps.told, excuses) = (gaps.told + 1, excuses + 1);
+        }
+        let Some(line) = text.strip_prefix("line ") else { continue };
         let (number, token) = line.split_once(' ').with_context(|| format!("a broken line: {line:?}"))?;
         let number: u64 = number.parse().with_context(|| format!("a broken line: {line:?}"))?;
         ensure!(token == step.token, "line {number} is of another round or job: {token:?}");
-        match gaps {
-            0 if engine != Engine::AwayUnseen => ensure!(number == next, "line {number} where line {next} should be"),
-            _ => ensure!(number >= next, "line {number} comes again after line {}", next - 1),
-        }
-        next = number + 1;
+        ensure!(number <= step.lines, "line {number} of {}", step.lines);
+        next = miss(next, number, &mut excuses, &mut gaps)?;
     }
-    let whole = next == step.lines + 1 || gaps > 0 || engine == Engine::AwayUnseen;
-    ensure!(whole, "the log ends after line {} of {}", next - 1, step.lines);
+    miss(next, step.lines + 1, &mut excuses, &mut gaps).context("the end is missing")?;
     Ok(gaps)
 }
 
@@ -209,21 +221,37 @@ mod tests {
     }
 
     #[test]
-    fn a_log_has_every_line_once() {
+    fn a_log_has_every_line_once_or_says_where_not() {
         let mut step = steps().remove(0);
-        step.lines = 3;
+        step.lines = 5;
+        // 0 is the worker's word.
         let log = |numbers: &[u64]| {
-            let lines = numbers.iter().map(|n| format!("line {n} {}\n", step.token));
-            format!("a note\n{}", lines.collect::<String>())
+            let line = |n: &u64| match n {
+                0 => format!("==> railyard: what it wrote may be {GAP}\n"),
+                n => format!("line {n} {}\n", step.token),
+            };
+            format!("a note\n{}", numbers.iter().map(line).collect::<String>())
         };
-        assert_eq!(check_log(&log(&[1, 2, 3]), &step, Engine::There).unwrap(), 0);
-        for bad in [&[1, 2][..], &[1, 3], &[1, 2, 2, 3], &[1, 3, 2], &[1, 2, 3, 4], &[]] {
-            assert!(check_log(&log(bad), &step, Engine::Away).is_err(), "{bad:?}");
+        let check = |numbers: &[u64], restarted| check_log(&log(numbers), &step, restarted);
+        assert_eq!(check(&[1, 2, 3, 4, 5], false).unwrap(), Gaps::default());
+        for bad in [&[1, 2, 3, 4][..], &[1, 3, 4, 5], &[1, 2, 2, 3, 4, 5], &[1, 3, 2, 4, 5], &[1, 2, 3, 4, 5, 6], &[]] {
+            assert!(check(bad, true).is_err(), "{bad:?}");
         }
-        let gap = format!("{}[railyard] what it wrote {GAP}\n", log(&[1, 3]));
-        assert_eq!(check_log(&gap, &step, Engine::Away).unwrap(), 1);
-        assert!(check_log(&gap, &step, Engine::There).is_err());
-        assert!(check_log(&gap.replace(&step.token, "other"), &step, Engine::Away).is_err());
+        let told = |told, lines| Gaps { told, lines };
+        assert_eq!(check(&[1, 0, 2, 3, 4, 5], true).unwrap(), told(1, 0), "it may be missing, and is not");
+        assert_eq!(
+            check(&[1, 0, 2, 4, 5], true).unwrap(),
+            told(1, 1),
+            "what the old engine had written down comes first"
+        );
+        assert_eq!(check(&[1, 0, 3, 0], true).unwrap(), told(2, 3));
+        assert_eq!(check(&[0], true).unwrap(), told(1, 5));
+        for bad in [&[1, 3, 0, 4, 5][..], &[1, 0, 3, 5], &[1, 0, 3, 4], &[1, 0, 3, 3, 4, 5]] {
+            assert!(check(bad, true).is_err(), "{bad:?}");
+        }
+        assert!(check(&[1, 0, 2, 3, 4, 5], false).is_err(), "the engine was never away");
+        let other = log(&[1, 2, 3, 4, 5]).replace(&step.token, "other");
+        assert!(check_log(&other, &step, true).is_err());
     }
 
     #[test]

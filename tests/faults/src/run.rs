@@ -4,7 +4,7 @@ use crate::leftovers::{self, Before, Places};
 use crate::parts::{Done, Parts};
 use crate::pipeline;
 use crate::plan::{Part, Round};
-use crate::record::{self, Attempts, list};
+use crate::record::{self, Attempts, Gaps, list};
 use crate::store::Store;
 use anyhow::{Context as _, bail, ensure};
 use railyard_service::clock::{Clock as _, SystemClock};
@@ -19,10 +19,8 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-/// Rounds for every change, and their seed: most pairs come up in them, and they take some minutes.
-pub const CI_ROUNDS: u64 = 8;
-/// A change must not fail for the bad luck of others; luck is tried with more rounds and other seeds.
-pub const CI_SEED: u64 = 7;
+/// Rounds for every change: each pair comes up three times in them, and they take some minutes.
+pub const CI_ROUNDS: u64 = 30;
 
 /// How long a build may take: far more than two kills cost, so that a busy machine does not fail a round.
 const BUILD_LIMIT: Duration = Duration::from_secs(150);
@@ -189,8 +187,8 @@ impl Rig {
         let Attempts { all, most } = seen.attempts;
         let (jobs, aborted) = (plan.steps.len(), self.store.abort_open_uploads()?);
         told += &format!("; {jobs} jobs in {all} attempts, {most} at most{}; ", record::losses(&seen.build));
-        if seen.gaps > 0 {
-            told += &format!("{} logs tell of a gap; ", seen.gaps);
+        if seen.gaps.told > 0 {
+            told += &format!("gaps told of {} times, {} lines missing; ", seen.gaps.told, seen.gaps.lines);
         }
         ensure!(aborted == 0 || !plan.kills.is_empty(), "a calm build left {aborted} uploads open");
         ensure!(all == jobs || !plan.kills.is_empty(), "a calm build took {all} attempts for {jobs} jobs");
@@ -225,7 +223,7 @@ struct Seen {
     build: Value,
     build_secs: f32,
     attempts: Attempts,
-    gaps: usize,
+    gaps: Gaps,
 }
 
 /// The client's side of a round.
@@ -288,13 +286,7 @@ impl Client<'_> {
         Ok(serde_json::from_str(&answer.stdout)?)
     }
 
-    fn check_logs(&self, build: &str) -> anyhow::Result<usize> {
-        let engine = match (self.plan.kills_any(&[Part::Engine]), self.plan.kills_any(&[Part::WorkerA, Part::WorkerB]))
-        {
-            (false, _) => record::Engine::There,
-            (true, false) => record::Engine::Away,
-            (true, true) => record::Engine::AwayUnseen,
-        };
+    fn check_logs(&self, build: &str) -> anyhow::Result<Gaps> {
         let answer = self.farm.cli(&["logs", build, "-o", "json"]);
         ensure!(answer.code == 0, "railyard logs {build}: {}", answer.stderr);
         let mut logs: BTreeMap<String, String> = BTreeMap::new();
@@ -305,10 +297,10 @@ impl Client<'_> {
             log.push_str(text);
             log.push('\n');
         }
-        let mut gaps = 0;
+        let mut gaps = Gaps::default();
         for step in &self.plan.steps {
             let log = logs.get(&step.job()).map(String::as_str).unwrap_or_default();
-            let checked = record::check_log(log, step, engine);
+            let checked = record::check_log(log, step, self.plan.restarts_engine());
             gaps += checked.with_context(|| format!("the log of {}:\n{log}", step.name))?;
         }
         Ok(gaps)

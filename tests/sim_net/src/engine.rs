@@ -255,6 +255,15 @@ impl Runtime for SimEngine {
         Ok(self.watch(name)?.exit().await)
     }
 
+    async fn leave_mark(&self, name: &str) -> Result<String, RuntimeError> {
+        Ok(name.to_owned())
+    }
+
+    /// It is never restarted.
+    async fn remembers(&self, _: &str, _: Option<&str>) -> Result<bool, RuntimeError> {
+        Ok(true)
+    }
+
     async fn is_live_restore(&self) -> Result<bool, RuntimeError> {
         Ok(true)
     }

@@ -1,9 +1,11 @@
 //! A container from its start to its end: its output, its limits, and why it ended.
 
 use super::fault::Fault;
+use super::patience::Patience;
 use super::record::{Record, RunStage, Stage};
 use super::tap::{Tap, keep};
 use super::verdict::{Seen, Witness, judge, not_started};
+use super::vigil::Vigil;
 use super::{Stop, stopped, unless_stopped};
 use crate::cleanup::remove_until_gone;
 use crate::log::JobLog;
@@ -18,9 +20,6 @@ use tokio::sync::watch;
 
 /// Before an engine that went away is asked again.
 const ENGINE_PAUSE: Duration = Duration::from_secs(1);
-
-/// What the log says at the end of a container that ended while the engine was away.
-const UNHEARD: &str = "the engine was away when the container ended; what it wrote meanwhile may be missing here";
 
 /// What ended it.
 enum End {
@@ -45,7 +44,17 @@ pub struct Room<'a> {
     pub record: &'a Record,
 }
 
-/// Creates the container, runs it to its end, and judges that. The container is there afterwards, and does not run.
+/// What became of a container that was to run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ran {
+    /// It has ended well. It is there, and does not run.
+    Well,
+    /// The engine went away over its start, and knows of none. It may all the same have started something, and must not be
+    /// asked to start that once more: everything has to begin again, in other directories.
+    Never,
+}
+
+/// Creates the container, runs it to its end, and judges that.
 ///
 /// # Errors
 /// [`Fault`] for everything but an exit code of 0.
@@ -53,49 +62,65 @@ pub async fn run(
     room: &Room<'_>,
     spec: &ContainerSpec,
     image: &str,
+    patience: &mut Patience<'_>,
     stop: &mut watch::Receiver<Option<Stop>>,
-) -> Result<(), Fault> {
+) -> Result<Ran, Fault> {
     let Room { shop, order, .. } = room;
-    create(shop, order, spec, stop.clone()).await?;
+    while let Err(fault) = create(shop, order, spec, stop.clone()).await {
+        unless_stopped(stop.clone(), patience.after(fault)).await?;
+    }
     let started_millis = u64::try_from(shop.clock.boottime().as_millis()).unwrap_or(u64::MAX);
     let stage = RunStage { image: image.to_owned(), started_millis, ending: None };
     // Before it can have begun: what was begun is not begun again.
     room.record.enter(&Stage::Run(stage.clone())).await;
     // An engine that hangs may start it later. It is removed in any case.
     let starting = async { shop.runtime.start(&spec.name).await.map_err(|error| not_started(order, error)) };
-    let output = unless_stopped(stop.clone(), starting).await?;
-    let tap = Tap::live(shop.runtime.clone(), &spec.name, output);
-    room.watch_to_end(stage, tap, Witness::Process, stop).await
+    let output = match unless_stopped(stop.clone(), starting).await {
+        Ok(output) => output,
+        // It may have started it, or not. What it knows of is what it has written down.
+        Err(Fault::Runtime(error)) if error.is_unreachable() => {
+            unless_stopped(stop.clone(), patience.after(error.into())).await?;
+            return resume(room, stage, stop).await;
+        }
+        Err(fault) => return Err(fault),
+    };
+    let vigil =
+        unless_stopped(stop.clone(), async { Ok(Vigil::begin(shop.runtime.clone(), &spec.name, room.record).await) });
+    let tap = Tap::live(shop.runtime.clone(), &spec.name, output, vigil.await?);
+    room.watch_to_end(stage, tap, Witness::Process, stop).await.map(|()| Ran::Well)
 }
 
-/// Goes on with a container that the worker's last process had started, or had been about to; as [`run`].
+/// Goes on with a container that was started, or was about to be, by the worker's last process or an engine that went away over
+/// it; as [`run`].
 ///
 /// # Errors
 /// [`Fault`].
-pub async fn resume(room: &Room<'_>, stage: RunStage, stop: &mut watch::Receiver<Option<Stop>>) -> Result<(), Fault> {
-    let Room { shop, order, name, log, .. } = room;
-    let found = shop.runtime.state(name).await?;
+pub async fn resume(room: &Room<'_>, stage: RunStage, stop: &mut watch::Receiver<Option<Stop>>) -> Result<Ran, Fault> {
+    let Room { shop, name, log, .. } = room;
+    let mut patience = Patience::new(shop, log);
+    let found = loop {
+        match shop.runtime.state(name).await {
+            Ok(found) => break found,
+            Err(error) => unless_stopped(stop.clone(), patience.after(error.into())).await?,
+        }
+    };
     tracing::info!(container = name, ?found, "going on with a container");
     let witness = match found {
         Some(ContainerState::Running) => Witness::Process,
         Some(ContainerState::Ended) => Witness::Nobody,
-        Some(ContainerState::Created) => {
-            let starting = async { shop.runtime.start(name).await.map_err(|error| not_started(order, error)) };
-            // What it writes is read from the engine's log, as for the others.
-            drop(unless_stopped(stop.clone(), starting).await?);
-            Witness::Process
-        }
+        Some(ContainerState::Created) => return Ok(Ran::Never),
         None => {
-            let message = "its container was removed from the engine while the worker was restarted";
+            let message = "its container was removed from the engine while the engine or the worker was restarted";
             return Err(Fault::ended(OutcomeKind::Lost, Reason::Engine, message));
         }
     };
-    let tap = Tap::resumed(shop.runtime.clone(), name, log).await?;
+    let vigil = Vigil::resumed(shop.runtime.clone(), name, room.record).await;
+    let tap = Tap::resumed(shop.runtime.clone(), name, log, vigil).await?;
     if let Some(ending) = stage.ending {
         halt(shop, name, tap, log, stop).await?;
         return Err(Fault::Ended(ending));
     }
-    room.watch_to_end(stage, tap, witness, stop).await
+    room.watch_to_end(stage, tap, witness, stop).await.map(|()| Ran::Well)
 }
 
 impl Room<'_> {
@@ -115,11 +140,14 @@ impl Room<'_> {
                     tap.doubt();
                 }
                 tap.finish(log).await?;
-                if seen.unheard {
-                    log.note(UNHEARD).await?;
-                }
                 let took = shop.clock.boottime().saturating_sub(started);
-                judge(shop, self.order, seen, self.work, took, log).await
+                let mut patience = Patience::new(shop, log);
+                loop {
+                    match judge(shop, self.order, seen, self.work, took, log).await {
+                        Err(fault @ Fault::Runtime(_)) => unless_stopped(stop.clone(), patience.after(fault)).await?,
+                        judged => return judged,
+                    }
+                }
             }
             End::Stopped(why) => {
                 if let Stop::Cancelled(why) = &why {
@@ -147,11 +175,10 @@ impl Room<'_> {
 /// Waits for the end of a container. An engine that goes away for a while may come back, and its containers may have run
 /// on meanwhile.
 async fn exit_of(shop: &Workshop, name: &str, mut witness: Witness) -> Result<Seen, RuntimeError> {
-    let (mut away_since, mut unheard) = (None, false);
+    let mut away_since = None;
     loop {
         match shop.runtime.exit(name).await {
-            // In doubt it is said: an engine that is just back may have been asked too late.
-            Ok(exit) => return Ok(Seen { exit, witness, unheard: unheard || away_since.is_some() }),
+            Ok(exit) => return Ok(Seen { exit, witness }),
             Err(error) if error.is_unreachable() => {
                 witness = Witness::EngineAway;
                 let now = shop.clock.boottime();
@@ -169,7 +196,6 @@ async fn exit_of(shop: &Workshop, name: &str, mut witness: Witness) -> Result<Se
         if away_since.is_some() && shop.runtime.ping().await.is_ok() {
             tracing::info!(container = name, "the engine is back");
             away_since = None;
-            unheard |= matches!(shop.runtime.state(name).await, Ok(Some(ContainerState::Ended)));
         }
     }
 }
@@ -278,6 +304,7 @@ async fn halt(
         Err(error) => {
             // It will be removed by force, for as long as that takes.
             tracing::warn!(container = name, %error, "a container could not be stopped");
+            log.note(&format!("the end of the output may be missing here: {error}")).await?;
             Ok(())
         }
     }

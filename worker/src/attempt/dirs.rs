@@ -127,6 +127,11 @@ impl JobDir {
         self.root.join("confirmed")
     }
 
+    /// What the engine that hears the container was given to remember.
+    pub fn mark(&self) -> PathBuf {
+        self.root.join("mark")
+    }
+
     /// The report, from when the attempt is over until it is accepted.
     pub fn report(&self) -> PathBuf {
         self.root.join("report")

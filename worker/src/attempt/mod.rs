@@ -5,6 +5,7 @@
 mod container;
 pub mod dirs;
 pub mod fault;
+mod patience;
 mod phases;
 pub mod record;
 mod report;
@@ -12,6 +13,7 @@ mod spec;
 mod tap;
 pub mod upload;
 mod verdict;
+mod vigil;
 
 use crate::cleanup::remove_until_gone;
 use crate::disk::DiskError;

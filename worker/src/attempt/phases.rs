@@ -1,8 +1,9 @@
 //! What an attempt does, stage by stage; the next process begins with the stage that this one had entered.
 
-use super::container::{self, Room};
+use super::container::{self, Ran, Room};
 use super::dirs::JobDir;
 use super::fault::Fault;
+use super::patience::Patience;
 use super::record::{RunStage, Stage};
 use super::{Attempt, Left, spec, unless_stopped, upload};
 use crate::disk::{DiskError, remove_tree};
@@ -17,6 +18,13 @@ use railyard_proto::v1::Phase;
 use std::time::Duration;
 use tracing::{Instrument as _, info_span};
 
+/// Whether somebody has begun before, and may have left something.
+#[derive(Clone, Copy, Debug)]
+enum Began {
+    Now,
+    Before,
+}
+
 impl Attempt {
     /// Does what is left to do, from `stage` on.
     pub(super) async fn execute(
@@ -29,15 +37,15 @@ impl Attempt {
         let committed = match stage {
             Stage::Fetch => {
                 self.enter(Phase::Fetch).await;
-                self.prepare(dir, log).await?;
-                let (image, mounts) =
-                    unless_stopped(self.stop.clone(), self.fetch(dir, log).instrument(info_span!("fetch"))).await?;
-                self.enter(Phase::Run).await;
-                self.work(dir, log, &image, &mounts).instrument(info_span!("run")).await?
+                let began = if self.resumed { Began::Before } else { Began::Now };
+                self.fetch_and_work(dir, log, began).await?
             }
             Stage::Run(stage) => {
                 self.enter(Phase::Run).await;
-                self.work_on(dir, log, stage).instrument(info_span!("run")).await?
+                match self.work_on(dir, log, stage).instrument(info_span!("run")).await? {
+                    Some(committed) => committed,
+                    None => self.fetch_and_work(dir, log, Began::Before).await?,
+                }
             }
             Stage::Upload { committed } => {
                 // What an upload that broke off had packed would be in the way.
@@ -58,24 +66,54 @@ impl Attempt {
         let _ = self.events.send(super::Event::Entered(self.order.lease, phase)).await;
     }
 
-    /// Makes the start a clean one, also if another process had begun.
-    async fn prepare(&self, dir: &JobDir, log: &JobLog) -> Result<(), Fault> {
+    /// Fetches and runs, until the container has ended well.
+    async fn fetch_and_work(
+        &mut self,
+        dir: &JobDir,
+        log: &JobLog,
+        mut began: Began,
+    ) -> Result<Option<save::Committed>, Fault> {
+        let shop = self.shop.clone();
+        let mut patience = Patience::new(&shop, log);
+        loop {
+            self.prepare(dir, log, began).await?;
+            let (image, mounts) =
+                unless_stopped(self.stop.clone(), self.fetch(dir, log).instrument(info_span!("fetch"))).await?;
+            self.enter(Phase::Run).await;
+            let worked = self.work(dir, log, &image, &mounts, &mut patience).instrument(info_span!("run")).await?;
+            match worked {
+                Some(committed) => return Ok(committed),
+                None => began = Began::Before,
+            }
+        }
+    }
+
+    /// Makes the start a clean one, also if it is not the first.
+    async fn prepare(&self, dir: &JobDir, log: &JobLog, began: Began) -> Result<(), Fault> {
         let Order { lease, build, job, .. } = &self.order;
         let who = &self.shop.config.name;
-        if self.resumed {
-            self.remove_container().await;
-            dir.clear().await?;
-            JobDir::create(&self.shop.data, *lease)?;
-            log.note(&format!("worker {who} was restarted; beginning again")).await?;
-        } else {
-            log.note(&format!("{build} {job}, attempt {} on worker {who}", lease.attempt)).await?;
+        match began {
+            Began::Now => log.note(&format!("{build} {job}, attempt {} on worker {who}", lease.attempt)).await?,
+            Began::Before => {
+                self.record(dir).enter(&Stage::Fetch).await;
+                self.remove_container().await;
+                dir.clear().await?;
+                JobDir::create(&self.shop.data, *lease)?;
+                log.note(&format!("worker {who} or its engine was restarted; beginning again")).await?;
+            }
         }
         spec::check(&self.shop.config, &self.order)
     }
 
     async fn fetch(&self, dir: &JobDir, log: &JobLog) -> Result<(LocalImage, Vec<inputs::InputMount>), Fault> {
         let (shop, order) = (&self.shop, &self.order);
-        let image = prepare::prepare(shop, order, log).await?;
+        let mut patience = Patience::new(shop, log);
+        let image = loop {
+            match prepare::prepare(shop, order, log).await {
+                Ok(image) => break image,
+                Err(fault) => patience.after(fault).await?,
+            }
+        };
         let mut mounts = Vec::new();
         if !order.inputs.is_empty() {
             let started = shop.clock.monotonic();
@@ -93,38 +131,56 @@ impl Attempt {
         Ok((image, mounts))
     }
 
-    /// Runs the container and, where the step wants it, makes an image of it. No container is left when it returns well.
+    /// Runs the container and, where the step wants it, makes an image of it. No container is left when it returns well. `None`
+    /// if there was none to run.
     async fn work(
         &mut self,
         dir: &JobDir,
         log: &JobLog,
         image: &LocalImage,
         mounts: &[inputs::InputMount],
-    ) -> Result<Option<save::Committed>, Fault> {
+        patience: &mut Patience<'_>,
+    ) -> Result<Option<Option<save::Committed>>, Fault> {
         let shop = self.shop.clone();
         let spec = spec::container(&shop.farm, &shop.config, &shop.data, dir, &self.order, &image.id, mounts);
         log.note("running the script").await?;
         let started = shop.clock.boottime();
         let (order, record) = (self.order.clone(), self.record(dir));
         let room = Room { shop: &shop, order: &order, name: &spec.name, work: &dir.work(), log, record: &record };
-        container::run(&room, &spec, &image.id, &mut self.stop).await?;
-        self.commit(&room, image, started).await
+        match container::run(&room, &spec, &image.id, patience, &mut self.stop).await? {
+            Ran::Well => self.commit(&room, image, started).await.map(Some),
+            Ran::Never => Ok(None),
+        }
     }
 
     /// The same with a container that is there.
-    async fn work_on(&mut self, dir: &JobDir, log: &JobLog, stage: RunStage) -> Result<Option<save::Committed>, Fault> {
+    async fn work_on(
+        &mut self,
+        dir: &JobDir,
+        log: &JobLog,
+        stage: RunStage,
+    ) -> Result<Option<Option<save::Committed>>, Fault> {
         let shop = self.shop.clone();
         let name = spec::container_name(&shop.farm, &shop.config, &self.order);
         let started = Duration::from_millis(stage.started_millis);
         let id = stage.image.clone();
         let (order, record) = (self.order.clone(), self.record(dir));
         let room = Room { shop: &shop, order: &order, name: &name, work: &dir.work(), log, record: &record };
-        container::resume(&room, stage, &mut self.stop).await?;
-        let Some(image) = shop.runtime.image(&id).await? else {
+        if container::resume(&room, stage, &mut self.stop).await? == Ran::Never {
+            return Ok(None);
+        }
+        let mut patience = Patience::new(&shop, log);
+        let image = loop {
+            match shop.runtime.image(&id).await {
+                Ok(image) => break image,
+                Err(error) => unless_stopped(self.stop.clone(), patience.after(error.into())).await?,
+            }
+        };
+        let Some(image) = image else {
             let message = format!("the engine does not have image {id} any more");
             return Err(Fault::ended(OutcomeKind::Lost, Reason::Engine, message));
         };
-        self.commit(&room, &image, started).await
+        self.commit(&room, &image, started).await.map(Some)
     }
 
     /// A container that has ended well becomes an image, if the step wants that, and goes.
@@ -137,13 +193,18 @@ impl Attempt {
         let Room { shop, order, name, log, record, .. } = room;
         let secs = shop.clock.boottime().saturating_sub(started).as_secs_f32();
         log.note(&format!("the script ended well after {secs:.1} s")).await?;
-        let committed = if order.run.commit {
-            Some(unless_stopped(self.stop.clone(), save::commit(shop, order, image, name)).await?)
-        } else {
-            None
-        };
+        let mut patience = Patience::new(shop, log);
+        let mut committed = None;
+        while order.run.commit && committed.is_none() {
+            match unless_stopped(self.stop.clone(), save::commit(shop, order, image, name)).await {
+                Ok(done) => committed = Some(done),
+                Err(fault) => unless_stopped(self.stop.clone(), patience.after(fault)).await?,
+            }
+        }
         record.enter(&Stage::Upload { committed: committed.clone() }).await;
-        shop.runtime.remove(name).await?;
+        while let Err(error) = shop.runtime.remove(name).await {
+            unless_stopped(self.stop.clone(), patience.after(error.into())).await?;
+        }
         Ok(committed)
     }
 
@@ -157,11 +218,20 @@ impl Attempt {
         let (shop, order) = (&self.shop, &self.order);
         left.artifacts =
             upload::artifacts(shop, order.lease, &dir.work(), &order.run.outputs, &mut left.uploads, log).await?;
-        if let Some(committed) = committed {
-            let image = save::save(shop, order.lease, &committed, &dir.scratch(), &mut left.uploads, log).await?;
-            left.image = Some(image);
+        let Some(committed) = committed else { return Ok(()) };
+        let mut patience = Patience::new(shop, log);
+        loop {
+            match save::save(shop, order.lease, &committed, &dir.scratch(), &mut left.uploads, log).await {
+                Ok(image) => {
+                    left.image = Some(image);
+                    return Ok(());
+                }
+                Err(fault) => patience.after(fault).await?,
+            }
+            // What it had packed would be in the way.
+            remove_tree(&dir.scratch()).await?;
+            JobDir::create(&shop.data, order.lease)?;
         }
-        Ok(())
     }
 }
 

@@ -1,7 +1,8 @@
 //! What an attempt leaves to the worker's next process, should this one die: enough to go on where it was.
 //!
-//! Three small files in the attempt's directory: the order as it came; the stage, replaced whole whenever the attempt
-//! enters another; and when the lease was last confirmed, written over in place.
+//! Four small files in the attempt's directory: the order as it came; the stage, replaced whole whenever the attempt
+//! enters another; when the lease was last confirmed, written over in place; and by what to know the engine again that hears
+//! the container.
 //!
 //! **Invariant:** what is on the disk about the lease may be too early, and never too late: a container that is taken up
 //! again is stopped in time. Nothing is flushed to the disk: a machine that dies takes the containers along, and another
@@ -115,6 +116,12 @@ impl Record {
         Self { dir: dir.clone(), worker: shop.config.name.clone(), kernel_boot: kernel_boot() }
     }
 
+    /// A record of nobody's.
+    #[cfg(test)]
+    pub(super) fn of_test(dir: &JobDir) -> Self {
+        Self { dir: dir.clone(), worker: "w".parse().expect("a name"), kernel_boot: kernel_boot() }
+    }
+
     /// Begins the record of a new attempt.
     ///
     /// # Errors
@@ -175,6 +182,20 @@ impl Record {
             report.map_err(DiskError::at("read", &path))
         })
         .await
+    }
+
+    /// The engine that hears the container was given this. What cannot be written stays as it was, and then no engine knows it.
+    pub async fn keep_mark(&self, mark: &str) {
+        let (path, mark) = (self.dir.mark(), mark.to_owned());
+        if let Err(error) = blocking(move || replace(&path, mark.as_bytes())).await {
+            tracing::warn!(%error, "after a restart a log may say that something is missing though nothing is");
+        }
+    }
+
+    /// What the engine was given.
+    pub async fn mark(&self) -> Option<String> {
+        let path = self.dir.mark();
+        blocking(move || fs::read_to_string(path).ok()).await
     }
 
     /// Writes down whenever the lease was confirmed, until nobody will say so any more. What cannot be written stays too

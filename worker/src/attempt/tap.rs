@@ -5,6 +5,7 @@
 //! has whole lines only; so the container is listened to as well, to know that it is not silent.
 
 use super::fault::Fault;
+use super::vigil::Vigil;
 use crate::disk::DiskError;
 use crate::log::{Catchup, JobLog, News};
 use crate::runtime::{Chunk, Output, Runtime, RuntimeError, Source};
@@ -51,18 +52,27 @@ pub struct Tap {
     doubtful: bool,
     /// The engine's log has thrown its beginning away.
     rotated: bool,
+    vigil: Vigil,
+    /// The engine may have been restarted since it was last asked.
+    suspect: bool,
 }
 
 impl Tap {
     /// Reads from `output`, which is that of `container` from its first byte.
-    pub fn live(runtime: Arc<dyn Runtime>, container: &str, output: Output) -> Self {
-        Self { runtime, container: container.to_owned(), way: Way::Live(output), doubtful: false, rotated: false }
+    pub fn live(runtime: Arc<dyn Runtime>, container: &str, output: Output, vigil: Vigil) -> Self {
+        let (container, way) = (container.to_owned(), Way::Live(output));
+        Self { runtime, container, way, doubtful: false, rotated: false, vigil, suspect: false }
     }
 
     /// Goes on with a container that another process has listened to.
-    pub async fn resumed(runtime: Arc<dyn Runtime>, container: &str, log: &JobLog) -> Result<Self, Fault> {
-        let way = Way::Broken("the worker was restarted".to_owned());
-        let mut tap = Self { runtime, container: container.to_owned(), way, doubtful: true, rotated: false };
+    pub async fn resumed(
+        runtime: Arc<dyn Runtime>,
+        container: &str,
+        log: &JobLog,
+        vigil: Vigil,
+    ) -> Result<Self, Fault> {
+        let (container, way) = (container.to_owned(), Way::Broken("the worker was restarted".to_owned()));
+        let mut tap = Self { runtime, container, way, doubtful: true, rotated: false, vigil, suspect: true };
         if let Err(error) = tap.open(log).await? {
             tracing::debug!(tap.container, %error, "cannot read a container's output yet");
         }
@@ -76,7 +86,7 @@ impl Tap {
 
     /// The engine was away: what looked like the end of the output may have been its own.
     pub fn doubt(&mut self) {
-        self.doubtful = true;
+        (self.doubtful, self.suspect) = (true, true);
     }
 
     /// What comes next. Does not return while the connection is broken. Can be dropped and asked again.
@@ -89,6 +99,7 @@ impl Tap {
                 return Ok(heard);
             }
             tokio::time::sleep(ATTACH_PAUSE).await;
+            self.suspect = true;
             match self.open(log).await? {
                 Ok(()) => {}
                 Err(error) => tracing::debug!(self.container, %error, "cannot read a container's output again"),
@@ -127,12 +138,13 @@ impl Tap {
             return Ok(());
         }
         // Once more, from what the engine wrote down.
+        self.suspect |= matches!(self.way, Way::Broken(_));
         match self.open(log).await? {
             Ok(()) => self.drain(log).await?,
             Err(error) => self.way = Way::Broken(error.to_string()),
         }
         if let Way::Broken(why) = self.way {
-            log.note(&format!("the end of the output may be missing: {why}")).await?;
+            log.note(&format!("the end of the output may be missing here: {why}")).await?;
         }
         Ok(())
     }
@@ -154,16 +166,24 @@ impl Tap {
     async fn open(&mut self, log: &JobLog) -> Result<Result<(), RuntimeError>, DiskError> {
         // Listened to first: whatever the log has not, is heard.
         let signs = self.runtime.attach(&self.container).await;
-        if self.rotated {
-            return Ok(signs.map(|output| self.way = Way::Live(output)));
-        }
-        let written = match self.runtime.log(&self.container).await {
-            Ok(written) => written,
-            Err(error) => return Ok(Err(error)),
-        };
+        // Before a note is written: the log knows what came last only as long as that is the last.
         let catchup = Catchup::new(log.taken().await?);
-        self.way = Way::Written { log: written, catchup, signs: signs.ok() };
-        Ok(Ok(()))
+        let way = if self.rotated {
+            signs.map(Way::Live)
+        } else {
+            let written = self.runtime.log(&self.container).await;
+            written.map(|log| Way::Written { log, catchup, signs: signs.ok() })
+        };
+        // Asked last: an engine that is the same now was the same when it was asked for the output.
+        let checked = match way {
+            Ok(_) if self.suspect => self.vigil.check(log).await?,
+            _ => Ok(()),
+        };
+        Ok(way.and_then(|way| {
+            checked?;
+            (self.way, self.suspect) = (way, false);
+            Ok(())
+        }))
     }
 
     /// What comes next; `None` when the connection is gone.
@@ -239,3 +259,6 @@ pub async fn keep(heard: Heard, log: &JobLog) -> Result<(), Fault> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

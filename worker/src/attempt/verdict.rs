@@ -19,13 +19,15 @@ const ENGINE_SETTLE: Duration = Duration::from_secs(1);
 /// What an exit code is for a process that a signal ended: this and the signal's number.
 const SIGNAL_CODES_FROM: i64 = 128;
 
+/// What an engine says of a container when it does not know how that ended: it was away just then, and what it asked
+/// afterwards did not know either.
+const UNKNOWN_CODE: i64 = 255;
+
 /// How a container ended, and what of that was seen.
 #[derive(Clone, Copy)]
 pub(super) struct Seen {
     pub(super) exit: Exit,
     pub(super) witness: Witness,
-    /// It ended while the engine was away, which does not take up the output of such a container again.
-    pub(super) unheard: bool,
 }
 
 /// Who saw it end.
@@ -55,6 +57,13 @@ pub(super) async fn judge(
     let code = exit.code;
     if code == 0 {
         return Ok(());
+    }
+    if code == UNKNOWN_CODE && witness != Witness::Process {
+        let message = format!(
+            "the container ended while the engine or the worker was restarted, with exit code {code}: \
+             what an engine says that does not know how a container ended"
+        );
+        return Err(Fault::ended(OutcomeKind::Lost, Reason::Engine, message));
     }
     let signal = signal_of(code);
     let by_engine = match witness {

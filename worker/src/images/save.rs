@@ -157,10 +157,28 @@ async fn export(
     blocking(move || split(archive, &wanted, &dir)).await.map_err(|error| {
         if is_full(&error) {
             DiskError::at("write", scratch)(error).into()
+        } else if let Some(why) = away(&error) {
+            Fault::Runtime(why)
         } else {
             missing(name, &format!("its archive cannot be read: {error}"))
         }
     })
+}
+
+/// The engine that went away, if that is what is behind the error.
+fn away(error: &std::io::Error) -> Option<RuntimeError> {
+    let mut next = error.get_ref().map(|inner| inner as &(dyn std::error::Error + 'static));
+    while let Some(inner) = next {
+        if let Some(RuntimeError::Unreachable { socket, why }) = inner.downcast_ref::<RuntimeError>() {
+            return Some(RuntimeError::Unreachable { socket: socket.clone(), why: why.clone() });
+        }
+        next = match inner.downcast_ref::<std::io::Error>() {
+            // It hides what is in it from its source.
+            Some(error) => error.get_ref().map(|inner| inner as &(dyn std::error::Error + 'static)),
+            None => inner.source(),
+        };
+    }
+    None
 }
 
 fn missing(name: &ImageName, message: &str) -> Fault {

@@ -2,12 +2,17 @@
 
 use super::engine_log::{self, Lines};
 use super::forms::{chunk, device_mapping, local_image, mount, with_tag};
+use super::orphans;
+use super::watch::attribute;
 use super::{
     ByteStream, ContainerSpec, ContainerState, Exit, FoundContainer, ImageName, LocalImage, Output, Runtime,
     RuntimeError,
 };
+use crate::blocking::blocking;
 use async_trait::async_trait;
-use bollard::models::{ContainerConfig, ContainerCreateBody, ContainerStateStatusEnum, HostConfig, ImageInspect};
+use bollard::models::{
+    ContainerConfig, ContainerCreateBody, ContainerStateStatusEnum, ExecConfig, HostConfig, ImageInspect,
+};
 use bollard::query_parameters as query;
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use railyard_common::digest::Digest;
@@ -28,11 +33,8 @@ const REMOVE_TIMEOUT: Duration = Duration::from_secs(10 * 60);
 /// How long it may take to kill a container, beyond its grace.
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The engine may hear of a process that was killed for want of memory after its container has ended.
-const OOM_SETTLE: Duration = Duration::from_secs(1);
-
-/// The exit code of a process that SIGKILL ended.
-const KILLED_CODE: i64 = 137;
+/// What an engine gives for the version of a containerd that does not answer.
+const NO_CONTAINERD: &str = "N/A";
 
 /// What most images have, and scripts without a `#!` line need.
 const SHELL: &str = "/bin/sh";
@@ -41,16 +43,13 @@ const SHELL: &str = "/bin/sh";
 /// shell do without.
 const MERGE_OUTPUT: [&str; 4] = [SHELL, "-c", "exec \"$@\" 2>&1", "railyard"];
 
-/// Before a wait that broke off is begun again.
-const WAIT_PAUSE: Duration = Duration::from_secs(1);
-
 /// Processes in one container: plenty for a parallel compile, far from what a host can bear.
 const PIDS_MAX: i64 = 8192;
 
 /// The Docker engine. Cheap to clone.
 #[derive(Clone)]
 pub struct Docker {
-    socket: PathBuf,
+    pub(super) socket: PathBuf,
     pub(super) short: bollard::Docker,
     long: bollard::Docker,
     /// Docker refuses a limit above what the host has.
@@ -151,35 +150,17 @@ impl Docker {
         }
     }
 
-    /// Waits until the container does not run, however often the connection breaks while the engine still answers.
-    async fn wait(&self, container: &str) -> Result<Exit, RuntimeError> {
-        loop {
-            let options = query::WaitContainerOptionsBuilder::default().condition("not-running").build();
-            let mut waiting = self.short.wait_container(container, Some(options));
-            // A non-zero exit comes as an error; inspect tells the truth about both.
-            let heard = waiting.next().await;
-            let doing = format!("inspect container {container}");
-            let inspect = self.short.inspect_container(container, None).await.map_err(self.error(&doing))?;
-            let state = inspect.state.unwrap_or_default();
-            if state.running != Some(true) {
-                let code = state.exit_code.unwrap_or(-1);
-                let known = state.oom_killed == Some(true);
-                let since = state.started_at.unwrap_or_default();
-                let oom_killed = known || (code == KILLED_CODE && self.ran_out_of_memory(container, &since).await);
-                return Ok(Exit { code, oom_killed });
+    /// The id of a container that the engine has not started, as far as it knows.
+    async fn never_started(&self, container: &str) -> Result<Option<String>, RuntimeError> {
+        let doing = format!("inspect container {container}");
+        match self.short.inspect_container(container, None).await.map_err(self.error(&doing)) {
+            Ok(found) => {
+                let status = found.state.and_then(|state| state.status);
+                Ok(found.id.filter(|_| status == Some(ContainerStateStatusEnum::CREATED)))
             }
-            tracing::debug!(container, ?heard, "the wait for a container broke off; waiting again");
-            tokio::time::sleep(WAIT_PAUSE).await;
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error),
         }
-    }
-
-    /// Whether the kernel has killed something in the container for want of memory, as the engine's events tell.
-    async fn ran_out_of_memory(&self, container: &str, since: &str) -> bool {
-        let only = |key: &str, value: &str| (key.to_owned(), vec![value.to_owned()]);
-        let filters = HashMap::from([only("container", container), only("event", "oom")]);
-        let options = query::EventsOptionsBuilder::default().since(since).filters(&filters).build();
-        let mut events = std::pin::pin!(self.short.events(Some(options)));
-        matches!(tokio::time::timeout(OOM_SETTLE, events.next()).await, Ok(Some(Ok(_))))
     }
 }
 
@@ -190,8 +171,12 @@ impl Runtime for Docker {
     }
 
     async fn ping(&self) -> Result<String, RuntimeError> {
-        let version = self.short.version().await.map_err(self.error("tell its version"))?;
-        Ok(version.version.unwrap_or_default())
+        let info = self.short.info().await.map_err(self.error("tell about itself"))?;
+        if info.containerd_commit.and_then(|commit| commit.id).as_deref() == Some(NO_CONTAINERD) {
+            let why = "its containerd does not answer".to_owned();
+            return Err(RuntimeError::Unreachable { socket: self.socket.clone(), why });
+        }
+        Ok(info.server_version.unwrap_or_default())
     }
 
     async fn image(&self, reference: &str) -> Result<Option<LocalImage>, RuntimeError> {
@@ -249,7 +234,9 @@ impl Runtime for Docker {
     }
 
     async fn export(&self, reference: &str) -> Result<ByteStream, RuntimeError> {
-        Ok(self.long.export_image(reference).map_err(std::io::Error::other).boxed())
+        let (socket, doing) = (self.socket.clone(), format!("export image {reference}"));
+        let broken = move |error| std::io::Error::other(RuntimeError::from_engine(&socket, &doing, error));
+        Ok(self.long.export_image(reference).map_err(broken).boxed())
     }
 
     async fn load(&self, archive: ByteStream) -> Result<(), RuntimeError> {
@@ -319,6 +306,29 @@ impl Runtime for Docker {
         self.wait(container).await
     }
 
+    async fn leave_mark(&self, container: &str) -> Result<String, RuntimeError> {
+        // A command that is never started: the engine keeps it in its memory and nowhere else.
+        let never = ExecConfig { cmd: Some(vec!["true".to_owned()]), ..ExecConfig::default() };
+        let doing = format!("leave a mark with container {container}");
+        Ok(self.short.create_exec(container, never).await.map_err(self.error(&doing))?.id)
+    }
+
+    async fn remembers(&self, container: &str, mark: Option<&str>) -> Result<bool, RuntimeError> {
+        if let Some(mark) = mark {
+            match self.short.inspect_exec(mark).await.map_err(self.error("look at a mark")) {
+                Ok(_) => return Ok(true),
+                // It goes with the end of the container as well. The event that it was left stays longer.
+                Err(error) if error.is_not_found() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let events = self.past_events(container).await?;
+        Ok(events.iter().any(|event| match mark {
+            Some(mark) => attribute(event, "execID") == Some(mark),
+            None => event.action.as_deref() == Some("start"),
+        }))
+    }
+
     async fn is_live_restore(&self) -> Result<bool, RuntimeError> {
         let info = self.short.info().await.map_err(self.error("tell about itself"))?;
         Ok(info.live_restore_enabled == Some(true))
@@ -349,14 +359,19 @@ impl Runtime for Docker {
     }
 
     async fn remove(&self, container: &str) -> Result<(), RuntimeError> {
+        let forgotten = self.never_started(container).await?;
         let doing = format!("remove container {container}");
         let options = query::RemoveContainerOptionsBuilder::default().force(true).v(true).build();
         let client = self.short.clone().with_timeout(REMOVE_TIMEOUT);
         match client.remove_container(container, Some(options)).await.map_err(self.error(&doing)) {
             // 409: somebody removes it already.
-            Err(error) if !error.is_not_found() && !error.is_conflict() => Err(error),
-            _ => Ok(()),
+            Err(error) if !error.is_not_found() && !error.is_conflict() => return Err(error),
+            _ => {}
         }
+        if let Some(id) = forgotten {
+            blocking(move || orphans::end(&id)).await;
+        }
+        Ok(())
     }
 
     async fn containers(&self, labels: &[(String, String)]) -> Result<Vec<FoundContainer>, RuntimeError> {

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 /// The engine did not do what was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum RuntimeError {
-    /// It does not answer.
+    /// It does not answer, or the part of it that runs containers does not answer it.
     #[error("no container engine answers at {}: {why}; is it running?", socket.display())]
     Unreachable {
         /// Where it should be.
@@ -30,6 +30,9 @@ pub enum RuntimeError {
 impl RuntimeError {
     pub(super) fn from_engine(socket: &std::path::Path, doing: &str, error: Error) -> Self {
         match error {
+            Error::DockerResponseServerError { status_code, message } if says_unavailable(status_code, &message) => {
+                Self::Unreachable { socket: socket.to_owned(), why: one_line(&message) }
+            }
             Error::DockerResponseServerError { status_code, message } => {
                 Self::Refused { doing: doing.to_owned(), status: Some(status_code), message: one_line(&message) }
             }
@@ -82,6 +85,30 @@ impl RuntimeError {
     }
 }
 
+/// The engine's daemon answers, but its containerd does not: the daemon starts that again by itself, and takes some seconds. No
+/// status says so, but containerd's own word for it is always the last one.
+fn says_unavailable(status: u16, message: &str) -> bool {
+    status >= 500 && message.trim_end().ends_with(": unavailable")
+}
+
 fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_engine_without_its_containerd_is_away() {
+        let from = |status_code, message: &str| {
+            let error = Error::DockerResponseServerError { status_code, message: message.to_owned() };
+            RuntimeError::from_engine(std::path::Path::new("/s"), "start container c", error).is_unreachable()
+        };
+        let refused = "connection error: desc = \"transport: Error while dialing dial unix /run/containerd.sock: connect: \
+                       connection refused\": unavailable";
+        assert!(from(500, refused) && from(503, "error reading from server: EOF: unavailable\n"));
+        assert!(!from(400, refused), "a request that is wrong stays wrong");
+        assert!(!from(500, "OCI runtime create failed: this is unavailable: no such file"));
+    }
 }

@@ -7,7 +7,9 @@ mod engine_log;
 mod error;
 mod forms;
 mod nameless;
+mod orphans;
 mod spec;
+mod watch;
 
 pub use docker::Docker;
 pub use error::RuntimeError;
@@ -107,7 +109,7 @@ pub trait Runtime: Send + Sync + 'static {
     /// Where the engine keeps images and containers, if it says so.
     fn disk(&self) -> Option<&Path>;
 
-    /// The engine answers; its version.
+    /// The engine answers, and can run containers; its version.
     async fn ping(&self) -> Result<String, RuntimeError>;
 
     /// The image of that name or id, if the engine has it.
@@ -153,6 +155,13 @@ pub trait Runtime: Send + Sync + 'static {
 
     /// Waits until it does not run, and says how it ended.
     async fn exit(&self, container: &str) -> Result<Exit, RuntimeError>;
+
+    /// Leaves something with a running container by which the engine knows itself until it is restarted, whatever runs on then.
+    async fn leave_mark(&self, container: &str) -> Result<String, RuntimeError>;
+
+    /// Whether the engine has not been restarted since that mark was left with the container; since its start, without a mark.
+    /// An engine that cannot tell any more says no.
+    async fn remembers(&self, container: &str, mark: Option<&str>) -> Result<bool, RuntimeError>;
 
     /// Whether containers run on when the engine is restarted.
     async fn is_live_restore(&self) -> Result<bool, RuntimeError>;

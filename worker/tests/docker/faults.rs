@@ -200,6 +200,63 @@ async fn an_engine_that_goes_away_is_the_farm_s_fault_and_cleaned_up_when_it_is_
     farm.assert_no_leftovers().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_waits_for_an_engine_that_is_away() {
+    let farm = Farm::start().await;
+    let proxy = Proxy::open(farm.dir.path().join("engine.sock"));
+    let mut config = farm.config();
+    config.docker_socket = proxy.path.clone();
+    let worker = farm.worker_with(config).await;
+    let image = base_image().await;
+    let path = proxy.close();
+    farm.send(&order(1, &image, "echo fine")).await;
+    farm.logged(lease(1), "==> railyard: the engine is away; waiting for it\n").await;
+    let _proxy = Proxy::open(path);
+    farm.ended(lease(1)).await.expect_success();
+    worker.stop().await;
+    farm.assert_no_leftovers().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_that_the_engine_did_not_answer_is_looked_at_and_not_repeated() {
+    let farm = Farm::start().await;
+    let faults = Faults { start_unheard: 1.into(), ..Faults::default() };
+    let worker = farm.faulty_worker(farm.config(), faults).await;
+    let script = "echo begun >> begun; echo here; cat begun";
+    let ended = farm.run(&order(1, &base_image().await, script)).await;
+    ended.expect_success();
+    assert!(ended.log.contains("beginning again") && ended.log.contains("\nhere\nbegun\n==> "), "{}", ended.log);
+    worker.stop().await;
+
+    let faults = Faults { start_unanswered: 1.into(), ..Faults::default() };
+    let worker = farm.faulty_worker(farm.config(), faults).await;
+    let ended = farm.run(&order(2, &base_image().await, script)).await;
+    ended.expect_success();
+    assert!(!ended.log.contains("beginning again") && ended.log.contains("\nhere\nbegun\n==> "), "{}", ended.log);
+    worker.stop().await;
+    farm.assert_no_leftovers().await;
+}
+
+/// Only what was not heard as it should be is a reason to ask; then it is said once, and where.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_says_where_another_engine_may_have_missed_something() {
+    let farm = Farm::start().await;
+    // The first is asked whether it is the one that has started the container.
+    let faults = Faults { output_breaks: 1.into(), forgets: 2.into(), ..Faults::default() };
+    let worker = farm.faulty_worker(farm.config(), faults).await;
+    let script = "echo running\nsleep 0.5\nn=0\nwhile [ ! -e go ]; do n=$((n+1)); echo line $n; sleep 0.1; done";
+    farm.send(&order(1, &base_image().await, script)).await;
+    farm.logged(lease(1), "\nline 10\n").await;
+    go(&farm, 1);
+    let ended = farm.ended(lease(1)).await;
+    ended.expect_success();
+    let said = "\nrunning\n==> railyard: the engine was restarted while the step ran; what it wrote just then may be missing here\n\
+                line 1\n";
+    assert!(ended.log.contains(said) && ended.log.matches("missing here").count() == 1, "{}", ended.log);
+    worker.stop().await;
+    farm.assert_no_leftovers().await;
+}
+
 /// A small file system, gone with the value.
 struct Small(PathBuf);
 

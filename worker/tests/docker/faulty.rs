@@ -18,6 +18,12 @@ use tokio::sync::Semaphore;
 /// What goes wrong, and how many times.
 pub struct Faults {
     pub start_panics: AtomicU32,
+    /// The engine goes away before it has started the container.
+    pub start_unheard: AtomicU32,
+    /// The engine goes away when it has started the container.
+    pub start_unanswered: AtomicU32,
+    /// The engine does not know its own mark: it is another one.
+    pub forgets: AtomicU32,
     /// The output breaks off behind its first bytes.
     pub output_breaks: AtomicU32,
     pub remove_fails: AtomicU32,
@@ -34,6 +40,9 @@ impl Default for Faults {
     fn default() -> Self {
         Self {
             start_panics: 0.into(),
+            start_unheard: 0.into(),
+            start_unanswered: 0.into(),
+            forgets: 0.into(),
             output_breaks: 0.into(),
             remove_fails: 0.into(),
             stop_fails: 0.into(),
@@ -57,6 +66,10 @@ fn refused(doing: &str) -> RuntimeError {
     RuntimeError::Refused { doing: doing.to_owned(), status: Some(500), message: "the test does not want it".into() }
 }
 
+fn away() -> RuntimeError {
+    RuntimeError::Unreachable { socket: "no.sock".into(), why: "the test wants it so".into() }
+}
+
 #[async_trait]
 impl Runtime for Faulty {
     fn disk(&self) -> Option<&Path> {
@@ -72,7 +85,13 @@ impl Runtime for Faulty {
 
     async fn start(&self, container: &str) -> Result<Output, RuntimeError> {
         assert!(!is_due(&self.faults.start_panics), "the test wants it so");
+        if is_due(&self.faults.start_unheard) {
+            return Err(away());
+        }
         let output = self.engine.start(container).await?;
+        if is_due(&self.faults.start_unanswered) {
+            return Err(away());
+        }
         if is_due(&self.faults.output_breaks) {
             let broken = stream::once(async { Err(refused("read on")) });
             return Ok(output.take(1).chain(broken).boxed());
@@ -90,6 +109,14 @@ impl Runtime for Faulty {
 
     async fn exit(&self, container: &str) -> Result<Exit, RuntimeError> {
         self.engine.exit(container).await
+    }
+
+    async fn leave_mark(&self, container: &str) -> Result<String, RuntimeError> {
+        self.engine.leave_mark(container).await
+    }
+
+    async fn remembers(&self, container: &str, mark: Option<&str>) -> Result<bool, RuntimeError> {
+        Ok(!is_due(&self.faults.forgets) && self.engine.remembers(container, mark).await?)
     }
 
     async fn is_live_restore(&self) -> Result<bool, RuntimeError> {

@@ -93,7 +93,9 @@ impl Cache for S3 {
             self.doubt(blob).await?;
             match self.store.complete_multipart(&key, &upload_id.to_owned(), parts).await {
                 Ok(_) => {}
-                Err(Error::NotFound { .. }) => {
+                // Some services answer "denied" for an upload that is no more. It can be nothing else: the mark that was written
+                // just now needs the same right.
+                Err(Error::NotFound { .. } | Error::PermissionDenied { .. }) => {
                     // Nothing was completed, so there is nothing to doubt.
                     self.settle(&blob.digest).await?;
                     return Err(CacheError::UnknownUpload { id: upload_id.to_owned() });
