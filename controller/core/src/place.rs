@@ -40,8 +40,18 @@ type Score<'a> = (Reverse<usize>, bool, u64, Capacity, Reverse<&'a WorkerName>);
 
 impl Farm {
     pub(crate) fn decide_place(&self, now: Millis) -> Vec<Event> {
+        self.pass(now).map_or_else(Vec::new, |pass| pass.run().0)
+    }
+
+    /// How many jobs a pass of placement looks at: what it costs, on any machine.
+    pub fn looked_at_in_a_pass(&self, now: Millis) -> usize {
+        self.pass(now).map_or(0, |pass| pass.run().1)
+    }
+
+    /// A pass, if there is anything to place and room for it.
+    fn pass(&self, now: Millis) -> Option<Pass<'_>> {
         if self.queues.len() == 0 {
-            return Vec::new();
+            return None;
         }
         let rooms = self.workers.values().filter(|worker| self.takes_leases(worker, now)).map(|worker| Room {
             worker,
@@ -49,10 +59,7 @@ impl Farm {
             slots_to_give: worker.slots_to_give(),
         });
         let rooms: Vec<Room> = rooms.filter(|room| room.free.slots > 0).collect();
-        if rooms.is_empty() {
-            return Vec::new();
-        }
-        Pass::over(self, now, rooms).run()
+        (!rooms.is_empty()).then(|| Pass::over(self, now, rooms))
     }
 
     /// The lease of a job's next attempt.
@@ -176,11 +183,13 @@ impl<'a> Pass<'a> {
         self.offer(self.sources.len() - 1);
     }
 
-    fn run(mut self) -> Vec<Event> {
-        let mut events = Vec::new();
+    /// The leases that it gives, and how many jobs it has looked at for that.
+    fn run(mut self) -> (Vec<Event>, usize) {
+        let (mut events, mut looked_at) = (Vec::new(), 0);
         while !self.rooms.is_empty()
             && let Some(Reverse(Head { rank, source, pipeline })) = self.heads.pop()
         {
+            looked_at += 1;
             let usage = self.usage[pipeline];
             if rank.1 != usage {
                 let rank = Rank(rank.0, usage, rank.2, rank.3, rank.4);
@@ -204,7 +213,7 @@ impl<'a> Pass<'a> {
             let lease = self.farm.next_lease(rank.4, job);
             events.push(Event::JobLeased { at: self.now, lease, worker });
         }
-        events
+        (events, looked_at)
     }
 
     /// A job, its line, and the limit that it sets to its group.

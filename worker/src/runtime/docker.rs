@@ -27,6 +27,10 @@ const ANSWER_TIMEOUT_SECS: u64 = 120;
 /// How long it may take to begin to answer what moves gigabytes: commit, export, load, pull.
 const LONG_ANSWER_TIMEOUT_SECS: u64 = 6 * 3600;
 
+/// How long a pull may be without any progress. Unpacking a layer and checking its digest are silent; the biggest layers take
+/// minutes.
+const PULL_SILENCE: Duration = Duration::from_secs(10 * 60);
+
 /// How long it may take to remove a container: the file system of a big one takes minutes.
 const REMOVE_TIMEOUT: Duration = Duration::from_secs(10 * 60);
 
@@ -56,6 +60,7 @@ pub struct Docker {
     host_cpu_millis: u32,
     /// Where it keeps images and containers.
     disk: Option<PathBuf>,
+    pull_silence: Duration,
 }
 
 impl Docker {
@@ -72,7 +77,14 @@ impl Docker {
         let info = short.info().await.map_err(unreachable)?;
         let cpus = info.ncpu.and_then(|n| u32::try_from(n).ok()).unwrap_or(1);
         let disk = info.docker_root_dir.map(PathBuf::from);
-        Ok(Self { socket: socket.to_owned(), short, long, host_cpu_millis: cpus.saturating_mul(1000), disk })
+        let (socket, host_cpu_millis) = (socket.to_owned(), cpus.saturating_mul(1000));
+        Ok(Self { socket, short, long, host_cpu_millis, disk, pull_silence: PULL_SILENCE })
+    }
+
+    /// Gives up a pull that is without progress for so long, instead of ten minutes.
+    #[must_use]
+    pub fn with_pull_silence(self, limit: Duration) -> Self {
+        Self { pull_silence: limit, ..self }
     }
 
     /// What the engine says of an image.
@@ -189,8 +201,18 @@ impl Runtime for Docker {
             .platform(platform.as_str())
             .build();
         let doing = format!("pull image {reference}");
-        let steps = self.long.create_image(Some(options), None, None);
-        steps.map_err(self.error(&doing)).try_for_each(|_| async { Ok(()) }).await
+        let mut steps = self.long.create_image(Some(options), None, None);
+        loop {
+            match tokio::time::timeout(self.pull_silence, steps.next()).await {
+                Ok(Some(step)) => drop(step.map_err(self.error(&doing))?),
+                Ok(None) => return Ok(()),
+                // Whoever goes away makes the engine stop it.
+                Err(_) => {
+                    let message = format!("no progress for {} s", self.pull_silence.as_secs());
+                    return Err(RuntimeError::Refused { doing, status: None, message });
+                }
+            }
+        }
     }
 
     async fn tag(&self, image: &str, name: &ImageName) -> Result<(), RuntimeError> {

@@ -11,4 +11,5 @@ mod images;
 mod jobs;
 mod limits;
 mod order;
+mod pull;
 mod service;
