@@ -250,9 +250,10 @@ impl Farm {
     pub fn output(&self, build: &str) -> String {
         let log = self.cli(&["logs", build, "only"]).stdout;
         let (_, from) = log.split_once("==> railyard: running the script\n").expect("the script began");
-        // Other notes may be in the middle.
-        let (output, _) = from.rsplit_once("\n==> railyard: the script ended well").expect("the script ended");
-        output.to_owned()
+        // A note about the engine stands in the middle.
+        let mut notes = from.match_indices("\n==> railyard: ").map(|(at, _)| from.split_at(at));
+        let end = notes.find(|(_, note)| !note.starts_with("\n==> railyard: the engine was restarted"));
+        end.expect("the script ended").0.to_owned()
     }
 
     /// An artifact of a build, fetched, as text.

@@ -29,8 +29,8 @@ const LEVEL: i32 = 1;
 /// The encoder is fed in pieces of this size: of JSON it would get single words.
 const PIECE_BYTES: usize = 64 * 1024;
 
-/// How much shorter JSON gets, for the first guess of the memory that it needs.
-const USUAL_RATIO: usize = 16;
+/// JSON of a farm gets about twenty times shorter; more than this is a guess that is not believed before it is seen.
+const USUAL_RATIO: usize = 64;
 
 /// Bytes in front: the format and the checksum.
 const HEADER_BYTES: usize = 5;

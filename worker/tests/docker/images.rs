@@ -4,6 +4,7 @@ use crate::engine::{self, base_image, busybox_root, image_of};
 use crate::farm::Farm;
 use crate::order::{order, output};
 use railyard_common::blob::{Artifact, Image};
+use railyard_common::digest::Digest;
 use railyard_common::order::{Order, OrderImage};
 use railyard_proto::v1;
 use railyard_proto::v1::controller_message;
@@ -54,6 +55,17 @@ async fn forget_build(farm: &Farm) {
     tokio::time::timeout(Duration::from_secs(60), gone).await.expect("the build's images go");
 }
 
+/// Waits until the engine has no image with that layer: it takes away the name first, and the rest after that.
+async fn layer_goes(layer: Digest) {
+    let engine = engine::runtime().await;
+    let gone = async {
+        while engine.layer_chains().await.unwrap().iter().any(|chain| chain.contains(&layer)) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), gone).await.expect("the layer goes with its images");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_committed_image_comes_back_with_the_same_files_and_settings() {
     let farm = Farm::start().await;
@@ -84,6 +96,7 @@ async fn a_committed_image_comes_back_with_the_same_files_and_settings() {
 
     // Gone from the engine, but for its base: only the new layer is fetched.
     forget_build(&farm).await;
+    layer_goes(image.layers[1].digest).await;
     farm.service.change(|books| books.reads.clear());
     let partial = farm.run(&use_it(3)).await;
     partial.expect_success();
@@ -94,6 +107,7 @@ async fn a_committed_image_comes_back_with_the_same_files_and_settings() {
     // Gone altogether.
     forget_build(&farm).await;
     engine.untag(&base).await.unwrap();
+    layer_goes(image.layers[0].digest).await;
     let mut plain = use_it(4);
     Arc::make_mut(&mut plain.run).commit = false;
     let whole = farm.run(&plain).await;
