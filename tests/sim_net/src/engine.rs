@@ -7,8 +7,8 @@ use futures_util::{StreamExt as _, stream};
 use railyard_common::id::LeaseId;
 use railyard_common::platform::Platform;
 use railyard_worker::runtime::{
-    ByteStream, Chunk, ContainerSpec, ContainerState, Exit, FoundContainer, ImageName, LocalImage, Output, Runtime,
-    RuntimeError, Source, labels,
+    ByteStream, Chunk, ContainerSpec, ContainerState, Exit, FoundContainer, Hearing, ImageName, LocalImage, Output,
+    Runtime, RuntimeError, Source, labels,
 };
 use std::path::Path;
 use std::time::Duration;
@@ -130,6 +130,35 @@ impl Watched {
 }
 
 #[async_trait]
+impl Hearing for SimEngine {
+    async fn attach(&self, name: &str) -> Result<Output, RuntimeError> {
+        let watched = self.watch(name)?;
+        let first = {
+            let known = watched.truth.lock();
+            let execution = &known.executions[watched.execution];
+            let ran = now().saturating_sub(execution.since);
+            (0..execution.script.lines)
+                .find(|index| execution.script.line_at(*index) > ran)
+                .unwrap_or(execution.script.lines)
+        };
+        Ok(watched.output(first))
+    }
+
+    async fn log(&self, name: &str) -> Result<Output, RuntimeError> {
+        Ok(self.watch(name)?.output(0))
+    }
+
+    async fn leave_mark(&self, name: &str) -> Result<String, RuntimeError> {
+        Ok(name.to_owned())
+    }
+
+    /// It is never restarted.
+    async fn remembers(&self, _: &str, _: Option<&str>) -> Result<bool, RuntimeError> {
+        Ok(true)
+    }
+}
+
+#[async_trait]
 impl Runtime for SimEngine {
     fn disk(&self) -> Option<&Path> {
         None
@@ -224,23 +253,6 @@ impl Runtime for SimEngine {
         Ok(self.watch(name)?.output(0))
     }
 
-    async fn attach(&self, name: &str) -> Result<Output, RuntimeError> {
-        let watched = self.watch(name)?;
-        let first = {
-            let known = watched.truth.lock();
-            let execution = &known.executions[watched.execution];
-            let ran = now().saturating_sub(execution.since);
-            (0..execution.script.lines)
-                .find(|index| execution.script.line_at(*index) > ran)
-                .unwrap_or(execution.script.lines)
-        };
-        Ok(watched.output(first))
-    }
-
-    async fn log(&self, name: &str) -> Result<Output, RuntimeError> {
-        Ok(self.watch(name)?.output(0))
-    }
-
     async fn state(&self, name: &str) -> Result<Option<ContainerState>, RuntimeError> {
         let known = self.truth.lock();
         let container = known.containers.get(&self.key(name));
@@ -253,15 +265,6 @@ impl Runtime for SimEngine {
 
     async fn exit(&self, name: &str) -> Result<Exit, RuntimeError> {
         Ok(self.watch(name)?.exit().await)
-    }
-
-    async fn leave_mark(&self, name: &str) -> Result<String, RuntimeError> {
-        Ok(name.to_owned())
-    }
-
-    /// It is never restarted.
-    async fn remembers(&self, _: &str, _: Option<&str>) -> Result<bool, RuntimeError> {
-        Ok(true)
     }
 
     async fn is_live_restore(&self) -> Result<bool, RuntimeError> {

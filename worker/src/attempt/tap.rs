@@ -8,7 +8,7 @@ use super::fault::Fault;
 use super::vigil::Vigil;
 use crate::disk::DiskError;
 use crate::log::{Catchup, JobLog, News};
-use crate::runtime::{Chunk, Output, Runtime, RuntimeError, Source};
+use crate::runtime::{Chunk, Hearing, Output, RuntimeError, Source};
 use futures_util::StreamExt as _;
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,7 +45,7 @@ enum Way {
 
 /// The connection to a container's output, made again for as long as the container runs.
 pub struct Tap {
-    runtime: Arc<dyn Runtime>,
+    runtime: Arc<dyn Hearing>,
     container: String,
     way: Way,
     /// An output that ended may have been cut off.
@@ -59,14 +59,14 @@ pub struct Tap {
 
 impl Tap {
     /// Reads from `output`, which is that of `container` from its first byte.
-    pub fn live(runtime: Arc<dyn Runtime>, container: &str, output: Output, vigil: Vigil) -> Self {
+    pub fn live(runtime: Arc<dyn Hearing>, container: &str, output: Output, vigil: Vigil) -> Self {
         let (container, way) = (container.to_owned(), Way::Live(output));
         Self { runtime, container, way, doubtful: false, rotated: false, vigil, suspect: false }
     }
 
     /// Goes on with a container that another process has listened to.
     pub async fn resumed(
-        runtime: Arc<dyn Runtime>,
+        runtime: Arc<dyn Hearing>,
         container: &str,
         log: &JobLog,
         vigil: Vigil,

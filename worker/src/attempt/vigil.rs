@@ -11,7 +11,7 @@
 use super::record::Record;
 use crate::disk::DiskError;
 use crate::log::JobLog;
-use crate::runtime::{Runtime, RuntimeError};
+use crate::runtime::{Hearing, RuntimeError};
 use std::sync::Arc;
 
 /// What the log says where something may be missing.
@@ -19,7 +19,7 @@ pub const RESTARTED: &str = "the engine was restarted while the step ran; what i
 
 /// Watches the engine that hears a container.
 pub struct Vigil {
-    runtime: Arc<dyn Runtime>,
+    runtime: Arc<dyn Hearing>,
     container: String,
     record: Record,
     /// What the engine that hears it was given; `None` if it could not be, and for the first one since the start.
@@ -30,7 +30,7 @@ pub struct Vigil {
 
 impl Vigil {
     /// Begins with a container that was just started.
-    pub async fn begin(runtime: Arc<dyn Runtime>, container: &str, record: &Record) -> Self {
+    pub async fn begin(runtime: Arc<dyn Hearing>, container: &str, record: &Record) -> Self {
         let mut vigil =
             Self { runtime, container: container.to_owned(), record: record.clone(), mark: None, over: false };
         match vigil.first_mark().await {
@@ -42,7 +42,7 @@ impl Vigil {
     }
 
     /// Goes on with a container that the worker's last process had started.
-    pub async fn resumed(runtime: Arc<dyn Runtime>, container: &str, record: &Record) -> Self {
+    pub async fn resumed(runtime: Arc<dyn Hearing>, container: &str, record: &Record) -> Self {
         let mark = record.mark().await;
         Self { runtime, container: container.to_owned(), record: record.clone(), mark, over: false }
     }

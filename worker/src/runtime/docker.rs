@@ -5,7 +5,7 @@ use super::forms::{chunk, device_mapping, local_image, mount, with_tag};
 use super::orphans;
 use super::watch::attribute;
 use super::{
-    ByteStream, ContainerSpec, ContainerState, Exit, FoundContainer, ImageName, LocalImage, Output, Runtime,
+    ByteStream, ContainerSpec, ContainerState, Exit, FoundContainer, Hearing, ImageName, LocalImage, Output, Runtime,
     RuntimeError,
 };
 use crate::blocking::blocking;
@@ -177,6 +177,55 @@ impl Docker {
 }
 
 #[async_trait]
+impl Hearing for Docker {
+    async fn attach(&self, container: &str) -> Result<Output, RuntimeError> {
+        let options = query::AttachContainerOptionsBuilder::default().stream(true).stdout(true).stderr(true).build();
+        let doing = format!("attach to container {container}");
+        let attached = self.short.attach_container(container, Some(options)).await.map_err(self.error(&doing))?;
+        let socket = self.socket.clone();
+        Ok(attached
+            .output
+            .map_ok(chunk)
+            .map_err(move |error| RuntimeError::from_engine(&socket, "read a container's output", error))
+            .boxed())
+    }
+
+    async fn log(&self, container: &str) -> Result<Output, RuntimeError> {
+        let options = query::LogsOptionsBuilder::default().follow(true).stdout(true).stderr(true).timestamps(true);
+        let socket = self.socket.clone();
+        let messages = self
+            .long
+            .logs(container, Some(options.build()))
+            .map_ok(chunk)
+            .map_err(move |error| RuntimeError::from_engine(&socket, "read a container's log", error));
+        Ok(Lines::new(messages.boxed()).into_output())
+    }
+
+    async fn leave_mark(&self, container: &str) -> Result<String, RuntimeError> {
+        // A command that is never started: the engine keeps it in its memory and nowhere else.
+        let never = ExecConfig { cmd: Some(vec!["true".to_owned()]), ..ExecConfig::default() };
+        let doing = format!("leave a mark with container {container}");
+        Ok(self.short.create_exec(container, never).await.map_err(self.error(&doing))?.id)
+    }
+
+    async fn remembers(&self, container: &str, mark: Option<&str>) -> Result<bool, RuntimeError> {
+        if let Some(mark) = mark {
+            match self.short.inspect_exec(mark).await.map_err(self.error("look at a mark")) {
+                Ok(_) => return Ok(true),
+                // It goes with the end of the container as well. The event that it was left stays longer.
+                Err(error) if error.is_not_found() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let events = self.past_events(container).await?;
+        Ok(events.iter().any(|event| match mark {
+            Some(mark) => attribute(event, "execID") == Some(mark),
+            None => event.action.as_deref() == Some("start"),
+        }))
+    }
+}
+
+#[async_trait]
 impl Runtime for Docker {
     fn disk(&self) -> Option<&Path> {
         self.disk.as_deref()
@@ -287,29 +336,6 @@ impl Runtime for Docker {
         }
     }
 
-    async fn attach(&self, container: &str) -> Result<Output, RuntimeError> {
-        let options = query::AttachContainerOptionsBuilder::default().stream(true).stdout(true).stderr(true).build();
-        let doing = format!("attach to container {container}");
-        let attached = self.short.attach_container(container, Some(options)).await.map_err(self.error(&doing))?;
-        let socket = self.socket.clone();
-        Ok(attached
-            .output
-            .map_ok(chunk)
-            .map_err(move |error| RuntimeError::from_engine(&socket, "read a container's output", error))
-            .boxed())
-    }
-
-    async fn log(&self, container: &str) -> Result<Output, RuntimeError> {
-        let options = query::LogsOptionsBuilder::default().follow(true).stdout(true).stderr(true).timestamps(true);
-        let socket = self.socket.clone();
-        let messages = self
-            .long
-            .logs(container, Some(options.build()))
-            .map_ok(chunk)
-            .map_err(move |error| RuntimeError::from_engine(&socket, "read a container's log", error));
-        Ok(Lines::new(messages.boxed()).into_output())
-    }
-
     async fn state(&self, container: &str) -> Result<Option<ContainerState>, RuntimeError> {
         let doing = format!("inspect container {container}");
         let inspect = match self.short.inspect_container(container, None).await.map_err(self.error(&doing)) {
@@ -326,29 +352,6 @@ impl Runtime for Docker {
 
     async fn exit(&self, container: &str) -> Result<Exit, RuntimeError> {
         self.wait(container).await
-    }
-
-    async fn leave_mark(&self, container: &str) -> Result<String, RuntimeError> {
-        // A command that is never started: the engine keeps it in its memory and nowhere else.
-        let never = ExecConfig { cmd: Some(vec!["true".to_owned()]), ..ExecConfig::default() };
-        let doing = format!("leave a mark with container {container}");
-        Ok(self.short.create_exec(container, never).await.map_err(self.error(&doing))?.id)
-    }
-
-    async fn remembers(&self, container: &str, mark: Option<&str>) -> Result<bool, RuntimeError> {
-        if let Some(mark) = mark {
-            match self.short.inspect_exec(mark).await.map_err(self.error("look at a mark")) {
-                Ok(_) => return Ok(true),
-                // It goes with the end of the container as well. The event that it was left stays longer.
-                Err(error) if error.is_not_found() => {}
-                Err(error) => return Err(error),
-            }
-        }
-        let events = self.past_events(container).await?;
-        Ok(events.iter().any(|event| match mark {
-            Some(mark) => attribute(event, "execID") == Some(mark),
-            None => event.action.as_deref() == Some("start"),
-        }))
     }
 
     async fn is_live_restore(&self) -> Result<bool, RuntimeError> {

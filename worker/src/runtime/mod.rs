@@ -103,9 +103,27 @@ pub struct Chunk {
 /// Ends when the container has ended and everything was read.
 pub type Output = BoxStream<'static, Result<Chunk, RuntimeError>>;
 
+/// What an engine tells of a container that runs, and whether it can have missed some of it.
+#[async_trait]
+pub trait Hearing: Send + Sync + 'static {
+    /// What a running container writes from now on, as it is written.
+    async fn attach(&self, container: &str) -> Result<Output, RuntimeError>;
+
+    /// What a container has written from its first byte on, and what it writes from now on. As the engine wrote it down:
+    /// in whole lines, or parts of very long ones; each [`Chunk`] is one such message.
+    async fn log(&self, container: &str) -> Result<Output, RuntimeError>;
+
+    /// Leaves something with a running container by which the engine knows itself until it is restarted, whatever runs on then.
+    async fn leave_mark(&self, container: &str) -> Result<String, RuntimeError>;
+
+    /// Whether the engine has not been restarted since that mark was left with the container; since its start, without a mark.
+    /// An engine that cannot tell any more says no.
+    async fn remembers(&self, container: &str, mark: Option<&str>) -> Result<bool, RuntimeError>;
+}
+
 /// A container engine.
 #[async_trait]
-pub trait Runtime: Send + Sync + 'static {
+pub trait Runtime: Hearing {
     /// Where the engine keeps images and containers, if it says so.
     fn disk(&self) -> Option<&Path>;
 
@@ -143,25 +161,11 @@ pub trait Runtime: Send + Sync + 'static {
     /// wrote before is not in the output then.
     async fn start(&self, container: &str) -> Result<Output, RuntimeError>;
 
-    /// What a running container writes from now on, as it is written.
-    async fn attach(&self, container: &str) -> Result<Output, RuntimeError>;
-
-    /// What a container has written from its first byte on, and what it writes from now on. As the engine wrote it down:
-    /// in whole lines, or parts of very long ones; each [`Chunk`] is one such message.
-    async fn log(&self, container: &str) -> Result<Output, RuntimeError>;
-
     /// How the container is; `None` if there is none.
     async fn state(&self, container: &str) -> Result<Option<ContainerState>, RuntimeError>;
 
     /// Waits until it does not run, and says how it ended.
     async fn exit(&self, container: &str) -> Result<Exit, RuntimeError>;
-
-    /// Leaves something with a running container by which the engine knows itself until it is restarted, whatever runs on then.
-    async fn leave_mark(&self, container: &str) -> Result<String, RuntimeError>;
-
-    /// Whether the engine has not been restarted since that mark was left with the container; since its start, without a mark.
-    /// An engine that cannot tell any more says no.
-    async fn remembers(&self, container: &str, mark: Option<&str>) -> Result<bool, RuntimeError>;
 
     /// Whether containers run on when the engine is restarted.
     async fn is_live_restore(&self) -> Result<bool, RuntimeError>;

@@ -6,8 +6,8 @@ use futures_util::stream;
 use railyard_common::digest::Digest;
 use railyard_common::platform::Platform;
 use railyard_worker::runtime::{
-    ByteStream, ContainerSpec, ContainerState, Docker, Exit, FoundContainer, ImageName, LocalImage, Output, Runtime,
-    RuntimeError,
+    ByteStream, ContainerSpec, ContainerState, Docker, Exit, FoundContainer, Hearing, ImageName, LocalImage, Output,
+    Runtime, RuntimeError,
 };
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -71,6 +71,25 @@ fn away() -> RuntimeError {
 }
 
 #[async_trait]
+impl Hearing for Faulty {
+    async fn attach(&self, container: &str) -> Result<Output, RuntimeError> {
+        self.engine.attach(container).await
+    }
+
+    async fn log(&self, container: &str) -> Result<Output, RuntimeError> {
+        self.engine.log(container).await
+    }
+
+    async fn leave_mark(&self, container: &str) -> Result<String, RuntimeError> {
+        self.engine.leave_mark(container).await
+    }
+
+    async fn remembers(&self, container: &str, mark: Option<&str>) -> Result<bool, RuntimeError> {
+        Ok(!is_due(&self.faults.forgets) && self.engine.remembers(container, mark).await?)
+    }
+}
+
+#[async_trait]
 impl Runtime for Faulty {
     fn disk(&self) -> Option<&Path> {
         self.faults.disk.as_deref().or_else(|| self.engine.disk())
@@ -99,24 +118,12 @@ impl Runtime for Faulty {
         Ok(output)
     }
 
-    async fn log(&self, container: &str) -> Result<Output, RuntimeError> {
-        self.engine.log(container).await
-    }
-
     async fn state(&self, container: &str) -> Result<Option<ContainerState>, RuntimeError> {
         self.engine.state(container).await
     }
 
     async fn exit(&self, container: &str) -> Result<Exit, RuntimeError> {
         self.engine.exit(container).await
-    }
-
-    async fn leave_mark(&self, container: &str) -> Result<String, RuntimeError> {
-        self.engine.leave_mark(container).await
-    }
-
-    async fn remembers(&self, container: &str, mark: Option<&str>) -> Result<bool, RuntimeError> {
-        Ok(!is_due(&self.faults.forgets) && self.engine.remembers(container, mark).await?)
     }
 
     async fn is_live_restore(&self) -> Result<bool, RuntimeError> {
@@ -134,10 +141,6 @@ impl Runtime for Faulty {
         self.engine.remove(container).await?;
         self.faults.removals.add_permits(1);
         Ok(())
-    }
-
-    async fn attach(&self, container: &str) -> Result<Output, RuntimeError> {
-        self.engine.attach(container).await
     }
 
     async fn ping(&self) -> Result<String, RuntimeError> {

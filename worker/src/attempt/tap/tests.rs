@@ -5,17 +5,12 @@ use super::*;
 use crate::attempt::dirs::{DataDir, JobDir};
 use crate::attempt::record::Record;
 use crate::attempt::vigil::RESTARTED;
-use crate::runtime::{
-    ByteStream, ContainerSpec, ContainerState, Exit, FoundContainer, ImageName, LocalImage, RuntimeError as Error,
-};
+use crate::runtime::RuntimeError as Error;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{FutureExt as _, stream};
 use proptest::prelude::*;
-use railyard_common::digest::Digest;
-use railyard_common::platform::Platform;
 use std::collections::BTreeSet;
-use std::path::Path;
 use std::sync::{Mutex, MutexGuard};
 use std::task::Poll;
 
@@ -149,7 +144,7 @@ impl Engine {
 }
 
 #[async_trait]
-impl Runtime for Engine {
+impl Hearing for Engine {
     async fn attach(&self, _: &str) -> Result<Output, Error> {
         let from = self.up()?.told;
         self.listen(from)
@@ -172,64 +167,6 @@ impl Runtime for Engine {
     async fn remembers(&self, _: &str, mark: Option<&str>) -> Result<bool, Error> {
         let model = self.up()?;
         Ok(mark.map_or(model.life == Some(1), |mark| model.marks.contains(mark)))
-    }
-
-    fn disk(&self) -> Option<&Path> {
-        None
-    }
-    async fn ping(&self) -> Result<String, Error> {
-        unimplemented!()
-    }
-    async fn image(&self, _: &str) -> Result<Option<LocalImage>, Error> {
-        unimplemented!()
-    }
-    async fn pull(&self, _: &str, _: Platform) -> Result<(), Error> {
-        unimplemented!()
-    }
-    async fn tag(&self, _: &str, _: &ImageName) -> Result<(), Error> {
-        unimplemented!()
-    }
-    async fn untag(&self, _: &str) -> Result<(), Error> {
-        unimplemented!()
-    }
-    async fn names_below(&self, _: &str) -> Result<Vec<String>, Error> {
-        unimplemented!()
-    }
-    async fn layer_chains(&self) -> Result<Vec<Vec<Digest>>, Error> {
-        unimplemented!()
-    }
-    async fn export(&self, _: &str) -> Result<ByteStream, Error> {
-        unimplemented!()
-    }
-    async fn load(&self, _: ByteStream) -> Result<(), Error> {
-        unimplemented!()
-    }
-    async fn create(&self, _: &ContainerSpec) -> Result<(), Error> {
-        unimplemented!()
-    }
-    async fn start(&self, _: &str) -> Result<Output, Error> {
-        unimplemented!()
-    }
-    async fn state(&self, _: &str) -> Result<Option<ContainerState>, Error> {
-        unimplemented!()
-    }
-    async fn exit(&self, _: &str) -> Result<Exit, Error> {
-        unimplemented!()
-    }
-    async fn is_live_restore(&self) -> Result<bool, Error> {
-        unimplemented!()
-    }
-    async fn stop(&self, _: &str, _: Duration) -> Result<(), Error> {
-        unimplemented!()
-    }
-    async fn commit(&self, _: &str, _: &ImageName) -> Result<(), Error> {
-        unimplemented!()
-    }
-    async fn remove(&self, _: &str) -> Result<(), Error> {
-        unimplemented!()
-    }
-    async fn containers(&self, _: &[(String, String)]) -> Result<Vec<FoundContainer>, Error> {
-        unimplemented!()
     }
 }
 
@@ -257,7 +194,7 @@ impl Scene {
         let dir = JobDir::create(&data, "j1.1".parse().unwrap()).unwrap();
         let (engine, record) = (Engine::default(), Record::of_test(&dir));
         engine.model().apply(Op::StartEngine);
-        let runtime: Arc<dyn Runtime> = Arc::new(engine.clone());
+        let runtime: Arc<dyn Hearing> = Arc::new(engine.clone());
         let output = engine.listen(0).unwrap();
         let vigil = Vigil::begin(runtime.clone(), "c", &record).await;
         let tap = Tap::live(runtime, "c", output, vigil);
@@ -275,7 +212,7 @@ impl Scene {
             // It does not start without an engine.
             (Op::StartWorker, None) if up => {
                 let log = JobLog::open(&self.dir.log(), 1 << 20).await.unwrap();
-                let runtime: Arc<dyn Runtime> = Arc::new(self.engine.clone());
+                let runtime: Arc<dyn Hearing> = Arc::new(self.engine.clone());
                 let vigil = Vigil::resumed(runtime.clone(), "c", &self.record).await;
                 let tap = Tap::resumed(runtime, "c", &log, vigil).await.unwrap();
                 self.worker = Some(Worker { tap, log, broken: false, doubts: false });
