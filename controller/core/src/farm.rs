@@ -42,28 +42,23 @@ pub struct Farm {
     pub(crate) pressures: BTreeMap<WorkerName, Pressure>,
 }
 
-/// The state as a snapshot holds it; what can be derived is left out.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// The state as a snapshot holds it; what can be derived is left out. It is read in two parts, side by side.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Snapshot {
-    builds: Vec<Build>,
-    jobs: Vec<(JobId, Job)>,
-    workers: Vec<Worker>,
-    keys: BTreeMap<String, BuildId>,
-    next_job: u64,
-    #[serde(default)]
-    next_ticket: u64,
-    #[serde(default)]
-    first_attempt: u32,
+    #[serde(flatten)]
+    rest: SnapshotRest,
+    #[serde(flatten)]
+    jobs: SnapshotJobs,
 }
 
-/// The jobs of a snapshot, read by themselves: half of all there is to read.
-#[derive(Debug, Deserialize)]
+/// The jobs of a snapshot: half of all there is to read.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SnapshotJobs {
     jobs: Vec<(JobId, Job)>,
 }
 
-/// A snapshot, read without its jobs.
-#[derive(Debug, Deserialize)]
+/// A snapshot without its jobs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SnapshotRest {
     builds: Vec<Build>,
     workers: Vec<Worker>,
@@ -76,37 +71,38 @@ pub struct SnapshotRest {
 }
 
 impl Snapshot {
-    /// One that was read in two parts, side by side.
+    /// One that was read in its two parts.
     pub fn join(rest: SnapshotRest, jobs: SnapshotJobs) -> Self {
-        let SnapshotRest { builds, workers, keys, next_job, next_ticket, first_attempt } = rest;
-        Self { builds, jobs: jobs.jobs, workers, keys, next_job, next_ticket, first_attempt }
+        Self { rest, jobs }
     }
 }
 
 impl Farm {
     /// The state as a snapshot.
     pub fn snapshot(&self) -> Snapshot {
-        Snapshot {
+        let jobs = SnapshotJobs { jobs: self.jobs.iter().map(|(id, job)| (*id, job.clone())).collect() };
+        let rest = SnapshotRest {
             builds: self.builds.values().cloned().collect(),
-            jobs: self.jobs.iter().map(|(id, job)| (*id, job.clone())).collect(),
             workers: self.workers.values().cloned().collect(),
             keys: if planted::is(Bug::KeyForgotten) { BTreeMap::new() } else { self.keys.clone() },
             next_job: if planted::is(Bug::SnapshotForgetsJobs) { 0 } else { self.next_job },
             next_ticket: self.next_ticket,
             first_attempt: self.first_attempt,
-        }
+        };
+        Snapshot { rest, jobs }
     }
 
     /// The state that a snapshot holds.
     pub fn restore(snapshot: Snapshot) -> Self {
+        let Snapshot { rest, jobs } = snapshot;
         let mut farm = Self {
-            builds: snapshot.builds.into_iter().map(|build| (build.id().clone(), build)).collect(),
-            jobs: snapshot.jobs.into_iter().collect(),
-            workers: snapshot.workers.into_iter().map(|worker| (worker.offer.name.clone(), worker)).collect(),
-            keys: snapshot.keys,
-            next_job: snapshot.next_job,
-            next_ticket: snapshot.next_ticket,
-            first_attempt: snapshot.first_attempt,
+            builds: rest.builds.into_iter().map(|build| (build.id().clone(), build)).collect(),
+            jobs: jobs.jobs.into_iter().collect(),
+            workers: rest.workers.into_iter().map(|worker| (worker.offer.name.clone(), worker)).collect(),
+            keys: rest.keys,
+            next_job: rest.next_job,
+            next_ticket: rest.next_ticket,
+            first_attempt: rest.first_attempt,
             ..Self::default()
         };
         for build in farm.builds.values_mut() {

@@ -184,7 +184,7 @@ pub(crate) fn encode_snapshot(snapshot: &Snapshot) -> Vec<u8> {
 
 /// What [`encode_snapshot`] made, here or in an earlier version. `path` is for messages.
 pub(crate) fn decode_snapshot(bytes: &[u8], path: &std::path::Path) -> Result<Snapshot, JournalError> {
-    record::decode(bytes).map_err(|bad| match bad {
+    snapshot_file::parse(bytes).map_err(|bad| match bad {
         record::BadRecord::TooNew(found) => {
             JournalError::TooNew { path: path.to_owned(), found, known: record::FORMAT }
         }

@@ -64,19 +64,22 @@ fn bad_snapshot(path: PathBuf, generation: u64, bad: BadRecord) -> JournalError 
     }
 }
 
-/// Reads the snapshot of a generation, jobs and all the rest on a thread each: that is most of a start.
+/// Reads the snapshot of a generation.
 pub(super) fn read(dir: &Path, generation: u64) -> Result<Snapshot, JournalError> {
     let path = path(dir, generation);
     let bytes = fs::read(&path).map_err(|source| JournalError::Io { what: "read", path: path.clone(), source })?;
-    let read = record::check(&bytes).and_then(|whole| whole.json()).and_then(|json| {
-        let (rest, jobs) = std::thread::scope(|scope| {
-            let jobs = scope.spawn(|| record::parse::<SnapshotJobs>(&json));
-            (record::parse::<SnapshotRest>(&json), jobs.join())
-        });
-        let jobs = jobs.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        Ok(Snapshot::join(rest?, jobs?))
+    parse(&bytes).map_err(|bad| bad_snapshot(path, generation, bad))
+}
+
+/// What the record of a snapshot says, jobs and all the rest on a thread each: that is most of a start.
+pub(super) fn parse(record: &[u8]) -> Result<Snapshot, BadRecord> {
+    let json = record::check(record)?.json()?;
+    let (rest, jobs) = std::thread::scope(|scope| {
+        let jobs = scope.spawn(|| record::parse::<SnapshotJobs>(&json));
+        (record::parse::<SnapshotRest>(&json), jobs.join())
     });
-    read.map_err(|bad| bad_snapshot(path, generation, bad))
+    let jobs = jobs.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    Ok(Snapshot::join(rest?, jobs?))
 }
 
 /// The newest generation that has a snapshot; 0 if none has.

@@ -45,7 +45,10 @@ impl Journal {
     /// What a controller that starts reads. Through bytes, as the real one: what does not read back as it was is lost.
     pub fn load(&self) -> Farm {
         let snapshot = self.snapshot.as_ref();
-        let snapshot = snapshot.map(|bytes| serde_json::from_slice(bytes).expect("a snapshot can be read"));
+        let parts = |bytes: &[u8]| {
+            Ok::<_, serde_json::Error>(Snapshot::join(serde_json::from_slice(bytes)?, serde_json::from_slice(bytes)?))
+        };
+        let snapshot = snapshot.map(|bytes| parts(bytes).expect("a snapshot can be read"));
         let mut farm = snapshot.map(Farm::restore).unwrap_or_default();
         for event in &self.tail {
             let bytes = serde_json::to_vec(event).expect("an event can be written");
