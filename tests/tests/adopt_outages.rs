@@ -1,7 +1,7 @@
 //! Outages that a running step does not notice: its engine is restarted, or its worker is cut off for less than a lease's time.
 
 use railyard_tests::engine::Engine;
-use railyard_tests::farm::{BUILD_LIMIT, Farm};
+use railyard_tests::farm::{BUILD_LIMIT, Farm, Worker};
 use railyard_tests::proxy::Proxy;
 use railyard_tests::scene::one_step;
 use railyard_tests::{image, unique, wait};
@@ -24,6 +24,17 @@ const PAUSING: &str = r#"
       done
       say 'the end of it'
 "#;
+
+/// A farm with a worker on that engine, the image there, and the build, which has got on a little.
+fn running(engine: &Engine) -> (Farm, Worker, String, String) {
+    let base = format!("railyard-test-{}:1", unique());
+    image::busybox(engine, &base);
+    let farm = Farm::start();
+    let worker = farm.worker("w", engine, "");
+    let build = submit(&farm, &base);
+    farm.logged(&build, "only", "line 12");
+    (farm, worker, base, build)
+}
 
 fn submit(farm: &Farm, image: &str) -> String {
     let more = format!("    lease_ttl: 60s\n    outputs: [said]\n    script: |{PAUSING}");
@@ -71,12 +82,7 @@ fn same(output: &str, said: &str) {
 #[test]
 fn a_step_runs_on_while_its_engine_is_restarted() {
     let mut engine = Engine::private_with_live_restore();
-    let base = format!("railyard-test-{}:1", unique());
-    image::busybox(&engine, &base);
-    let farm = Farm::start();
-    let worker = farm.worker("w", &engine, "");
-    let build = submit(&farm, &base);
-    farm.logged(&build, "only", "line 12");
+    let (farm, worker, _, build) = running(&engine);
     let (work, containers) = (worker.work(), engine.containers_of(&worker.name));
     assert_eq!(containers.len(), 1);
     for (end, half) in [(Engine::kill as fn(&mut Engine), true), (Engine::stop, false)] {
@@ -111,12 +117,7 @@ fn a_step_runs_on_while_its_engine_is_restarted() {
 #[test]
 fn a_log_is_whole_or_says_where_not_when_engine_and_worker_were_away() {
     let mut engine = Engine::private_with_live_restore();
-    let base = format!("railyard-test-{}:1", unique());
-    image::busybox(&engine, &base);
-    let farm = Farm::start();
-    let mut worker = farm.worker("w", &engine, "");
-    let build = submit(&farm, &base);
-    farm.logged(&build, "only", "line 12");
+    let (farm, mut worker, _, build) = running(&engine);
     let (work, containers) = (worker.work(), engine.containers_of(&worker.name));
     for turn in 0..4 {
         match turn {
@@ -176,12 +177,7 @@ fn a_log_is_whole_or_says_where_not_when_engine_and_worker_were_away() {
 #[test]
 fn an_engine_whose_containerd_is_killed_costs_time_and_no_attempt() {
     let engine = Engine::private_with_live_restore();
-    let base = format!("railyard-test-{}:1", unique());
-    image::busybox(&engine, &base);
-    let farm = Farm::start();
-    let worker = farm.worker("w", &engine, "");
-    let build = submit(&farm, &base);
-    farm.logged(&build, "only", "line 12");
+    let (farm, worker, base, build) = running(&engine);
     let work = worker.work();
     engine.kill_containerd();
     std::fs::write(work.join("go"), "").unwrap();
