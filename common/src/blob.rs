@@ -36,6 +36,15 @@ impl Blob {
     }
 }
 
+/// What tells the cache whether a part of an upload arrived as it was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PartChecksum {
+    /// `Content-MD5`, which every S3 service verifies or at least gives back as the part's ETag.
+    ContentMd5,
+    /// `x-amz-checksum-crc32`, fifteen times as fast.
+    Crc32,
+}
+
 /// A named output file of a job.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Artifact {

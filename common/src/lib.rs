@@ -20,7 +20,7 @@ pub mod priority;
 pub mod time;
 
 /// The protocol that this source tree speaks. A controller accepts clients and workers of this number and of the one before.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 
 /// The version of this source tree.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

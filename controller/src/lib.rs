@@ -20,6 +20,7 @@ mod rpc;
 mod server;
 pub mod setup;
 mod trace;
+mod uploads;
 
 pub use config::ControllerConfig;
 pub use server::{Outside, Ready, run, run_in};

@@ -8,6 +8,7 @@ use crate::journal::{Journal, SledJournal};
 use crate::logs::LogStore;
 use crate::rpc::{Admin, Client, Workers, gate};
 use crate::setup::Pki;
+use crate::uploads;
 use anyhow::Context as _;
 use axum::Router;
 use axum::routing::get;
@@ -88,9 +89,10 @@ pub async fn run_in<L: Listener>(
     let opened = cache::open(&config.cache(), &format!("{url}/cache"), clock.clone()).await?;
     let logs = Arc::new(LogStore::open(&data.join("logs"), opened.cache.clone(), config.log_max.as_u64())?);
 
-    let (changed, ended, finalize) =
-        (broadcast::Sender::new(CHANGES_LEN), mpsc::unbounded_channel(), Arc::new(Notify::new()));
-    let notices = Notices { changed, ended: ended.0, finalize: finalize.clone() };
+    let (changed, finalize) = (broadcast::Sender::new(CHANGES_LEN), Arc::new(Notify::new()));
+    let (ended, ended_logs) = mpsc::unbounded_channel();
+    let (ended_too, ended_uploads) = mpsc::unbounded_channel();
+    let notices = Notices { changed, ended: vec![ended, ended_too], finalize: finalize.clone() };
     let (driver, farm) = Driver::open(journal, clock.clone(), notices)?;
 
     let (cache, router) = (opened.cache, opened.router);
@@ -101,8 +103,10 @@ pub async fn run_in<L: Listener>(
     // The driver goes last: what is still asked while connections end gets its answer.
     let driver_stop = CancellationToken::new();
     let driver = task::spawn("driver", driver.run(driver_stop.clone()));
+    let sweeping = uploads::start(farm.clone(), cache.clone(), ended_uploads, shutdown.clone());
     let finalizer = Finalizer::new(farm, cache, clock, finalize);
-    let mut background = finalize::start(finalizer, logs, ended.1, &shutdown);
+    let mut background = finalize::start(finalizer, logs, ended_logs, &shutdown);
+    background.push(sweeping);
     let mut server = task::spawn("listener", listener::serve(tcp, tls, app, shutdown.clone()));
     let cache_url = format!("{url}/cache");
     tracing::info!(%url, data = %data.display(), "the controller listens");

@@ -9,7 +9,7 @@ use railyard_common::blob::Blob;
 use railyard_common::id::LeaseId;
 use railyard_common::order::InputArtifact;
 use railyard_common::outcome::{OutcomeKind, Reason};
-use railyard_transfer::TransferError;
+use railyard_transfer::{Form, TransferError};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
@@ -26,8 +26,20 @@ const FRESH_URLS: u32 = 3;
 /// # Errors
 /// [`Fault`].
 pub async fn fetch(shop: &Workshop, lease: LeaseId, blobs: &[Blob]) -> Result<Vec<Held>, Fault> {
+    fetch_as(shop, lease, blobs, Form::Plain).await
+}
+
+/// The same, but what is stored compressed may stay so: [`Held::encoding`] says.
+///
+/// # Errors
+/// [`Fault`].
+pub async fn fetch_stored(shop: &Workshop, lease: LeaseId, blobs: &[Blob]) -> Result<Vec<Held>, Fault> {
+    fetch_as(shop, lease, blobs, Form::Stored).await
+}
+
+async fn fetch_as(shop: &Workshop, lease: LeaseId, blobs: &[Blob], form: Form) -> Result<Vec<Held>, Fault> {
     stream::iter(blobs.iter().copied())
-        .map(|blob| async move { fetch_one(shop, lease, &blob).await })
+        .map(|blob| async move { fetch_one_as(shop, lease, &blob, form).await })
         .buffered(FETCHES)
         .try_collect()
         .await
@@ -38,7 +50,11 @@ pub async fn fetch(shop: &Workshop, lease: LeaseId, blobs: &[Blob]) -> Result<Ve
 /// # Errors
 /// [`Fault`].
 pub async fn fetch_one(shop: &Workshop, lease: LeaseId, blob: &Blob) -> Result<Held, Fault> {
-    match shop.blobs.claim(blob.digest).await {
+    fetch_one_as(shop, lease, blob, Form::Plain).await
+}
+
+async fn fetch_one_as(shop: &Workshop, lease: LeaseId, blob: &Blob, form: Form) -> Result<Held, Fault> {
+    match shop.blobs.claim(blob, form).await {
         Claim::Here(held) => Ok(held),
         Claim::Fetch(fetch) => {
             pull(shop, lease, blob, &fetch).await?;
@@ -53,7 +69,7 @@ async fn pull(shop: &Workshop, lease: LeaseId, blob: &Blob, fetch: &Fetch) -> Re
     loop {
         let urls = shop.uplink.prepare_download(lease, std::slice::from_ref(blob)).await?;
         let Some(url) = urls.first() else { break };
-        match shop.transfer.pull(url, blob, fetch.path(), &railyard_transfer::silent).await {
+        match shop.transfer.pull(url, blob, fetch.path(), fetch.form(), &railyard_transfer::silent).await {
             Err(TransferError::Expired { .. }) if fresh_urls > 1 => fresh_urls -= 1,
             Err(TransferError::DiskFull { .. }) if !made_room && fetch.make_room() => made_room = true,
             other => return Ok(other?),

@@ -2,12 +2,12 @@
 
 use futures_util::Stream;
 use railyard_common::backoff::Backoff;
-use railyard_common::blob::Blob;
+use railyard_common::blob::{Blob, PartChecksum};
 use railyard_common::id::LeaseId;
 use railyard_proto::v1;
 use railyard_proto::v1::worker_service_client::WorkerServiceClient;
 use railyard_service::channel::ChannelError;
-use railyard_service::convert::{BadMessage, ToProto as _, all, required};
+use railyard_service::convert::{BadMessage, FromProto as _, ToProto as _, all, required};
 use railyard_service::{MESSAGE_MAX_BYTES, rpc_error};
 use railyard_transfer::{Finished, Ticket};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -138,10 +138,27 @@ impl Uplink {
     /// # Errors
     /// [`UplinkError`].
     pub async fn prepare_upload(&self, lease: LeaseId, blobs: &[Blob]) -> Result<Vec<Grant>, UplinkError> {
+        self.prepare_upload_but(lease, blobs, &[]).await
+    }
+
+    /// The same when the store does not know some of the uploads any more: others are begun in their place.
+    ///
+    /// # Errors
+    /// [`UplinkError`].
+    pub async fn prepare_upload_but(
+        &self,
+        lease: LeaseId,
+        blobs: &[Blob],
+        gone_upload_ids: &[String],
+    ) -> Result<Vec<Grant>, UplinkError> {
         const CALL: &str = "an upload";
         let mut grants = Vec::with_capacity(blobs.len());
         for blobs in blobs.chunks(BLOBS_PER_CALL) {
-            let request = v1::PrepareUploadRequest { lease: Some(lease.to_proto()), blobs: all(blobs) };
+            let request = v1::PrepareUploadRequest {
+                lease: Some(lease.to_proto()),
+                blobs: all(blobs),
+                gone_upload_ids: gone_upload_ids.to_vec(),
+            };
             let response = self
                 .persist(
                     CALL,
@@ -155,6 +172,28 @@ impl Uplink {
             }
         }
         Ok(grants)
+    }
+
+    /// Signed URLs for parts of an upload, in their order.
+    ///
+    /// # Errors
+    /// [`UplinkError`].
+    pub async fn sign_parts(
+        &self,
+        lease: LeaseId,
+        blob: &Blob,
+        upload_id: &str,
+        parts: Vec<u32>,
+    ) -> Result<Vec<String>, UplinkError> {
+        const CALL: &str = "the parts of an upload";
+        let count = parts.len();
+        let (lease, blob, upload_id) = (Some(lease.to_proto()), Some(blob.to_proto()), upload_id.to_owned());
+        let request = v1::SignPartsRequest { lease, blob, upload_id, parts };
+        let response = self
+            .persist(CALL, || request.clone(), |mut client, request| async move { client.sign_parts(request).await })
+            .await?;
+        expect_len(CALL, response.urls.len(), count)?;
+        Ok(response.urls)
     }
 
     /// Signed URLs to read blobs. One for each blob, in order.
@@ -302,8 +341,9 @@ fn grant(ticket: v1::UploadTicket, asked: &Blob) -> Result<Grant, BadMessage> {
         }
         return Ok(Grant::Present(blob));
     }
-    let v1::UploadTicket { upload_id, part_bytes, part_urls, .. } = ticket;
-    Ok(Grant::Send(Ticket { upload_id, part_bytes, part_urls }))
+    let checksum = PartChecksum::from_proto(ticket.checksum).map_err(|bad| bad.within("checksum"))?;
+    let v1::UploadTicket { upload_id, part_bytes, .. } = ticket;
+    Ok(Grant::Send(Ticket { upload_id, part_bytes, checksum }))
 }
 
 /// A finished upload in the protocol's form.

@@ -13,7 +13,7 @@ use railyard_common::id::JobName;
 use railyard_proto::v1::{SignArtifactsRequest, SignedArtifact};
 use railyard_service::channel;
 use railyard_service::convert::{parsed, required};
-use railyard_transfer::{Settings, Transfer, TransferError, hash_file};
+use railyard_transfer::{Form, Settings, Transfer, TransferError, hash_file};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -160,13 +160,13 @@ impl Fetcher<'_> {
     async fn pull(&self, dest: &Path, file: &Wanted) -> Result<(), TransferError> {
         let blob = &file.artifact.blob;
         let Some(bars) = &self.bars else {
-            return self.transfer.pull(&file.url, blob, dest, &railyard_transfer::silent).await;
+            return self.transfer.pull(&file.url, blob, dest, Form::Plain, &railyard_transfer::silent).await;
         };
         let style =
             template("{prefix}  {bar:24.green} {binary_bytes}/{binary_total_bytes}  {binary_bytes_per_sec}  {eta}");
         let name = ansi::one_line(file.artifact.path.as_str());
         let bar = bars.add(ProgressBar::new(blob.stored_bytes).with_style(style).with_prefix(name));
-        let pulled = self.transfer.pull(&file.url, blob, dest, &|bytes| bar.set_position(bytes)).await;
+        let pulled = self.transfer.pull(&file.url, blob, dest, Form::Plain, &|bytes| bar.set_position(bytes)).await;
         bar.finish_and_clear();
         bars.remove(&bar);
         pulled

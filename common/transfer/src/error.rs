@@ -84,6 +84,16 @@ pub enum TransferError {
         /// What the cache said.
         why: String,
     },
+    /// The answer ended before its announced end.
+    #[error("{url}: the answer ended after {got} of {expected} bytes")]
+    Truncated {
+        /// Without its query.
+        url: String,
+        /// Bytes that came.
+        got: u64,
+        /// Bytes that were announced.
+        expected: u64,
+    },
     /// Another answer than success.
     #[error("{url} answered HTTP {status}: {why}")]
     Status {
@@ -144,6 +154,7 @@ impl TransferError {
             Self::Gone { .. } => "gone",
             Self::CacheFull { .. } => "cache-full",
             Self::Damaged { .. } => "damaged",
+            Self::Truncated { .. } => "truncated",
             Self::Status { .. } => "status",
             Self::WrongDigest { .. } => "wrong-digest",
             Self::Corrupt { .. } => "corrupt",
@@ -152,13 +163,27 @@ impl TransferError {
         }
     }
 
-    /// Whether the same request may succeed a moment later.
+    /// Whether the same request may succeed a moment later. A full cache may: somebody frees some space, or a sweep does.
     pub(crate) fn is_transient(&self) -> bool {
         match self {
-            Self::Damaged { .. } | Self::Stalled { .. } | Self::Network { .. } => true,
-            Self::Status { status, .. } => matches!(status, 408 | 409 | 429 | 500 | 502..=599),
+            Self::Damaged { .. }
+            | Self::Truncated { .. }
+            | Self::Stalled { .. }
+            | Self::Network { .. }
+            | Self::CacheFull { .. } => true,
+            Self::Status { status, .. } => matches!(status, 408 | 409 | 425 | 429 | 500 | 502..=599),
             _ => false,
         }
+    }
+
+    /// Whether what came is not what was asked for, and will not become it.
+    pub(crate) fn is_bad_content(&self) -> bool {
+        matches!(self, Self::WrongDigest { .. } | Self::Corrupt { .. })
+    }
+
+    /// Whether bytes came out other than they went in.
+    pub(crate) fn is_damage(&self) -> bool {
+        matches!(self, Self::Damaged { .. } | Self::Truncated { .. })
     }
 
     /// The error of a local operation, with the full disk and the missing file told apart.

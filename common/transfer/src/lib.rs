@@ -6,11 +6,15 @@
 //! **Invariant:** a pulled file gets its name only after its size and SHA-256 were found right; what was not verified
 //! lies beside it as `NAME.part` and is never taken for the real thing.
 
+mod chunks;
 mod compress;
 mod error;
+mod follow;
 mod hash;
 mod landing;
 mod meter;
+mod part;
+mod part_log;
 mod pull;
 mod push;
 mod tries;
@@ -18,10 +22,14 @@ mod tries;
 pub use compress::compress_zstd;
 pub use error::TransferError;
 pub use hash::hash_file;
-pub use push::{Finished, Ticket};
+pub use landing::{Form, write_sparse};
+pub use part_log::PartLog;
+pub use push::{Finished, PartUrls, PushError, Ticket};
 
 use railyard_common::backoff::Backoff;
+use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// Told the number of bytes done so far. It may step back when a part is sent again.
 pub type Progress<'a> = &'a (dyn Fn(u64) + Send + Sync);
@@ -29,15 +37,24 @@ pub type Progress<'a> = &'a (dyn Fn(u64) + Send + Sync);
 /// A [`Progress`] for those who do not look.
 pub fn silent(_bytes: u64) {}
 
+/// What one stream of bytes may hold in memory: two buffers of [`BUFFER_BYTES`] between disk and network, and what the HTTP
+/// and TLS layers below keep of it.
+const STREAM_BYTES: u64 = 4 * 1024 * 1024;
+
+/// What goes to the disk or comes from it at once: big enough that the switch between threads does not matter.
+const BUFFER_BYTES: usize = 512 * 1024;
+
 /// How bytes are moved.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
-    /// Parts of one file that are sent at the same time. Each holds one read buffer, not the whole part.
-    pub parallel_parts: usize,
-    /// Tries of one request without any progress before the transfer fails.
-    pub attempts: u32,
-    /// A request that moves no byte for so long has failed. A slow one that moves some has not.
-    pub progress_timeout: Duration,
+    /// Streams of one file at the same time.
+    pub parallel_streams: usize,
+    /// Memory for everything in flight, whatever the number and size of the files: streams wait for it.
+    pub memory_bytes: u64,
+    /// A request that moves next to nothing for so long has failed, and is sent again over another connection.
+    pub stall_timeout: Duration,
+    /// A transfer of which nothing new has moved for so long is given up, whatever stood in its way.
+    pub progress_deadline: Duration,
     /// The waits between tries.
     pub backoff: Backoff,
 }
@@ -45,24 +62,34 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            parallel_parts: 4,
-            attempts: 6,
-            progress_timeout: Duration::from_secs(60),
+            parallel_streams: 4,
+            memory_bytes: 256 * 1024 * 1024,
+            stall_timeout: Duration::from_secs(30),
+            progress_deadline: Duration::from_secs(600),
             backoff: Backoff { base_millis: 200, max_millis: 10_000 },
         }
     }
 }
 
-/// Pushes and pulls. Cheap to clone: the connections are shared.
+/// Pushes and pulls. Cheap to clone: the connections are shared, and the memory.
 #[derive(Clone, Debug)]
 pub struct Transfer {
     http: reqwest::Client,
     settings: Settings,
+    streams: Arc<Semaphore>,
 }
 
 impl Transfer {
     /// Transfers over `http`.
     pub fn new(http: reqwest::Client, settings: Settings) -> Self {
-        Self { http, settings }
+        let streams = usize::try_from(settings.memory_bytes / STREAM_BYTES).unwrap_or(usize::MAX);
+        let streams = Arc::new(Semaphore::new(streams.clamp(1, Semaphore::MAX_PERMITS)));
+        Self { http, settings, streams }
+    }
+
+    /// The right to hold the memory of one stream.
+    async fn stream(&self) -> Option<SemaphorePermit<'_>> {
+        // Nobody closes the semaphore; without a permit there would merely be one stream more.
+        self.streams.acquire().await.ok()
     }
 }

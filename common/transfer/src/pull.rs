@@ -1,128 +1,292 @@
 //! A blob out of the cache, into a file.
 
+use crate::chunks::Chunk;
 use crate::error::{TransferError, bare, refused};
-use crate::landing::Landing;
-use crate::tries::Tries;
-use crate::{Progress, Transfer};
+use crate::hash::joined;
+use crate::landing::{Form, Landing};
+use crate::meter::{LIVELY_BYTES, Meter, telling, while_progressing};
+use crate::tries::{LastError, Tries};
+use crate::{BUFFER_BYTES, Progress, Transfer};
 use bytes::{Buf as _, Bytes};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use http::StatusCode;
 use http::header::{CONTENT_RANGE, RANGE};
 use railyard_common::blob::{Blob, Encoding};
 use reqwest::Response;
+use std::io;
 use std::path::Path;
+use std::pin::Pin;
+use std::time::Duration;
+use tokio::task::JoinHandle;
+use tokio::time::Sleep;
 
-/// How one request ended.
-enum Ended {
-    /// All stored bytes are there.
-    Whole,
-    /// The file cannot be written on; the landing knows why.
-    LandingFailed,
+/// Why chunks cannot be fetched as planned.
+enum Detour {
+    /// It cannot be fetched at all.
+    Failed(TransferError),
+    /// It is stored in another length than was announced: another host has packed the same bytes in another way.
+    OtherLength(u64),
+    /// The server gives whole objects only.
+    NoRanges,
+}
+
+impl From<TransferError> for Detour {
+    fn from(error: TransferError) -> Self {
+        Self::Failed(error)
+    }
 }
 
 impl Transfer {
-    /// Fetches `blob` from the signed `url` into `dest`, decoded. `dest` appears only complete and verified.
+    /// Fetches `blob` from the signed `url` into `dest`, in the form that is wanted. `dest` appears only complete and verified.
     ///
-    /// A connection that breaks is taken up where it ended; a plain blob also after a crash of this process, from `DEST.part`.
-    /// `progress` is told stored bytes.
+    /// Ranges are fetched in parallel, each again on its own for as long as anything moves. What was fetched of it before, also
+    /// by a process that was killed, is taken from `DEST.part`. `progress` is told stored bytes.
     ///
     /// # Errors
     /// [`TransferError::WrongDigest`] or [`TransferError::Corrupt`] (nothing is left behind), [`TransferError::Expired`],
     /// [`TransferError::DiskFull`] (`DEST.part` is left for the next try), or any other [`TransferError`].
-    pub async fn pull(&self, url: &str, blob: &Blob, dest: &Path, progress: Progress<'_>) -> Result<(), TransferError> {
-        let (landing, mut done) = Landing::open(blob, dest, bare(url)).await?;
-        let mut tries = Tries::new(&self.settings);
-        let mut stored_bytes = blob.stored_bytes;
-        while done < stored_bytes {
-            let before = done;
-            match self.pull_from(url, blob, &landing, (&mut done, &mut stored_bytes), progress).await {
-                Ok(Ended::Whole) => {}
-                Ok(Ended::LandingFailed) => break,
-                Err(error) => {
-                    if done > before {
-                        tries.progressed();
-                    }
-                    if let Err(error) = tries.pause(error).await {
-                        landing.leave(&error).await;
-                        return Err(error);
-                    }
-                }
-            }
-        }
-        progress(done);
-        landing.finish().await
-    }
-
-    /// Fetches the stored bytes from `done` on, and counts `done` up to `stored_bytes`.
-    async fn pull_from(
+    pub async fn pull(
         &self,
         url: &str,
         blob: &Blob,
-        landing: &Landing,
-        (done, stored_bytes): (&mut u64, &mut u64),
+        dest: &Path,
+        form: Form,
         progress: Progress<'_>,
-    ) -> Result<Ended, TransferError> {
-        let limit = self.settings.progress_timeout;
-        let stalled = |_| TransferError::Stalled { url: bare(url), after: limit };
-        let network = |error: reqwest::Error| TransferError::Network { url: bare(url), source: error.without_url() };
-
-        let mut request = self.http.get(url);
-        if *done > 0 {
-            request = request.header(RANGE, format!("bytes={done}-"));
+    ) -> Result<(), TransferError> {
+        let mut stored_bytes = blob.stored_bytes;
+        let mut ranges = true;
+        let mut is_second = false;
+        loop {
+            let landing = Landing::open(blob, stored_bytes, dest, form, bare(url)).await?;
+            match self.fill(url, &landing, ranges, stored_bytes, progress).await {
+                Ok(()) => match landing.finish().await {
+                    // Damaged on its way, or by a machine that died over an earlier try. Nothing of it is left.
+                    Err(error) if !is_second && error.is_bad_content() => {
+                        tracing::warn!(%error, "fetching it once more");
+                        is_second = true;
+                    }
+                    done => return done,
+                },
+                Err(Detour::OtherLength(length)) if blob.encoding == Encoding::Zstd && length != stored_bytes => {
+                    landing.leave(true).await;
+                    stored_bytes = length;
+                }
+                Err(Detour::OtherLength(length)) => {
+                    landing.leave(true).await;
+                    let why = format!("it has {length} stored bytes instead of {stored_bytes}");
+                    return Err(TransferError::Corrupt { url: bare(url), why });
+                }
+                Err(Detour::NoRanges) => {
+                    landing.leave(false).await;
+                    ranges = false;
+                }
+                Err(Detour::Failed(error)) => {
+                    landing.leave(error.is_bad_content()).await;
+                    return Err(error);
+                }
+            }
         }
-        let mut answer = tokio::time::timeout(limit, request.send()).await.map_err(stalled)?.map_err(network)?;
+    }
+
+    /// Fetches what is missing.
+    async fn fill(
+        &self,
+        url: &str,
+        landing: &Landing,
+        ranges: bool,
+        stored_bytes: u64,
+        progress: Progress<'_>,
+    ) -> Result<(), Detour> {
+        let total = Meter::default();
+        total.add(landing.landed_bytes());
+        let last = LastError::default();
+        let way = Way { transfer: self, url, landing, ranges, stored_bytes, total: total.clone(), last: &last };
+        let streams = if ranges { self.settings.parallel_streams.max(1) } else { 1 };
+        // Futures, not a stream that makes them: a closure over borrowed parts would keep callers from spawning this.
+        let fetching: Vec<_> = landing.missing().into_iter().map(|chunk| way.fetch(chunk)).collect();
+        let fetching = stream::iter(fetching).buffer_unordered(streams).try_collect::<()>();
+        let deadline = self.settings.progress_deadline;
+        let fetching = while_progressing(fetching, &total, deadline);
+        let given_up = || last.take().unwrap_or(TransferError::Stalled { url: bare(url), after: deadline });
+        telling(fetching, &total, progress).await.ok_or_else(given_up)?
+    }
+}
+
+/// What all chunks of a pull share.
+struct Way<'a> {
+    transfer: &'a Transfer,
+    url: &'a str,
+    landing: &'a Landing,
+    ranges: bool,
+    stored_bytes: u64,
+    total: Meter,
+    last: &'a LastError,
+}
+
+impl Way<'_> {
+    /// Fetches a chunk until it has landed.
+    async fn fetch(&self, chunk: Chunk) -> Result<(), Detour> {
+        let _memory = self.transfer.stream().await;
+        let mut tries = Tries::new(&self.transfer.settings, self.last);
+        // Of an earlier process there may be something where this one writes.
+        let mut fresh = !self.landing.resumed;
+        let mut done = 0;
+        loop {
+            if self.landing.is_spoilt() {
+                // Found wrong already; the end of the landing says how.
+                return Ok(());
+            }
+            let before = done;
+            match self.try_fetch(chunk, &mut done, fresh).await {
+                Ok(()) => return Ok(self.landing.land(chunk)?),
+                Err(Detour::Failed(error)) => {
+                    if done > before {
+                        tries.progressed();
+                    }
+                    fresh = false;
+                    tries.pause(error).await?;
+                }
+                Err(detour) => return Err(detour),
+            }
+        }
+    }
+
+    /// Fetches a chunk from `done` of its bytes on.
+    async fn try_fetch(&self, chunk: Chunk, done: &mut u64, fresh: bool) -> Result<(), Detour> {
+        let limit = self.transfer.settings.stall_timeout;
+        let start = chunk.offset + *done;
+        let mut request = self.transfer.http.get(self.url);
+        if self.ranges {
+            request = request.header(RANGE, format!("bytes={start}-{}", chunk.offset + chunk.length - 1));
+        }
+        let answer = tokio::time::timeout(limit, request.send()).await.map_err(|_| self.stalled(limit))?;
+        let answer = answer.map_err(|error| self.network(error))?;
         if !answer.status().is_success() {
-            return Err(refused(bare(url), answer).await);
+            let refused = tokio::time::timeout(limit, refused(bare(self.url), answer)).await;
+            return Err(refused.unwrap_or_else(|_| self.stalled(limit)).into());
         }
-        let start = starts_at(&answer, *done, url)?;
-        if let (Encoding::Zstd, Some(length)) = (blob.encoding, answer.content_length()) {
-            // Another host may have packed the same bytes in another way; what counts is what they unpack to.
-            *stored_bytes = start.saturating_add(length);
-        }
-        let mut skip = *done - start;
-        while let Some(mut bytes) =
-            tokio::time::timeout(limit, answer.chunk()).await.map_err(stalled)?.map_err(network)?
-        {
-            skip_some(&mut bytes, &mut skip);
-            if bytes.is_empty() {
-                continue;
+        let skip = self.starts_at(&answer, start)?;
+        let window = Box::pin(tokio::time::sleep(limit));
+        let left = chunk.length - *done;
+        let mut body = Body { way: self, answer, limit, window, lively: 0, skip, left };
+        let mut writing: Option<(u64, JoinHandle<io::Result<()>>)> = None;
+        loop {
+            let (bytes, end) = body.gather().await;
+            // Waited for in any case: what counts as done must be in the file.
+            if let Some((length, written)) = writing.take() {
+                joined(written).await.map_err(self.landing.local())?;
+                *done += length;
             }
-            *done += bytes.len() as u64;
-            if *done > *stored_bytes {
-                let why = format!("it has more than the announced {stored_bytes} stored bytes");
-                return Err(TransferError::Corrupt { url: bare(url), why });
+            if !bytes.is_empty() {
+                let length = bytes.iter().map(|bytes| bytes.len() as u64).sum();
+                writing = Some((length, self.landing.write(bytes, chunk.offset + *done, fresh)));
+            } else if body.left == 0 {
+                return Ok(());
             }
-            if !landing.take(bytes).await {
-                return Ok(Ended::LandingFailed);
+            if let Err(error) = end {
+                if let Some((length, written)) = writing {
+                    joined(written).await.map_err(self.landing.local())?;
+                    *done += length;
+                }
+                return Err(error.into());
             }
-            progress(*done);
         }
-        if *done == *stored_bytes {
-            return Ok(Ended::Whole);
+    }
+
+    /// How many bytes of the answer come before the one that was asked for; checks that it is the right object's.
+    fn starts_at(&self, answer: &Response, wanted: u64) -> Result<u64, Detour> {
+        let told = |length: Option<u64>| match length {
+            Some(length) if length != self.stored_bytes => Err(Detour::OtherLength(length)),
+            _ => Ok(()),
+        };
+        if answer.status() != StatusCode::PARTIAL_CONTENT {
+            told(answer.content_length())?;
+            let whole = self.landing.missing().len() <= 1 || !self.ranges;
+            // Bytes that are skipped are no problem for one who fetches the whole object anyway.
+            return if whole { Ok(wanted) } else { Err(Detour::NoRanges) };
         }
-        let why = format!("it ends after {done} of {stored_bytes} stored bytes");
-        Err(TransferError::Corrupt { url: bare(url), why })
+        let range = answer.headers().get(CONTENT_RANGE).and_then(|range| range.to_str().ok()).unwrap_or_default();
+        let parsed = range.strip_prefix("bytes ").and_then(|range| {
+            let (span, length) = range.split_once('/')?;
+            Some((span.split('-').next()?.parse::<u64>().ok()?, length.parse::<u64>().ok()))
+        });
+        match parsed {
+            Some((start, length)) if start <= wanted => told(length).map(|()| wanted - start),
+            _ => Err(Detour::Failed(TransferError::Status {
+                url: bare(self.url),
+                status: answer.status().as_u16(),
+                why: format!("asked for bytes from {wanted} on, got Content-Range `{range}`"),
+            })),
+        }
+    }
+
+    fn stalled(&self, after: Duration) -> TransferError {
+        TransferError::Stalled { url: bare(self.url), after }
+    }
+
+    fn network(&self, error: reqwest::Error) -> TransferError {
+        TransferError::Network { url: bare(self.url), source: error.without_url() }
     }
 }
 
-/// Where the body begins in the object: 0 for a server that does not do ranges.
-fn starts_at(answer: &Response, wanted: u64, url: &str) -> Result<u64, TransferError> {
-    if answer.status() != StatusCode::PARTIAL_CONTENT {
-        return Ok(0);
-    }
-    let range = answer.headers().get(CONTENT_RANGE).and_then(|range| range.to_str().ok()).unwrap_or_default();
-    let start = range.strip_prefix("bytes ").and_then(|range| range.split('-').next()).and_then(|n| n.parse().ok());
-    match start {
-        Some(start) if start <= wanted => Ok(start),
-        _ => Err(TransferError::Status {
-            url: bare(url),
-            status: answer.status().as_u16(),
-            why: format!("asked for bytes from {wanted} on, got Content-Range `{range}`"),
-        }),
-    }
+/// The body of an answer, as far as it is wanted.
+struct Body<'a> {
+    way: &'a Way<'a>,
+    answer: Response,
+    limit: Duration,
+    /// Ends when so many bytes must have come that the connection counts as alive.
+    window: Pin<Box<Sleep>>,
+    /// Bytes that came in this window.
+    lively: u64,
+    /// Bytes that come first and are not wanted.
+    skip: u64,
+    /// Bytes that are wanted.
+    left: u64,
 }
 
-fn skip_some(bytes: &mut Bytes, skip: &mut u64) {
-    let n = usize::try_from(*skip).map_or(bytes.len(), |skip| skip.min(bytes.len()));
-    bytes.advance(n);
-    *skip -= n as u64;
+impl Body<'_> {
+    /// The next bytes, none when all have come; and why there will be no more.
+    async fn gather(&mut self) -> (Vec<Bytes>, Result<(), TransferError>) {
+        let (mut gathered, mut length) = (Vec::new(), 0);
+        while self.left > 0 && length < BUFFER_BYTES {
+            let mut bytes = match self.next().await {
+                Ok(Some(bytes)) => bytes,
+                Ok(None) => {
+                    let (got, expected) = (length as u64, self.left + length as u64);
+                    return (gathered, Err(TransferError::Truncated { url: bare(self.way.url), got, expected }));
+                }
+                Err(error) => return (gathered, Err(error)),
+            };
+            let skipped = usize::try_from(self.skip).map_or(bytes.len(), |skip| skip.min(bytes.len()));
+            bytes.advance(skipped);
+            self.skip -= skipped as u64;
+            bytes.truncate(usize::try_from(self.left).unwrap_or(usize::MAX));
+            self.left -= bytes.len() as u64;
+            length += bytes.len();
+            self.way.total.add(bytes.len() as u64);
+            if !bytes.is_empty() {
+                gathered.push(bytes);
+            }
+        }
+        (gathered, Ok(()))
+    }
+
+    async fn next(&mut self) -> Result<Option<Bytes>, TransferError> {
+        loop {
+            tokio::select! {
+                biased;
+                next = self.answer.chunk() => {
+                    let next = next.map_err(|error| self.way.network(error))?;
+                    self.lively += next.as_ref().map_or(0, |bytes| bytes.len() as u64);
+                    return Ok(next);
+                }
+                () = &mut self.window => {
+                    if std::mem::take(&mut self.lively) < LIVELY_BYTES {
+                        return Err(self.way.stalled(self.limit));
+                    }
+                    self.window = Box::pin(tokio::time::sleep(self.limit));
+                }
+            }
+        }
+    }
 }

@@ -1,22 +1,26 @@
 //! A file into the cache, in parts to signed URLs.
 
 use crate::error::{TransferError, bare, refused};
-use crate::hash::{READ_BYTES, blocking};
-use crate::meter::{Meter, telling, while_moving};
-use crate::tries::Tries;
+use crate::hash::blocking;
+use crate::meter::{Meter, telling, while_lively, while_progressing};
+use crate::part::Part;
+use crate::part_log::PartLog;
+use crate::tries::{LastError, Tries};
 use crate::{Progress, Transfer};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use bytes::Bytes;
-use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, ETAG};
-use md5::{Digest as _, Md5};
-use railyard_common::blob::Blob;
+use railyard_common::blob::{Blob, PartChecksum};
+use std::collections::BTreeMap;
 use std::fs::File;
-use std::io;
-use std::os::unix::fs::FileExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
+use tokio::sync::Mutex;
+
+/// URLs that are asked for at a time: enough that asking does not matter, and few enough that they are used while they are good.
+const URLS_AT_A_TIME: u32 = 32;
+
+/// URLs of one part that may be expired when they are used: more of them, and the clocks of controller and cache disagree.
+const RENEWALS_MAX: u32 = 3;
 
 /// The right to send one blob: what the controller answered to `PrepareUpload`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,8 +29,28 @@ pub struct Ticket {
     pub upload_id: String,
     /// Length of every part but the last.
     pub part_bytes: u64,
-    /// Where part N (from 1) goes: `part_urls[N - 1]`.
-    pub part_urls: Vec<String>,
+    /// How the cache knows that a part is whole.
+    pub checksum: PartChecksum,
+}
+
+/// Where signed URLs come from.
+pub trait PartUrls: Sync {
+    /// Why there are none.
+    type Error: Send;
+
+    /// Where the parts of these numbers (from 1) go, in their order.
+    fn sign(&self, parts: Vec<u32>) -> impl Future<Output = Result<Vec<String>, Self::Error>> + Send;
+}
+
+/// A push failed.
+#[derive(Debug, thiserror::Error)]
+pub enum PushError<E> {
+    /// The bytes did not get through.
+    #[error(transparent)]
+    Transfer(#[from] TransferError),
+    /// There are no URLs.
+    #[error("cannot get a URL to send to")]
+    Urls(E),
 }
 
 /// A blob whose parts are all in the cache. The controller completes it.
@@ -40,79 +64,151 @@ pub struct Finished {
     pub etags: Vec<String>,
 }
 
-/// One part of a file.
-struct Part<'a> {
-    file: Arc<File>,
-    path: &'a Path,
-    url: &'a str,
-    offset: u64,
-    length: u64,
-}
-
 impl Transfer {
-    /// Sends `file`, the stored bytes of `blob` (compressed already if the blob is), to the URLs of `ticket`.
+    /// Sends `file`, the stored bytes of `blob` (compressed already if the blob is), as `ticket` says; parts that `log` knows
+    /// are in the cache already.
     ///
-    /// Parts go in parallel, each with its `Content-MD5`, and are sent again on their own. Memory is bounded by
-    /// `parallel_parts` read buffers.
+    /// Parts go in parallel, each with its checksum, and are sent again on their own for as long as anything moves.
+    /// `progress` is told stored bytes, those of earlier included.
     ///
     /// # Errors
-    /// Any [`TransferError`]; the first part that fails for good ends the push.
-    pub async fn push(
+    /// [`PushError`]; the first part that fails for good ends the push.
+    pub async fn push<U: PartUrls>(
         &self,
         file: &Path,
         blob: &Blob,
         ticket: &Ticket,
+        urls: &U,
+        log: &PartLog,
         progress: Progress<'_>,
-    ) -> Result<Finished, TransferError> {
+    ) -> Result<Finished, PushError<U::Error>> {
         let opened = open_checked(file, blob.stored_bytes).await?;
-        let meter = Meter::default();
         let parts = parts(&opened, file, blob.stored_bytes, ticket)?;
+        let missing: Vec<Part<'_>> = parts.iter().filter(|part| log.etag(part.number).is_none()).cloned().collect();
+        let total = Meter::default();
+        total.add(blob.stored_bytes - missing.iter().map(|part| part.length).sum::<u64>());
+        let last = LastError::default();
+        let way = Way {
+            transfer: self,
+            checksum: ticket.checksum,
+            urls: Book { urls, last: parts.len() as u32, known: Mutex::default() },
+            log,
+            total: total.clone(),
+            last: &last,
+        };
         // Futures, not a stream that makes them: a closure over borrowed parts would keep callers from spawning this.
-        let sending: Vec<_> = parts.into_iter().map(|part| self.push_part(part, &meter)).collect();
-        let sending = stream::iter(sending).buffered(self.settings.parallel_parts.max(1)).try_collect();
-        let etags = telling(sending, &meter, progress).await?;
+        let sending: Vec<_> = missing.iter().map(|part| way.send(part)).collect();
+        let sending = stream::iter(sending).buffer_unordered(self.settings.parallel_streams.max(1)).try_collect();
+        let deadline = self.settings.progress_deadline;
+        let sending = while_progressing(sending, &total, deadline);
+        let sent: Option<Result<BTreeMap<u32, String>, _>> = telling(sending, &total, progress).await;
+        let given_up = || last.take().unwrap_or(TransferError::Stalled { url: String::new(), after: deadline });
+        let sent = sent.ok_or_else(given_up)??;
+        let etag = |part: &Part<'_>| sent.get(&part.number).map(String::as_str).or(log.etag(part.number));
+        let etags = parts.iter().filter_map(etag).map(str::to_owned).collect();
         Ok(Finished { blob: *blob, upload_id: ticket.upload_id.clone(), etags })
     }
+}
 
-    async fn push_part(&self, part: Part<'_>, total: &Meter) -> Result<String, TransferError> {
-        let mut tries = Tries::new(&self.settings);
+/// What all parts of a push share.
+struct Way<'a, U> {
+    transfer: &'a Transfer,
+    checksum: PartChecksum,
+    urls: Book<'a, U>,
+    log: &'a PartLog,
+    total: Meter,
+    last: &'a LastError,
+}
+
+impl<U: PartUrls> Way<'_, U> {
+    /// Sends a part until the cache has it; its number and ETag.
+    async fn send(&self, part: &Part<'_>) -> Result<(u32, String), PushError<U::Error>> {
+        let _memory = self.transfer.stream().await;
+        let mut tries = Tries::new(&self.transfer.settings, self.last);
+        let mut url = self.urls.of(part.number).await?;
+        let mut renewals = 0;
         loop {
             let sent = Meter::default();
-            match self.try_part(&part, &sent, total).await {
-                Ok(etag) => return Ok(etag),
-                Err(error) => {
-                    total.take_back(sent.read());
-                    tries.pause(error).await?;
+            let error = match self.try_send(part, &url, &sent).await {
+                Ok(etag) => {
+                    self.log.note(part.number, &etag);
+                    return Ok((part.number, etag));
                 }
+                Err(error) => error,
+            };
+            self.total.take_back(sent.read());
+            match error {
+                TransferError::Expired { .. } if renewals < RENEWALS_MAX => {
+                    renewals += 1;
+                    url = self.urls.of(part.number).await?;
+                }
+                error => tries.pause(error).await?,
             }
         }
     }
 
-    async fn try_part(&self, part: &Part<'_>, sent: &Meter, total: &Meter) -> Result<String, TransferError> {
-        let url = || bare(part.url);
-        let limit = self.settings.progress_timeout;
-        // Hashed anew for each try: should the memory or the disk have lied once, it need not lie twice.
-        let md5 = part.md5().await?;
-        let body = reqwest::Body::wrap_stream(part.body(sent.clone(), total.clone()));
+    async fn try_send(&self, part: &Part<'_>, to: &str, sent: &Meter) -> Result<String, TransferError> {
+        let url = || bare(to);
+        let limit = self.transfer.settings.stall_timeout;
+        // Summed anew for each try: should the memory or the disk have lied once, it need not lie twice.
+        let sum = part.sum(self.checksum).await?;
+        let (name, value) = sum.header();
+        let body = reqwest::Body::wrap_stream(part.body(sent.clone(), self.total.clone()));
         let request = self
+            .transfer
             .http
-            .put(part.url)
+            .put(to)
             .header(CONTENT_LENGTH, part.length)
             .header(CONTENT_TYPE, "application/octet-stream")
-            .header("content-md5", STANDARD.encode(md5))
+            .header(name, value)
             .body(body);
-        let answer = while_moving(request.send(), sent, limit)
+        let answer = while_lively(request.send(), sent, limit)
             .await
             .ok_or_else(|| TransferError::Stalled { url: url(), after: limit })?
             .map_err(|error| TransferError::Network { url: url(), source: error.without_url() })?;
         if !answer.status().is_success() {
-            return Err(refused(url(), answer).await);
+            return Err(tokio::time::timeout(limit, refused(url(), answer))
+                .await
+                .unwrap_or(TransferError::Stalled { url: url(), after: limit }));
         }
-        let etag = answer.headers().get(ETAG).and_then(|etag| etag.to_str().ok());
-        etag.map(str::to_owned).ok_or_else(|| TransferError::Status {
+        let headers = answer.headers().clone();
+        // Whatever it says: read to its end, so that the connection serves the next part.
+        let _ = tokio::time::timeout(limit, answer.bytes()).await;
+        let etag = headers.get(ETAG).and_then(|etag| etag.to_str().ok()).ok_or_else(|| TransferError::Status {
             url: url(),
-            status: answer.status().as_u16(),
+            status: 200,
             why: "the answer has no ETag".to_owned(),
+        })?;
+        if sum.is_contradicted_by(etag, &headers) {
+            let why = format!("the cache stored a part with ETag {etag}, which is not its MD5");
+            return Err(TransferError::Damaged { url: url(), why });
+        }
+        Ok(etag.to_owned())
+    }
+}
+
+/// URLs, asked for as they are needed.
+struct Book<'a, U> {
+    urls: &'a U,
+    /// The number of the last part.
+    last: u32,
+    /// Those that nobody has taken yet.
+    known: Mutex<BTreeMap<u32, String>>,
+}
+
+impl<U: PartUrls> Book<'_, U> {
+    /// A URL for a part: another one each time it is asked for.
+    async fn of(&self, number: u32) -> Result<String, PushError<U::Error>> {
+        let mut known = self.known.lock().await;
+        if let Some(url) = known.remove(&number) {
+            return Ok(url);
+        }
+        let numbers: Vec<u32> = (number..=self.last).take(URLS_AT_A_TIME as usize).collect();
+        let urls = self.urls.sign(numbers.clone()).await.map_err(PushError::Urls)?;
+        known.extend(numbers.into_iter().zip(urls));
+        known.remove(&number).ok_or_else(|| {
+            let why = format!("the controller gave no URL for part {number}");
+            TransferError::BadTicket { why }.into()
         })
     }
 }
@@ -137,80 +233,20 @@ fn parts<'a>(
     file: &Arc<File>,
     path: &'a Path,
     stored_bytes: u64,
-    ticket: &'a Ticket,
+    ticket: &Ticket,
 ) -> Result<Vec<Part<'a>>, TransferError> {
-    let needed = if ticket.part_bytes == 0 { 0 } else { stored_bytes.div_ceil(ticket.part_bytes) };
-    if needed != ticket.part_urls.len() as u64 || (stored_bytes > 0 && ticket.part_bytes == 0) {
-        let why = format!(
-            "{stored_bytes} bytes in parts of {} need {needed} URLs, it has {}",
-            ticket.part_bytes,
-            ticket.part_urls.len()
-        );
+    if stored_bytes == 0 {
+        return Ok(Vec::new());
+    }
+    let count = stored_bytes.checked_div(ticket.part_bytes).and(Some(stored_bytes.div_ceil(ticket.part_bytes.max(1))));
+    let Some(count) = count.and_then(|count| u32::try_from(count).ok()) else {
+        let why = format!("{stored_bytes} bytes cannot go in parts of {}", ticket.part_bytes);
         return Err(TransferError::BadTicket { why });
-    }
-    let cut = |(offset, url): (u64, &'a String)| Part {
-        file: Arc::clone(file),
-        path,
-        url,
-        offset,
-        length: ticket.part_bytes.min(stored_bytes - offset),
     };
-    Ok((0..needed).map(|n| n * ticket.part_bytes).zip(&ticket.part_urls).map(cut).collect())
-}
-
-impl Part<'_> {
-    async fn md5(&self) -> Result<[u8; 16], TransferError> {
-        let (file, offset, length) = (Arc::clone(&self.file), self.offset, self.length);
-        let hash = move || {
-            let mut hasher = Md5::new();
-            let mut buffer = vec![0; READ_BYTES];
-            let mut done = 0;
-            while done < length {
-                let n = next_bytes(length - done);
-                file.read_exact_at(&mut buffer[..n], offset + done)?;
-                hasher.update(&buffer[..n]);
-                done += n as u64;
-            }
-            Ok(hasher.finalize().into())
-        };
-        blocking(hash).await.map_err(|error: io::Error| self.unreadable(error))
-    }
-
-    fn unreadable(&self, error: io::Error) -> TransferError {
-        match error.kind() {
-            io::ErrorKind::UnexpectedEof => TransferError::Changed {
-                path: PathBuf::from(self.path),
-                expected: self.offset + self.length,
-                found: self.file.metadata().map_or(0, |metadata| metadata.len()),
-            },
-            _ => TransferError::local("read", self.path)(error),
-        }
-    }
-
-    /// The bytes of the part. A byte counts as moved when the connection asks for the next ones.
-    fn body(&self, sent: Meter, total: Meter) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
-        let (file, offset, length) = (Arc::clone(&self.file), self.offset, self.length);
-        stream::try_unfold(0, move |done: u64| {
-            let (file, sent, total) = (Arc::clone(&file), sent.clone(), total.clone());
-            async move {
-                if done == length {
-                    return Ok(None);
-                }
-                let n = next_bytes(length - done);
-                let bytes = blocking(move || {
-                    let mut buffer = vec![0; n];
-                    file.read_exact_at(&mut buffer, offset + done).map(|()| Bytes::from(buffer))
-                })
-                .await?;
-                sent.add(n as u64);
-                total.add(n as u64);
-                Ok(Some((bytes, done + n as u64)))
-            }
-        })
-    }
-}
-
-/// How much of `left` to read at once.
-fn next_bytes(left: u64) -> usize {
-    usize::try_from(left).map_or(READ_BYTES, |left| left.min(READ_BYTES))
+    let cut = |number: u32| {
+        let offset = u64::from(number - 1) * ticket.part_bytes;
+        let length = ticket.part_bytes.min(stored_bytes - offset);
+        Part { file: Arc::clone(file), path, number, offset, length }
+    };
+    Ok((1..=count).map(cut).collect())
 }

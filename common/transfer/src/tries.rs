@@ -3,32 +3,51 @@
 use crate::Settings;
 use crate::error::TransferError;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-/// Counts the tries of one request.
+/// Times in a row that the same bytes may arrive damaged or cut off: a network does that now and then, bad memory always.
+const DAMAGED_MAX: u32 = 8;
+
+/// Counts the tries of one request. How long they go on is not counted here: that ends with the transfer's progress.
 pub(crate) struct Tries<'a> {
     settings: &'a Settings,
+    last: &'a LastError,
     failed: u32,
+    damaged: u32,
+}
+
+/// What stood in the way last; told when a transfer is given up.
+#[derive(Default)]
+pub(crate) struct LastError(Mutex<Option<TransferError>>);
+
+impl LastError {
+    pub(crate) fn take(&self) -> Option<TransferError> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
 }
 
 impl<'a> Tries<'a> {
-    pub(crate) fn new(settings: &'a Settings) -> Self {
-        Self { settings, failed: 0 }
+    pub(crate) fn new(settings: &'a Settings, last: &'a LastError) -> Self {
+        Self { settings, last, failed: 0, damaged: 0 }
     }
 
     /// Some bytes arrived since the last failure: a long transfer over a bad line is allowed to end.
     pub(crate) fn progressed(&mut self) {
         self.failed = 0;
+        self.damaged = 0;
     }
 
     /// Waits before the next try, or gives the error back if there shall be none.
     pub(crate) async fn pause(&mut self, error: TransferError) -> Result<(), TransferError> {
         self.failed += 1;
-        if !error.is_transient() || self.failed >= self.settings.attempts {
+        self.damaged += u32::from(error.is_damage());
+        if !error.is_transient() || self.damaged >= DAMAGED_MAX {
             return Err(error);
         }
         let wait = self.settings.backoff.jittered_millis(self.failed, noise());
         tracing::debug!(error = %error, try_number = self.failed, wait_millis = wait, "trying again");
+        *self.last.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
         tokio::time::sleep(Duration::from_millis(wait)).await;
         Ok(())
     }

@@ -4,13 +4,16 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use md5::Digest as _;
 use railyard_common::backoff::Backoff;
-use railyard_common::blob::{Blob, Encoding};
+use railyard_common::blob::{Blob, Encoding, PartChecksum};
 use railyard_common::digest::Digest;
-use railyard_transfer::{Settings, Ticket, Transfer, TransferError, compress_zstd, hash_file, silent};
+use railyard_transfer::{
+    Finished, Form, PartLog, PartUrls, PushError, Settings, Ticket, Transfer, TransferError, compress_zstd, hash_file, silent,
+};
+use std::convert::Infallible;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
-use std::path::PathBuf;
-use std::sync::mpsc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tempfile::TempDir;
@@ -23,6 +26,28 @@ enum Act {
     Hang(Vec<u8>),
     /// Does not even read the body.
     Ignore,
+    /// Sends these bytes, and then one more after each pause.
+    Drip(Vec<u8>, Duration),
+}
+
+/// Whether the test has seen what it wanted to see.
+#[derive(Default)]
+struct Over(Mutex<bool>, Condvar);
+
+impl Over {
+    fn is_over(&self) -> bool {
+        *self.0.lock().unwrap()
+    }
+
+    fn set(&self) {
+        *self.0.lock().unwrap() = true;
+        self.1.notify_all();
+    }
+
+    /// Waits for it; `false` if it is not over after `limit`.
+    fn wait(&self, limit: Duration) -> bool {
+        *self.1.wait_timeout_while(self.0.lock().unwrap(), limit, |over| !*over).unwrap().0
+    }
 }
 
 fn answer(head: &str, body: &[u8]) -> Act {
@@ -39,63 +64,83 @@ fn beginning(head: &str, length: usize, body: &[u8]) -> Vec<u8> {
 /// A server that plays a script.
 struct Server {
     url: String,
-    over: mpsc::Sender<()>,
+    over: Arc<Over>,
     seen: JoinHandle<Vec<String>>,
 }
 
 impl Server {
+    /// One act for each connection.
     fn play(script: Vec<Act>) -> Self {
+        let mut script = script.into_iter();
+        Self::with(move || script.next())
+    }
+
+    /// The same for every connection.
+    fn always(mut act: impl FnMut() -> Act + Send + 'static) -> Self {
+        Self::with(move || Some(act()))
+    }
+
+    fn with(mut next: impl FnMut() -> Option<Act> + Send + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}/blob?signature=s3cret", listener.local_addr().unwrap());
-        let (over, is_over) = mpsc::channel::<()>();
+        let over = Arc::new(Over::default());
+        let is_over = over.clone();
         let seen = std::thread::spawn(move || {
-            let mut open = Vec::new();
-            let heads = script.into_iter().map(|act| {
-                let (stream, _) = listener.accept().unwrap();
-                let (head, kept) = play_one(stream, act);
-                open.push(kept);
-                head
-            });
-            let heads = heads.collect();
-            // Hanging connections stay open until the test has seen what it wants to see.
-            let _ = is_over.recv();
-            heads
+            let mut playing = Vec::new();
+            for stream in listener.incoming() {
+                if is_over.is_over() {
+                    break;
+                }
+                // A connection too many is closed without an answer.
+                let Some(act) = next() else { continue };
+                let (stream, is_over) = (stream.unwrap(), is_over.clone());
+                playing.push(std::thread::spawn(move || play_one(stream, act, &is_over)));
+            }
+            playing.into_iter().filter_map(|one| one.join().unwrap()).collect()
         });
         Self { url, over, seen }
     }
 
     /// The heads of the requests, in lower case.
     fn requests(self) -> Vec<String> {
-        drop(self.over);
+        self.over.set();
+        drop(TcpStream::connect(self.url.split('/').nth(2).unwrap()));
         self.seen.join().unwrap()
     }
 }
 
-fn play_one(stream: TcpStream, act: Act) -> (String, Option<TcpStream>) {
+/// Plays one act; the head of the request, unless the client went away over it.
+fn play_one(stream: TcpStream, act: Act, over: &Over) -> Option<String> {
     let mut reader = BufReader::new(stream);
     let mut head = String::new();
     while !head.ends_with("\r\n\r\n") {
-        assert_ne!(reader.read_line(&mut head).unwrap(), 0, "the connection ended in the head: {head}");
+        if reader.read_line(&mut head).ok()? == 0 {
+            return None;
+        }
     }
     let head = head.to_lowercase();
     let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
     if !matches!(act, Act::Ignore) {
         let mut body = vec![0; length.map_or(0, |length| length.parse().unwrap())];
-        reader.read_exact(&mut body).unwrap();
+        reader.read_exact(&mut body).ok()?;
     }
     let mut stream = reader.into_inner();
+    // A client that has seen enough closes the connection.
+    let (Act::Answer(bytes) | Act::Hang(bytes) | Act::Drip(bytes, _)) = &act else {
+        over.wait(FOREVER);
+        return Some(head);
+    };
+    let sent = stream.write_all(bytes);
     match act {
-        Act::Answer(bytes) => {
-            stream.write_all(&bytes).unwrap();
-            (head, None)
-        }
-        Act::Hang(bytes) => {
-            stream.write_all(&bytes).unwrap();
-            (head, Some(stream))
-        }
-        Act::Ignore => (head, Some(stream)),
+        Act::Hang(_) => drop(over.wait(FOREVER)),
+        Act::Drip(_, pause) if sent.is_ok() => while !over.wait(pause) && stream.write_all(&[7]).is_ok() {},
+        _ => {}
     }
+    Some(head)
 }
+
+/// Longer than any test.
+const FOREVER: Duration = Duration::from_secs(600);
 
 struct Bench {
     transfer: Transfer,
@@ -106,12 +151,18 @@ impl Bench {
     fn new() -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let settings = Settings {
-            attempts: 3,
-            progress_timeout: Duration::from_millis(300),
+            stall_timeout: Duration::from_millis(300),
+            progress_deadline: Duration::from_millis(1500),
             backoff: Backoff { base_millis: 1, max_millis: 5 },
             ..Settings::default()
         };
         Self { transfer: Transfer::new(reqwest::Client::new(), settings), dir: tempfile::tempdir().unwrap() }
+    }
+
+    fn one_stream() -> Self {
+        let bench = Self::new();
+        let settings = Settings { parallel_streams: 1, ..Settings::default() };
+        Self { transfer: Transfer::new(reqwest::Client::new(), settings), ..bench }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -121,21 +172,45 @@ impl Bench {
     async fn push(&self, bytes: &[u8], server: &Server) -> Result<Vec<String>, TransferError> {
         let file = self.path("source");
         std::fs::write(&file, bytes).unwrap();
-        let part_urls = vec![server.url.clone()];
-        let ticket = Ticket { upload_id: "u".to_owned(), part_bytes: 64 << 20, part_urls };
-        let finished = self.transfer.push(&file, &blob_of(bytes), &ticket, &silent).await?;
-        Ok(finished.etags)
+        let finished = self.send(&file, &blob_of(bytes), 64 << 20, &server.url, &PartLog::unkept()).await;
+        finished.map(|finished| finished.etags).map_err(|error| match error {
+            PushError::Transfer(error) => error,
+            PushError::Urls(never) => match never {},
+        })
+    }
+
+    async fn send(
+        &self,
+        file: &Path,
+        blob: &Blob,
+        part_bytes: u64,
+        url: &str,
+        log: &PartLog,
+    ) -> Result<Finished, PushError<Infallible>> {
+        let ticket = Ticket { upload_id: "u".to_owned(), part_bytes, checksum: PartChecksum::ContentMd5 };
+        self.transfer.push(file, blob, &ticket, &OneUrl(url), log, &silent).await
     }
 
     async fn pull(&self, blob: &Blob, server: &Server) -> Result<Vec<u8>, TransferError> {
         let dest = self.path("dest");
-        let done = self.transfer.pull(&server.url, blob, &dest, &silent).await;
+        let done = self.transfer.pull(&server.url, blob, &dest, Form::Plain, &silent).await;
         assert_eq!(dest.exists(), done.is_ok());
         done.map(|()| std::fs::read(dest).unwrap())
     }
 
     fn part_exists(&self) -> bool {
         self.path("dest.part").exists()
+    }
+}
+
+/// Gives one URL for every part.
+struct OneUrl<'a>(&'a str);
+
+impl PartUrls for OneUrl<'_> {
+    type Error = Infallible;
+
+    async fn sign(&self, parts: Vec<u32>) -> Result<Vec<String>, Infallible> {
+        Ok(vec![self.0.to_owned(); parts.len()])
     }
 }
 
@@ -163,22 +238,46 @@ async fn a_part_is_sent_again_after_a_passing_fault() {
 }
 
 #[tokio::test]
-async fn tries_are_finite() {
+async fn tries_end_when_nothing_moves_for_long() {
     let bench = Bench::new();
-    let server = Server::play((0..3).map(|_| answer("500 Internal Server Error", b"it broke")).collect());
+    let server = Server::always(|| answer("500 Internal Server Error", b"it broke"));
     let error = bench.push(b"bytes", &server).await.unwrap_err();
     assert!(matches!(&error, TransferError::Status { status: 500, why, .. } if why == "it broke"), "{error}");
     assert!(!error.to_string().contains("s3cret"), "the signature must not get into logs: {error}");
-    assert_eq!(server.requests().len(), 3);
+    assert!(server.requests().len() > 10, "it was tried for as long as the deadline allows");
+}
+
+#[tokio::test]
+async fn a_part_that_never_arrives_whole_is_given_up() {
+    let bench = Bench::new();
+    let script = || answer("400 Bad Request", b"<Code>BadDigest</Code>");
+    let server = Server::always(script);
+    let error = bench.push(b"bytes", &server).await.unwrap_err();
+    assert!(matches!(&error, TransferError::Damaged { .. }), "{error}");
+    assert_eq!(server.requests().len(), 8);
+
+    // A store that does not look at checksums tells by the part's ETag what it has.
+    let other = hex::encode(md5::Md5::digest(b"bites"));
+    let server = Server::always(move || answer(&format!("200 OK\r\nETag: \"{other}\""), b""));
+    let error = bench.push(b"bytes", &server).await.unwrap_err();
+    assert!(matches!(&error, TransferError::Damaged { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_full_cache_is_waited_for() {
+    let bench = Bench::new();
+    let full = || answer("507 Insufficient Storage", b"");
+    let server = Server::play(vec![full(), full(), answer(TAKEN, b"")]);
+    assert_eq!(bench.push(b"bytes", &server).await.unwrap(), ["\"e\""]);
+    let server = Server::always(full);
+    assert_eq!(bench.push(b"bytes", &server).await.unwrap_err().kind(), "cache-full");
 }
 
 #[tokio::test]
 async fn what_cannot_pass_is_not_tried_again() {
     for (head, body, kind) in [
-        ("403 Forbidden", "<Message>Request has expired</Message>", "expired"),
         ("403 Forbidden", "<Code>SignatureDoesNotMatch</Code>", "denied"),
         ("404 Not Found", "", "gone"),
-        ("507 Insufficient Storage", "", "cache-full"),
         ("413 Payload Too Large", "", "status"),
     ] {
         let bench = Bench::new();
@@ -192,6 +291,38 @@ async fn what_cannot_pass_is_not_tried_again() {
 }
 
 #[tokio::test]
+async fn an_expired_url_is_renewed_and_a_pull_says_so() {
+    let bench = Bench::new();
+    let expired = || answer("403 Forbidden", b"<Message>Request has expired</Message>");
+    let server = Server::play(vec![expired(), answer(TAKEN, b"")]);
+    assert_eq!(bench.push(b"bytes", &server).await.unwrap(), ["\"e\""]);
+    let server = Server::play(vec![expired()]);
+    assert_eq!(bench.pull(&blob_of(b"bytes"), &server).await.unwrap_err().kind(), "expired");
+    let server = Server::always(expired);
+    assert_eq!(bench.push(b"bytes", &server).await.unwrap_err().kind(), "expired", "not for ever");
+}
+
+#[tokio::test]
+async fn parts_that_are_in_the_cache_are_not_sent_again() {
+    let bench = Bench::one_stream();
+    let bytes = b"0123456789";
+    let (file, notes) = (bench.path("source"), bench.path("notes"));
+    std::fs::write(&file, bytes).unwrap();
+    // One part is taken, the next one is refused for good.
+    let refused = || answer("413 Payload Too Large", b"");
+    let server = Server::play(vec![answer(TAKEN, b""), refused()]);
+    let log = PartLog::open(&notes, "u").unwrap();
+    bench.send(&file, &blob_of(bytes), 4, &server.url, &log).await.unwrap_err();
+    assert_eq!(server.requests().len(), 2);
+
+    let log = PartLog::open(&notes, "u").unwrap();
+    let server = Server::play(vec![answer(TAKEN, b""), answer(TAKEN, b"")]);
+    let finished = bench.send(&file, &blob_of(bytes), 4, &server.url, &log).await.unwrap();
+    assert_eq!(finished.etags, ["\"e\""; 3]);
+    assert_eq!(server.requests().len(), 2, "the two that were missing");
+}
+
+#[tokio::test]
 async fn a_broken_pull_goes_on_where_it_ended() {
     let bench = Bench::new();
     let bytes = b"0123456789";
@@ -200,7 +331,7 @@ async fn a_broken_pull_goes_on_where_it_ended() {
         answer("206 Partial Content\r\nContent-Range: bytes 4-9/10", &bytes[4..]),
     ]);
     assert_eq!(bench.pull(&blob_of(bytes), &server).await.unwrap(), bytes);
-    assert!(server.requests()[1].contains("range: bytes=4-\r\n"));
+    assert!(server.requests()[1].contains("range: bytes=4-9\r\n"));
 
     let server = Server::play(vec![Act::Answer(beginning("200 OK", 10, &bytes[..4])), answer("200 OK", bytes)]);
     assert_eq!(bench.pull(&blob_of(bytes), &server).await.unwrap(), bytes, "a server without ranges");
@@ -231,7 +362,7 @@ async fn a_compressed_blob_may_be_stored_in_another_length() {
     for level in [-5, 19] {
         let stored = zstd::bulk::compress(&plain, level).unwrap();
         assert_ne!(stored.len() as u64, blob.stored_bytes);
-        let server = Server::play(vec![answer("200 OK", &stored)]);
+        let server = Server::always(move || answer("200 OK", &stored));
         assert!(bench.pull(&blob, &server).await.unwrap() == plain);
     }
 }
@@ -252,18 +383,29 @@ async fn progress_between_faults_keeps_a_pull_alive() {
 #[tokio::test]
 async fn a_silent_peer_is_an_error_and_not_a_hang() {
     let bench = Bench::new();
-    let server = Server::play((0..3).map(|_| Act::Ignore).collect());
+    let server = Server::always(|| Act::Ignore);
     let error = bench.push(&vec![7; 32 << 20], &server).await.unwrap_err();
     assert!(matches!(error, TransferError::Stalled { .. }), "{error}");
 
     let bytes = b"0123456789";
-    let script = |_| Act::Hang(beginning("206 Partial Content\r\nContent-Range: bytes 4-9/10", 6, b""));
-    let mut script: Vec<_> = (0..3).map(script).collect();
-    script.insert(0, Act::Hang(beginning("200 OK", 10, &bytes[..4])));
-    let server = Server::play(script);
+    let hang = || Act::Hang(beginning("206 Partial Content\r\nContent-Range: bytes 4-9/10", 6, b""));
+    let mut first = Some(Act::Hang(beginning("200 OK", 10, &bytes[..4])));
+    let server = Server::always(move || first.take().unwrap_or_else(hang));
     let error = bench.pull(&blob_of(bytes), &server).await.unwrap_err();
     assert!(matches!(error, TransferError::Stalled { .. }), "{error}");
-    assert_eq!(std::fs::read(bench.path("dest.part")).unwrap(), &bytes[..4], "kept for the next try");
+    assert_eq!(&std::fs::read(bench.path("dest.part")).unwrap()[..4], &bytes[..4], "kept for the next try");
+}
+
+#[tokio::test]
+async fn a_connection_that_drips_is_given_up_for_another() {
+    let bench = Bench::new();
+    let bytes = vec![7; 1 << 20];
+    let server = Server::play(vec![
+        Act::Drip(beginning("200 OK", bytes.len(), b""), Duration::from_millis(20)),
+        answer(&format!("206 Partial Content\r\nContent-Range: bytes 0-{}/{}", bytes.len() - 1, bytes.len()), &bytes),
+    ]);
+    // What dripped in is kept; the rest comes with the second answer, whose first bytes are skipped.
+    assert!(bench.pull(&blob_of(&bytes), &server).await.unwrap() == bytes);
 }
 
 #[tokio::test]
@@ -272,22 +414,38 @@ async fn wrong_bytes_are_refused_and_removed() {
     for (body, kind) in
         [(&b"0123456780"[..], "wrong-digest"), (&b"0123456789 and more"[..], "corrupt"), (&b"01234"[..], "corrupt")]
     {
-        let server = Server::play(vec![answer("200 OK", body)]);
+        let server = Server::always(move || answer("200 OK", body));
         let error = bench.pull(&blob_of(b"0123456789"), &server).await.unwrap_err();
         assert_eq!(error.kind(), kind, "{error}");
         assert!(!bench.part_exists(), "{kind}");
     }
-    for stored in [&b"not zstd at all"[..], &zstd::bulk::compress(&[0; 1 << 20], 3).unwrap()] {
+    for stored in [b"not zstd at all".to_vec(), zstd::bulk::compress(&[0; 1 << 20], 3).unwrap()] {
         let blob = Blob {
             encoding: Encoding::Zstd,
             stored_bytes: stored.len() as u64,
             ..blob_of(b"far less than a megabyte")
         };
-        let server = Server::play(vec![answer("200 OK", stored)]);
+        let server = Server::always(move || answer("200 OK", &stored));
         let error = bench.pull(&blob, &server).await.unwrap_err();
         assert_eq!(error.kind(), "corrupt", "{error}");
         assert!(!bench.part_exists());
     }
+}
+
+#[tokio::test]
+async fn bytes_that_were_damaged_on_their_way_are_fetched_once_more() {
+    let bench = Bench::new();
+    let server = Server::play(vec![answer("200 OK", b"0123456780"), answer("200 OK", b"0123456789")]);
+    assert_eq!(bench.pull(&blob_of(b"0123456789"), &server).await.unwrap(), b"0123456789");
+}
+
+#[tokio::test]
+async fn a_server_without_ranges_gives_big_files_too() {
+    let bench = Bench::new();
+    let bytes: Vec<u8> = (0..10_000_000u32).flat_map(u32::to_le_bytes).collect();
+    let whole = bytes.clone();
+    let server = Server::always(move || answer("200 OK", &whole));
+    assert!(bench.pull(&blob_of(&bytes), &server).await.unwrap() == bytes);
 }
 
 #[tokio::test]
@@ -297,8 +455,8 @@ async fn an_empty_blob_needs_no_connection() {
     let nowhere = Server { url: "http://127.0.0.1:1/".to_owned(), ..Server::play(Vec::new()) };
     assert_eq!(bench.pull(&blob, &nowhere).await.unwrap(), b"");
     std::fs::write(bench.path("empty"), b"").unwrap();
-    let ticket = Ticket { upload_id: "u".to_owned(), part_bytes: 16, part_urls: Vec::new() };
-    assert!(bench.transfer.push(&bench.path("empty"), &blob, &ticket, &silent).await.unwrap().etags.is_empty());
+    let sent = bench.send(&bench.path("empty"), &blob, 16, "http://127.0.0.1:1/", &PartLog::unkept()).await.unwrap();
+    assert!(sent.etags.is_empty());
     assert_eq!(hash_file(&bench.path("empty")).await.unwrap(), (blob.digest, 0));
 }
 
@@ -306,12 +464,9 @@ async fn an_empty_blob_needs_no_connection() {
 async fn a_ticket_that_does_not_fit_is_refused() {
     let bench = Bench::new();
     std::fs::write(bench.path("file"), b"12345").unwrap();
-    for (part_bytes, urls) in [(2, 2), (5, 2), (0, 0), (0, 1), (5, 0)] {
-        let ticket =
-            Ticket { upload_id: "u".to_owned(), part_bytes, part_urls: vec!["http://127.0.0.1:1/".to_owned(); urls] };
-        let error = bench.transfer.push(&bench.path("file"), &blob_of(b"12345"), &ticket, &silent).await.unwrap_err();
-        assert!(matches!(error, TransferError::BadTicket { .. }), "{error}");
-    }
+    let sent = bench.send(&bench.path("file"), &blob_of(b"12345"), 0, "http://127.0.0.1:1/", &PartLog::unkept()).await;
+    let error = sent.unwrap_err();
+    assert!(matches!(error, PushError::Transfer(TransferError::BadTicket { .. })), "{error}");
 }
 
 #[tokio::test]

@@ -19,8 +19,9 @@ pub use error::CacheError;
 
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
-use railyard_common::blob::Blob;
+use railyard_common::blob::{Blob, PartChecksum};
 use railyard_common::digest::Digest;
+use railyard_common::id::LeaseId;
 use railyard_common::path::RelPath;
 use railyard_common::time::Millis;
 use railyard_service::clock::Clock;
@@ -28,9 +29,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How long the URLs of an upload's parts are good. An upload must be done by then: a worker that asks again gets a new
-/// upload, and begins anew with it.
-pub const UPLOAD_TTL: Duration = Duration::from_secs(3600);
+/// How long the URL of a part is good. Whoever is slower asks for another one.
+pub const PART_URL_TTL: Duration = Duration::from_secs(3600);
 
 /// Largest object that [`Cache::get`] reads into memory: manifests and indexes are far smaller.
 pub const GET_MAX_BYTES: u64 = 64 * 1024 * 1024;
@@ -40,15 +40,19 @@ pub const GET_MAX_BYTES: u64 = 64 * 1024 * 1024;
 pub enum Grant {
     /// The cache has it, perhaps in another encoding than asked for. Nothing is to be sent.
     Present(Blob),
-    /// Send the stored bytes in parts, each by `PUT` with `Content-MD5` to its URL.
-    Send {
-        /// Names the upload in [`Cache::complete_upload`].
-        upload_id: String,
-        /// Length of every part but the last.
-        part_bytes: u64,
-        /// Part N (from 1) goes to `part_urls[N - 1]`. Empty for an empty blob.
-        part_urls: Vec<String>,
-    },
+    /// Send the stored bytes in parts.
+    Send(Begun),
+}
+
+/// An upload, begun now or before. It belongs to one lease, and ends with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Begun {
+    /// Names the upload in [`Cache::sign_parts`] and [`Cache::complete_upload`].
+    pub upload_id: String,
+    /// Length of every part but the last. Each goes by `PUT` to its signed URL.
+    pub part_bytes: u64,
+    /// The checksum that a part must come with.
+    pub checksum: PartChecksum,
 }
 
 /// When a write is allowed.
@@ -82,21 +86,45 @@ pub trait Cache: Send + Sync + 'static {
     /// The blob with this digest, in whichever encoding it is held.
     async fn find(&self, digest: &Digest) -> Result<Option<Blob>, CacheError>;
 
-    /// Starts an upload, unless the blob is there.
+    /// Begins an upload for a lease, or finds the one that it has begun for the same blob; unless the blob is there.
     ///
     /// # Errors
     /// [`CacheError::Invalid`] for sizes that do not fit together, [`CacheError::TooLarge`], [`CacheError::DiskFull`].
-    async fn begin_upload(&self, blob: &Blob) -> Result<Grant, CacheError>;
+    async fn begin_upload(&self, lease: LeaseId, blob: &Blob) -> Result<Grant, CacheError>;
+
+    /// URLs for parts (from 1) of an upload of the lease, in their order, each good for [`PART_URL_TTL`].
+    ///
+    /// # Errors
+    /// [`CacheError::UnknownUpload`], also for another lease's; [`CacheError::Invalid`] for parts that it does not have.
+    async fn sign_parts(
+        &self,
+        lease: LeaseId,
+        blob: &Blob,
+        upload_id: &str,
+        parts: &[u32],
+    ) -> Result<Vec<String>, CacheError>;
 
     /// Checks what was uploaded and makes it visible. Completing again, or after somebody else did, is fine.
     ///
     /// # Errors
     /// [`CacheError::Corrupt`] if the bytes are not those of the digest (the upload is removed then),
     /// [`CacheError::Incomplete`] if parts are missing (the upload stays), [`CacheError::UnknownUpload`].
-    async fn complete_upload(&self, blob: &Blob, upload_id: &str, etags: &[String]) -> Result<(), CacheError>;
+    async fn complete_upload(
+        &self,
+        lease: LeaseId,
+        blob: &Blob,
+        upload_id: &str,
+        etags: &[String],
+    ) -> Result<(), CacheError>;
 
     /// Forgets an upload and its parts. An unknown one is fine.
-    async fn abort_upload(&self, blob: &Blob, upload_id: &str) -> Result<(), CacheError>;
+    async fn abort_upload(&self, lease: LeaseId, blob: &Blob, upload_id: &str) -> Result<(), CacheError>;
+
+    /// Leases that have uploads which were neither completed nor aborted.
+    async fn uploading(&self) -> Result<Vec<LeaseId>, CacheError>;
+
+    /// Forgets all uploads of a lease that is over. From here on nothing can be sent for it.
+    async fn end_uploads(&self, lease: LeaseId) -> Result<(), CacheError>;
 
     /// A URL by which anybody can fetch `path` until `ttl` is over.
     async fn sign_get(&self, path: &RelPath, ttl: Duration) -> Result<String, CacheError>;

@@ -9,7 +9,7 @@ const MIB: u64 = 1024 * 1024;
 const PART_MIN_BYTES: u64 = 16 * MIB;
 /// Up to this size parts grow so that there are at most [`PARTS_WANTED`].
 const PART_WANTED_BYTES: u64 = 512 * MIB;
-/// Keeps the list of signed URLs (some 500 bytes each) far below the limit of one message.
+/// Keeps the list of ETags in a report far below the limit of one message.
 const PARTS_WANTED: u64 = 1_000;
 /// What S3 allows.
 const PARTS_MAX: u64 = 10_000;
@@ -30,6 +30,20 @@ pub(crate) fn spans(stored_bytes: u64, part_bytes: u64) -> impl ExactSizeIterato
         let offset = n as u64 * part_bytes;
         (offset, part_bytes.min(stored_bytes - offset))
     })
+}
+
+/// The length of each of these parts (from 1).
+///
+/// # Errors
+/// [`CacheError::Invalid`] for a part that the blob does not have.
+pub(crate) fn lengths(blob: &Blob, part_bytes: u64, numbers: &[u32]) -> Result<Vec<u64>, CacheError> {
+    let count = blob.stored_bytes.div_ceil(part_bytes);
+    let length = |number: &u32| {
+        let before = u64::from(*number).checked_sub(1).filter(|before| *before < count)?;
+        Some(part_bytes.min(blob.stored_bytes - before * part_bytes))
+    };
+    let bad = |number: &u32| CacheError::Invalid { why: format!("the upload has parts 1 to {count}, and no part {number}") };
+    numbers.iter().map(|number| length(number).ok_or_else(|| bad(number))).collect()
 }
 
 /// Whether the numbers of a blob fit together and the store can hold it.

@@ -3,7 +3,8 @@
 use railyard_common::blob::{Blob, Encoding};
 use railyard_common::digest::Digest;
 use sha2::{Digest as _, Sha256};
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
+use zstd::stream::write::Decoder;
 
 /// What a look at the bytes showed.
 #[derive(Debug, PartialEq, Eq)]
@@ -18,90 +19,149 @@ pub(crate) const FRAME_HEAD_BYTES: u64 = 18;
 
 const READ_BYTES: usize = 256 * 1024;
 
+/// Decodes and hashes stored bytes as they come.
+pub(crate) struct Verifier {
+    blob: Blob,
+    stored_bytes: u64,
+    /// The first bytes of a compressed blob, until its frame's header is there.
+    head: Vec<u8>,
+    sink: Sink,
+}
+
+enum Sink {
+    Plain(Hashed),
+    Zstd(Box<Decoder<'static, Hashed>>),
+    Bad(String),
+}
+
+struct Hashed {
+    hasher: Sha256,
+    length: u64,
+    limit: u64,
+}
+
+/// What a blob's bytes cannot be longer than.
+#[derive(Debug, thiserror::Error)]
+#[error("it has more than {0} bytes")]
+struct TooLong(u64);
+
+impl Write for Hashed {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.length += bytes.len() as u64;
+        if self.length > self.limit {
+            return Err(io::Error::other(TooLong(self.limit)));
+        }
+        self.hasher.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Verifier {
+    /// For the stored bytes of `blob`.
+    pub(crate) fn new(blob: &Blob) -> io::Result<Self> {
+        let hashed = Hashed { hasher: Sha256::new(), length: 0, limit: blob.size_bytes };
+        let sink = match blob.encoding {
+            Encoding::Identity => Sink::Plain(hashed),
+            Encoding::Zstd => Sink::Zstd(Box::new(Decoder::new(hashed)?)),
+        };
+        Ok(Self { blob: *blob, stored_bytes: 0, head: Vec::new(), sink })
+    }
+
+    /// How many bytes it has seen.
+    pub(crate) fn seen_bytes(&self) -> u64 {
+        self.stored_bytes
+    }
+
+    /// The next bytes.
+    pub(crate) fn see(&mut self, bytes: &[u8]) {
+        self.stored_bytes += bytes.len() as u64;
+        let seen = match &mut self.sink {
+            Sink::Plain(hashed) => hashed.write_all(bytes),
+            Sink::Zstd(decoder) => {
+                if self.head.len() < FRAME_HEAD_BYTES as usize {
+                    self.head.extend(bytes.iter().take(FRAME_HEAD_BYTES as usize - self.head.len()));
+                }
+                decoder.write_all(bytes)
+            }
+            Sink::Bad(_) => return,
+        };
+        if let Err(error) = seen {
+            self.sink = Sink::Bad(self.why_not(&error));
+        }
+    }
+
+    /// What all the bytes were.
+    pub(crate) fn finish(mut self) -> Verdict {
+        if self.blob.encoding == Encoding::Zstd
+            && let Err(why) = self.check_head()
+        {
+            return Verdict::Bad(why);
+        }
+        let plain = match std::mem::replace(&mut self.sink, Sink::Bad(String::new())) {
+            Sink::Plain(hashed) => hashed,
+            Sink::Zstd(mut decoder) => match decoder.flush() {
+                Ok(()) => decoder.into_inner(),
+                Err(error) => return Verdict::Bad(self.why_not(&error)),
+            },
+            Sink::Bad(why) => return Verdict::Bad(why),
+        };
+        let (length, wanted) = (plain.length, self.blob.size_bytes);
+        if length != wanted {
+            let decodes = if self.blob.encoding == Encoding::Zstd { "it does not decode to its end: " } else { "" };
+            return Verdict::Bad(format!("{decodes}it has {length} bytes instead of {wanted}"));
+        }
+        if self.stored_bytes != self.blob.stored_bytes {
+            return Verdict::Bad(format!("{} bytes are stored instead of {}", self.stored_bytes, self.blob.stored_bytes));
+        }
+        let digest = Digest::finish(plain.hasher);
+        if digest == self.blob.digest { Verdict::Good } else { Verdict::Bad(format!("its digest is {digest}")) }
+    }
+
+    /// The size of a found blob is read from the head of its frame.
+    fn check_head(&self) -> Result<(), String> {
+        match plain_size(&self.head) {
+            Some(size) if size == self.blob.size_bytes => Ok(()),
+            Some(size) => Err(format!("its zstd frame tells {size} bytes instead of {}", self.blob.size_bytes)),
+            None => Err("it is not one zstd frame that tells its content size".to_owned()),
+        }
+    }
+
+    /// Nothing that is seen is written anywhere: every error is the bytes'.
+    fn why_not(&self, error: &io::Error) -> String {
+        match error.get_ref().and_then(|inner| inner.downcast_ref::<TooLong>()) {
+            Some(too_long) => too_long.to_string(),
+            None => format!("it does not decode: {error}"),
+        }
+    }
+}
+
 /// Decodes and hashes all of `stored`.
 ///
 /// # Errors
 /// What reading `stored` gives. Bytes that do not decode are a verdict, not an error.
-pub(crate) fn verify(stored: impl Read, blob: &Blob) -> io::Result<Verdict> {
-    let mut stored = Counted { from: stored, bytes: 0 };
-    let plain = match blob.encoding {
-        Encoding::Identity => hash(&mut stored, blob.size_bytes)?,
-        Encoding::Zstd => match decode(&mut stored, blob)? {
-            Ok(plain) => plain,
-            Err(why) => return Ok(Verdict::Bad(why)),
-        },
-    };
-    Ok(match plain {
-        None => Verdict::Bad(format!("it has more than {} bytes", blob.size_bytes)),
-        Some((_, length)) if length != blob.size_bytes => {
-            Verdict::Bad(format!("it has {length} bytes instead of {}", blob.size_bytes))
+pub(crate) fn verify(mut stored: impl Read, blob: &Blob) -> io::Result<Verdict> {
+    let mut verifier = Verifier::new(blob)?;
+    let mut buffer = vec![0; READ_BYTES];
+    loop {
+        match stored.read(&mut buffer) {
+            Ok(0) => return Ok(verifier.finish()),
+            Ok(n) => verifier.see(&buffer[..n]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
         }
-        Some(_) if stored.bytes != blob.stored_bytes => {
-            Verdict::Bad(format!("{} bytes are stored instead of {}", stored.bytes, blob.stored_bytes))
+        if matches!(verifier.sink, Sink::Bad(_)) {
+            return Ok(verifier.finish());
         }
-        Some((digest, _)) if digest != blob.digest => Verdict::Bad(format!("its digest is {digest}")),
-        Some(_) => Verdict::Good,
-    })
+    }
 }
 
 /// The plain size that the head of a stored zstd blob tells.
 pub(crate) fn plain_size(head: &[u8]) -> Option<u64> {
     zstd::zstd_safe::get_frame_content_size(head).ok().flatten()
-}
-
-type Plain = Option<(Digest, u64)>;
-
-fn decode(stored: &mut Counted<impl Read>, blob: &Blob) -> io::Result<Result<Plain, String>> {
-    let mut head = Vec::new();
-    stored.by_ref().take(FRAME_HEAD_BYTES).read_to_end(&mut head)?;
-    match plain_size(&head) {
-        Some(size) if size == blob.size_bytes => {}
-        Some(size) => return Ok(Err(format!("its zstd frame tells {size} bytes instead of {}", blob.size_bytes))),
-        // The size of a found blob is read from there.
-        None => return Ok(Err("it is not one zstd frame that tells its content size".to_owned())),
-    }
-    let whole = io::Cursor::new(head).chain(stored);
-    let decoded = zstd::stream::read::Decoder::new(whole).and_then(|mut plain| hash(&mut plain, blob.size_bytes));
-    match decoded {
-        Ok(plain) => Ok(Ok(plain)),
-        // The decoder's own errors carry no number of the system.
-        Err(error) if error.raw_os_error().is_none() => Ok(Err(format!("it does not decode: {error}"))),
-        Err(error) => Err(error),
-    }
-}
-
-/// The digest and the length; `None` above `limit`.
-fn hash(plain: &mut impl Read, limit: u64) -> io::Result<Plain> {
-    let mut hasher = Sha256::new();
-    let mut buffer = vec![0; READ_BYTES];
-    let mut length = 0;
-    loop {
-        match plain.read(&mut buffer) {
-            Ok(0) => return Ok(Some((Digest::finish(hasher), length))),
-            Ok(n) => {
-                length += n as u64;
-                if length > limit {
-                    return Ok(None);
-                }
-                hasher.update(&buffer[..n]);
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-}
-
-struct Counted<R> {
-    from: R,
-    bytes: u64,
-}
-
-impl<R: Read> Read for Counted<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let n = self.from.read(buffer)?;
-        self.bytes += n as u64;
-        Ok(n)
-    }
 }
 
 #[cfg(test)]

@@ -107,7 +107,10 @@ impl Driver {
             Output::BuildChanged(build) => self.changed(Change::Build(build)),
             Output::WorkersChanged => self.changed(Change::Workers),
             // Those who listen are gone only when the controller is.
-            Output::LeaseEnded(lease) => drop(self.notices.ended.send(lease)),
+            Output::LeaseEnded(lease) => self.notices.ended.iter().for_each(|ended| {
+                // Who does not listen any more goes down with the driver.
+                let _ = ended.send(lease);
+            }),
             Output::JobEnded(job) => trace::record_job(self.dispatcher.farm(), job),
             Output::BuildEnded(build) => trace::record_build(self.dispatcher.farm(), &build),
             Output::Finalize => self.notices.finalize.notify_one(),

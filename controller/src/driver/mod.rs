@@ -50,8 +50,8 @@ pub enum Change {
 pub struct Notices {
     /// What looks different now.
     pub changed: broadcast::Sender<Change>,
-    /// Leases that have ended: their logs can be filed.
-    pub ended: mpsc::UnboundedSender<LeaseId>,
+    /// Leases that have ended: their logs can be filed, and their uploads removed.
+    pub ended: Vec<mpsc::UnboundedSender<LeaseId>>,
     /// Some build waits to be finalized.
     pub finalize: Arc<Notify>,
 }

@@ -2,6 +2,7 @@
 
 use super::worker::{Workers, lease_of};
 use super::{bad_request, cache_status, command_status};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use railyard_common::blob::{Artifact, Blob, Image};
 use railyard_common::id::{LeaseId, WorkerName};
 use railyard_common::job::JobSpec;
@@ -17,17 +18,23 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use tonic::{Code, Status};
 
+/// Uploads of one report that are completed at a time: each is checked and flushed, or waits for the store.
+const COMPLETIONS_AT_A_TIME: usize = 8;
+
 impl Workers {
     /// What the report says is there must be there, complete and checked.
-    async fn settle(&self, report: &v1::ReportRequest) -> Result<(), Status> {
+    async fn settle(&self, lease: LeaseId, report: &v1::ReportRequest) -> Result<(), Status> {
         convert::at_most("uploads", report.uploads.len(), LIST_MAX_LEN, "entries")?;
-        for upload in &report.uploads {
-            convert::at_most("uploads.etags", upload.etags.len(), LIST_MAX_LEN, "entries")?;
-            let blob: Blob = convert::required("uploads.blob", upload.blob.clone())?;
-            let completed = self.cache.complete_upload(&blob, &upload.upload_id, &upload.etags).await;
-            completed.map_err(|error| cache_status(&error))?;
-        }
-        Ok(())
+        // Futures, not a stream that makes them: the borrows of a closure would keep this from being spawned.
+        let completing: Vec<_> = report.uploads.iter().map(|upload| self.complete(lease, upload)).collect();
+        stream::iter(completing).buffer_unordered(COMPLETIONS_AT_A_TIME).try_collect().await
+    }
+
+    async fn complete(&self, lease: LeaseId, upload: &v1::FinishedUpload) -> Result<(), Status> {
+        convert::at_most("uploads.etags", upload.etags.len(), LIST_MAX_LEN, "entries")?;
+        let blob: Blob = convert::required("uploads.blob", upload.blob.clone())?;
+        let completed = self.cache.complete_upload(lease, &blob, &upload.upload_id, &upload.etags).await;
+        completed.map_err(|error| cache_status(&error))
     }
 
     /// Checks the report and hands it to the farm.
@@ -45,7 +52,7 @@ impl Workers {
         let held = self.farm.look(move |farm, _| held_by(farm, lease, &worker)).await.map_err(command_status)?;
         let spec = held.as_ref().and_then(|(plan, index)| plan.jobs.get(*index));
         if let (Some(spec), OutcomeKind::Succeeded) = (spec, report.outcome.kind) {
-            self.settle(&request).await?;
+            self.settle(lease, &request).await?;
             report.artifacts = self.artifacts(spec, std::mem::take(&mut request.artifacts)).await?;
             report.image = self.image(spec, request.image.take()).await?;
         }

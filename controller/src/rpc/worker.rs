@@ -1,10 +1,10 @@
 //! What workers call. Everything that acts for a job carries its lease, and a stale one is refused.
 
 use super::{auth, bad_request, cache_status, check_protocol, command_status, log_status};
-use crate::cache::{Cache, Grant};
+use crate::cache::{Begun, Cache, CacheError, Grant};
 use crate::driver::{CommandError, Handle, Hello, Link};
 use crate::logs::LogStore;
-use futures_util::Stream;
+use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
 use railyard_common::blob::Blob;
 use railyard_common::digest::Digest;
 use railyard_common::id::{BootId, BuildId, LeaseId, WorkerName};
@@ -21,7 +21,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
-use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status, Streaming};
@@ -43,6 +42,10 @@ const OFFER_TEXT_MAX_BYTES: usize = 256;
 const LABELS_MAX: usize = 100;
 /// Most platforms of a worker: there are two, and emulators know some twenty more.
 const PLATFORMS_MAX: usize = 64;
+/// Parts whose URLs are asked for at once: keeps the answer, some 500 bytes for each, below the limit of one message.
+const PARTS_MAX: usize = 1_000;
+/// Blobs that the cache is asked about at a time: it is waited for more than the processor.
+const TICKETS_AT_A_TIME: usize = 16;
 /// Log acks that wait for the worker to read them.
 const ACKS_LEN: usize = 16;
 
@@ -74,6 +77,32 @@ impl Workers {
         let lease = lease_of(lease)?;
         self.farm.check_lease(act, lease, worker).await.map_err(command_status)?;
         Ok(lease)
+    }
+
+    /// How to send a blob for a lease, if the cache lacks it.
+    async fn ticket(&self, lease: LeaseId, blob: &Blob, gone: &[String]) -> Result<v1::UploadTicket, Status> {
+        let failed = |error: CacheError| cache_status(&error);
+        let digest = blob.digest.to_string();
+        let mut grant = self.cache.begin_upload(lease, blob).await.map_err(failed)?;
+        if let Grant::Send(begun) = &grant
+            && gone.contains(&begun.upload_id)
+        {
+            self.cache.abort_upload(lease, blob, &begun.upload_id).await.map_err(failed)?;
+            grant = self.cache.begin_upload(lease, blob).await.map_err(failed)?;
+        }
+        Ok(match grant {
+            Grant::Present(present) => {
+                v1::UploadTicket { digest, present: true, blob: Some(present.to_proto()), ..Default::default() }
+            }
+            Grant::Send(Begun { upload_id, part_bytes, checksum }) => v1::UploadTicket {
+                digest,
+                present: false,
+                blob: Some(blob.to_proto()),
+                upload_id,
+                part_bytes,
+                checksum: checksum.to_proto().into(),
+            },
+        })
     }
 
     async fn welcome(&self, mut hello: v1::Hello, worker: WorkerName, link: Link) -> Result<u64, Status> {
@@ -228,25 +257,31 @@ impl WorkerService for Workers {
     ) -> Result<Response<v1::PrepareUploadResponse>, Status> {
         let worker = auth::worker(&request)?;
         let request = request.into_inner();
-        self.held_by(Act::Upload, request.lease, &worker).await?;
-        let mut tickets = Vec::new();
-        for blob in convert::list::<_, Blob>("blobs", request.blobs)? {
-            let digest = blob.digest.to_string();
-            tickets.push(match self.cache.begin_upload(&blob).await.map_err(|error| cache_status(&error))? {
-                Grant::Present(present) => {
-                    v1::UploadTicket { digest, present: true, blob: Some(present.to_proto()), ..Default::default() }
-                }
-                Grant::Send { upload_id, part_bytes, part_urls } => v1::UploadTicket {
-                    digest,
-                    present: false,
-                    blob: Some(blob.to_proto()),
-                    upload_id,
-                    part_bytes,
-                    part_urls,
-                },
-            });
+        let lease = self.held_by(Act::Upload, request.lease, &worker).await?;
+        convert::at_most("gone_upload_ids", request.gone_upload_ids.len(), LIST_MAX_LEN, "entries")?;
+        let blobs = convert::list::<_, Blob>("blobs", request.blobs)?;
+        // Futures, not a stream that makes them: the borrows of a closure would keep this from being sent.
+        let tickets: Vec<_> = blobs.iter().map(|blob| self.ticket(lease, blob, &request.gone_upload_ids)).collect();
+        let tickets = stream::iter(tickets).buffered(TICKETS_AT_A_TIME).try_collect().await?;
+        // The lease may have ended meanwhile, and with it its uploads: these came too late for that.
+        if let Err(stale) = self.farm.check_lease(Act::Upload, lease, &worker).await {
+            self.cache.end_uploads(lease).await.map_err(|error| cache_status(&error))?;
+            return Err(command_status(stale));
         }
         Ok(Response::new(v1::PrepareUploadResponse { tickets }))
+    }
+
+    async fn sign_parts(
+        &self,
+        request: Request<v1::SignPartsRequest>,
+    ) -> Result<Response<v1::SignPartsResponse>, Status> {
+        let worker = auth::worker(&request)?;
+        let request = request.into_inner();
+        let lease = self.held_by(Act::Upload, request.lease, &worker).await?;
+        convert::at_most("parts", request.parts.len(), PARTS_MAX, "entries")?;
+        let blob: Blob = convert::required("blob", request.blob)?;
+        let urls = self.cache.sign_parts(lease, &blob, &request.upload_id, &request.parts).await;
+        Ok(Response::new(v1::SignPartsResponse { urls: urls.map_err(|error| cache_status(&error))? }))
     }
 
     async fn prepare_download(

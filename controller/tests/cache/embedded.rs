@@ -1,6 +1,6 @@
 //! What only the embedded cache has: its listing, its access rules, its disk.
 
-use super::fixture::{Fixture, TestClock, blob_of, noise, path};
+use super::fixture::{Fixture, LEASE, TestClock, blob_of, noise, path};
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use bytes::Bytes;
@@ -9,7 +9,7 @@ use railyard_common::layout;
 use railyard_controller::cache::{self, CacheConfig, CacheError, EmbeddedConfig, PutMode};
 use railyard_service::task;
 use railyard_service::tls::Role;
-use railyard_transfer::TransferError;
+use railyard_transfer::{Form, PartLog, PushError, Settings, Transfer, TransferError, silent};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -156,8 +156,8 @@ async fn an_upload_outlives_a_restart() {
     let blob = blob_of(&bytes);
     let ticket = fixture.begin(&blob).await;
     let (first, second) = bytes.split_at(16 * MIB);
-    let (_, one) = fixture.put(&ticket.part_urls[0], first, first).await;
-    let (_, two) = fixture.put(&ticket.part_urls[1], second, second).await;
+    let (_, one) = fixture.put(&fixture.part_url(&blob, &ticket, 1).await, first, first).await;
+    let (_, two) = fixture.put(&fixture.part_url(&blob, &ticket, 2).await, second, second).await;
     let config = EmbeddedConfig {
         dir: fixture.dir.path().join("cache"),
         public_read: false,
@@ -165,7 +165,7 @@ async fn an_upload_outlives_a_restart() {
     };
     let again = cache::open(&CacheConfig::Embedded(config), &fixture.base_url, Arc::new(TestClock::default())).await;
     let again = again.unwrap().cache;
-    again.complete_upload(&blob, &ticket.upload_id, &[one, two]).await.unwrap();
+    again.complete_upload(LEASE, &blob, &ticket.upload_id, &[one, two]).await.unwrap();
     assert_eq!(again.find(&blob.digest).await.unwrap(), Some(blob));
 }
 
@@ -182,7 +182,7 @@ async fn abandoned_uploads_are_swept() {
     // By the clock of the test both are old by now.
     fixture.begin(&blob).await;
     assert_eq!(staged(), 1);
-    let error = fixture.cache.complete_upload(&old, &ticket.upload_id, &[String::new()]).await.unwrap_err();
+    let error = fixture.complete(&old, &ticket.upload_id, &[String::new()]).await.unwrap_err();
     assert!(matches!(error, CacheError::UnknownUpload { .. }), "{error}");
 }
 
@@ -191,19 +191,20 @@ async fn nobody_ends_the_upload_of_another_blob() {
     let fixture = Fixture::embedded(false, None).await;
     let (mine, other) = (blob_of(b"mine"), blob_of(b"other"));
     let ticket = fixture.begin(&mine).await;
-    let (_, etag) = fixture.put(&ticket.part_urls[0], b"mine", b"mine").await;
-    assert_eq!(fixture.cache.abort_upload(&other, &ticket.upload_id).await.unwrap_err().kind(), "invalid");
+    let (_, etag) = fixture.put(&fixture.part_url(&mine, &ticket, 1).await, b"mine", b"mine").await;
+    assert_eq!(fixture.cache.abort_upload(LEASE, &other, &ticket.upload_id).await.unwrap_err().kind(), "invalid");
     let etags = [etag];
-    let error = fixture.cache.complete_upload(&other, &ticket.upload_id, &etags).await.unwrap_err();
+    let error = fixture.complete(&other, &ticket.upload_id, &etags).await.unwrap_err();
     assert_eq!(error.kind(), "invalid");
-    fixture.cache.complete_upload(&mine, &ticket.upload_id, &etags).await.unwrap();
+    fixture.complete(&mine, &ticket.upload_id, &etags).await.unwrap();
 }
 
 #[tokio::test]
 async fn a_body_without_a_signature_is_not_waited_for() {
     let fixture = Fixture::embedded(true, None).await;
-    let ticket = fixture.begin(&blob_of(b"promised")).await;
-    let url = path_of(&ticket.part_urls[0]);
+    let blob = blob_of(b"promised");
+    let ticket = fixture.begin(&blob).await;
+    let url = path_of(&fixture.part_url(&blob, &ticket, 1).await);
     let altered = url.replace("part=1", "part=2");
     for raw in ["/cache/uploads/x?part=1&length=1", "/cache/images/a", &altered] {
         let endless = Body::from_stream(futures_util::stream::pending::<Result<Bytes, std::io::Error>>());
@@ -219,11 +220,12 @@ async fn slow_senders_hold_no_threads() {
     // More than there are blocking threads, and than there are writers.
     let mut hanging = Vec::new();
     for seed in 0..600_u64 {
-        let ticket = fixture.begin(&blob_of(&seed.to_le_bytes())).await;
+        let blob = blob_of(&seed.to_le_bytes());
+        let ticket = fixture.begin(&blob).await;
         let body = futures_util::stream::iter([Ok::<_, std::io::Error>(Bytes::from_static(b"1"))]);
         let body = Body::from_stream(body.chain(futures_util::stream::pending()));
-        let request = Request::builder().method("PUT").uri(path_of(&ticket.part_urls[0]));
-        let request = request.header("content-md5", "AAAAAAAAAAAAAAAAAAAAAA==").body(body).unwrap();
+        let request = Request::builder().method("PUT").uri(path_of(&fixture.part_url(&blob, &ticket, 1).await));
+        let request = request.header("x-amz-checksum-crc32", "AAAAAA==").body(body).unwrap();
         let mut answer = Box::pin(fixture.router.clone().unwrap().oneshot(request));
         assert!(futures_util::poll!(&mut answer).is_pending());
         hanging.push(answer);
@@ -240,7 +242,7 @@ async fn a_part_that_hangs_gives_way_to_its_next_try() {
     let bytes = noise(100, 3);
     let blob = blob_of(&bytes);
     let ticket = fixture.begin(&blob).await;
-    let url = ticket.part_urls[0].clone();
+    let url = fixture.part_url(&blob, &ticket, 1).await;
 
     // The first try sends half of the part and then nothing more.
     let half = Bytes::copy_from_slice(&noise(100, 4)[..50]);
@@ -252,13 +254,13 @@ async fn a_part_that_hangs_gives_way_to_its_next_try() {
         },
     ));
     let hanging =
-        fixture.http.put(&url).header("content-length", 100).header("content-md5", "AAAAAAAAAAAAAAAAAAAAAA==");
+        fixture.http.put(&url).header("content-length", 100).header("x-amz-checksum-crc32", "AAAAAA==");
     let hanging = task::spawn("hanging try", hanging.body(reqwest::Body::wrap_stream(body)).send());
     taken.await.unwrap();
 
     let (status, etag) = fixture.put(&url, &bytes, &bytes).await;
     assert_eq!(status, 200, "{etag}");
-    fixture.cache.complete_upload(&blob, &ticket.upload_id, &[etag]).await.unwrap();
+    fixture.complete(&blob, &ticket.upload_id, &[etag]).await.unwrap();
     assert_eq!(fixture.cache.find(&blob.digest).await.unwrap(), Some(blob));
     hanging.abort();
 }
@@ -295,7 +297,7 @@ async fn a_full_disk_is_told_as_such() {
     let fixture = Fixture::embedded(false, Some(&disk.0.join("cache"))).await;
 
     let long = blob_of(&noise(9 * MIB, 5));
-    let error = fixture.cache.begin_upload(&long).await.unwrap_err();
+    let error = fixture.cache.begin_upload(LEASE, &long).await.unwrap_err();
     assert!(matches!(error, CacheError::DiskFull { .. }), "{error}");
 
     let bytes = noise(5 * MIB, 6);
@@ -304,21 +306,24 @@ async fn a_full_disk_is_told_as_such() {
     let ticket = fixture.begin(&blob).await;
     let filler = disk.0.join("filler");
     std::fs::write(&filler, vec![0; 5 * MIB]).unwrap();
-    let (status, text) = fixture.put(&ticket.part_urls[0], &bytes, &bytes).await;
+    let (status, text) = fixture.put(&fixture.part_url(&blob, &ticket, 1).await, &bytes, &bytes).await;
     assert_eq!(status, 507, "{text}");
-    let error = fixture.transfer.push(&file, &blob, &ticket, &railyard_transfer::silent).await.unwrap_err();
-    assert!(matches!(error, TransferError::CacheFull { .. }), "{error}");
+    let impatient = Settings { progress_deadline: Duration::from_millis(100), ..Settings::default() };
+    let impatient = Transfer::new(fixture.http.clone(), impatient);
+    let (urls, log) = (fixture.urls(LEASE, &blob, &ticket.upload_id), PartLog::unkept());
+    let error = impatient.push(&file, &blob, &ticket, &urls, &log, &silent).await.unwrap_err();
+    assert!(matches!(error, PushError::Transfer(TransferError::CacheFull { .. })), "{error}");
     let error = fixture.cache.put_file(&path("logs/x"), &file).await.unwrap_err();
     assert!(matches!(error, CacheError::DiskFull { .. }), "{error}");
 
     // With room again the same upload goes on.
     std::fs::remove_file(&filler).unwrap();
-    let sent = fixture.transfer.push(&file, &blob, &ticket, &railyard_transfer::silent).await.unwrap();
-    fixture.cache.complete_upload(&blob, &sent.upload_id, &sent.etags).await.unwrap();
+    let sent = fixture.push(&file, &blob, &ticket).await.unwrap();
+    fixture.complete(&blob, &sent.upload_id, &sent.etags).await.unwrap();
 
     // And a pull onto a full disk is typed as well.
     let url = fixture.signed(&layout::blob(&blob)).await;
-    let error = fixture.transfer.pull(&url, &blob, &disk.0.join("dest"), &railyard_transfer::silent).await.unwrap_err();
+    let error = fixture.transfer.pull(&url, &blob, &disk.0.join("dest"), Form::Plain, &silent).await.unwrap_err();
     assert!(matches!(error, TransferError::DiskFull { .. }), "{error}");
     assert!(!disk.0.join("dest").exists());
 }

@@ -5,12 +5,13 @@ use railyard_common::blob::Blob;
 use railyard_common::digest::Digest;
 use railyard_common::path::RelPath;
 use railyard_common::time::Millis;
-use railyard_controller::cache::{self, Cache, CacheConfig, EmbeddedConfig, Grant, S3Config};
+use railyard_common::id::{JobId, LeaseId};
+use railyard_controller::cache::{self, Begun, Cache, CacheConfig, CacheError, EmbeddedConfig, Grant, S3Config};
 use railyard_service::channel::{Endpoint, http_client};
 use railyard_service::clock::{Clock, SystemClock};
 use railyard_service::tls::{Authority, Identity, Role, client_config, server_config};
 use railyard_service::{listener, task};
-use railyard_transfer::{Finished, Settings, Ticket, Transfer, silent};
+use railyard_transfer::{Finished, PartLog, PartUrls, PushError, Settings, Ticket, Transfer, silent};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -184,21 +185,81 @@ impl Fixture {
     }
 
     pub async fn begin(&self, blob: &Blob) -> Ticket {
-        match self.cache.begin_upload(blob).await.unwrap() {
-            Grant::Send { upload_id, part_bytes, part_urls } => Ticket { upload_id, part_bytes, part_urls },
+        self.begin_as(LEASE, blob).await
+    }
+
+    pub async fn begin_as(&self, lease: LeaseId, blob: &Blob) -> Ticket {
+        match self.cache.begin_upload(lease, blob).await.unwrap() {
+            Grant::Send(Begun { upload_id, part_bytes, checksum }) => Ticket { upload_id, part_bytes, checksum },
             Grant::Present(blob) => panic!("{} is there already", blob.digest),
         }
     }
 
+    /// Where a part goes.
+    pub async fn part_url(&self, blob: &Blob, ticket: &Ticket, number: u32) -> String {
+        self.cache.sign_parts(LEASE, blob, &ticket.upload_id, &[number]).await.unwrap().remove(0)
+    }
+
+    pub fn urls<'a>(&'a self, lease: LeaseId, blob: &'a Blob, upload_id: &'a str) -> Urls<'a> {
+        Urls { cache: &*self.cache, lease, blob, upload_id }
+    }
+
+    /// The cache as a controller that starts now opens it.
+    pub async fn reopen(&self) -> Arc<dyn Cache> {
+        match &self.s3 {
+            Some(service) => service.open().await,
+            None => {
+                let (dir, key_file) = (self.dir.path().join("cache"), Some(self.dir.path().join("cache.key")));
+                let config = CacheConfig::Embedded(EmbeddedConfig { dir, public_read: false, key_file });
+                cache::open(&config, &self.base_url, Arc::clone(&self.clock) as _).await.unwrap().cache
+            }
+        }
+    }
+
+    /// Bytes of parts that belong to no blob yet.
+    pub fn staged_bytes(&self) -> u64 {
+        let root = self.dir.path().join("cache");
+        let dir = if self.backend == Backend::Embedded { root.join("uploads") } else { root };
+        let entries = std::fs::read_dir(dir).unwrap().flatten();
+        let staged = entries.filter(|entry| {
+            self.backend == Backend::Embedded || entry.file_name().to_string_lossy().contains("upload")
+        });
+        staged.map(|entry| entry.metadata().unwrap().len()).sum()
+    }
+
+    pub async fn push(&self, file: &Path, blob: &Blob, ticket: &Ticket) -> Result<Finished, PushError<CacheError>> {
+        self.push_as(LEASE, file, blob, ticket, &PartLog::unkept()).await
+    }
+
+    pub async fn push_as(
+        &self,
+        lease: LeaseId,
+        file: &Path,
+        blob: &Blob,
+        ticket: &Ticket,
+        log: &PartLog,
+    ) -> Result<Finished, PushError<CacheError>> {
+        let urls = self.urls(lease, blob, &ticket.upload_id);
+        self.transfer.push(file, blob, ticket, &urls, log, &silent).await
+    }
+
     pub async fn send(&self, blob: &Blob, file: &Path) -> Finished {
-        let ticket = self.begin(blob).await;
-        self.transfer.push(file, blob, &ticket, &silent).await.unwrap()
+        self.send_as(LEASE, blob, file).await
+    }
+
+    pub async fn send_as(&self, lease: LeaseId, blob: &Blob, file: &Path) -> Finished {
+        let ticket = self.begin_as(lease, blob).await;
+        self.push_as(lease, file, blob, &ticket, &PartLog::unkept()).await.unwrap()
+    }
+
+    pub async fn complete(&self, blob: &Blob, upload_id: &str, etags: &[String]) -> Result<(), CacheError> {
+        self.cache.complete_upload(LEASE, blob, upload_id, etags).await
     }
 
     /// Uploads a file as a blob.
     pub async fn upload(&self, blob: &Blob, file: &Path) {
         let sent = self.send(blob, file).await;
-        self.cache.complete_upload(blob, &sent.upload_id, &sent.etags).await.unwrap();
+        self.complete(blob, &sent.upload_id, &sent.etags).await.unwrap();
     }
 
     pub async fn upload_bytes(&self, bytes: &[u8]) -> Blob {
@@ -212,23 +273,54 @@ impl Fixture {
         self.cache.sign_get(path, Duration::from_secs(60)).await.unwrap()
     }
 
-    /// Sends bytes to a part's URL as they are; returns the status and the body.
-    pub async fn put(&self, url: &str, bytes: &[u8], md5_of: &[u8]) -> (u16, String) {
-        use base64::Engine as _;
-        use md5::Digest as _;
-        let md5 = base64::engine::general_purpose::STANDARD.encode(md5::Md5::digest(md5_of));
-        let request = self.http.put(url).header("content-md5", md5).body(bytes.to_vec());
+    /// Sends bytes to a part's URL as they are, with the checksum of `summed`; returns the status, and the ETag or the body.
+    pub async fn put(&self, url: &str, bytes: &[u8], summed: &[u8]) -> (u16, String) {
+        let (name, value) = self.sum(summed);
+        let request = self.http.put(url).header(name, value).body(bytes.to_vec());
         let answer = request.send().await.unwrap();
         let (status, etag) = (answer.status().as_u16(), answer.headers().get("etag").cloned());
         let body = answer.text().await.unwrap();
         (status, etag.map_or(body, |etag| etag.to_str().unwrap().to_owned()))
     }
+
+    /// The header by which a part's checksum is told.
+    pub fn sum(&self, bytes: &[u8]) -> (&'static str, String) {
+        use base64::Engine as _;
+        use base64::engine::general_purpose::STANDARD;
+        use md5::Digest as _;
+        match self.backend {
+            Backend::Embedded => ("x-amz-checksum-crc32", STANDARD.encode(crc32fast::hash(bytes).to_be_bytes())),
+            Backend::S3 => ("content-md5", STANDARD.encode(md5::Md5::digest(bytes))),
+        }
+    }
 }
 
-/// Few and fast tries: what fails here shall fail soon.
+/// Whoever uploads in these tests, unless it matters.
+pub const LEASE: LeaseId = LeaseId { job: JobId(1), attempt: 1 };
+/// Somebody else.
+pub const OTHER_LEASE: LeaseId = LeaseId { job: JobId(2), attempt: 1 };
+
+/// As a worker has it from its controller.
+pub struct Urls<'a> {
+    cache: &'a dyn Cache,
+    lease: LeaseId,
+    blob: &'a Blob,
+    upload_id: &'a str,
+}
+
+impl PartUrls for Urls<'_> {
+    type Error = CacheError;
+
+    async fn sign(&self, parts: Vec<u32>) -> Result<Vec<String>, CacheError> {
+        self.cache.sign_parts(self.lease, self.blob, self.upload_id, &parts).await
+    }
+}
+
+/// What fails here shall fail soon.
 fn settings() -> Settings {
     let backoff = railyard_common::backoff::Backoff { base_millis: 5, max_millis: 20 };
-    Settings { attempts: 3, progress_timeout: Duration::from_secs(20), backoff, ..Settings::default() }
+    let (stall_timeout, progress_deadline) = (Duration::from_secs(20), Duration::from_secs(40));
+    Settings { stall_timeout, progress_deadline, backoff, ..Settings::default() }
 }
 
 async fn serve_http(tcp: TcpListener, service: s3s::service::S3Service, blobs_unreadable: Arc<AtomicBool>) {

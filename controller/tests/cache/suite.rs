@@ -1,13 +1,16 @@
 //! What both backends must do. Where a service does less than it should, the case says which other guard holds.
 
-use super::fixture::{Backend, Fixture, blob_of, noise, path};
+use super::fixture::{Backend, Fixture, LEASE, OTHER_LEASE, Urls, blob_of, noise, path};
 use bytes::Bytes;
 use futures_util::TryStreamExt as _;
 use railyard_common::blob::{Blob, Encoding};
 use railyard_common::digest::Digest;
 use railyard_common::layout;
 use railyard_controller::cache::{CacheError, Grant, PutMode};
-use railyard_transfer::{TransferError, compress_zstd, hash_file, silent};
+use railyard_transfer::{Form, PartLog, PartUrls, PushError, TransferError, compress_zstd, hash_file, silent};
+use std::collections::VecDeque;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 const MIB: usize = 1024 * 1024;
@@ -22,7 +25,7 @@ pub async fn round_trip(fixture: Fixture) {
         let sent = fixture.send(&blob, &file).await;
         assert_eq!(sent.etags.len(), parts, "{name}");
         assert_eq!(fixture.cache.find(&blob.digest).await.unwrap(), None, "{name}: visible before it is complete");
-        fixture.cache.complete_upload(&blob, &sent.upload_id, &sent.etags).await.unwrap();
+        fixture.complete(&blob, &sent.upload_id, &sent.etags).await.unwrap();
         assert_eq!(fixture.cache.find(&blob.digest).await.unwrap(), Some(blob), "{name}");
         pull_equals(&fixture, &blob, &bytes).await;
     }
@@ -31,7 +34,7 @@ pub async fn round_trip(fixture: Fixture) {
 async fn pull_equals(fixture: &Fixture, blob: &Blob, bytes: &[u8]) {
     let dest = fixture.dir.path().join("pulled");
     let url = fixture.signed(&layout::blob(blob)).await;
-    fixture.transfer.pull(&url, blob, &dest, &silent).await.unwrap();
+    fixture.transfer.pull(&url, blob, &dest, Form::Plain, &silent).await.unwrap();
     assert!(std::fs::read(&dest).unwrap() == bytes, "{} came back changed", blob.digest);
     assert!(!fixture.dir.path().join("pulled.part").exists());
 }
@@ -48,7 +51,7 @@ pub async fn compressed(fixture: Fixture) {
     pull_equals(&fixture, &blob, &plain).await;
 
     // Who wants to send it as it is need not; a published path has the plain bytes all the same.
-    assert_eq!(fixture.cache.begin_upload(&blob_of(&plain)).await.unwrap(), Grant::Present(blob));
+    assert_eq!(fixture.cache.begin_upload(LEASE, &blob_of(&plain)).await.unwrap(), Grant::Present(blob));
     fixture.cache.publish(&blob_of(&plain), &path("images/plain.txt")).await.unwrap();
     fixture.cache.publish(&blob, &path("images/plain.txt")).await.unwrap();
     let (bytes, _) = fixture.cache.get(&path("images/plain.txt")).await.unwrap().unwrap();
@@ -58,14 +61,22 @@ pub async fn compressed(fixture: Fixture) {
     wrong.encoding = Encoding::Zstd;
     wrong.stored_bytes = blob.stored_bytes;
     let sent = fixture.send(&wrong, &dst).await;
-    let error = fixture.cache.complete_upload(&wrong, &sent.upload_id, &sent.etags).await.unwrap_err();
+    let error = fixture.complete(&wrong, &sent.upload_id, &sent.etags).await.unwrap_err();
     assert!(matches!(error, CacheError::Corrupt { .. }), "{error}");
     assert_eq!(fixture.cache.find(&wrong.digest).await.unwrap(), None);
+
+    // Whoever unpacks it himself gets it as it is stored, and it was looked into all the same.
+    let (dest, url) = (fixture.dir.path().join("stored"), fixture.signed(&layout::blob(&blob)).await);
+    fixture.transfer.pull(&url, &blob, &dest, Form::Stored, &silent).await.unwrap();
+    assert!(std::fs::read(&dest).unwrap() == std::fs::read(&dst).unwrap());
+    let other = Blob { digest: Digest::of(b"other"), ..blob };
+    let error = fixture.transfer.pull(&url, &other, &dest, Form::Stored, &silent).await.unwrap_err();
+    assert!(matches!(error, TransferError::WrongDigest { .. }), "{error}");
 }
 
 pub async fn dedupe(fixture: Fixture) {
     let blob = fixture.upload_bytes(b"once").await;
-    assert_eq!(fixture.cache.begin_upload(&blob).await.unwrap(), Grant::Present(blob));
+    assert_eq!(fixture.cache.begin_upload(LEASE, &blob).await.unwrap(), Grant::Present(blob));
 }
 
 pub async fn damaged_part(fixture: Fixture) {
@@ -74,7 +85,7 @@ pub async fn damaged_part(fixture: Fixture) {
     bad[500] ^= 1;
     let blob = blob_of(&good);
     let ticket = fixture.begin(&blob).await;
-    let (status, text) = fixture.put(&ticket.part_urls[0], &bad, &good).await;
+    let (status, text) = fixture.put(&fixture.part_url(&blob, &ticket, 1).await, &bad, &good).await;
     let etags = match fixture.backend {
         Backend::Embedded => {
             assert!(status == 400 && text.contains("BadDigest"), "{status} {text}");
@@ -86,7 +97,7 @@ pub async fn damaged_part(fixture: Fixture) {
             vec![text]
         }
     };
-    let error = fixture.cache.complete_upload(&blob, &ticket.upload_id, &etags).await.unwrap_err();
+    let error = fixture.complete(&blob, &ticket.upload_id, &etags).await.unwrap_err();
     match fixture.backend {
         Backend::Embedded => assert!(matches!(error, CacheError::Incomplete { .. }), "{error}"),
         Backend::S3 => assert!(matches!(error, CacheError::Corrupt { .. }), "{error}"),
@@ -98,12 +109,12 @@ pub async fn wrong_digest(fixture: Fixture) {
     let blob = blob_of(b"what was promised");
     let file = fixture.file("other", b"what was givennnn");
     let sent = fixture.send(&blob, &file).await;
-    let error = fixture.cache.complete_upload(&blob, &sent.upload_id, &sent.etags).await.unwrap_err();
+    let error = fixture.complete(&blob, &sent.upload_id, &sent.etags).await.unwrap_err();
     assert!(matches!(&error, CacheError::Corrupt { why, .. } if why.contains("digest")), "{error}");
     assert_eq!(fixture.cache.find(&blob.digest).await.unwrap(), None);
-    assert!(fixture.cache.complete_upload(&blob, &sent.upload_id, &sent.etags).await.is_err(), "the upload is gone");
+    assert!(fixture.complete(&blob, &sent.upload_id, &sent.etags).await.is_err(), "the upload is gone");
     let url = fixture.signed(&layout::blob(&blob)).await;
-    let error = fixture.transfer.pull(&url, &blob, &fixture.dir.path().join("x"), &silent).await.unwrap_err();
+    let error = fixture.transfer.pull(&url, &blob, &fixture.dir.path().join("x"), Form::Plain, &silent).await.unwrap_err();
     assert_eq!(error.kind(), "gone", "{error}");
     // The next worker is not hindered.
     fixture.upload_bytes(b"what was promised").await;
@@ -114,16 +125,16 @@ pub async fn oversized_part(fixture: Fixture) {
     let blob = blob_of(&good);
     let ticket = fixture.begin(&blob).await;
     let long = noise(1001, 2);
-    let (status, text) = fixture.put(&ticket.part_urls[0], &long, &long).await;
+    let (status, text) = fixture.put(&fixture.part_url(&blob, &ticket, 1).await, &long, &long).await;
     match fixture.backend {
         Backend::Embedded => {
             assert_eq!(status, 413, "{text}");
-            let (status, text) = fixture.put(&ticket.part_urls[0], &good[..999], &good[..999]).await;
+            let (status, text) = fixture.put(&fixture.part_url(&blob, &ticket, 1).await, &good[..999], &good[..999]).await;
             assert!(status == 400 && text.contains("IncompleteBody"), "{status} {text}");
         }
         // A presigned URL cannot bind the length with this client library; the length at the end catches it.
         Backend::S3 => {
-            let error = fixture.cache.complete_upload(&blob, &ticket.upload_id, &[text]).await.unwrap_err();
+            let error = fixture.complete(&blob, &ticket.upload_id, &[text]).await.unwrap_err();
             assert!(matches!(&error, CacheError::Corrupt { why, .. } if why.contains("1001")), "{error}");
         }
     }
@@ -135,15 +146,15 @@ pub async fn missing_parts(fixture: Fixture) {
     let blob = blob_of(&bytes);
     let ticket = fixture.begin(&blob).await;
     let (first, second) = bytes.split_at(16 * MIB);
-    let (_, one) = fixture.put(&ticket.part_urls[0], first, first).await;
-    let error = fixture.cache.complete_upload(&blob, &ticket.upload_id, std::slice::from_ref(&one)).await.unwrap_err();
+    let (_, one) = fixture.put(&fixture.part_url(&blob, &ticket, 1).await, first, first).await;
+    let error = fixture.complete(&blob, &ticket.upload_id, std::slice::from_ref(&one)).await.unwrap_err();
     assert!(matches!(error, CacheError::Incomplete { .. }), "{error}");
     assert_eq!(fixture.cache.find(&blob.digest).await.unwrap(), None);
-    let (status, two) = fixture.put(&ticket.part_urls[1], second, second).await;
+    let (status, two) = fixture.put(&fixture.part_url(&blob, &ticket, 2).await, second, second).await;
     assert_eq!(status, 200, "{two}");
     let etags = [one, two];
-    fixture.cache.complete_upload(&blob, &ticket.upload_id, &etags).await.unwrap();
-    fixture.cache.complete_upload(&blob, &ticket.upload_id, &etags).await.unwrap();
+    fixture.complete(&blob, &ticket.upload_id, &etags).await.unwrap();
+    fixture.complete(&blob, &ticket.upload_id, &etags).await.unwrap();
     pull_equals(&fixture, &blob, &bytes).await;
 }
 
@@ -151,9 +162,10 @@ pub async fn aborted(fixture: Fixture) {
     let bytes = noise(100, 4);
     let blob = blob_of(&bytes);
     let ticket = fixture.begin(&blob).await;
-    fixture.cache.abort_upload(&blob, &ticket.upload_id).await.unwrap();
-    fixture.cache.abort_upload(&blob, &ticket.upload_id).await.unwrap();
-    let (status, text) = fixture.put(&ticket.part_urls[0], &bytes, &bytes).await;
+    let url = fixture.part_url(&blob, &ticket, 1).await;
+    fixture.cache.abort_upload(LEASE, &blob, &ticket.upload_id).await.unwrap();
+    fixture.cache.abort_upload(LEASE, &blob, &ticket.upload_id).await.unwrap();
+    let (status, text) = fixture.put(&url, &bytes, &bytes).await;
     assert!(status == 404 || status == 403, "{status} {text}");
     fixture.upload_bytes(&bytes).await;
 }
@@ -162,25 +174,94 @@ pub async fn concurrent_uploads(fixture: Fixture) {
     let bytes = noise(20 * MIB, 5);
     let file = fixture.file("both", &bytes);
     let blob = blob_of(&bytes);
-    let (one, two) = tokio::join!(fixture.send(&blob, &file), fixture.send(&blob, &file));
+    let (one, two) = tokio::join!(fixture.send(&blob, &file), fixture.send_as(OTHER_LEASE, &blob, &file));
     assert_ne!(one.upload_id, two.upload_id);
     let (first, second) = tokio::join!(
-        fixture.cache.complete_upload(&blob, &one.upload_id, &one.etags),
-        fixture.cache.complete_upload(&blob, &two.upload_id, &two.etags),
+        fixture.complete(&blob, &one.upload_id, &one.etags),
+        fixture.cache.complete_upload(OTHER_LEASE, &blob, &two.upload_id, &two.etags),
     );
     first.unwrap();
     second.unwrap();
     pull_equals(&fixture, &blob, &bytes).await;
+    assert_eq!(fixture.cache.uploading().await.unwrap(), [], "nothing is left of either");
 }
 
 pub async fn a_corrupt_upload_does_not_replace_a_good_blob(fixture: Fixture) {
     let blob = blob_of(b"good bytes");
     let good = fixture.file("good", b"good bytes");
     let evil = fixture.file("evil", b"evil bytes");
-    let (late, early) = (fixture.send(&blob, &evil).await, fixture.send(&blob, &good).await);
-    fixture.cache.complete_upload(&blob, &early.upload_id, &early.etags).await.unwrap();
-    fixture.cache.complete_upload(&blob, &late.upload_id, &late.etags).await.unwrap();
+    let (late, early) = (fixture.send_as(OTHER_LEASE, &blob, &evil).await, fixture.send(&blob, &good).await);
+    fixture.complete(&blob, &early.upload_id, &early.etags).await.unwrap();
+    fixture.cache.complete_upload(OTHER_LEASE, &blob, &late.upload_id, &late.etags).await.unwrap();
     pull_equals(&fixture, &blob, b"good bytes").await;
+}
+
+/// A worker whose process was killed, or that asks again because it got no answer, goes on with what it has begun.
+pub async fn an_upload_goes_on(fixture: Fixture) {
+    let bytes = noise(40 * MIB, 10);
+    let blob = blob_of(&bytes);
+    let file = fixture.file("resumed", &bytes);
+    let notes = fixture.dir.path().join("parts");
+    let ticket = fixture.begin(&blob).await;
+    let (first, _) = bytes.split_at(16 * MIB);
+    let (status, etag) = fixture.put(&fixture.part_url(&blob, &ticket, 1).await, first, first).await;
+    assert_eq!(status, 200, "{etag}");
+    std::fs::write(&notes, format!("{}\n1 {etag}\n", ticket.upload_id)).unwrap();
+
+    let again = fixture.begin(&blob).await;
+    assert_eq!(again, ticket);
+    let log = PartLog::open(&notes, &again.upload_id).unwrap();
+    let sent = AtomicU64::new(u64::MAX);
+    let urls = fixture.urls(LEASE, &blob, &again.upload_id);
+    let progress = |bytes: u64| {
+        sent.fetch_min(bytes, Ordering::SeqCst);
+    };
+    let finished = fixture.transfer.push(&file, &blob, &again, &urls, &log, &progress).await.unwrap();
+    assert!(sent.load(Ordering::SeqCst) >= 16 * MIB as u64, "the first part was sent again");
+    assert_eq!(finished.etags[0], etag);
+    fixture.complete(&blob, &finished.upload_id, &finished.etags).await.unwrap();
+    pull_equals(&fixture, &blob, &bytes).await;
+    assert_eq!(fixture.cache.uploading().await.unwrap(), []);
+}
+
+/// The same bytes in another form are another upload, and the first is no more.
+pub async fn another_form_begins_anew(fixture: Fixture) {
+    let plain = b"one or the other ".repeat(10_000);
+    let packed = fixture.dir.path().join("packed");
+    let blob = compress_zstd(&fixture.file("plain", &plain), &packed, 3).await.unwrap();
+    let first = fixture.begin(&blob_of(&plain)).await;
+    let second = fixture.begin(&blob).await;
+    assert_ne!(first.upload_id, second.upload_id);
+    let error = fixture.cache.sign_parts(LEASE, &blob_of(&plain), &first.upload_id, &[1]).await.unwrap_err();
+    assert!(matches!(error, CacheError::UnknownUpload { .. }), "{error}");
+    fixture.upload(&blob, &packed).await;
+    pull_equals(&fixture, &blob, &plain).await;
+}
+
+/// Uploads end with their lease: what was sent is gone, and nothing more is taken.
+pub async fn uploads_end_with_their_lease(fixture: Fixture) {
+    let bytes = noise(17 * MIB, 11);
+    let blob = blob_of(&bytes);
+    let ticket = fixture.begin(&blob).await;
+    let other = fixture.begin_as(OTHER_LEASE, &blob).await;
+    let (first, second) = bytes.split_at(16 * MIB);
+    let late = fixture.part_url(&blob, &ticket, 2).await;
+    let (status, _) = fixture.put(&fixture.part_url(&blob, &ticket, 1).await, first, first).await;
+    assert_eq!(status, 200);
+    assert_eq!(fixture.cache.uploading().await.unwrap(), [LEASE, OTHER_LEASE]);
+    // Also after a restart of the controller.
+    let cache = fixture.reopen().await;
+    assert_eq!(cache.uploading().await.unwrap(), [LEASE, OTHER_LEASE]);
+    cache.end_uploads(LEASE).await.unwrap();
+    cache.end_uploads(LEASE).await.unwrap();
+    assert_eq!(cache.uploading().await.unwrap(), [OTHER_LEASE]);
+    let (status, text) = fixture.put(&late, second, second).await;
+    assert!(status == 404 || status == 403, "{status} {text}");
+    assert!(cache.sign_parts(LEASE, &blob, &ticket.upload_id, &[2]).await.is_err());
+    let error = cache.sign_parts(LEASE, &blob, &other.upload_id, &[1]).await.unwrap_err();
+    assert!(matches!(error, CacheError::UnknownUpload { .. }), "another lease's: {error}");
+    cache.end_uploads(OTHER_LEASE).await.unwrap();
+    assert_eq!(fixture.staged_bytes(), 0, "parts are left");
 }
 
 pub async fn ranges(fixture: Fixture) {
@@ -201,34 +282,46 @@ pub async fn ranges(fixture: Fixture) {
 }
 
 pub async fn interrupted_pull(fixture: Fixture) {
-    let bytes = noise(MIB, 7);
+    let bytes = noise(40 * MIB, 7);
     let blob = fixture.upload_bytes(&bytes).await;
     let url = fixture.signed(&layout::blob(&blob)).await;
-    let (dest, part) = (fixture.dir.path().join("dest"), fixture.dir.path().join("dest.part"));
+    let at = |name: &str| fixture.dir.path().join(name);
+    let (dest, part, chunks) = (at("dest"), at("dest.part"), at("dest.chunks"));
 
-    std::fs::write(&part, &bytes[..1000]).unwrap();
-    let least = std::sync::Mutex::new(u64::MAX);
-    let progress = |done: u64| {
-        let mut least = least.lock().unwrap();
-        *least = done.min(*least);
+    // The second of three chunks is there.
+    let begun = |spoil: usize| {
+        let mut begun = vec![0; bytes.len()];
+        begun[16 * MIB..32 * MIB].copy_from_slice(&bytes[16 * MIB..32 * MIB]);
+        begun[spoil] ^= 1;
+        std::fs::write(&part, begun).unwrap();
+        std::fs::write(&chunks, format!("{}\n1\n", bytes.len())).unwrap();
     };
-    fixture.transfer.pull(&url, &blob, &dest, &progress).await.unwrap();
-    assert!(*least.lock().unwrap() > 1000, "it began at the beginning again");
+    begun(0);
+    let least = AtomicU64::new(u64::MAX);
+    let progress = |done: u64| {
+        least.fetch_min(done, Ordering::SeqCst);
+    };
+    fixture.transfer.pull(&url, &blob, &dest, Form::Plain, &progress).await.unwrap();
+    assert!(least.load(Ordering::SeqCst) >= 16 * MIB as u64, "it began at the beginning again");
     assert!(std::fs::read(&dest).unwrap() == bytes);
+    assert!(!part.exists() && !chunks.exists());
 
+    // What is there is not what it should be: all of it is fetched.
+    std::fs::remove_file(&dest).unwrap();
+    begun(20 * MIB);
+    fixture.transfer.pull(&url, &blob, &dest, Form::Plain, &silent).await.unwrap();
+    assert!(std::fs::read(&dest).unwrap() == bytes);
     std::fs::remove_file(&dest).unwrap();
     std::fs::write(&part, b"of something else").unwrap();
-    let error = fixture.transfer.pull(&url, &blob, &dest, &silent).await.unwrap_err();
-    assert!(matches!(error, TransferError::WrongDigest { .. }), "{error}");
-    assert!(!dest.exists() && !part.exists());
-    fixture.transfer.pull(&url, &blob, &dest, &silent).await.unwrap();
+    fixture.transfer.pull(&url, &blob, &dest, Form::Plain, &silent).await.unwrap();
+    assert!(std::fs::read(&dest).unwrap() == bytes);
 }
 
 pub async fn signatures(fixture: Fixture) {
     let bytes = noise(100, 8);
     let blob = blob_of(&bytes);
     let ticket = fixture.begin(&blob).await;
-    let put_url = &ticket.part_urls[0];
+    let put_url = &fixture.part_url(&blob, &ticket, 1).await;
     let get_path = path("images/secret.txt");
     fixture.cache.put(&get_path, Bytes::from_static(b"secret"), PutMode::Create).await.unwrap();
     fixture.cache.put(&path("images/other.txt"), Bytes::from_static(b"other"), PutMode::Create).await.unwrap();
@@ -280,21 +373,50 @@ pub async fn expired(fixture: Fixture) {
     fixture.clock.advance(Duration::from_secs(2));
     // The embedded cache goes by the clock that was just put forward; the S3 service has one of its own.
     let error = loop {
-        match fixture.transfer.pull(&url, &blob, &dest, &silent).await {
+        match fixture.transfer.pull(&url, &blob, &dest, Form::Plain, &silent).await {
             Ok(()) => assert_eq!(fixture.backend, Backend::S3),
             Err(error) => break error,
         }
     };
     assert!(matches!(error, TransferError::Expired { .. }), "{error}");
 
-    if fixture.backend == Backend::Embedded {
-        let bytes = noise(MIB, 9);
-        let blob = blob_of(&bytes);
-        let file = fixture.file("late", &bytes);
-        let ticket = fixture.begin(&blob).await;
-        fixture.clock.advance(Duration::from_secs(3601));
-        let error = fixture.transfer.push(&file, &blob, &ticket, &silent).await.unwrap_err();
-        assert!(matches!(error, TransferError::Expired { .. }), "{error}");
+    // A push asks for another URL; one that is dead already when it is given is no way to send anything.
+    let bytes = noise(MIB, 9);
+    let blob = blob_of(&bytes);
+    let file = fixture.file("late", &bytes);
+    let ticket = fixture.begin(&blob).await;
+    let dead = fixture.part_url(&blob, &ticket, 1).await;
+    let dead = match fixture.backend {
+        Backend::Embedded => dead,
+        // Its signature does not fit any more, but the date is looked at first.
+        Backend::S3 => {
+            let (_, date) = dead.split_once("X-Amz-Date=").unwrap();
+            dead.replace(&date[..8], "20200101")
+        }
+    };
+    fixture.clock.advance(Duration::from_secs(3601));
+    let urls = Renewed { dead: Mutex::new([dead.clone()].into()), then: fixture.urls(LEASE, &blob, &ticket.upload_id) };
+    fixture.transfer.push(&file, &blob, &ticket, &urls, &PartLog::unkept(), &silent).await.unwrap();
+    let urls = Renewed { dead: Mutex::new(std::iter::repeat_n(dead, 9).collect()), then: fixture.urls(LEASE, &blob, &ticket.upload_id) };
+    let error = fixture.transfer.push(&file, &blob, &ticket, &urls, &PartLog::unkept(), &silent).await.unwrap_err();
+    assert!(matches!(error, PushError::Transfer(TransferError::Expired { .. })), "{error}");
+}
+
+/// Gives URLs that have expired, and good ones when there are no more of them.
+struct Renewed<'a> {
+    dead: Mutex<VecDeque<String>>,
+    then: Urls<'a>,
+}
+
+impl PartUrls for Renewed<'_> {
+    type Error = CacheError;
+
+    async fn sign(&self, parts: Vec<u32>) -> Result<Vec<String>, CacheError> {
+        let dead = self.dead.lock().unwrap().pop_front();
+        match dead {
+            Some(dead) => Ok(vec![dead; parts.len()]),
+            None => self.then.sign(parts).await,
+        }
     }
 }
 
@@ -376,7 +498,7 @@ pub async fn list_and_delete(fixture: Fixture) {
     fixture.cache.delete(&path("logs/x")).await.unwrap();
     fixture.cache.delete(&path("logs/x")).await.unwrap();
     assert!(list("logs", None, 10).await.is_empty());
-    fixture.cache.abort_upload(&blob_of(b"not complete"), &hidden.upload_id).await.unwrap();
+    fixture.cache.abort_upload(LEASE, &blob_of(b"not complete"), &hidden.upload_id).await.unwrap();
 }
 
 pub async fn files_and_streams(fixture: Fixture) {
@@ -399,17 +521,21 @@ pub async fn files_and_streams(fixture: Fixture) {
 pub async fn senseless_requests(fixture: Fixture) {
     let mut blob = blob_of(b"x");
     blob.stored_bytes = 2;
-    assert_eq!(fixture.cache.begin_upload(&blob).await.unwrap_err().kind(), "invalid");
+    assert_eq!(fixture.cache.begin_upload(LEASE, &blob).await.unwrap_err().kind(), "invalid");
     blob = Blob::plain(Digest::of(b"y"), 6 << 40);
-    assert_eq!(fixture.cache.begin_upload(&blob).await.unwrap_err().kind(), "too-large");
+    assert_eq!(fixture.cache.begin_upload(LEASE, &blob).await.unwrap_err().kind(), "too-large");
     let blob = blob_of(b"z");
     for id in ["", "nonsense", "../../etc", "00000000000000000000000000000000"] {
-        assert!(fixture.cache.complete_upload(&blob, id, &[String::new()]).await.is_err(), "{id}");
+        assert!(fixture.complete(&blob, id, &[String::new()]).await.is_err(), "{id}");
     }
     let changed = fixture.file("changed", b"zz");
     let ticket = fixture.begin(&blob).await;
-    let error = fixture.transfer.push(&changed, &blob, &ticket, &silent).await.unwrap_err();
-    assert_eq!(error.kind(), "changed", "{error}");
-    let error = fixture.transfer.push(&fixture.dir.path().join("none"), &blob, &ticket, &silent).await.unwrap_err();
-    assert_eq!(error.kind(), "not-found", "{error}");
+    let error = fixture.push(&changed, &blob, &ticket).await.unwrap_err();
+    assert!(matches!(error, PushError::Transfer(TransferError::Changed { .. })), "{error}");
+    let error = fixture.push(&fixture.dir.path().join("none"), &blob, &ticket).await.unwrap_err();
+    assert!(matches!(error, PushError::Transfer(TransferError::NotFound { .. })), "{error}");
+    for parts in [&[0][..], &[2], &[1, 2]] {
+        let error = fixture.cache.sign_parts(LEASE, &blob, &ticket.upload_id, parts).await.unwrap_err();
+        assert!(matches!(error, CacheError::Invalid { .. }), "{error}");
+    }
 }

@@ -137,13 +137,7 @@ async fn a_wrong_size_of_a_blob_is_refused() {
     let packed = zstd::bulk::compress(&plain, 3).unwrap();
     let mut blob = blob_of(&plain);
     (blob.encoding, blob.stored_bytes) = (Encoding::Zstd, packed.len() as u64);
-    let ticket = worker.prepare_upload(lease, &[blob]).await.unwrap().remove(0);
-    let md5 =
-        base64::Engine::encode(&base64::engine::general_purpose::STANDARD, <md5::Md5 as md5::Digest>::digest(&packed));
-    let put = worker.http.put(&ticket.part_urls[0]).header("content-md5", md5).body(packed).send().await.unwrap();
-    assert_eq!(put.status(), 200);
-    let etag = put.headers()["etag"].to_str().unwrap().to_owned();
-    let upload = v1::FinishedUpload { blob: Some(blob.to_proto()), upload_id: ticket.upload_id, etags: vec![etag] };
+    let upload = worker.upload_stored(lease, blob, &packed).await.upload.unwrap();
     let mut request = report(lease, succeeded());
     request.uploads = vec![upload];
     request.artifacts = vec![artifact("out/a", &v1::Blob { size_bytes: 7, ..blob.to_proto() })];

@@ -117,7 +117,7 @@ impl Stage {
         let journal =
             Box::new(Gate { kept: Arc::default(), waits: waits_tx, orders: orders_rx, snapshots: snapshots.clone() });
         let notices =
-            Notices { changed: broadcast::Sender::new(16), ended: ended_tx, finalize: Arc::new(Notify::new()) };
+            Notices { changed: broadcast::Sender::new(16), ended: vec![ended_tx], finalize: Arc::new(Notify::new()) };
         let (driver, farm) = Driver::open(journal, clock.clone(), notices).unwrap();
         task::spawn("driver", driver.run(CancellationToken::new()));
         let mut stage = Self { farm, clock, waits, orders, ended, snapshots };

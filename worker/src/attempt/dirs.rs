@@ -142,6 +142,11 @@ impl JobDir {
         self.root.join("scratch")
     }
 
+    /// Which parts of the uploads were sent, a file for each blob.
+    pub fn parts(&self) -> PathBuf {
+        self.root.join("parts")
+    }
+
     /// Removes what takes room: all but the log, which may still be on its way.
     ///
     /// # Errors

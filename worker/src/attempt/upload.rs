@@ -1,10 +1,12 @@
 //! Bytes on their way into the cache: only those that it lacks.
 
+use super::dirs::JobDir;
 use super::fault::Fault;
 use crate::blocking::blocking;
+use crate::disk::DiskError;
 use crate::log::{JobLog, count};
 use crate::outputs::{self, Found};
-use crate::uplink::Grant;
+use crate::uplink::{Grant, UplinkError};
 use crate::workshop::Workshop;
 use bytesize::ByteSize;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
@@ -12,7 +14,7 @@ use railyard_common::blob::{Artifact, Blob, media_type_of};
 use railyard_common::id::LeaseId;
 use railyard_common::job::OutputSpec;
 use railyard_common::outcome::{OutcomeKind, Reason};
-use railyard_transfer::{Finished, Ticket, TransferError, hash_file};
+use railyard_transfer::{Finished, PartLog, PartUrls, PushError, Ticket, TransferError, hash_file};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
@@ -22,7 +24,7 @@ const FILES_AT_A_TIME: usize = 4;
 /// Files that are hashed at a time; it is the disk and the processor that limit, not waiting.
 const HASHES_AT_A_TIME: usize = 2;
 
-/// Tickets that are asked for anew when they have expired on the way.
+/// Tickets that are asked for anew when the store has forgotten the upload.
 const FRESH_TICKETS: u32 = 3;
 
 /// A blob and the file with its stored bytes.
@@ -85,21 +87,53 @@ enum Sent {
 }
 
 async fn push_one(shop: &Workshop, lease: LeaseId, upload: Upload, mut ticket: Ticket) -> Result<Sent, Fault> {
+    let Upload { blob, file } = &upload;
     for n in 1.. {
-        match shop.transfer.push(&upload.file, &upload.blob, &ticket, &railyard_transfer::silent).await {
+        let urls = LeaseUrls { shop, lease, blob, upload_id: &ticket.upload_id };
+        let log = part_log(shop, lease, blob, &ticket.upload_id).await?;
+        match shop.transfer.push(file, blob, &ticket, &urls, &log, &railyard_transfer::silent).await {
             Ok(finished) => return Ok(Sent::Now(finished)),
-            Err(TransferError::Expired { .. } | TransferError::Gone { .. }) if n < FRESH_TICKETS => {}
-            Err(error) => return Err(error.into()),
+            Err(PushError::Transfer(TransferError::Gone { .. })) if n < FRESH_TICKETS => {}
+            Err(PushError::Transfer(error)) => return Err(error.into()),
+            Err(PushError::Urls(error)) => return Err(error.into()),
         }
-        let grants = shop.uplink.prepare_upload(lease, std::slice::from_ref(&upload.blob)).await?;
+        let gone = std::slice::from_ref(&ticket.upload_id);
+        let grants = shop.uplink.prepare_upload_but(lease, std::slice::from_ref(blob), gone).await?;
         match grants.into_iter().next() {
             Some(Grant::Send(fresh)) => ticket = fresh,
             Some(Grant::Present(blob)) => return Ok(Sent::ByOther(blob)),
             None => break,
         }
     }
-    let message = format!("the cache gave no way to send {}", upload.file.display());
+    let message = format!("the cache gave no way to send {}", file.display());
     Err(Fault::ended(OutcomeKind::Lost, Reason::Transfer, message))
+}
+
+/// What an earlier process of this worker has sent of an upload.
+async fn part_log(shop: &Workshop, lease: LeaseId, blob: &Blob, upload_id: &str) -> Result<PartLog, Fault> {
+    let dir = JobDir::of(&shop.data, lease).parts();
+    let (path, upload_id) = (dir.join(blob.digest.hex()), upload_id.to_owned());
+    blocking(move || {
+        std::fs::create_dir_all(&dir).map_err(DiskError::at("create", &dir))?;
+        Ok(PartLog::open(&path, &upload_id)?)
+    })
+    .await
+}
+
+/// The controller signs URLs for as long as the lease lives.
+struct LeaseUrls<'a> {
+    shop: &'a Workshop,
+    lease: LeaseId,
+    blob: &'a Blob,
+    upload_id: &'a str,
+}
+
+impl PartUrls for LeaseUrls<'_> {
+    type Error = UplinkError;
+
+    async fn sign(&self, parts: Vec<u32>) -> Result<Vec<String>, UplinkError> {
+        self.shop.uplink.sign_parts(self.lease, self.blob, self.upload_id, parts).await
+    }
 }
 
 /// Finds the outputs, hashes them, and sends what the cache lacks.
@@ -126,7 +160,7 @@ pub async fn artifacts(
     let stored = push(shop, lease, wanted.clone(), uploads).await?;
     for upload in &wanted {
         // The next job here that takes it in need not fetch it.
-        shop.blobs.adopt(&upload.file, upload.blob.digest).await;
+        shop.blobs.adopt(&upload.file, &upload.blob).await;
     }
     let total = ByteSize::b(wanted.iter().map(|upload| upload.blob.size_bytes).sum()).display().iec();
     let sent = ByteSize::b(uploads[before..].iter().map(|one| one.blob.stored_bytes).sum()).display().iec();

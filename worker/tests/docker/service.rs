@@ -184,7 +184,7 @@ impl WorkerService for Service {
             let held: Vec<LeaseId> = told.into_iter().filter(|lease| books.held.contains(lease)).collect();
             let welcome = v1::Welcome {
                 farm: "test".into(),
-                protocol: 1,
+                protocol: railyard_common::PROTOCOL,
                 heartbeat_millis: 200,
                 held: all(&held),
                 ..Default::default()
@@ -215,6 +215,17 @@ impl WorkerService for Service {
             blobs.map(|blob| books.ticket(&blob)).collect()
         });
         Ok(Response::new(v1::PrepareUploadResponse { tickets }))
+    }
+
+    async fn sign_parts(
+        &self,
+        request: Request<v1::SignPartsRequest>,
+    ) -> Result<Response<v1::SignPartsResponse>, Status> {
+        let request = request.into_inner();
+        self.check(request.lease)?;
+        let books = self.books();
+        let urls = request.parts.iter().map(|n| format!("{}/up/{}/{n}", books.url, request.upload_id)).collect();
+        Ok(Response::new(v1::SignPartsResponse { urls }))
     }
 
     async fn prepare_download(
@@ -319,9 +330,7 @@ impl Books {
         }
         let upload_id = format!("u{}", self.uploads.len() + 1000 * self.reports.len());
         self.uploads.insert(upload_id.clone(), (*blob, BTreeMap::new()));
-        let parts = blob.stored_bytes.div_ceil(PART_BYTES);
-        let part_urls = (1..=parts).map(|n| format!("{}/up/{upload_id}/{n}", self.url)).collect();
-        v1::UploadTicket { digest, upload_id, part_bytes: PART_BYTES, part_urls, ..Default::default() }
+        v1::UploadTicket { digest, upload_id, part_bytes: PART_BYTES, ..Default::default() }
     }
 }
 

@@ -1,7 +1,7 @@
 //! What travels through the cache: blobs, artifacts, images.
 
 use super::{BadMessage, FromProto, TEXT_MAX_BYTES, ToProto, all, at_most, list, parsed, parsed_if_given, required};
-use railyard_common::blob::{Artifact, Blob, Encoding, Image};
+use railyard_common::blob::{Artifact, Blob, Encoding, Image, PartChecksum};
 use railyard_proto::v1;
 
 impl ToProto for Encoding {
@@ -21,6 +21,27 @@ impl FromProto<i32> for Encoding {
             Ok(v1::Encoding::Identity) => Ok(Self::Identity),
             Ok(v1::Encoding::Zstd) => Ok(Self::Zstd),
             Err(_) => Err(BadMessage::new("", format!("{proto} is not an encoding that this side knows"))),
+        }
+    }
+}
+
+impl ToProto for PartChecksum {
+    type Proto = v1::PartChecksum;
+
+    fn to_proto(&self) -> v1::PartChecksum {
+        match self {
+            Self::ContentMd5 => v1::PartChecksum::ContentMd5,
+            Self::Crc32 => v1::PartChecksum::Crc32,
+        }
+    }
+}
+
+impl FromProto<i32> for PartChecksum {
+    fn from_proto(proto: i32) -> Result<Self, BadMessage> {
+        match v1::PartChecksum::try_from(proto) {
+            Ok(v1::PartChecksum::ContentMd5) => Ok(Self::ContentMd5),
+            Ok(v1::PartChecksum::Crc32) => Ok(Self::Crc32),
+            Err(_) => Err(BadMessage::new("", format!("{proto} is not a checksum that this side knows"))),
         }
     }
 }

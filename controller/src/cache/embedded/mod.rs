@@ -2,13 +2,14 @@
 //!
 //! ```text
 //! DIR/blobs/…  builds/…  logs/…  images/…    as railyard_common::layout says; files are renamed or linked into place
-//! DIR/uploads/ID/                            one upload: upload.json, data (the parts at their offsets), part-N (its MD5)
+//! DIR/uploads/ID/                            one upload: upload.json, data (the parts at their offsets), part-N (its ETag)
 //! DIR/uploads/tmp-…                          a file on its way to its place
 //! ```
 //!
 //! **Invariant:** everything outside `uploads/` is complete and was flushed to disk before it got its name.
 
 mod access;
+mod ahead;
 mod files;
 mod listing;
 mod read;

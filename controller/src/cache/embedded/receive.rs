@@ -3,7 +3,7 @@
 use super::Embedded;
 use super::access::{Refusal, Target};
 use super::signing::{PartRight, Right};
-use super::uploads::PartWriter;
+use super::uploads::{PartWriter, Written, etag};
 use crate::cache::CacheError;
 use crate::cache::blocking::blocking_join;
 use axum::body::{Body, BodyDataStream};
@@ -13,10 +13,11 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
-use md5::{Digest as _, Md5};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
+use railyard_transfer::write_sparse;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
@@ -24,7 +25,7 @@ use tokio::task::JoinHandle;
 /// A sender that is silent for so long is gone.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
 /// What is gathered before a thread is asked to write it: a slow sender holds no thread while it sends.
-const GATHER_BYTES: usize = 256 * 1024;
+const GATHER_BYTES: usize = 512 * 1024;
 /// Threads that write parts at the same time, of the 512 that everything which waits for a disk shares.
 const WRITERS_MAX: usize = 32;
 /// What is read and thrown away after a refusal, so that the sender gets to see it instead of a broken connection.
@@ -46,7 +47,7 @@ enum Fault {
 
 /// A part as the request announces it.
 struct Announced {
-    md5: [u8; 16],
+    crc32: u32,
     length: u64,
 }
 
@@ -55,7 +56,7 @@ struct Sink {
     writer: PartWriter,
     file: File,
     announced: Announced,
-    hasher: Md5,
+    hasher: crc32fast::Hasher,
     done: u64,
 }
 
@@ -73,7 +74,7 @@ pub(super) async fn answer(
         Err(refusal) => return Err(refusal),
     };
     match taken {
-        Ok(md5) => Ok((StatusCode::OK, [(header::ETAG, format!("\"{}\"", hex::encode(md5)))]).into_response()),
+        Ok(crc32) => Ok((StatusCode::OK, [(header::ETAG, format!("\"{}\"", etag(crc32)))]).into_response()),
         Err(refusal) => {
             // The refusal stands, however the draining ends.
             let _ = tokio::time::timeout(DRAIN_MAX, drain(&mut body)).await;
@@ -97,7 +98,7 @@ async fn take(
     right: &PartRight<'_>,
     headers: &HeaderMap,
     body: &mut BodyDataStream,
-) -> Result<[u8; 16], Refusal> {
+) -> Result<u32, Refusal> {
     let length = right.length;
     let announced = announced(headers, length)?;
     let writer = cache.uploads.write_part(right.upload_id, right.number).await?;
@@ -106,8 +107,8 @@ async fn take(
 
 /// Takes the body until it ends, breaks or falls silent: the writing sees how much came. The next chunks come in while
 /// the ones before are written.
-async fn receive(writer: PartWriter, announced: Announced, body: &mut BodyDataStream) -> Result<[u8; 16], Fault> {
-    let superseded = writer.superseded.clone();
+async fn receive(writer: PartWriter, announced: Announced, body: &mut BodyDataStream) -> Result<u32, Fault> {
+    let (superseded, crc32) = (writer.superseded.clone(), announced.crc32);
     let mut writing = write(move || Sink::open(writer, announced)).await;
     loop {
         let gathered = superseded.run_until_cancelled(gather(body)).await;
@@ -115,7 +116,12 @@ async fn receive(writer: PartWriter, announced: Announced, body: &mut BodyDataSt
         let sink = blocking_join(writing).await?;
         let chunks = gathered.ok_or(Fault::Superseded)?;
         if chunks.is_empty() {
-            return blocking_join(write(move || sink.finish()).await).await;
+            let written = Arc::new(blocking_join(write(move || sink.finish()).await).await?);
+            // Nobody waits for these: the end of the upload does what they have not done.
+            let flushed = Arc::clone(&written);
+            tokio::task::spawn_blocking(move || flushed.flush());
+            tokio::task::spawn_blocking(move || written.look_ahead());
+            return Ok(crc32);
         }
         writing = write(move || sink.write(&chunks)).await;
     }
@@ -155,7 +161,7 @@ fn refusal(fault: Fault, length: u64) -> Refusal {
             Refusal::new(StatusCode::BAD_REQUEST, format!("IncompleteBody: got {found} of {length} bytes"))
         }
         Fault::BadDigest => {
-            Refusal::new(StatusCode::BAD_REQUEST, "BadDigest: the bytes do not have the announced Content-MD5")
+            Refusal::new(StatusCode::BAD_REQUEST, "BadDigest: the bytes do not have the announced x-amz-checksum-crc32")
         }
         Fault::Disk(error) => CacheError::local("write", "a part".as_ref())(error).into(),
     }
@@ -176,10 +182,10 @@ fn announced(headers: &HeaderMap, length: u64) -> Result<Announced, Refusal> {
         // Without one the length is counted.
         Some(Ok(_)) | None => {}
     }
-    let md5 = text("content-md5").ok_or_else(|| bad("InvalidDigest: a part needs Content-MD5"))?;
-    let md5 = STANDARD.decode(md5).ok().and_then(|md5| <[u8; 16]>::try_from(md5).ok());
-    let md5 = md5.ok_or_else(|| bad("InvalidDigest: Content-MD5 is not 16 bytes in base64"))?;
-    Ok(Announced { md5, length })
+    let crc32 = text("x-amz-checksum-crc32").ok_or_else(|| bad("InvalidDigest: a part needs x-amz-checksum-crc32"))?;
+    let crc32 = STANDARD.decode(crc32).ok().and_then(|crc32| <[u8; 4]>::try_from(crc32).ok());
+    let crc32 = crc32.ok_or_else(|| bad("InvalidDigest: x-amz-checksum-crc32 is not 4 bytes in base64"))?;
+    Ok(Announced { crc32: u32::from_be_bytes(crc32), length })
 }
 
 impl Sink {
@@ -188,7 +194,7 @@ impl Sink {
             return Err(Fault::Superseded);
         }
         let file = writer.open().map_err(Fault::Disk)?;
-        Ok(Self { writer, file, announced, hasher: Md5::new(), done: 0 })
+        Ok(Self { writer, file, announced, hasher: crc32fast::Hasher::new(), done: 0 })
     }
 
     fn write(mut self, chunks: &[Bytes]) -> Result<Self, Fault> {
@@ -199,26 +205,30 @@ impl Sink {
             if self.done + bytes.len() as u64 > self.announced.length {
                 return Err(Fault::TooLong);
             }
-            self.file.write_all_at(bytes, self.writer.offset + self.done).map_err(Fault::Disk)?;
+            let offset = self.writer.offset + self.done;
+            let written = match self.writer.fresh {
+                true => write_sparse(&self.file, bytes, offset),
+                false => self.file.write_all_at(bytes, offset),
+            };
+            written.map_err(Fault::Disk)?;
             self.hasher.update(bytes);
             self.done += bytes.len() as u64;
         }
         Ok(self)
     }
 
-    fn finish(self) -> Result<[u8; 16], Fault> {
+    fn finish(self) -> Result<Written, Fault> {
         if self.writer.superseded.is_cancelled() {
             return Err(Fault::Superseded);
         }
         if self.done != self.announced.length {
             return Err(Fault::Short(self.done));
         }
-        let md5 = self.hasher.finalize().into();
-        if md5 != self.announced.md5 {
+        let crc32 = self.hasher.finalize();
+        if crc32 != self.announced.crc32 {
             return Err(Fault::BadDigest);
         }
-        self.writer.done(&md5).map_err(Fault::Disk)?;
-        Ok(md5)
+        self.writer.done(crc32).map_err(Fault::Disk)
     }
 }
 

@@ -1,16 +1,17 @@
 //! The [`Cache`] of the local directory.
 
 use super::signing::{PartRight, Right};
-use super::uploads::{Closed, Upload};
+use super::uploads::{Closed, Upload, Uploads};
 use super::{Embedded, UPLOADS, files};
 use crate::cache::blocking::blocking;
-use crate::cache::parts::{self, spans};
+use crate::cache::parts;
 use crate::cache::verify::{self, FRAME_HEAD_BYTES, Verdict, verify};
-use crate::cache::{ByteStream, Cache, CacheError, Entry, GET_MAX_BYTES, Grant, PutMode, UPLOAD_TTL, url_part};
+use crate::cache::{Begun, ByteStream, Cache, CacheError, Entry, GET_MAX_BYTES, Grant, PART_URL_TTL, PutMode, url_part};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
-use railyard_common::blob::{Blob, Encoding};
+use railyard_common::blob::{Blob, Encoding, PartChecksum};
 use railyard_common::digest::Digest;
+use railyard_common::id::LeaseId;
 use railyard_common::layout;
 use railyard_common::path::RelPath;
 use std::fs::{self, File};
@@ -32,48 +33,84 @@ impl Cache for Embedded {
         blocking(move || find(digest, &plain, &packed)).await
     }
 
-    async fn begin_upload(&self, blob: &Blob) -> Result<Grant, CacheError> {
+    async fn begin_upload(&self, lease: LeaseId, blob: &Blob) -> Result<Grant, CacheError> {
         parts::check(blob)?;
         if let Some(present) = self.find(&blob.digest).await? {
             return Ok(Grant::Present(present));
         }
         let part_bytes = parts::part_bytes(blob.stored_bytes);
-        let upload = Upload { blob: *blob, part_bytes };
+        let upload = Upload { lease: Some(lease), blob: *blob, part_bytes };
         let now = self.clock.now();
         let (uploads, root) = (Arc::clone(&self.uploads), self.root.clone());
         let begin = move || {
             uploads.sweep_sometimes(now)?;
             has_room(&root, &upload.blob)?;
-            uploads.begin(&upload)
+            uploads.begin(lease, &upload)
         };
         let upload_id = blocking(begin).await?;
-        let sign = |(number, (_, length)): (u32, (u64, u64))| {
-            let right = Right::Part(PartRight { upload_id: &upload_id, number, length });
-            format!("{}/{UPLOADS}/{upload_id}?{}", self.base_url, self.key.query(right, now, UPLOAD_TTL))
-        };
-        let part_urls = (1..).zip(spans(blob.stored_bytes, part_bytes)).map(sign).collect();
-        Ok(Grant::Send { upload_id, part_bytes, part_urls })
+        Ok(Grant::Send(Begun { upload_id, part_bytes, checksum: PartChecksum::Crc32 }))
     }
 
-    async fn complete_upload(&self, blob: &Blob, upload_id: &str, etags: &[String]) -> Result<(), CacheError> {
+    async fn sign_parts(
+        &self,
+        lease: LeaseId,
+        blob: &Blob,
+        upload_id: &str,
+        parts: &[u32],
+    ) -> Result<Vec<String>, CacheError> {
+        let (uploads, id, wanted) = (Arc::clone(&self.uploads), upload_id.to_owned(), *blob);
+        let upload = blocking(move || uploads.of_lease(&id, lease, &wanted)).await?;
+        let lengths = parts::lengths(blob, upload.part_bytes, parts)?;
+        let now = self.clock.now();
+        let sign = |(number, length): (&u32, u64)| {
+            let right = Right::Part(PartRight { upload_id, number: *number, length });
+            format!("{}/{UPLOADS}/{upload_id}?{}", self.base_url, self.key.query(right, now, PART_URL_TTL))
+        };
+        Ok(parts.iter().zip(lengths).map(sign).collect())
+    }
+
+    async fn complete_upload(
+        &self,
+        lease: LeaseId,
+        blob: &Blob,
+        upload_id: &str,
+        etags: &[String],
+    ) -> Result<(), CacheError> {
         let path = layout::blob(blob);
         let dest = self.file(&path);
         let _held = self.locks.hold(path.as_str()).await;
         let there = dest.clone();
         if blocking(move || open_if_there(&there)).await?.is_some() {
-            return self.abort_upload(blob, upload_id).await;
+            return self.abort_upload(lease, blob, upload_id).await;
         }
         let closed = self.uploads.close(upload_id, blob).await?;
-        let (blob, etags) = (*blob, etags.to_vec());
-        blocking(move || complete(closed, &blob, &etags, &dest)).await
+        let (uploads, blob, etags) = (Arc::clone(&self.uploads), *blob, etags.to_vec());
+        blocking(move || complete(&uploads, closed, &blob, &etags, &dest)).await
     }
 
-    async fn abort_upload(&self, blob: &Blob, upload_id: &str) -> Result<(), CacheError> {
+    async fn abort_upload(&self, _lease: LeaseId, blob: &Blob, upload_id: &str) -> Result<(), CacheError> {
+        let uploads = Arc::clone(&self.uploads);
         match self.uploads.close(upload_id, blob).await {
-            Ok(closed) => blocking(move || closed.remove()).await,
+            Ok(closed) => blocking(move || uploads.remove(closed)).await,
             Err(CacheError::UnknownUpload { .. }) => Ok(()),
             Err(error) => Err(error),
         }
+    }
+
+    async fn uploading(&self) -> Result<Vec<LeaseId>, CacheError> {
+        Ok(self.uploads.leases())
+    }
+
+    async fn end_uploads(&self, lease: LeaseId) -> Result<(), CacheError> {
+        for (_, id) in self.uploads.all_of(lease) {
+            let uploads = Arc::clone(&self.uploads);
+            match self.uploads.close_any(&id).await {
+                Ok(closed) => blocking(move || uploads.remove(closed)).await?,
+                Err(CacheError::UnknownUpload { .. }) => self.uploads.lose(lease, &id),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 
     async fn sign_get(&self, path: &RelPath, ttl: Duration) -> Result<String, CacheError> {
@@ -226,21 +263,23 @@ fn has_room(root: &Path, blob: &Blob) -> Result<(), CacheError> {
 }
 
 /// Checks an upload and moves it into its place. A corrupt one is removed.
-fn complete(closed: Closed, blob: &Blob, etags: &[String], dest: &Path) -> Result<(), CacheError> {
+fn complete(
+    uploads: &Uploads,
+    closed: Closed,
+    blob: &Blob,
+    etags: &[String],
+    dest: &Path,
+) -> Result<(), CacheError> {
     closed.check(etags)?;
-    let data = closed.data();
-    let reading = || CacheError::local("read", &data);
-    let file = File::open(&data).map_err(reading())?;
-    match verify(&file, blob).map_err(reading())? {
-        Verdict::Good => {}
-        Verdict::Bad(why) => {
-            closed.remove()?;
-            return Err(CacheError::Corrupt { digest: blob.digest, why });
-        }
+    if let Verdict::Bad(why) = closed.verify()? {
+        uploads.remove(closed)?;
+        return Err(CacheError::Corrupt { digest: blob.digest, why });
     }
-    file.sync_all().map_err(CacheError::local("flush", &data))?;
+    let data = closed.data();
+    let flush = || File::open(&data)?.sync_all();
+    flush().map_err(CacheError::local("flush", &data))?;
     files::place(dest, || fs::rename(&data, dest)).map_err(CacheError::local("write", dest))?;
-    closed.remove()
+    uploads.remove(closed)
 }
 
 fn read_small(file: &Path, path: &RelPath) -> Result<Option<(Bytes, String)>, CacheError> {

@@ -1,23 +1,28 @@
 //! Uploads in the making.
 //!
 //! The parts of an upload are written at their offsets into one file, so that completing moves no bytes. A part counts
-//! once its `part-N` file with its MD5 exists; a part that is sent again takes the place of the one before.
+//! once its `part-N` file with its ETag exists; a part that is sent again takes the place of the one before. An upload
+//! belongs to one lease: whoever asks again for the same blob goes on with it, and it goes when the lease is over.
 //!
 //! **Invariant:** while an upload is checked and completed nobody writes into it: writers hold its gate for reading,
 //! [`Uploads::close`] for writing.
 
+use super::ahead::Ahead;
 use super::files;
 use crate::cache::CacheError;
 use crate::cache::parts::spans;
+use crate::cache::verify::Verdict;
 use railyard_common::blob::Blob;
+use railyard_common::digest::Digest;
+use railyard_common::id::LeaseId;
 use railyard_common::time::Millis;
 use serde::{Deserialize, Serialize};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::UNIX_EPOCH;
 use tokio::sync::{OwnedMutexGuard, OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 use tokio_util::sync::CancellationToken;
@@ -31,6 +36,8 @@ const SWEEP_EVERY_MILLIS: u64 = 3600 * 1000;
 pub(super) struct Uploads {
     dir: PathBuf,
     live: Mutex<HashMap<String, Arc<Live>>>,
+    /// Which upload a lease has begun for a digest.
+    begun: Mutex<BTreeMap<(LeaseId, Digest), String>>,
     /// When abandoned uploads were last looked for.
     swept: Mutex<Millis>,
 }
@@ -41,18 +48,24 @@ struct Live {
     gate: Arc<RwLock<()>>,
     closing: CancellationToken,
     parts: Mutex<HashMap<u32, Arc<PartLock>>>,
+    ahead: Arc<Ahead>,
+    /// It was begun by this process: where no part was written there is nothing.
+    fresh: bool,
 }
 
 #[derive(Default)]
 struct PartLock {
     lock: Arc<tokio::sync::Mutex<()>>,
-    /// Of the newest writer.
-    newest: Mutex<CancellationToken>,
+    /// Of the newest writer; `None` before the first.
+    newest: Mutex<Option<CancellationToken>>,
 }
 
 /// `upload.json`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Upload {
+    /// Whose it is. Uploads of before this was written down are nobody's.
+    #[serde(default)]
+    pub lease: Option<LeaseId>,
     pub blob: Blob,
     pub part_bytes: u64,
 }
@@ -63,8 +76,12 @@ pub(super) struct PartWriter {
     pub superseded: CancellationToken,
     /// Where the part begins.
     pub offset: u64,
-    data: PathBuf,
-    marker: PathBuf,
+    /// Nothing was ever written there.
+    pub fresh: bool,
+    number: u32,
+    dir: PathBuf,
+    upload: Upload,
+    ahead: Arc<Ahead>,
     _part: OwnedMutexGuard<()>,
     _gate: OwnedRwLockReadGuard<()>,
 }
@@ -73,6 +90,7 @@ pub(super) struct PartWriter {
 pub(super) struct Closed {
     dir: PathBuf,
     pub upload: Upload,
+    ahead: Arc<Ahead>,
     _gate: OwnedRwLockWriteGuard<()>,
 }
 
@@ -80,8 +98,9 @@ impl Uploads {
     /// Opens the staging directory and sweeps what an earlier process left.
     pub(super) fn open(dir: PathBuf, now: Millis) -> Result<Self, CacheError> {
         files::create_dirs(&dir).map_err(CacheError::local("make the directory", &dir))?;
-        let uploads = Self { dir, live: Mutex::default(), swept: Mutex::new(now) };
+        let uploads = Self { dir, live: Mutex::default(), begun: Mutex::default(), swept: Mutex::new(now) };
         uploads.sweep(|is_file, age_millis| is_file || age_millis > ABANDONED_AFTER_MILLIS, now)?;
+        uploads.find_begun()?;
         Ok(uploads)
     }
 
@@ -114,7 +133,9 @@ impl Uploads {
                 fs::remove_file(entry.path()).map_err(failed())?;
             } else {
                 remove_dir(&entry.path())?;
-                self.forget(&entry.file_name().to_string_lossy());
+                let id = entry.file_name().to_string_lossy().into_owned();
+                self.forget(&id);
+                self.begun().retain(|_, there| *there != id);
             }
         }
         Ok(())
@@ -125,17 +146,77 @@ impl Uploads {
         Ok(self.dir.join(format!("tmp-{}", files::random_name()?)))
     }
 
-    /// Starts an upload; returns its id. Blocking.
-    pub(super) fn begin(&self, upload: &Upload) -> Result<String, CacheError> {
+    /// Reads which uploads there are; those that make no sense go.
+    fn find_begun(&self) -> Result<(), CacheError> {
+        let failed = || CacheError::local("read", &self.dir);
+        for entry in fs::read_dir(&self.dir).map_err(failed())? {
+            let id = entry.map_err(failed())?.file_name().to_string_lossy().into_owned();
+            match self.read(&id) {
+                Ok(Upload { lease: Some(lease), blob, .. }) => {
+                    self.begun().insert((lease, blob.digest), id);
+                }
+                Ok(Upload { lease: None, .. }) | Err(_) => {
+                    tracing::info!(upload = id, "removing an upload that nobody can go on with");
+                    remove_dir(&self.dir.join(id))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn begun(&self) -> MutexGuard<'_, BTreeMap<(LeaseId, Digest), String>> {
+        // Every change is a single step; a panic elsewhere does not spoil it.
+        self.begun.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins an upload for a lease, or finds the one that is there; returns its id. Blocking.
+    pub(super) fn begin(&self, lease: LeaseId, upload: &Upload) -> Result<String, CacheError> {
+        // One at a time, so that a call that is repeated finds what its first try has begun.
+        let mut begun = self.begun();
+        let key = (lease, upload.blob.digest);
+        if let Some(id) = begun.get(&key) {
+            match self.read(id) {
+                Ok(there) if there.blob == upload.blob && there.part_bytes == upload.part_bytes => return Ok(id.clone()),
+                // The same bytes in another form: what was sent of them is of no use any more.
+                _ => remove_dir(&self.dir.join(id))?,
+            }
+        }
         let id = files::random_name()?;
         let dir = self.dir.join(&id);
         let failed = || CacheError::local("start the upload", &dir);
         fs::create_dir(&dir).map_err(failed())?;
+        let data = OpenOptions::new().write(true).create_new(true).mode(0o600).open(dir.join("data"));
+        data.and_then(|data| data.set_len(upload.blob.stored_bytes)).map_err(failed())?;
+        // The last: without it there is no upload.
         let json = serde_json::to_vec(upload).map_err(|error| failed()(error.into()))?;
         fs::write(dir.join("upload.json"), json).map_err(failed())?;
-        let data = OpenOptions::new().write(true).create_new(true).mode(0o600).open(dir.join("data"));
-        data.map_err(failed())?;
+        begun.insert(key, id.clone());
+        let live = Arc::new(Live { fresh: true, ..Live::default() });
+        self.live.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone(), live);
         Ok(id)
+    }
+
+    /// The upload of that id, if it is the lease's and of that blob. Blocking.
+    pub(super) fn of_lease(&self, id: &str, lease: LeaseId, blob: &Blob) -> Result<Upload, CacheError> {
+        let upload = self.read(id)?;
+        if upload.lease == Some(lease) && upload.blob == *blob {
+            return Ok(upload);
+        }
+        Err(CacheError::UnknownUpload { id: id.to_owned() })
+    }
+
+    /// Leases with uploads.
+    pub(super) fn leases(&self) -> Vec<LeaseId> {
+        let mut leases: Vec<LeaseId> = self.begun().keys().map(|(lease, _)| *lease).collect();
+        leases.dedup();
+        leases
+    }
+
+    /// The uploads of a lease.
+    pub(super) fn all_of(&self, lease: LeaseId) -> Vec<(Digest, String)> {
+        let begun = self.begun();
+        let of_lease = begun.iter().filter(|((owner, _), _)| *owner == lease);
+        of_lease.map(|((_, digest), id)| (*digest, id.clone())).collect()
     }
 
     fn live(&self, id: &str) -> Arc<Live> {
@@ -145,6 +226,16 @@ impl Uploads {
 
     fn forget(&self, id: &str) {
         self.live.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+    }
+
+    /// It is over: nobody finds it any more.
+    fn end(&self, upload: &Upload, id: &str) {
+        let mut begun = self.begun();
+        if let Some(lease) = upload.lease
+            && begun.get(&(lease, upload.blob.digest)).is_some_and(|there| there == id)
+        {
+            begun.remove(&(lease, upload.blob.digest));
+        }
     }
 
     /// The directory of an upload, if the id is one.
@@ -180,15 +271,21 @@ impl Uploads {
         let superseded = live.closing.child_token();
         let older = {
             let mut newest = part.newest.lock().unwrap_or_else(PoisonError::into_inner);
-            std::mem::replace(&mut *newest, superseded.clone())
+            newest.replace(superseded.clone())
         };
-        older.cancel();
+        let fresh = live.fresh && older.is_none();
+        if let Some(older) = older {
+            older.cancel();
+        }
         let lock = Arc::clone(&part.lock).lock_owned().await;
         Ok(PartWriter {
             offset: u64::from(number.saturating_sub(1)) * upload.part_bytes,
             superseded,
-            data: dir.join("data"),
-            marker: dir.join(format!("part-{number}")),
+            fresh,
+            number,
+            dir,
+            upload,
+            ahead: Arc::clone(&live.ahead),
             _part: lock,
             _gate: gate,
         })
@@ -196,38 +293,95 @@ impl Uploads {
 
     /// Stops all writers of the upload of `blob` and keeps new ones out.
     pub(super) async fn close(&self, id: &str, blob: &Blob) -> Result<Closed, CacheError> {
-        let dir = self.dir_of(id)?;
+        self.dir_of(id)?;
         let upload = self.read(id)?;
         if upload.blob != *blob {
             // Not even touched: it is somebody else's.
             let why = format!("upload {id} is of {}, not of {}", upload.blob.digest, blob.digest);
             return Err(CacheError::Invalid { why });
         }
+        self.close_any(id).await
+    }
+
+    /// The same, whatever it is of.
+    pub(super) async fn close_any(&self, id: &str) -> Result<Closed, CacheError> {
+        let dir = self.dir_of(id)?;
         let live = self.live(id);
         live.closing.cancel();
         let gate = Arc::clone(&live.gate).write_owned().await;
         // Whoever comes after this closing finds a fresh one, or no upload at all.
         self.forget(id);
-        Ok(Closed { upload: self.read(id)?, dir, _gate: gate })
+        let upload = self.read(id)?;
+        Ok(Closed { upload, dir, ahead: Arc::clone(&live.ahead), _gate: gate })
+    }
+
+    /// It is not there any more.
+    pub(super) fn lose(&self, lease: LeaseId, id: &str) {
+        self.begun().retain(|(owner, _), there| *owner != lease || there != id);
+    }
+
+    /// Forgets the closed upload, and removes what is left of it. Blocking.
+    pub(super) fn remove(&self, closed: Closed) -> Result<(), CacheError> {
+        let id = closed.dir.file_name().unwrap_or_default().to_string_lossy();
+        self.end(&closed.upload, &id);
+        remove_dir(&closed.dir)
     }
 }
 
 impl PartWriter {
     /// Opens the file for a new version of the part; from here on the part counts as missing. Blocking.
     pub(super) fn open(&self) -> io::Result<File> {
-        match fs::remove_file(&self.marker) {
+        match fs::remove_file(marker(&self.dir, self.number)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        OpenOptions::new().write(true).open(&self.data)
+        self.ahead.rewritten(self.number);
+        OpenOptions::new().write(true).open(self.dir.join("data"))
     }
 
     /// The part is written: it counts from now on. Blocking.
-    pub(super) fn done(&self, md5: &[u8; 16]) -> io::Result<()> {
-        let tmp = self.marker.with_extension("new");
-        fs::write(&tmp, hex::encode(md5))?;
-        fs::rename(tmp, &self.marker)
+    pub(super) fn done(self, crc32: u32) -> io::Result<Written> {
+        let marker = marker(&self.dir, self.number);
+        let tmp = marker.with_extension("new");
+        fs::write(&tmp, etag(crc32))?;
+        fs::rename(tmp, &marker)?;
+        Ok(Written { dir: self.dir, upload: self.upload, ahead: self.ahead, number: self.number })
     }
+}
+
+/// A part that was written, for those who look ahead.
+pub(super) struct Written {
+    dir: PathBuf,
+    upload: Upload,
+    ahead: Arc<Ahead>,
+    number: u32,
+}
+
+impl Written {
+    /// Looks at what can be looked at. Blocking.
+    pub(super) fn look_ahead(&self) {
+        self.ahead.go_on(&self.dir, &self.upload, self.number);
+    }
+
+    /// Has it go to the disk. Blocking.
+    pub(super) fn flush(&self) {
+        self.ahead.flush(&self.dir, self.upload.part_bytes);
+    }
+}
+
+/// Whether a part counts.
+pub(super) fn is_written(dir: &Path, number: u32) -> bool {
+    marker(dir, number).exists()
+}
+
+/// Says that a part is written, and holds its ETag.
+fn marker(dir: &Path, number: u32) -> PathBuf {
+    dir.join(format!("part-{number}"))
+}
+
+/// The ETag of a part, without quotes.
+pub(super) fn etag(crc32: u32) -> String {
+    format!("{crc32:08x}")
 }
 
 impl Closed {
@@ -244,10 +398,10 @@ impl Closed {
             return incomplete(format!("it has {} parts, {} were reported", spans.len(), etags.len()));
         }
         for (number, etag) in (1..).zip(etags) {
-            let marker = self.dir.join(format!("part-{number}"));
+            let marker = marker(&self.dir, number);
             match fs::read_to_string(&marker) {
-                Ok(md5) if md5 == etag.trim_matches('"') => {}
-                Ok(md5) => return incomplete(format!("part {number} is {md5}, not {etag} as reported")),
+                Ok(written) if written == etag.trim_matches('"') => {}
+                Ok(written) => return incomplete(format!("part {number} is {written}, not {etag} as reported")),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
                     return incomplete(format!("part {number} is missing"));
                 }
@@ -257,9 +411,12 @@ impl Closed {
         Ok(())
     }
 
-    /// Removes what is left of the upload. Blocking.
-    pub(super) fn remove(self) -> Result<(), CacheError> {
-        remove_dir(&self.dir)
+    /// Whether the bytes are the blob's. Blocking.
+    pub(super) fn verify(&self) -> Result<Verdict, CacheError> {
+        let data = self.data();
+        let reading = || CacheError::local("read", &data);
+        let file = File::open(&data).map_err(reading())?;
+        self.ahead.finish(&file, &self.upload.blob).map_err(reading())
     }
 }
 

@@ -6,6 +6,7 @@
 //!
 //! **Invariant:** the store's keys are used here and nowhere else; what leaves are URLs for one key and one method.
 
+mod begun;
 mod copy;
 mod credentials;
 mod doubt;
@@ -41,6 +42,7 @@ pub struct S3 {
     /// Orders the writers of a path for services that do not know conditional writes. This process is the only writer.
     locks: Locks,
     doubts: doubt::Doubts,
+    uploads: begun::Uploads,
 }
 
 impl S3 {
@@ -83,6 +85,7 @@ impl S3 {
             read_back_bytes: config.read_back.as_u64(),
             locks: Locks::default(),
             doubts: doubt::Doubts::default(),
+            uploads: begun::Uploads::default(),
         })
     }
 }

@@ -5,7 +5,8 @@ use super::readback::read_blocking;
 use super::{DIGEST, S3, attributes, key};
 use crate::cache::parts::{self, spans};
 use crate::cache::verify::{self, FRAME_HEAD_BYTES, Verdict, verify};
-use crate::cache::{ByteStream, Cache, CacheError, Entry, GET_MAX_BYTES, Grant, PutMode, UPLOAD_TTL, url_part};
+use super::begun::Note;
+use crate::cache::{Begun, ByteStream, Cache, CacheError, Entry, GET_MAX_BYTES, Grant, PART_URL_TTL, PutMode, url_part};
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use http::Method;
@@ -17,8 +18,9 @@ use object_store::{
     Attribute, Error, GetOptions, GetRange, GetResult, ObjectStore as _, ObjectStoreExt as _, PutMultipartOptions,
     PutOptions, PutPayload, UpdateVersion, WriteMultipart,
 };
-use railyard_common::blob::{Blob, Encoding};
+use railyard_common::blob::{Blob, Encoding, PartChecksum};
 use railyard_common::digest::Digest;
+use railyard_common::id::LeaseId;
 use railyard_common::layout;
 use railyard_common::path::RelPath;
 use railyard_common::time::Millis;
@@ -43,32 +45,62 @@ impl Cache for S3 {
         self.find_unlocked(digest).await
     }
 
-    async fn begin_upload(&self, blob: &Blob) -> Result<Grant, CacheError> {
+    async fn begin_upload(&self, lease: LeaseId, blob: &Blob) -> Result<Grant, CacheError> {
         parts::check(blob)?;
         if let Some(present) = self.find(&blob.digest).await? {
             return Ok(Grant::Present(present));
         }
         let part_bytes = parts::part_bytes(blob.stored_bytes);
+        let send = |upload_id| Grant::Send(Begun { upload_id, part_bytes, checksum: PartChecksum::ContentMd5 });
         if blob.stored_bytes == 0 {
-            return Ok(Grant::Send { upload_id: EMPTY_UPLOAD.to_owned(), part_bytes, part_urls: Vec::new() });
+            return Ok(send(EMPTY_UPLOAD.to_owned()));
+        }
+        // One at a time, so that a call that is repeated finds what its first try has begun.
+        let _held = self.locks.hold(&format!("{lease} {}", blob.digest)).await;
+        match self.begun(lease, &blob.digest).await? {
+            Some(note) if note.blob == *blob => return Ok(send(note.upload_id)),
+            // The same bytes in another form: what was sent of them is of no use any more.
+            Some(note) => self.abort_upload(lease, &note.blob, &note.upload_id).await?,
+            None => {}
         }
         let path = layout::blob(blob);
-        let failed = || CacheError::store("start the upload of", &path);
-        let key = key(&path)?;
         let options = PutMultipartOptions { attributes: attributes(&path, Some(&blob.digest)), ..Default::default() };
-        let upload_id = self.store.create_multipart_opts(&key, options).await.map_err(failed())?;
-        let mut part_urls = Vec::new();
-        for (number, _) in (1..).zip(spans(blob.stored_bytes, part_bytes)) {
-            let number: u32 = number;
-            let query = [("partNumber", number.to_string()), ("uploadId", upload_id.clone())];
-            let options = SignedUrlOptions::new().with_query(query);
-            let url = self.store.signed_url_opts(Method::PUT, &key, UPLOAD_TTL, &options).await.map_err(failed())?;
-            part_urls.push(url.to_string());
-        }
-        Ok(Grant::Send { upload_id, part_bytes, part_urls })
+        let upload_id = self.store.create_multipart_opts(&key(&path)?, options).await;
+        let upload_id = upload_id.map_err(CacheError::store("start the upload of", &path))?;
+        self.note(lease, Note { upload_id: upload_id.clone(), blob: *blob }).await?;
+        Ok(send(upload_id))
     }
 
-    async fn complete_upload(&self, blob: &Blob, upload_id: &str, etags: &[String]) -> Result<(), CacheError> {
+    async fn sign_parts(
+        &self,
+        lease: LeaseId,
+        blob: &Blob,
+        upload_id: &str,
+        parts: &[u32],
+    ) -> Result<Vec<String>, CacheError> {
+        if self.begun(lease, &blob.digest).await?.is_none_or(|note| note.upload_id != upload_id || note.blob != *blob) {
+            return Err(CacheError::UnknownUpload { id: upload_id.to_owned() });
+        }
+        parts::lengths(blob, parts::part_bytes(blob.stored_bytes), parts)?;
+        let path = layout::blob(blob);
+        let key = key(&path)?;
+        let mut urls = Vec::with_capacity(parts.len());
+        for number in parts {
+            let query = [("partNumber", number.to_string()), ("uploadId", upload_id.to_owned())];
+            let options = SignedUrlOptions::new().with_query(query);
+            let url = self.store.signed_url_opts(Method::PUT, &key, PART_URL_TTL, &options).await;
+            urls.push(url.map_err(CacheError::store("sign a URL for", &path))?.to_string());
+        }
+        Ok(urls)
+    }
+
+    async fn complete_upload(
+        &self,
+        lease: LeaseId,
+        blob: &Blob,
+        upload_id: &str,
+        etags: &[String],
+    ) -> Result<(), CacheError> {
         let _held = self.locks.hold(&blob.digest.hex()).await;
         let path = layout::blob(blob);
         let key = key(&path)?;
@@ -76,7 +108,7 @@ impl Cache for S3 {
         // What an earlier try left is looked at first: then whatever is there was verified.
         self.settle(&blob.digest).await?;
         if self.open_object(&path, head).await?.is_some() {
-            return self.abort_upload(blob, upload_id).await;
+            return self.abort_upload(lease, blob, upload_id).await;
         }
         let failed = || CacheError::store("complete the upload of", &path);
         if upload_id == EMPTY_UPLOAD && blob.stored_bytes == 0 {
@@ -98,12 +130,14 @@ impl Cache for S3 {
                 Err(Error::NotFound { .. } | Error::PermissionDenied { .. }) => {
                     // Nothing was completed, so there is nothing to doubt.
                     self.settle(&blob.digest).await?;
+                    self.unnote(lease, &blob.digest).await?;
                     return Err(CacheError::UnknownUpload { id: upload_id.to_owned() });
                 }
                 // It may have been completed all the same: the doubt stays.
                 Err(error) => return Err(failed()(error)),
             }
         }
+        self.unnote(lease, &blob.digest).await?;
         // The object is there now, but nobody finds it before this has looked at it.
         match self.settle(&blob.digest).await? {
             Some(Verdict::Bad(why)) => Err(CacheError::Corrupt { digest: blob.digest, why }),
@@ -111,16 +145,33 @@ impl Cache for S3 {
         }
     }
 
-    async fn abort_upload(&self, blob: &Blob, upload_id: &str) -> Result<(), CacheError> {
+    async fn abort_upload(&self, lease: LeaseId, blob: &Blob, upload_id: &str) -> Result<(), CacheError> {
         if upload_id == EMPTY_UPLOAD {
             return Ok(());
         }
         let path = layout::blob(blob);
         match self.store.abort_multipart(&key(&path)?, &upload_id.to_owned()).await {
             // Some services answer "denied" for an upload that is no more.
-            Ok(()) | Err(Error::NotFound { .. } | Error::PermissionDenied { .. }) => Ok(()),
-            Err(error) => Err(CacheError::store("abort the upload of", &path)(error)),
+            Ok(()) | Err(Error::NotFound { .. } | Error::PermissionDenied { .. }) => {}
+            Err(error) => return Err(CacheError::store("abort the upload of", &path)(error)),
         }
+        match self.begun(lease, &blob.digest).await? {
+            Some(note) if note.upload_id == upload_id => self.unnote(lease, &blob.digest).await,
+            _ => Ok(()),
+        }
+    }
+
+    async fn uploading(&self) -> Result<Vec<LeaseId>, CacheError> {
+        self.beginners().await
+    }
+
+    async fn end_uploads(&self, lease: LeaseId) -> Result<(), CacheError> {
+        for note in self.all_begun(lease).await? {
+            // Whoever completes it holds this: it is either complete then, or there is nothing to complete.
+            let _held = self.locks.hold(&note.blob.digest.hex()).await;
+            self.abort_upload(lease, &note.blob, &note.upload_id).await?;
+        }
+        Ok(())
     }
 
     async fn sign_get(&self, path: &RelPath, ttl: Duration) -> Result<String, CacheError> {
@@ -205,9 +256,10 @@ impl Cache for S3 {
                 ..PaginatedListOptions::default()
             };
             let page = self.store.list_paginated(Some(&prefix), options).await.map_err(failed)?;
-            // A key that is no path of the cache was not put there by it.
+            // A key that is no path of the cache was not put there by it; and its own notes are nobody else's business.
+            let is_note = |path: &RelPath| dir.is_empty() && path.as_str().starts_with("uploads/");
             entries.extend(page.result.objects.into_iter().filter_map(|object| {
-                let path = object.location.as_ref().parse().ok()?;
+                let path = object.location.as_ref().parse().ok().filter(|path| !is_note(path))?;
                 let modified = Millis(u64::try_from(object.last_modified.timestamp_millis()).unwrap_or(0));
                 Some(Entry { path, size: object.size, modified })
             }));

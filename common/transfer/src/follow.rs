@@ -1,0 +1,114 @@
+//! Follows bytes that land: hashes them as soon as there is no gap before them, decoded if they are stored compressed, so
+//! that the digest is known shortly after the last byte came.
+
+use crate::hash::READ_BYTES;
+use railyard_common::blob::{Blob, Encoding};
+use railyard_common::digest::Digest;
+use sha2::{Digest as _, Sha256};
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::unix::fs::FileExt as _;
+use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+use zstd::stream::write::Decoder;
+
+/// Why landed bytes are no good.
+pub(crate) enum Fault {
+    Local(io::Error),
+    /// More bytes than announced, fewer, or bytes that do not decode.
+    Content(String),
+    /// Other bytes than were asked for.
+    Digest(Digest),
+}
+
+/// Where plain bytes go: into the digest, and into a file if they are not in one yet.
+pub(crate) struct Plain {
+    hasher: Sha256,
+    length: u64,
+    limit: u64,
+    file: Option<File>,
+}
+
+impl Write for Plain {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.length + bytes.len() as u64 > self.limit {
+            // A small compressed file can hold any number of bytes; none beyond the announced ones are written.
+            return Err(io::Error::other(TooLong(self.limit)));
+        }
+        if let Some(file) = &self.file {
+            crate::landing::write_sparse(file, bytes, self.length)?;
+        }
+        self.hasher.update(bytes);
+        self.length += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("it has more than the announced {0} bytes")]
+struct TooLong(u64);
+
+enum Sink {
+    Plain(Plain),
+    Zstd(Box<Decoder<'static, Plain>>),
+}
+
+/// Reads `stored` up to each mark that comes, until there are no more marks. The digest must be the blob's then, if
+/// `stored_bytes` were there in the end; else nobody wants to know.
+///
+/// `plain` is where the decoded bytes go, if they are wanted in a file.
+pub(crate) fn follow(
+    stored: &Arc<File>,
+    blob: &Blob,
+    stored_bytes: u64,
+    plain: Option<File>,
+    marks: &Receiver<u64>,
+) -> Result<(), Fault> {
+    let plain = Plain { hasher: Sha256::new(), length: 0, limit: blob.size_bytes, file: plain };
+    let mut sink = match blob.encoding {
+        Encoding::Identity => Sink::Plain(plain),
+        Encoding::Zstd => Sink::Zstd(Box::new(Decoder::new(plain).map_err(Fault::Local)?)),
+    };
+    let mut buffer = vec![0; READ_BYTES];
+    let mut done = 0;
+    while let Ok(mark) = marks.recv() {
+        while done < mark {
+            let n = usize::try_from(mark - done).map_or(buffer.len(), |left| left.min(buffer.len()));
+            stored.read_exact_at(&mut buffer[..n], done).map_err(Fault::Local)?;
+            match &mut sink {
+                Sink::Plain(plain) => plain.write_all(&buffer[..n]),
+                Sink::Zstd(decoder) => decoder.write_all(&buffer[..n]),
+            }
+            .map_err(fault)?;
+            done += n as u64;
+        }
+    }
+    if done < stored_bytes {
+        return Ok(());
+    }
+    let plain = match sink {
+        Sink::Plain(plain) => plain,
+        Sink::Zstd(mut decoder) => {
+            decoder.flush().map_err(fault)?;
+            decoder.into_inner()
+        }
+    };
+    if plain.length != blob.size_bytes {
+        return Err(Fault::Content(format!("expected {} bytes, got {}", blob.size_bytes, plain.length)));
+    }
+    if let Some(file) = &plain.file {
+        // What ends in zeros was not written to its end.
+        file.set_len(plain.length).map_err(Fault::Local)?;
+    }
+    let found = Digest::finish(plain.hasher);
+    if found == blob.digest { Ok(()) } else { Err(Fault::Digest(found)) }
+}
+
+/// The decoder reports bad frames as I/O errors without a system error number; the disk's have one.
+fn fault(error: io::Error) -> Fault {
+    if error.raw_os_error().is_some() { Fault::Local(error) } else { Fault::Content(error.to_string()) }
+}

@@ -1,0 +1,149 @@
+//! One part of a file: its checksum, its bytes, and what the cache answers.
+
+use crate::BUFFER_BYTES;
+use crate::error::TransferError;
+use crate::hash::blocking;
+use crate::meter::Meter;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use futures_util::{Stream, stream};
+use http::HeaderMap;
+use md5::{Digest as _, Md5};
+use railyard_common::blob::PartChecksum;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// The checksum of one part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sum {
+    Md5([u8; 16]),
+    Crc32(u32),
+}
+
+impl Sum {
+    /// The header that announces it.
+    pub(crate) fn header(&self) -> (&'static str, String) {
+        match self {
+            Self::Md5(md5) => ("content-md5", STANDARD.encode(md5)),
+            Self::Crc32(crc32) => ("x-amz-checksum-crc32", STANDARD.encode(crc32.to_be_bytes())),
+        }
+    }
+
+    /// Whether the part's ETag says that other bytes were stored. Services that encrypt with keys of their own have ETags
+    /// that say nothing, and tell so.
+    pub(crate) fn is_contradicted_by(&self, etag: &str, answer: &HeaderMap) -> bool {
+        let Self::Md5(md5) = self else { return false };
+        let told = etag.trim_matches('"');
+        let is_md5 = told.len() == 32 && told.bytes().all(|b| b.is_ascii_hexdigit());
+        let encryption = answer.get("x-amz-server-side-encryption").map(http::HeaderValue::as_bytes);
+        let has_own_keys = encryption.is_some_and(|kind| kind.starts_with(b"aws:kms"))
+            || answer.contains_key("x-amz-server-side-encryption-customer-algorithm");
+        is_md5 && !has_own_keys && !told.eq_ignore_ascii_case(&hex::encode(md5))
+    }
+}
+
+/// One part of a file.
+#[derive(Clone)]
+pub(crate) struct Part<'a> {
+    pub file: Arc<File>,
+    pub path: &'a Path,
+    /// From 1.
+    pub number: u32,
+    pub offset: u64,
+    pub length: u64,
+}
+
+impl Part<'_> {
+    pub(crate) async fn sum(&self, kind: PartChecksum) -> Result<Sum, TransferError> {
+        let (file, offset, length) = (Arc::clone(&self.file), self.offset, self.length);
+        let sum = move || match kind {
+            PartChecksum::ContentMd5 => {
+                let mut hasher = Md5::new();
+                see(&file, offset, length, |bytes| hasher.update(bytes))?;
+                Ok(Sum::Md5(hasher.finalize().into()))
+            }
+            PartChecksum::Crc32 => {
+                let mut hasher = crc32fast::Hasher::new();
+                see(&file, offset, length, |bytes| hasher.update(bytes))?;
+                Ok(Sum::Crc32(hasher.finalize()))
+            }
+        };
+        blocking(sum).await.map_err(|error: io::Error| self.unreadable(error))
+    }
+
+    fn unreadable(&self, error: io::Error) -> TransferError {
+        match error.kind() {
+            io::ErrorKind::UnexpectedEof => TransferError::Changed {
+                path: PathBuf::from(self.path),
+                expected: self.offset + self.length,
+                found: self.file.metadata().map_or(0, |metadata| metadata.len()),
+            },
+            _ => TransferError::local("read", self.path)(error),
+        }
+    }
+
+    /// The bytes of the part. A byte counts as moved when the connection asks for the next ones.
+    pub(crate) fn body(&self, sent: Meter, total: Meter) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
+        let (file, offset, length) = (Arc::clone(&self.file), self.offset, self.length);
+        stream::try_unfold(0, move |done: u64| {
+            let (file, sent, total) = (Arc::clone(&file), sent.clone(), total.clone());
+            async move {
+                if done == length {
+                    return Ok(None);
+                }
+                let n = next_bytes(length - done);
+                let bytes = blocking(move || {
+                    let mut buffer = vec![0; n];
+                    file.read_exact_at(&mut buffer, offset + done).map(|()| Bytes::from(buffer))
+                })
+                .await?;
+                sent.add(n as u64);
+                total.add(n as u64);
+                Ok(Some((bytes, done + n as u64)))
+            }
+        })
+    }
+}
+
+/// Gives `length` bytes from `offset` on to `hash`.
+fn see(file: &File, offset: u64, length: u64, mut hash: impl FnMut(&[u8])) -> io::Result<()> {
+    let mut buffer = vec![0; next_bytes(length)];
+    let mut done = 0;
+    while done < length {
+        let n = next_bytes(length - done);
+        file.read_exact_at(&mut buffer[..n], offset + done)?;
+        hash(&buffer[..n]);
+        done += n as u64;
+    }
+    Ok(())
+}
+
+/// How much of `left` to read at once.
+fn next_bytes(left: u64) -> usize {
+    usize::try_from(left).map_or(BUFFER_BYTES, |left| left.min(BUFFER_BYTES))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_etag_that_is_another_md5_tells_of_damage() {
+        let sum = Sum::Md5(Md5::digest(b"bytes").into());
+        let (good, bad) = (hex::encode(Md5::digest(b"bytes")), hex::encode(Md5::digest(b"bites")));
+        let plain = HeaderMap::new();
+        assert!(!sum.is_contradicted_by(&format!("\"{good}\""), &plain));
+        assert!(sum.is_contradicted_by(&format!("\"{bad}\""), &plain));
+        assert!(!sum.is_contradicted_by("\"opaque\"", &plain));
+        let kms = HeaderMap::from_iter([(
+            http::HeaderName::from_static("x-amz-server-side-encryption"),
+            http::HeaderValue::from_static("aws:kms"),
+        )]);
+        assert!(!sum.is_contradicted_by(&bad, &kms));
+        assert!(!Sum::Crc32(1).is_contradicted_by(&bad, &plain));
+    }
+}
