@@ -50,6 +50,8 @@ pub struct Outside<L> {
     pub tcp: L,
     /// The time.
     pub clock: Arc<dyn Clock>,
+    /// Where the cache's bytes are moved, so that they take no time from the farm. `None`: here.
+    pub bulk: Option<tokio::runtime::Handle>,
 }
 
 /// Runs a controller until `shutdown`. `ready` hears when it listens.
@@ -69,9 +71,30 @@ pub async fn run(
     let journal = tokio::task::spawn_blocking(move || SledJournal::open(&journal_dir)).await??;
     let tcp = TcpListener::bind(config.listen).await;
     let tcp = tcp.with_context(|| format!("cannot listen at {}; is another controller running?", config.listen))?;
-    let outside = Outside { journal: Box::new(journal), tcp, clock: Arc::new(SystemClock) };
-    run_in(config, outside, shutdown, ready).await
+    let bulk = bulk_runtime().context("cannot start the threads that move the cache's bytes")?;
+    let clock = Arc::new(SystemClock);
+    let outside = Outside { journal: Box::new(journal), tcp, clock, bulk: Some(bulk.handle().clone()) };
+    let ended = run_in(config, outside, shutdown, ready).await;
+    // What is still moved is moved for nobody.
+    bulk.shutdown_background();
+    ended
 }
+
+/// Threads of their own for the cache's bytes. They give way to the farm's: a heartbeat takes microseconds, and must not wait
+/// for gigabytes.
+fn bulk_runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .thread_name("bulk")
+        .on_thread_start(|| {
+            // Of the calling thread, as Linux has it. One that must not change it works on as it is.
+            let _ = rustix::process::nice(BULK_NICE);
+        })
+        .enable_all()
+        .build()
+}
+
+/// How much the threads that move bytes give way: a third of the weight of others, where others want to run at all.
+const BULK_NICE: i32 = 5;
 
 /// The same in a world that is given.
 ///
@@ -83,7 +106,7 @@ pub async fn run_in<L: Listener>(
     shutdown: CancellationToken,
     ready: oneshot::Sender<Ready>,
 ) -> anyhow::Result<()> {
-    let (Outside { journal, tcp, clock }, data) = (outside, &config.data_dir);
+    let (Outside { journal, tcp, clock, bulk }, data) = (outside, &config.data_dir);
     let pki = Pki::open_or_create(&config)?;
     let url = config.url(tcp.local_addr()?);
     let opened = cache::open(&config.cache(), &format!("{url}/cache"), clock.clone()).await?;
@@ -107,7 +130,7 @@ pub async fn run_in<L: Listener>(
     let finalizer = Finalizer::new(farm, cache, clock, finalize);
     let mut background = finalize::start(finalizer, logs, ended_logs, &shutdown);
     background.push(sweeping);
-    let mut server = task::spawn("listener", listener::serve(tcp, tls, app, shutdown.clone()));
+    let mut server = task::spawn("listener", listener::serve(tcp, tls, app, bulk, shutdown.clone()));
     let cache_url = format!("{url}/cache");
     tracing::info!(%url, data = %data.display(), "the controller listens");
     // Whoever started this may have stopped waiting.

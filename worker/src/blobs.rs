@@ -453,7 +453,9 @@ mod tests {
         let files = || fs::read_dir(dir.path()).unwrap().count() - 1;
         let held = get(&blobs, "held").await;
         let begin = |blobs: Blobs| async move {
-            let Claim::Fetch(fetch) = blobs.claim(&blob("new"), Form::Plain).await else { panic!("it is here already") };
+            let Claim::Fetch(fetch) = blobs.claim(&blob("new"), Form::Plain).await else {
+                panic!("it is here already")
+            };
             for path in unfinished(fetch.path()) {
                 fs::write(path, "ne").unwrap();
             }

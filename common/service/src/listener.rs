@@ -19,12 +19,14 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use tower::ServiceExt as _;
 
 /// How long running requests may go on after the shutdown signal.
@@ -84,21 +86,26 @@ impl Listener for TcpListener {
 
 /// Serves `app` on `tcp` until `shutdown`, then drains. Returns when no connection is left or [`DRAIN_DEADLINE`] is over.
 ///
+/// HTTP/1.1 carries gigabytes to and from the cache: with `bulk`, another runtime, it is served there, and takes no time from
+/// HTTP/2, which carries the farm's calls.
+///
 /// # Errors
 /// If `tcp` is not a listening socket. A failed accept is retried; a connection's failure ends that connection only.
 pub async fn serve(
     tcp: impl Listener,
     tls: Arc<rustls::ServerConfig>,
     app: Router,
+    bulk: Option<Handle>,
     shutdown: CancellationToken,
 ) -> io::Result<()> {
-    serve_and_drain(tcp, tls, app, shutdown, DRAIN_DEADLINE).await
+    serve_and_drain(tcp, tls, app, bulk, shutdown, DRAIN_DEADLINE).await
 }
 
 async fn serve_and_drain(
     tcp: impl Listener,
     tls: Arc<rustls::ServerConfig>,
     app: Router,
+    bulk: Option<Handle>,
     shutdown: CancellationToken,
     deadline: Duration,
 ) -> io::Result<()> {
@@ -116,7 +123,7 @@ async fn serve_and_drain(
             Some(ended) = tasks.join_next() => note_panic(ended),
             guest = door.accept(&tcp) => match guest {
                 Ok(guest) => {
-                    tasks.spawn(guest.entertain(door.acceptor.clone(), app.clone(), shutdown.clone()));
+                    tasks.spawn(guest.entertain(door.acceptor.clone(), app.clone(), bulk.clone(), shutdown.clone()));
                 }
                 // The peer gave up while it waited in the backlog.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
@@ -169,7 +176,7 @@ struct Guest<Io> {
 }
 
 impl<Io: AsyncRead + AsyncWrite + Send + Unpin + 'static> Guest<Io> {
-    async fn entertain(self, acceptor: TlsAcceptor, app: Router, shutdown: CancellationToken) {
+    async fn entertain(self, acceptor: TlsAcceptor, app: Router, bulk: Option<Handle>, shutdown: CancellationToken) {
         let addr = self.addr;
         let handshake = tokio::select! {
             biased;
@@ -180,7 +187,13 @@ impl<Io: AsyncRead + AsyncWrite + Send + Unpin + 'static> Guest<Io> {
         match handshake {
             Ok(Ok(stream)) => {
                 let peer = Peer { identity: identity_of(&stream, addr), addr };
-                serve_connection(stream, peer, app, shutdown).await;
+                let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+                let serving = serve_connection(stream, peer, app, shutdown);
+                match bulk.filter(|_| !is_http2) {
+                    // A panic there was logged there; this is the end of the connection in any case.
+                    Some(bulk) => drop(AbortOnDropHandle::new(bulk.spawn(serving)).await),
+                    None => serving.await,
+                }
             }
             Ok(Err(error)) => tracing::debug!(peer = %addr, %error, "TLS handshake failed"),
             Err(_) => tracing::debug!(peer = %addr, "TLS handshake took too long"),
@@ -271,7 +284,7 @@ mod tests {
             std::future::pending::<()>().await;
         };
         let app = Router::new().route("/", get(endless));
-        let served = serve_and_drain(tcp, tls, app, shutdown.clone(), Duration::from_millis(50));
+        let served = serve_and_drain(tcp, tls, app, None, shutdown.clone(), Duration::from_millis(50));
         let served = task::spawn("listener", served);
 
         let config = Arc::new(client_config(authority.ca_pem(), None).unwrap());

@@ -31,6 +31,10 @@ struct Farm {
 
 impl Farm {
     async fn start(app: Router) -> Self {
+        Self::start_with(app, None).await
+    }
+
+    async fn start_with(app: Router, bulk: Option<tokio::runtime::Handle>) -> Self {
         // Every process does this first; another test may have been faster.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let dir = tempfile::tempdir().unwrap();
@@ -40,7 +44,7 @@ impl Farm {
         let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = tcp.local_addr().unwrap();
         let shutdown = CancellationToken::new();
-        let served = task::spawn("listener", serve(tcp, tls, app, shutdown.clone()));
+        let served = task::spawn("listener", serve(tcp, tls, app, bulk, shutdown.clone()));
         Self { authority, addr, shutdown, served, dir }
     }
 
@@ -241,4 +245,31 @@ async fn a_wrong_url_is_explained() {
     }
     let without_ca = Endpoint { url: "https://farm:7411".to_owned(), ca_pem: String::new(), identity: None };
     assert!(connect(&without_ca).unwrap_err().to_string().contains("the farm's CA certificate"));
+}
+
+/// Whoever speaks both protocols is served at HTTP/1.1, and on the other runtime; gRPC stays on the farm's own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bytes_are_moved_on_threads_of_their_own() {
+    let bulk =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).thread_name("bulk").enable_all().build().unwrap();
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let note = seen.clone();
+    let noted = move || {
+        note.lock().unwrap().push(std::thread::current().name().unwrap_or_default().to_owned());
+        async { "ok" }
+    };
+    let app = Router::new().route("/bytes", axum::routing::get(noted.clone())).fallback(noted);
+    let farm = Farm::start_with(app, Some(bulk.handle().clone())).await;
+    let ca = reqwest::Certificate::from_pem(farm.authority.ca_pem().as_bytes()).unwrap();
+    let both = reqwest::Client::builder().tls_certs_only([ca]).build().unwrap();
+    let answer = both.get(farm.url("/bytes")).send().await.unwrap();
+    assert_eq!(answer.version(), reqwest::Version::HTTP_11);
+    // Not a call that anybody serves here; what matters is where it was looked at.
+    check(&farm.endpoint(None)).await.unwrap_err();
+    let seen = seen.lock().unwrap().clone();
+    assert_eq!(seen.len(), 2);
+    assert_eq!(seen[0], "bulk");
+    assert_ne!(seen[1], "bulk");
+    farm.stop().await;
+    bulk.shutdown_background();
 }

@@ -7,7 +7,8 @@ use railyard_common::backoff::Backoff;
 use railyard_common::blob::{Blob, Encoding, PartChecksum};
 use railyard_common::digest::Digest;
 use railyard_transfer::{
-    Finished, Form, PartLog, PartUrls, PushError, Settings, Ticket, Transfer, TransferError, compress_zstd, hash_file, silent,
+    Finished, Form, PartLog, PartUrls, PushError, Settings, Ticket, Transfer, TransferError, compress_zstd, hash_file,
+    silent,
 };
 use std::convert::Infallible;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};

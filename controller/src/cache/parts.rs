@@ -42,7 +42,8 @@ pub(crate) fn lengths(blob: &Blob, part_bytes: u64, numbers: &[u32]) -> Result<V
         let before = u64::from(*number).checked_sub(1).filter(|before| *before < count)?;
         Some(part_bytes.min(blob.stored_bytes - before * part_bytes))
     };
-    let bad = |number: &u32| CacheError::Invalid { why: format!("the upload has parts 1 to {count}, and no part {number}") };
+    let bad =
+        |number: &u32| CacheError::Invalid { why: format!("the upload has parts 1 to {count}, and no part {number}") };
     numbers.iter().map(|number| length(number).ok_or_else(|| bad(number))).collect()
 }
 

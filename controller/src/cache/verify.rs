@@ -115,7 +115,10 @@ impl Verifier {
             return Verdict::Bad(format!("{decodes}it has {length} bytes instead of {wanted}"));
         }
         if self.stored_bytes != self.blob.stored_bytes {
-            return Verdict::Bad(format!("{} bytes are stored instead of {}", self.stored_bytes, self.blob.stored_bytes));
+            return Verdict::Bad(format!(
+                "{} bytes are stored instead of {}",
+                self.stored_bytes, self.blob.stored_bytes
+            ));
         }
         let digest = Digest::finish(plain.hasher);
         if digest == self.blob.digest { Verdict::Good } else { Verdict::Bad(format!("its digest is {digest}")) }

@@ -253,8 +253,7 @@ async fn a_part_that_hangs_gives_way_to_its_next_try() {
             std::future::pending().await
         },
     ));
-    let hanging =
-        fixture.http.put(&url).header("content-length", 100).header("x-amz-checksum-crc32", "AAAAAA==");
+    let hanging = fixture.http.put(&url).header("content-length", 100).header("x-amz-checksum-crc32", "AAAAAA==");
     let hanging = task::spawn("hanging try", hanging.body(reqwest::Body::wrap_stream(body)).send());
     taken.await.unwrap();
 

@@ -3,9 +3,9 @@
 use axum::Router;
 use railyard_common::blob::Blob;
 use railyard_common::digest::Digest;
+use railyard_common::id::{JobId, LeaseId};
 use railyard_common::path::RelPath;
 use railyard_common::time::Millis;
-use railyard_common::id::{JobId, LeaseId};
 use railyard_controller::cache::{self, Begun, Cache, CacheConfig, CacheError, EmbeddedConfig, Grant, S3Config};
 use railyard_service::channel::{Endpoint, http_client};
 use railyard_service::clock::{Clock, SystemClock};
@@ -104,7 +104,7 @@ impl Fixture {
         let tls = server_config(&pair, authority.ca_pem()).unwrap();
         let shutdown = CancellationToken::new();
         let router = opened.router.unwrap();
-        task::spawn("listener", listener::serve(tcp, tls, router.clone(), shutdown.clone()));
+        task::spawn("listener", listener::serve(tcp, tls, router.clone(), None, shutdown.clone()));
         let endpoint = Endpoint { url: base, ca_pem: authority.ca_pem().to_owned(), identity: None };
         let http = http_client(&endpoint).unwrap();
         Self {

@@ -114,7 +114,8 @@ pub async fn wrong_digest(fixture: Fixture) {
     assert_eq!(fixture.cache.find(&blob.digest).await.unwrap(), None);
     assert!(fixture.complete(&blob, &sent.upload_id, &sent.etags).await.is_err(), "the upload is gone");
     let url = fixture.signed(&layout::blob(&blob)).await;
-    let error = fixture.transfer.pull(&url, &blob, &fixture.dir.path().join("x"), Form::Plain, &silent).await.unwrap_err();
+    let error =
+        fixture.transfer.pull(&url, &blob, &fixture.dir.path().join("x"), Form::Plain, &silent).await.unwrap_err();
     assert_eq!(error.kind(), "gone", "{error}");
     // The next worker is not hindered.
     fixture.upload_bytes(b"what was promised").await;
@@ -129,7 +130,8 @@ pub async fn oversized_part(fixture: Fixture) {
     match fixture.backend {
         Backend::Embedded => {
             assert_eq!(status, 413, "{text}");
-            let (status, text) = fixture.put(&fixture.part_url(&blob, &ticket, 1).await, &good[..999], &good[..999]).await;
+            let (status, text) =
+                fixture.put(&fixture.part_url(&blob, &ticket, 1).await, &good[..999], &good[..999]).await;
             assert!(status == 400 && text.contains("IncompleteBody"), "{status} {text}");
         }
         // A presigned URL cannot bind the length with this client library; the length at the end catches it.
@@ -397,7 +399,10 @@ pub async fn expired(fixture: Fixture) {
     fixture.clock.advance(Duration::from_secs(3601));
     let urls = Renewed { dead: Mutex::new([dead.clone()].into()), then: fixture.urls(LEASE, &blob, &ticket.upload_id) };
     fixture.transfer.push(&file, &blob, &ticket, &urls, &PartLog::unkept(), &silent).await.unwrap();
-    let urls = Renewed { dead: Mutex::new(std::iter::repeat_n(dead, 9).collect()), then: fixture.urls(LEASE, &blob, &ticket.upload_id) };
+    let urls = Renewed {
+        dead: Mutex::new(std::iter::repeat_n(dead, 9).collect()),
+        then: fixture.urls(LEASE, &blob, &ticket.upload_id),
+    };
     let error = fixture.transfer.push(&file, &blob, &ticket, &urls, &PartLog::unkept(), &silent).await.unwrap_err();
     assert!(matches!(error, PushError::Transfer(TransferError::Expired { .. })), "{error}");
 }

@@ -118,7 +118,7 @@ impl Farm {
             async move {
                 let tcp = SimListener::bind().await?;
                 let (ready, _) = oneshot::channel();
-                let outside = Outside { journal, tcp, clock };
+                let outside = Outside { journal, tcp, clock, bulk: None };
                 Ok(railyard_controller::run_in(config, outside, CancellationToken::new(), ready).await?)
             }
         });

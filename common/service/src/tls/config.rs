@@ -13,8 +13,11 @@ pub fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
-/// A listener's settings: TLS 1.3, HTTP/2 and HTTP/1.1; a client may show a certificate, and then the farm's CA must
+/// A listener's settings: TLS 1.3, HTTP/1.1 and HTTP/2; a client may show a certificate, and then the farm's CA must
 /// have signed it.
+///
+/// Whoever speaks both is taken at HTTP/1.1: those are browsers and tools that read the cache. gRPC speaks HTTP/2 only. So a
+/// connection's protocol tells what it is for.
 ///
 /// # Errors
 /// [`TlsError`] that says which of the texts is wrong.
@@ -28,7 +31,7 @@ pub fn server_config(pair: &PemPair, ca_pem: &str) -> Result<Arc<ServerConfig>, 
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_client_cert_verifier(verifier)
         .with_single_cert(chain, key)?;
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config.alpn_protocols = vec![b"http/1.1".to_vec(), b"h2".to_vec()];
     Ok(Arc::new(config))
 }
 

@@ -6,7 +6,9 @@ use super::{Embedded, UPLOADS, files};
 use crate::cache::blocking::blocking;
 use crate::cache::parts;
 use crate::cache::verify::{self, FRAME_HEAD_BYTES, Verdict, verify};
-use crate::cache::{Begun, ByteStream, Cache, CacheError, Entry, GET_MAX_BYTES, Grant, PART_URL_TTL, PutMode, url_part};
+use crate::cache::{
+    Begun, ByteStream, Cache, CacheError, Entry, GET_MAX_BYTES, Grant, PART_URL_TTL, PutMode, url_part,
+};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
 use railyard_common::blob::{Blob, Encoding, PartChecksum};
@@ -263,13 +265,7 @@ fn has_room(root: &Path, blob: &Blob) -> Result<(), CacheError> {
 }
 
 /// Checks an upload and moves it into its place. A corrupt one is removed.
-fn complete(
-    uploads: &Uploads,
-    closed: Closed,
-    blob: &Blob,
-    etags: &[String],
-    dest: &Path,
-) -> Result<(), CacheError> {
+fn complete(uploads: &Uploads, closed: Closed, blob: &Blob, etags: &[String], dest: &Path) -> Result<(), CacheError> {
     closed.check(etags)?;
     if let Verdict::Bad(why) = closed.verify()? {
         uploads.remove(closed)?;

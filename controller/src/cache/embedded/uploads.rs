@@ -176,7 +176,9 @@ impl Uploads {
         let key = (lease, upload.blob.digest);
         if let Some(id) = begun.get(&key) {
             match self.read(id) {
-                Ok(there) if there.blob == upload.blob && there.part_bytes == upload.part_bytes => return Ok(id.clone()),
+                Ok(there) if there.blob == upload.blob && there.part_bytes == upload.part_bytes => {
+                    return Ok(id.clone());
+                }
                 // The same bytes in another form: what was sent of them is of no use any more.
                 _ => remove_dir(&self.dir.join(id))?,
             }

@@ -1,12 +1,14 @@
 //! The [`Cache`] of the bucket.
 
+use super::begun::Note;
 use super::copy::Copied;
 use super::readback::read_blocking;
 use super::{DIGEST, S3, attributes, key};
 use crate::cache::parts::{self, spans};
 use crate::cache::verify::{self, FRAME_HEAD_BYTES, Verdict, verify};
-use super::begun::Note;
-use crate::cache::{Begun, ByteStream, Cache, CacheError, Entry, GET_MAX_BYTES, Grant, PART_URL_TTL, PutMode, url_part};
+use crate::cache::{
+    Begun, ByteStream, Cache, CacheError, Entry, GET_MAX_BYTES, Grant, PART_URL_TTL, PutMode, url_part,
+};
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use http::Method;

@@ -60,8 +60,7 @@ impl Worker {
         let ticket = Ticket { upload_id: ticket.upload_id, part_bytes: ticket.part_bytes, checksum };
         let transfer = Transfer::new(self.http.clone(), Settings::default());
         let urls = Urls { worker: self, lease, blob: &granted, upload_id: &ticket.upload_id };
-        let finished =
-            transfer.push(file.path(), &granted, &ticket, &urls, &PartLog::unkept(), &silent).await.unwrap();
+        let finished = transfer.push(file.path(), &granted, &ticket, &urls, &PartLog::unkept(), &silent).await.unwrap();
         let upload = v1::FinishedUpload {
             blob: Some(finished.blob.to_proto()),
             upload_id: finished.upload_id,
