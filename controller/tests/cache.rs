@@ -2,8 +2,12 @@
 
 #[path = "cache/embedded.rs"]
 mod embedded;
+#[path = "cache/faults.rs"]
+mod faults;
 #[path = "cache/fixture.rs"]
 mod fixture;
+#[path = "cache/proxy.rs"]
+mod proxy;
 #[path = "cache/s3.rs"]
 mod s3;
 #[path = "cache/suite.rs"]

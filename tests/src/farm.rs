@@ -130,9 +130,9 @@ impl Farm {
 
     fn command(&self) -> Command {
         let mut command = Command::new(railyard());
+        command.env("RAILYARD_LOG", "info").env_remove("RAILYARD_URL");
         command.envs(self.env.iter().map(|(key, value)| (key, value)));
         command.env("RAILYARD_CONFIG", self.dir.path().join("controller/client.toml"));
-        command.env("RAILYARD_LOG", "info").env_remove("RAILYARD_URL");
         command
     }
 

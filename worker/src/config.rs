@@ -3,6 +3,7 @@
 use bytesize::ByteSize;
 use railyard_common::id::{PoolName, WorkerName};
 use railyard_common::platform::PlatformOffer;
+use railyard_transfer::Settings;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -68,6 +69,9 @@ pub struct WorkerConfig {
     /// When this host is too busy for more.
     #[serde(default)]
     pub pressure: PressureConfig,
+    /// How bytes go to and from the cache.
+    #[serde(default)]
+    pub transfer: TransferConfig,
     /// How logs travel.
     #[serde(default)]
     pub log: LogConfig,
@@ -87,6 +91,40 @@ pub struct PressureConfig {
 impl Default for PressureConfig {
     fn default() -> Self {
         Self { memory_percent: 10, io_percent: 60 }
+    }
+}
+
+/// How bytes go to and from the cache.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TransferConfig {
+    /// Memory for everything in flight, whatever the number and size of the files. Default: 256MiB.
+    pub memory: ByteSize,
+    /// Streams of one file at a time. Default: 4.
+    pub streams: usize,
+    /// A connection that moves next to nothing for so long is given up for another. Default: 30.
+    pub stall_secs: u64,
+    /// A transfer of which nothing new has moved for so long is given up, and its job is lost: longer than the outages of the
+    /// store that jobs should wait out. Default: 600.
+    pub give_up_secs: u64,
+}
+
+impl Default for TransferConfig {
+    fn default() -> Self {
+        Self { memory: ByteSize::mib(256), streams: 4, stall_secs: 30, give_up_secs: 600 }
+    }
+}
+
+impl TransferConfig {
+    /// As the code that moves them wants it.
+    pub fn settings(&self) -> Settings {
+        Settings {
+            parallel_streams: self.streams,
+            memory_bytes: self.memory.as_u64(),
+            stall_timeout: Duration::from_secs(self.stall_secs.max(1)),
+            progress_deadline: Duration::from_secs(self.give_up_secs.max(1)),
+            ..Settings::default()
+        }
     }
 }
 
@@ -177,6 +215,7 @@ impl WorkerConfig {
             blob_cache: blob_cache(),
             layer_compression: layer_compression(),
             pressure: PressureConfig::default(),
+            transfer: TransferConfig::default(),
             log: LogConfig::default(),
         }
     }
@@ -232,11 +271,14 @@ mod tests {
             allow_privileged = true
             capacity = {{ cpu_millis = 4000, memory = '8GiB', disk = '100GiB', slots = 3, disk_reserve = '1GiB' }}
             pressure = {{ memory_percent = 20, io_percent = 0 }}
+            transfer = {{ memory = '64MiB', streams = 2, stall_secs = 5, give_up_secs = 60 }}
             log = {{ batch = '4MiB', flush_millis = 50, max = '10MiB' }}"
         ))
         .unwrap();
         assert_eq!(config.capacity.memory, Some(ByteSize::gib(8)));
         assert_eq!((config.pressure.memory_percent, config.pressure.io_percent), (20, 0));
+        let settings = config.transfer.settings();
+        assert_eq!((settings.memory_bytes, settings.parallel_streams), (64 << 20, 2));
         assert_eq!(config.log_batch_bytes() as u64, LOG_BATCH_MAX_BYTES);
     }
 

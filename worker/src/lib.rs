@@ -39,7 +39,7 @@ use railyard_service::channel::{self, ChannelError, Endpoint};
 use railyard_service::clock::{Clock, SystemClock};
 use railyard_service::task;
 use railyard_service::tls::PemPair;
-use railyard_transfer::{Settings, Transfer};
+use railyard_transfer::Transfer;
 use runtime::Runtime;
 use std::fs::File;
 use std::io;
@@ -151,7 +151,7 @@ fn open(config: WorkerConfig, data: DataDir, outside: Outside) -> anyhow::Result
     let identity = PemPair { cert_pem: read(&config.cert)?, key_pem: read(&config.key)? };
     let farm = Digest::of(ca_pem.as_bytes()).hex()[..FARM_LEN].to_owned();
     let endpoint = Endpoint { url: config.controller.clone(), ca_pem, identity: Some(identity) };
-    let transfer = Transfer::new(http(&endpoint)?, Settings::default());
+    let transfer = Transfer::new(http(&endpoint)?, config.transfer.settings());
     let uplink = uplink::Uplink::new(move || channel(&endpoint), jitter)?;
     let blob_bytes =
         host::blob_cache_bytes(&config, data.root()).context("cannot measure the disk of the data directory")?;

@@ -36,13 +36,16 @@ impl Sum {
     /// Whether the part's ETag says that other bytes were stored. Services that encrypt with keys of their own have ETags
     /// that say nothing, and tell so.
     pub(crate) fn is_contradicted_by(&self, etag: &str, answer: &HeaderMap) -> bool {
-        let Self::Md5(md5) = self else { return false };
         let told = etag.trim_matches('"');
-        let is_md5 = told.len() == 32 && told.bytes().all(|b| b.is_ascii_hexdigit());
         let encryption = answer.get("x-amz-server-side-encryption").map(http::HeaderValue::as_bytes);
         let has_own_keys = encryption.is_some_and(|kind| kind.starts_with(b"aws:kms"))
             || answer.contains_key("x-amz-server-side-encryption-customer-algorithm");
-        is_md5 && !has_own_keys && !told.eq_ignore_ascii_case(&hex::encode(md5))
+        let ours = match self {
+            Self::Md5(md5) => hex::encode(md5),
+            Self::Crc32(crc32) => hex::encode(crc32.to_be_bytes()),
+        };
+        let is_sum = told.len() == ours.len() && told.bytes().all(|b| b.is_ascii_hexdigit());
+        is_sum && !has_own_keys && !told.eq_ignore_ascii_case(&ours)
     }
 }
 
@@ -144,6 +147,7 @@ mod tests {
             http::HeaderValue::from_static("aws:kms"),
         )]);
         assert!(!sum.is_contradicted_by(&bad, &kms));
-        assert!(!Sum::Crc32(1).is_contradicted_by(&bad, &plain));
+        assert!(!Sum::Crc32(1).is_contradicted_by("\"00000001\"", &plain));
+        assert!(Sum::Crc32(1).is_contradicted_by("\"00000002\"", &plain));
     }
 }

@@ -122,6 +122,35 @@ impl Fixture {
         }
     }
 
+    /// The embedded cache without TLS, which the farm never does: so that a bad network can do more to what passes.
+    pub async fn embedded_plain() -> Self {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let dir = tempfile::tempdir().unwrap();
+        let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let base_url = format!("http://{}/cache", tcp.local_addr().unwrap());
+        let key_file = Some(dir.path().join("cache.key"));
+        let config = EmbeddedConfig { dir: dir.path().join("cache"), public_read: false, key_file };
+        let clock = Arc::new(TestClock::default());
+        let opened = cache::open(&CacheConfig::Embedded(config), &base_url, Arc::clone(&clock) as _).await.unwrap();
+        let (router, shutdown) = (opened.router.unwrap(), CancellationToken::new());
+        let (serving, stop) = (axum::serve(tcp, router.clone()).into_future(), shutdown.clone());
+        task::spawn("listener", async move { stop.run_until_cancelled(serving).await });
+        let http = reqwest::Client::new();
+        Self {
+            backend: Backend::Embedded,
+            cache: opened.cache,
+            transfer: Transfer::new(http.clone(), settings()),
+            http,
+            clock,
+            dir,
+            router: Some(router),
+            base_url,
+            authority: None,
+            s3: None,
+            _shutdown: shutdown.drop_guard(),
+        }
+    }
+
     pub async fn s3() -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let dir = tempfile::tempdir().unwrap();

@@ -102,7 +102,9 @@ async fn take(
     let length = right.length;
     let announced = announced(headers, length)?;
     let writer = cache.uploads.write_part(right.upload_id, right.number).await?;
-    receive(writer, announced, body).await.map_err(|fault| refusal(fault, length))
+    let crc32 = receive(writer, announced, body).await.map_err(|fault| refusal(fault, length))?;
+    tracing::debug!(upload = right.upload_id, part = right.number, bytes = length, "a part has arrived");
+    Ok(crc32)
 }
 
 /// Takes the body until it ends, breaks or falls silent: the writing sees how much came. The next chunks come in while
