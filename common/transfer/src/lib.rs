@@ -15,7 +15,7 @@ mod pull;
 mod push;
 mod tries;
 
-pub use compress::compress_zstd;
+pub use compress::{Memory, Press, Pressed, Sum, Want, compress_zstd, pays};
 pub use error::TransferError;
 pub use hash::hash_file;
 pub use push::{Finished, Ticket};
