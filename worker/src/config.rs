@@ -65,6 +65,10 @@ pub struct WorkerConfig {
     /// How strongly image layers are compressed for the cache: a zstd level, 1 (fast) to 19 (small). Default: 1.
     #[serde(default = "layer_compression")]
     pub layer_compression: i32,
+    /// Memory for files on their way, all jobs together: it decides how many processors compress. `xz` at its usual level takes
+    /// 120MiB for each; levels 8 and 9 take more than this for the one that they get. Default: 256MiB.
+    #[serde(default = "transfer_memory")]
+    pub transfer_memory: ByteSize,
     /// When this host is too busy for more.
     #[serde(default)]
     pub pressure: PressureConfig,
@@ -150,6 +154,10 @@ fn blob_cache() -> ByteSize {
     ByteSize::gib(10)
 }
 
+fn transfer_memory() -> ByteSize {
+    ByteSize::mib(256)
+}
+
 fn layer_compression() -> i32 {
     1
 }
@@ -176,6 +184,7 @@ impl WorkerConfig {
             engine_grace_secs: engine_grace_secs(),
             blob_cache: blob_cache(),
             layer_compression: layer_compression(),
+            transfer_memory: transfer_memory(),
             pressure: PressureConfig::default(),
             log: LogConfig::default(),
         }

@@ -138,10 +138,27 @@ impl Uplink {
     /// # Errors
     /// [`UplinkError`].
     pub async fn prepare_upload(&self, lease: LeaseId, blobs: &[Blob]) -> Result<Vec<Grant>, UplinkError> {
+        self.ask_for_upload(lease, blobs, false).await
+    }
+
+    /// Those of the blobs that the cache has, as it has them. Nothing is begun for the others.
+    ///
+    /// # Errors
+    /// [`UplinkError`].
+    pub async fn look(&self, lease: LeaseId, blobs: &[Blob]) -> Result<Vec<Blob>, UplinkError> {
+        let grants = self.ask_for_upload(lease, blobs, true).await?;
+        let present = grants.into_iter().filter_map(|grant| match grant {
+            Grant::Present(blob) => Some(blob),
+            Grant::Send(_) => None,
+        });
+        Ok(present.collect())
+    }
+
+    async fn ask_for_upload(&self, lease: LeaseId, blobs: &[Blob], look_only: bool) -> Result<Vec<Grant>, UplinkError> {
         const CALL: &str = "an upload";
         let mut grants = Vec::with_capacity(blobs.len());
         for blobs in blobs.chunks(BLOBS_PER_CALL) {
-            let request = v1::PrepareUploadRequest { lease: Some(lease.to_proto()), blobs: all(blobs) };
+            let request = v1::PrepareUploadRequest { lease: Some(lease.to_proto()), blobs: all(blobs), look_only };
             let response = self
                 .persist(
                     CALL,

@@ -232,6 +232,12 @@ impl WorkerService for Workers {
         let mut tickets = Vec::new();
         for blob in convert::list::<_, Blob>("blobs", request.blobs)? {
             let digest = blob.digest.to_string();
+            if request.look_only {
+                let found = self.cache.find(&blob.digest).await.map_err(|error| cache_status(&error))?;
+                let (present, blob) = (found.is_some(), Some(found.unwrap_or(blob).to_proto()));
+                tickets.push(v1::UploadTicket { digest, present, blob, ..Default::default() });
+                continue;
+            }
             tickets.push(match self.cache.begin_upload(&blob).await.map_err(|error| cache_status(&error))? {
                 Grant::Present(present) => {
                     v1::UploadTicket { digest, present: true, blob: Some(present.to_proto()), ..Default::default() }

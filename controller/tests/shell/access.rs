@@ -49,9 +49,9 @@ async fn worker_is_refused(controller: &Controller, who: Option<(Role, &str)>, c
     refused(Worker::connect(&controller.endpoint(who), hello("anvil")).await.map(|_| ()), code, reason);
     let mut rpc = WorkerServiceClient::new(controller.channel(who));
     refused(rpc.report(report(LEASE, succeeded())).await, code, reason);
-    let upload = v1::PrepareUploadRequest { lease: Some(LEASE), blobs: Vec::new() };
+    let upload = v1::PrepareUploadRequest { lease: Some(LEASE), ..Default::default() };
     refused(rpc.prepare_upload(upload).await, code, reason);
-    let download = v1::PrepareDownloadRequest { lease: Some(LEASE), blobs: Vec::new() };
+    let download = v1::PrepareDownloadRequest { lease: Some(LEASE), ..Default::default() };
     refused(rpc.prepare_download(download).await, code, reason);
     let batch = v1::LogBatch { lease: Some(LEASE), ..Default::default() };
     refused(rpc.append_log(tokio_stream::iter([batch])).await.map(drop), code, reason);
@@ -154,7 +154,7 @@ async fn messages_beyond_the_limits_are_refused() {
     let message = refused(person.cancel(&build, &"r".repeat(1 << 20)).await, Code::InvalidArgument, "bad-request");
     assert!(message.contains("reason"), "{message}");
     let blobs = vec![v1::Blob::default(); 20_000];
-    let upload = v1::PrepareUploadRequest { lease: Some(lease), blobs };
+    let upload = v1::PrepareUploadRequest { lease: Some(lease), blobs, look_only: false };
     let message = refused(worker.rpc.clone().prepare_upload(upload).await, Code::InvalidArgument, "bad-request");
     assert!(message.contains("blobs"), "{message}");
     worker.succeed(lease).await;

@@ -148,7 +148,12 @@ fn small_order() -> v1::LeaseOrder {
     let run = RunSpec {
         script: "true".to_owned(),
         env: [("KEY".to_owned(), "value".to_owned())].into(),
-        outputs: vec![OutputSpec { glob: "out/*".parse().unwrap(), publish: None, optional: false }],
+        outputs: vec![OutputSpec {
+            glob: "out/*".parse().unwrap(),
+            publish: None,
+            optional: false,
+            compress: Default::default(),
+        }],
         commit: false,
         resources: Capacity::default(),
         timeout_secs: 60,

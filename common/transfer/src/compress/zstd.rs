@@ -22,7 +22,7 @@ pub(super) fn job_bytes(level: u8) -> u64 {
 /// What that many threads take.
 pub(super) fn memory_bytes(level: u8, threads: usize) -> u64 {
     // One job more is being filled.
-    (threads as u64 * row(level).2 << 20) + job_bytes(level)
+    ((threads as u64 * row(level).2) << 20) + job_bytes(level)
 }
 
 pub(super) fn pack(source: &mut Source, sink: Sink, level: u8, threads: usize) -> io::Result<Sink> {
