@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! blobs/sha256/ab/abcdef…        plain bytes; with .zst behind: zstd frames of the bytes with that digest
+//!                                behind either .sha256: digest and length of what is stored there
 //! builds/PIPELINE/VERSION/build.json
 //! builds/PIPELINE/builds.json, latest.json
 //! logs/PIPELINE/VERSION/JOB/ATTEMPT.log.zst
@@ -28,6 +29,11 @@ pub fn blob(blob: &Blob) -> RelPath {
         Encoding::Zstd => ".zst",
     };
     path(format!("blobs/sha256/{}/{hex}{suffix}", &hex[..2]))
+}
+
+/// Where the digest of a blob's stored bytes is kept, if somebody wanted to know it.
+pub fn stored_digest(of: &Blob) -> RelPath {
+    path(format!("{}.sha256", blob(of)))
 }
 
 /// Where a build's manifest lies.
