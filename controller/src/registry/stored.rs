@@ -165,15 +165,4 @@ fn read(text: &[u8]) -> Option<Stored> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_written_is_read_and_nothing_else() {
-        let stored = Stored { digest: Digest::of(b"x"), bytes: 7 };
-        assert_eq!(read(write(stored).as_bytes()), Some(stored));
-        for bad in ["", "sha256:00 7\n", "7\n", "x y z"] {
-            assert_eq!(read(bad.as_bytes()), None, "{bad}");
-        }
-    }
-}
+mod tests;
