@@ -41,6 +41,11 @@ pub fn build_manifest(build: &BuildId) -> RelPath {
     path(format!("builds/{}/{}/build.json", build.pipeline, build.version))
 }
 
+/// Where a build that is being written out keeps what it is about to publish.
+pub fn placing(build: &BuildId) -> RelPath {
+    path(format!("builds/{}/{}/placing.json", build.pipeline, build.version))
+}
+
 /// Where a pipeline's list of builds lies, newest first.
 pub fn builds_index(pipeline: &PipelineName) -> RelPath {
     path(format!("builds/{pipeline}/builds.json"))
