@@ -14,9 +14,9 @@ mkdir -p "$DATA"
 
 say "what the tests need of this machine"
 ensure_toolchain
-if ! have busybox zstd mkfs.ext4 python3 unshare; then
-    can_apt || die "busybox-static, zstd, e2fsprogs, python3 and util-linux are needed; install them"
-    apt_install busybox-static zstd e2fsprogs python3 util-linux
+if ! have busybox zstd xz gzip bzip2 curl skopeo mkfs.ext4 python3 unshare; then
+    can_apt || die "busybox-static, zstd, xz-utils, gzip, bzip2, curl, skopeo, e2fsprogs, python3 and util-linux are needed; install them"
+    apt_install busybox-static zstd xz-utils gzip bzip2 curl skopeo e2fsprogs python3 util-linux
 fi
 ensure_engine
 ensure_emulation arm64

@@ -74,7 +74,9 @@ impl Farm {
         let request = self.request(GetBuildRequest { build: build.to_owned() });
         let answer: v1::BuildView =
             self.client().get_build(request).await.map_err(|status| self.refused(&status))?.into_inner();
-        Ok(Build::from(answer))
+        let mut build = Build::from(answer);
+        build.name_images(&self.endpoint.url);
+        Ok(build)
     }
 
     /// What a refusal, or silence, means for people.

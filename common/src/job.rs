@@ -1,7 +1,8 @@
 //! A job with nothing left to substitute: what a worker needs to know, and no more.
 
+use crate::compress::{ArtifactMatcher, Compress};
 use crate::id::{GroupName, JobName, PoolName};
-use crate::path::{Glob, RelPath};
+use crate::path::{BadPath, Glob, RelPath};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -88,6 +89,41 @@ pub struct OutputSpec {
     /// It may match nothing.
     #[serde(default)]
     pub optional: bool,
+    /// How the files are compressed.
+    #[serde(default, skip_serializing_if = "Compress::is_auto")]
+    pub compress: Compress,
+}
+
+impl OutputSpec {
+    /// Tells its artifacts by their paths.
+    pub fn matcher(&self) -> ArtifactMatcher {
+        ArtifactMatcher::new(&self.glob, self.compress)
+    }
+}
+
+/// Where the artifacts of a step are published. The worker and the controller ask the same question, so they ask it here.
+#[derive(Debug)]
+pub struct Placement<'a> {
+    outputs: Vec<(ArtifactMatcher, Option<&'a RelPath>)>,
+}
+
+impl<'a> Placement<'a> {
+    /// For a step with these outputs.
+    pub fn new(outputs: &'a [OutputSpec]) -> Self {
+        Self { outputs: outputs.iter().map(|output| (output.matcher(), output.publish.as_ref())).collect() }
+    }
+
+    /// Where the artifact is published, if it is: where the first of its outputs says that publishes it. `None` if it is
+    /// an artifact of none of them.
+    ///
+    /// # Errors
+    /// The published path is too long.
+    pub fn of(&self, artifact: &RelPath) -> Option<Result<Option<RelPath>, BadPath>> {
+        let mut its = self.outputs.iter().filter(|(matcher, _)| matcher.is_match(artifact.as_str()));
+        let (_, first) = its.next()?;
+        let dir = first.or_else(|| its.find_map(|(_, dir)| *dir));
+        Some(dir.map(|dir| dir.join(artifact.file_name())).transpose())
+    }
 }
 
 /// A host device for the container.
@@ -165,4 +201,42 @@ pub struct JobSpec {
     pub labels: BTreeMap<String, String>,
     /// What happens in the container.
     pub run: Arc<RunSpec>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn outputs_of_older_plans_are_read_and_written_as_they_were() {
+        let old = r#"{"glob":"out/*","publish":"images","optional":true}"#;
+        let output: OutputSpec = serde_json::from_str(old).unwrap();
+        assert_eq!(output.compress, Compress::Auto);
+        assert_eq!(serde_json::to_string(&output).unwrap(), old);
+        let new = r#"{"glob":"out/*","optional":false,"compress":"xz:6"}"#;
+        assert_eq!(serde_json::to_string(&serde_json::from_str::<OutputSpec>(new).unwrap()).unwrap(), new);
+    }
+
+    #[test]
+    fn the_first_output_that_publishes_an_artifact_says_where() {
+        let output = |glob: &str, publish: Option<&str>, compress: &str| OutputSpec {
+            glob: glob.parse().unwrap(),
+            publish: publish.map(|dir| dir.parse().unwrap()),
+            optional: false,
+            compress: compress.parse().unwrap(),
+        };
+        let outputs = [
+            output("out/a", None, "auto"),
+            output("out/*", Some("all"), "auto"),
+            output("out/a", Some("packed"), "xz:6"),
+            output("deep/**", None, "gzip:6"),
+        ];
+        let placement = Placement::new(&outputs);
+        let place =
+            |path: &str| placement.of(&path.parse().unwrap()).map(|path| path.unwrap().map(|path| path.to_string()));
+        assert_eq!(place("out/a"), Some(Some("all/a".to_owned())));
+        assert_eq!(place("out/a.xz"), Some(Some("all/a.xz".to_owned())), "the same name says the same");
+        assert_eq!(place("deep/x/y.gz"), Some(None));
+        assert_eq!(place("deep/x/y"), None);
+    }
 }

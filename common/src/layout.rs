@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! blobs/sha256/ab/abcdef…        plain bytes; with .zst behind: zstd frames of the bytes with that digest
+//!                                behind either .sha256: digest and length of what is stored there
 //! builds/PIPELINE/VERSION/build.json
 //! builds/PIPELINE/builds.json, latest.json
 //! logs/PIPELINE/VERSION/JOB/ATTEMPT.log.zst
@@ -30,9 +31,19 @@ pub fn blob(blob: &Blob) -> RelPath {
     path(format!("blobs/sha256/{}/{hex}{suffix}", &hex[..2]))
 }
 
+/// Where the digest of a blob's stored bytes is kept, if somebody wanted to know it.
+pub fn stored_digest(of: &Blob) -> RelPath {
+    path(format!("{}.sha256", blob(of)))
+}
+
 /// Where a build's manifest lies.
 pub fn build_manifest(build: &BuildId) -> RelPath {
     path(format!("builds/{}/{}/build.json", build.pipeline, build.version))
+}
+
+/// Where a build that is being written out keeps what it is about to publish.
+pub fn placing(build: &BuildId) -> RelPath {
+    path(format!("builds/{}/{}/placing.json", build.pipeline, build.version))
 }
 
 /// Where a pipeline's list of builds lies, newest first.

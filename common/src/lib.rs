@@ -5,8 +5,10 @@
 
 pub mod backoff;
 pub mod blob;
+pub mod compress;
 pub mod digest;
 pub mod id;
+pub mod image_name;
 pub mod job;
 pub mod layout;
 pub mod order;

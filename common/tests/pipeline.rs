@@ -102,7 +102,8 @@ fn show_job(out: &mut String, job: &JobSpec) {
     for output in &run.outputs {
         let publish = output.publish.as_ref().map(|path| format!(" -> {path}/")).unwrap_or_default();
         let optional = if output.optional { " (optional)" } else { "" };
-        writeln!(out, "  output  {}{publish}{optional}", output.glob).unwrap();
+        let compress = if output.compress.is_auto() { String::new() } else { format!(" ({})", output.compress) };
+        writeln!(out, "  output  {}{publish}{optional}{compress}", output.glob).unwrap();
     }
     let resources = run.resources;
     writeln!(

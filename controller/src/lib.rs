@@ -16,6 +16,7 @@ pub mod driver;
 mod finalize;
 pub mod journal;
 pub mod logs;
+mod registry;
 mod rpc;
 mod server;
 pub mod setup;

@@ -6,6 +6,7 @@ use crate::driver::{Driver, Handle, Notices};
 use crate::finalize::{self, Finalizer};
 use crate::journal::{Journal, SledJournal};
 use crate::logs::LogStore;
+use crate::registry;
 use crate::rpc::{Admin, Client, Workers, gate};
 use crate::setup::Pki;
 use crate::uploads;
@@ -178,6 +179,7 @@ fn routes(
         Client::new(farm.clone(), cache.clone(), logs.clone(), clock.clone(), config.farm.clone(), shutdown.clone());
     let admin = AdminServiceServer::new(Admin::new(farm.clone()));
     let probes = probes(farm.clone());
+    let registry = registry::router(farm.clone(), cache.clone(), config.cache().is_public());
     let workers = Workers::new(farm, cache, logs, clock, config.farm.clone(), shutdown.clone());
     let client = ClientServiceServer::new(client)
         .max_decoding_message_size(MESSAGE_MAX_BYTES)
@@ -194,7 +196,7 @@ fn routes(
     let grpc =
         Routes::new(client).add_service(workers).add_service(admin).add_service(health_service).add_service(reflection);
     let grpc = grpc.prepare().into_axum_router().layer(axum::middleware::from_fn(gate));
-    let mut app = grpc.merge(probes);
+    let mut app = grpc.merge(probes).merge(registry);
     if let Some(cache) = cache_router {
         app = app.merge(cache);
     }

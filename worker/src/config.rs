@@ -98,7 +98,8 @@ impl Default for PressureConfig {
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TransferConfig {
-    /// Memory for everything in flight, whatever the number and size of the files. Default: 256MiB.
+    /// Memory for everything in flight, what is being compressed included, whatever the number and size of the files.
+    /// Default: 256MiB.
     pub memory: ByteSize,
     /// Streams of one file at a time. Default: 4.
     pub streams: usize,

@@ -39,7 +39,7 @@ use railyard_service::channel::{self, ChannelError, Endpoint};
 use railyard_service::clock::{Clock, SystemClock};
 use railyard_service::task;
 use railyard_service::tls::PemPair;
-use railyard_transfer::Transfer;
+use railyard_transfer::{Memory, Press, Transfer};
 use runtime::Runtime;
 use std::fs::File;
 use std::io;
@@ -151,14 +151,30 @@ fn open(config: WorkerConfig, data: DataDir, outside: Outside) -> anyhow::Result
     let identity = PemPair { cert_pem: read(&config.cert)?, key_pem: read(&config.key)? };
     let farm = Digest::of(ca_pem.as_bytes()).hex()[..FARM_LEN].to_owned();
     let endpoint = Endpoint { url: config.controller.clone(), ca_pem, identity: Some(identity) };
-    let transfer = Transfer::new(http(&endpoint)?, config.transfer.settings());
+    let memory = Memory::new(config.transfer.memory.as_u64());
+    let transfer = Transfer::within(http(&endpoint)?, config.transfer.settings(), memory.clone());
+    let press = Press::new(memory);
     let uplink = uplink::Uplink::new(move || channel(&endpoint), jitter)?;
     let blob_bytes =
         host::blob_cache_bytes(&config, data.root()).context("cannot measure the disk of the data directory")?;
     let blobs = blobs::Blobs::open(&data.blobs(), blob_bytes)?;
     let shelf = images::Shelf::open(runtime.clone(), &farm, &config.name, &data.images())?;
     let layers = images::KnownLayers::default();
-    Ok(Workshop { config, farm, data, runtime, uplink, transfer, blobs, shelf, layers, clock, free_disk, pressure_dir })
+    Ok(Workshop {
+        config,
+        farm,
+        data,
+        runtime,
+        uplink,
+        transfer,
+        press,
+        blobs,
+        shelf,
+        layers,
+        clock,
+        free_disk,
+        pressure_dir,
+    })
 }
 
 fn read(path: &Path) -> anyhow::Result<String> {

@@ -4,8 +4,9 @@
 //! It is read after the container has ended, so nothing can change under us.
 
 use crate::disk::DiskError;
-use railyard_common::job::OutputSpec;
-use railyard_common::path::{Glob, RelPath};
+use railyard_common::compress::Compress;
+use railyard_common::job::{OutputSpec, Placement};
+use railyard_common::path::{BadPath, Glob, RelPath};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
@@ -32,12 +33,16 @@ const NAMED_MAX: usize = 20;
 /// A file that is an artifact.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
-    /// Its path as an artifact.
+    /// Its path as an artifact, with the suffix of what compresses it.
     pub path: RelPath,
+    /// Its path in the work directory.
+    pub name: String,
     /// The plain file on this host.
     pub file: PathBuf,
     /// Where it will be published.
     pub published: Option<RelPath>,
+    /// What becomes of it. What is published is not compressed unless an output says so.
+    pub compress: Compress,
 }
 
 /// The job did not leave what it must.
@@ -91,15 +96,15 @@ pub fn find(work: &Path, outputs: &[OutputSpec]) -> Result<Vec<Found>, OutputErr
     let work = work.canonicalize().map_err(DiskError::at("read", work))?;
     let mut seen = walk(&work, outputs)?;
     let mut found: BTreeMap<RelPath, Found> = BTreeMap::new();
+    let placement = Placement::new(outputs);
     for (output, mut entries) in outputs.iter().zip(std::mem::take(&mut seen.matched)) {
         entries.sort_by(|a, b| a.name.cmp(&b.name));
         let mut matched = false;
         for entry in entries {
-            if let Some(one) = artifact(&work, &entry, output)? {
+            if let Some(one) = artifact(&work, &entry, output.compress, &placement)? {
                 matched = true;
                 let known = found.entry(one.path.clone()).or_insert_with(|| one.clone());
-                // The first output that publishes a file decides where.
-                known.published = known.published.take().or(one.published);
+                known.meet(&one)?;
             }
         }
         if !matched && !output.optional {
@@ -160,14 +165,34 @@ fn too_many(path: String) -> OutputError {
     OutputError::Bad { path, why }
 }
 
+impl Found {
+    /// Another output leaves an artifact of the same name.
+    fn meet(&mut self, other: &Self) -> Result<(), OutputError> {
+        if other.name != self.name {
+            let why = format!("`{}` would become the artifact {}, too", self.name, self.path);
+            return Err(OutputError::Bad { path: other.name.clone(), why });
+        }
+        // Of two levels the first counts; but who wants a file as it is has a reason.
+        if self.compress == Compress::Auto {
+            self.compress = other.compress;
+        }
+        Ok(())
+    }
+}
+
 /// The artifact that a matched entry is; `None` for a link to a directory, which an output does not mean.
-fn artifact(work: &Path, entry: &Entry, output: &OutputSpec) -> Result<Option<Found>, OutputError> {
+fn artifact(
+    work: &Path,
+    entry: &Entry,
+    compress: Compress,
+    placement: &Placement<'_>,
+) -> Result<Option<Found>, OutputError> {
     let bad = |why: String| OutputError::Bad { path: entry.name.clone(), why };
-    let path: RelPath = match entry.name.parse() {
-        Ok(path) if entry.path.to_str().is_some() => path,
-        Ok(_) => return Err(bad("its name is not UTF-8".to_owned())),
-        Err(error) => return Err(bad(error.to_string())),
-    };
+    if entry.path.to_str().is_none() {
+        return Err(bad("its name is not UTF-8".to_owned()));
+    }
+    let bad_path = |error: BadPath| bad(error.to_string());
+    let path: RelPath = format!("{}{}", entry.name, compress.suffix()).parse().map_err(bad_path)?;
     let file = if entry.kind.is_symlink() { resolve(work, &entry.path).map_err(bad)? } else { entry.path.clone() };
     let kind = fs::symlink_metadata(&file).map_err(DiskError::at("read", &file))?.file_type();
     if kind.is_dir() {
@@ -176,11 +201,12 @@ fn artifact(work: &Path, entry: &Entry, output: &OutputSpec) -> Result<Option<Fo
     if !kind.is_file() {
         return Err(bad("it is not a plain file".to_owned()));
     }
-    let published = match &output.publish {
-        Some(dir) => Some(dir.join(path.file_name()).map_err(|error| bad(error.to_string()))?),
-        None => None,
+    let published = placement.of(&path).transpose().map_err(bad_path)?.flatten();
+    let compress = match compress {
+        Compress::Auto if published.is_some() => Compress::None,
+        compress => compress,
     };
-    Ok(Some(Found { path, file, published }))
+    Ok(Some(Found { path, name: entry.name.clone(), file, published, compress }))
 }
 
 /// Where a link leads, as the container saw it, if that is inside `work`.
@@ -246,7 +272,7 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     fn output(glob: &str) -> OutputSpec {
-        OutputSpec { glob: glob.parse().unwrap(), publish: None, optional: false }
+        OutputSpec { glob: glob.parse().unwrap(), publish: None, optional: false, compress: Compress::Auto }
     }
 
     /// A work directory with two files, a directory and links of every kind.
@@ -329,6 +355,33 @@ mod tests {
         }
         assert!(matches!(names(dir.path(), &["to-dir"]), Err(OutputError::Missing { .. })), "a directory is no file");
         assert!(matches!(names(dir.path(), &["etc/passwd"]), Err(OutputError::Missing { .. })), "not followed");
+    }
+
+    #[test]
+    fn one_file_may_be_two_artifacts_but_two_files_not_one() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("disk.raw"), "").unwrap();
+        let publish = |glob: &str, compress: &str| OutputSpec {
+            publish: Some("images".parse().unwrap()),
+            compress: compress.parse().unwrap(),
+            ..output(glob)
+        };
+        let compressed = |glob: &str, compress: &str| OutputSpec { publish: None, ..publish(glob, compress) };
+        let outputs =
+            [output("disk.raw"), publish("disk.*", "xz:6"), compressed("*", "xz:1"), compressed("*.raw", "none")];
+        let found = find(dir.path(), &outputs).unwrap();
+        let told: Vec<_> = found
+            .iter()
+            .map(|one| (one.path.as_str(), one.compress.to_string(), one.published.as_ref().map(RelPath::as_str)))
+            .collect();
+        let want =
+            [("disk.raw", "none".to_owned(), None), ("disk.raw.xz", "xz:6".to_owned(), Some("images/disk.raw.xz"))];
+        assert_eq!(told, want);
+        let found = find(dir.path(), &[publish("disk.raw", "auto")]).unwrap();
+        assert_eq!(found[0].compress, Compress::None, "published as it is");
+        fs::write(dir.path().join("disk.raw.xz"), "").unwrap();
+        let message = find(dir.path(), &[output("*.xz"), compressed("*.raw", "xz:6")]).unwrap_err().to_string();
+        assert_eq!(message, "`disk.raw` cannot be an output: `disk.raw.xz` would become the artifact disk.raw.xz, too");
     }
 
     #[test]

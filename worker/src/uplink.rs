@@ -138,7 +138,7 @@ impl Uplink {
     /// # Errors
     /// [`UplinkError`].
     pub async fn prepare_upload(&self, lease: LeaseId, blobs: &[Blob]) -> Result<Vec<Grant>, UplinkError> {
-        self.prepare_upload_but(lease, blobs, &[]).await
+        self.ask_for_upload(lease, blobs, &[], false).await
     }
 
     /// The same when the store does not know some of the uploads any more: others are begun in their place.
@@ -151,6 +151,29 @@ impl Uplink {
         blobs: &[Blob],
         gone_upload_ids: &[String],
     ) -> Result<Vec<Grant>, UplinkError> {
+        self.ask_for_upload(lease, blobs, gone_upload_ids, false).await
+    }
+
+    /// Those of the blobs that the cache has, as it has them. Nothing is begun for the others.
+    ///
+    /// # Errors
+    /// [`UplinkError`].
+    pub async fn look(&self, lease: LeaseId, blobs: &[Blob]) -> Result<Vec<Blob>, UplinkError> {
+        let grants = self.ask_for_upload(lease, blobs, &[], true).await?;
+        let present = grants.into_iter().filter_map(|grant| match grant {
+            Grant::Present(blob) => Some(blob),
+            Grant::Send(_) => None,
+        });
+        Ok(present.collect())
+    }
+
+    async fn ask_for_upload(
+        &self,
+        lease: LeaseId,
+        blobs: &[Blob],
+        gone_upload_ids: &[String],
+        look_only: bool,
+    ) -> Result<Vec<Grant>, UplinkError> {
         const CALL: &str = "an upload";
         let mut grants = Vec::with_capacity(blobs.len());
         for blobs in blobs.chunks(BLOBS_PER_CALL) {
@@ -158,6 +181,7 @@ impl Uplink {
                 lease: Some(lease.to_proto()),
                 blobs: all(blobs),
                 gone_upload_ids: gone_upload_ids.to_vec(),
+                look_only,
             };
             let response = self
                 .persist(

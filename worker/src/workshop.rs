@@ -7,7 +7,7 @@ use crate::images::{KnownLayers, Shelf};
 use crate::runtime::Runtime;
 use crate::uplink::Uplink;
 use railyard_service::clock::Clock;
-use railyard_transfer::Transfer;
+use railyard_transfer::{Press, Transfer};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -26,6 +26,8 @@ pub struct Workshop {
     pub uplink: Uplink,
     /// The way to and from the cache.
     pub transfer: Transfer,
+    /// Compresses outputs.
+    pub press: Press,
     /// Fetched blobs.
     pub blobs: Blobs,
     /// Images in the engine.

@@ -6,6 +6,7 @@ use super::table::{Cell, Table};
 use super::{Console, ansi, human};
 use crate::view::{Attempt, Build, Job, JobState};
 use jiff::Timestamp;
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 /// Everything that `show` shows, but for the graph.
@@ -15,13 +16,19 @@ pub fn show(build: &Build, console: &Console) -> String {
     let mut text = header(build, console, now);
     text.push('\n');
     text.push_str(&jobs(build, now).render(style));
-    for part in [approvals(build, now), earlier_attempts(build), failures(build, style)] {
+    for part in [images(build), approvals(build, now), earlier_attempts(build), failures(build, style)] {
         if !part.is_empty() {
             text.push('\n');
             text.push_str(&part);
         }
     }
     text
+}
+
+/// What the images can be pulled by: one line for each step, whatever its platforms. Empty if there are none.
+fn images(build: &Build) -> String {
+    let references: BTreeSet<&str> = build.jobs.iter().filter_map(|job| job.image_reference.as_deref()).collect();
+    references.into_iter().map(|reference| format!("image: {}\n", ansi::one_line(reference))).collect()
 }
 
 /// Attempts that were followed by another: what they died of, told once for neighbours that died alike. Empty if every

@@ -175,6 +175,7 @@ pub mod tests {
             attempts: Vec::new(),
             artifacts: Vec::new(),
             image: None,
+            image_reference: None,
         }
     }
 

@@ -3,6 +3,8 @@
 use super::words::words;
 use super::{phase, some, time};
 use jiff::Timestamp;
+use railyard_common::id::{BuildId, JobName};
+use railyard_common::image_name;
 use railyard_proto::v1;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -208,6 +210,8 @@ pub struct Job {
     pub artifacts: Vec<Artifact>,
     /// Engine id of the image that it left.
     pub image: Option<String>,
+    /// What to pull that image by, from the controller's registry.
+    pub image_reference: Option<String>,
 }
 
 impl Job {
@@ -235,6 +239,7 @@ impl Job {
             attempts: view.attempts.into_iter().map(Attempt::from).collect(),
             artifacts,
             image: view.image.and_then(|image| image.config).map(|config| config.digest),
+            image_reference: None,
             name: view.name,
         }
     }
@@ -288,8 +293,39 @@ impl Build {
         self.jobs.iter().filter(|job| job.state == state).count()
     }
 
+    /// Says what the images can be pulled by from the controller at `url`.
+    pub fn name_images(&mut self, url: &str) {
+        let host = url.split_once("://").map_or(url, |(_, host)| host).trim_end_matches('/');
+        let Ok(build) = self.build.parse::<BuildId>() else { return };
+        for job in self.jobs.iter_mut().filter(|job| job.image.is_some()) {
+            let reference = |name: JobName| format!("{host}/{}", image_name::reference(&build, &name));
+            job.image_reference = job.name.parse().ok().map(reference);
+        }
+    }
+
     /// All artifacts, in the order of the jobs.
     pub fn artifacts(&self) -> impl Iterator<Item = &Artifact> {
         self.jobs.iter().flat_map(|job| &job.artifacts)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn images_are_named_as_the_registry_names_them() {
+        let job = |name: &str, image: bool| v1::JobView {
+            name: name.to_owned(),
+            image: image.then(|| v1::Image { config: Some(v1::Blob::default()), layers: Vec::new() }),
+            ..Default::default()
+        };
+        let jobs =
+            vec![job("sdk@linux/amd64", true), job("vms.qcow2@linux/arm64", true), job("test@linux/amd64", false)];
+        let mut build = Build::from(v1::BuildView { build: "mini/1.0+x".to_owned(), jobs, ..Default::default() });
+        build.name_images("https://farm.example:7411/");
+        let named: Vec<_> = build.jobs.iter().map(|job| job.image_reference.as_deref()).collect();
+        let want = [Some("farm.example:7411/mini/sdk:1.0_x"), Some("farm.example:7411/mini/vms.qcow2:1.0_x"), None];
+        assert_eq!(named, want);
     }
 }

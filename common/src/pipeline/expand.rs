@@ -11,6 +11,7 @@ use super::limits::{PLAN_MAX_TEXT_BYTES, SCRIPT_MAX_BYTES, VALUE_MAX_BYTES};
 use super::model::{Image, Input, Output, Pipeline, Script, Step};
 use super::template::{Name, Scope, Template, Unrendered};
 use super::values::is_image_reference;
+use crate::compress::Compress;
 use crate::id::JobName;
 use crate::job::{ImageSource, InputSpec, JobSpec, OutputSpec, RunSpec};
 use crate::layout::is_publishable;
@@ -32,7 +33,7 @@ pub(super) struct Expander<'a> {
     /// Outputs by job; `None` where one is not known.
     outputs: BTreeMap<Key, Vec<Option<OutputSpec>>>,
     /// Which pairs of globs could meet: the jobs of a step ask for the same ones, and a matcher costs far more to make.
-    met: BTreeMap<(Glob, Glob), bool>,
+    met: BTreeMap<(Glob, Glob, Compress), bool>,
     pub(super) text_bytes: usize,
 }
 
@@ -54,6 +55,7 @@ impl<'a> Expander<'a> {
             let outputs = step.outputs.iter().map(|output| self.output(output, key)).collect();
             self.outputs.insert(key, outputs);
         }
+        self.check_artifacts();
         self.check_published();
         let mut jobs = Vec::new();
         for &key in keys {
@@ -176,7 +178,7 @@ impl<'a> Expander<'a> {
                 Some(self.publish(template, &text)?)
             }
         };
-        Some(OutputSpec { glob: glob?, publish, optional: output.optional })
+        Some(OutputSpec { glob: glob?, publish, optional: output.optional, compress: output.compress })
     }
 
     fn publish(&mut self, template: &Template, text: &str) -> Option<RelPath> {
@@ -197,6 +199,27 @@ impl<'a> Expander<'a> {
         Some(path)
     }
 
+    /// No two outputs of a job may leave different files under one name, as far as the names are known before the build.
+    fn check_artifacts(&mut self) {
+        let mut clashes = Vec::new();
+        for (key, outputs) in &self.outputs {
+            let mut left: BTreeMap<String, &OutputSpec> = BTreeMap::new();
+            for (output, template) in outputs.iter().zip(&self.pipeline.steps[key.step].outputs) {
+                let Some(output) = output.as_ref().filter(|output| is_literal(&output.glob)) else { continue };
+                let name = format!("{}{}", output.glob, output.compress.suffix());
+                let other = *left.entry(name.clone()).or_insert(output);
+                let same = other.compress == output.compress || output.compress.suffix().is_empty();
+                if other.glob != output.glob || !same {
+                    clashes.push((&template.path, name));
+                }
+            }
+        }
+        for (template, name) in clashes {
+            let help = "write the file under another name, or leave one of the outputs out";
+            self.blame(template, format!("two outputs would both be {}", quote(&name)), Some(help.to_owned()));
+        }
+    }
+
     /// No two outputs may publish the same path, as far as the paths are known before the build.
     fn check_published(&mut self) {
         let mut published: BTreeMap<String, Key> = BTreeMap::new();
@@ -204,10 +227,10 @@ impl<'a> Expander<'a> {
         for (&key, outputs) in &self.outputs {
             let templates = &self.pipeline.steps[key.step].outputs;
             for (output, template) in outputs.iter().zip(templates) {
-                let Some(OutputSpec { glob, publish: Some(directory), .. }) = output else { continue };
+                let Some(OutputSpec { glob, publish: Some(directory), compress, .. }) = output else { continue };
                 let Some(template) = template.publish.as_ref().filter(|_| is_literal(glob)) else { continue };
                 let name = glob.as_str().rsplit('/').next().unwrap_or_default();
-                let path = format!("{directory}/{name}");
+                let path = format!("{directory}/{name}{}", compress.suffix());
                 match published.get(&path) {
                     Some(&other) => clashes.push((template, path, other, key)),
                     None => drop(published.insert(path, key)),
@@ -258,7 +281,8 @@ impl<'a> Expander<'a> {
         let Some(outputs) = self.outputs.get(&target).filter(|_| !unsure) else { return true };
         let met = &mut self.met;
         let mut meets = |output: &OutputSpec| {
-            *met.entry((glob.clone(), output.glob.clone())).or_insert_with(|| could_match(glob, &output.glob))
+            let key = (glob.clone(), output.glob.clone(), output.compress);
+            *met.entry(key).or_insert_with(|| could_match(glob, output))
         };
         outputs.iter().any(|output| output.as_ref().is_none_or(&mut meets))
     }
@@ -268,11 +292,11 @@ impl<'a> Expander<'a> {
         if targets.is_empty() || targets.iter().any(|&target| self.could_leave(target, glob)) {
             return;
         }
-        let globs: BTreeSet<&str> = targets
+        let globs: BTreeSet<String> = targets
             .iter()
             .filter_map(|target| self.outputs.get(target))
             .flatten()
-            .filter_map(|output| output.as_ref().map(|output| output.glob.as_str()))
+            .filter_map(|output| output.as_ref().map(|output| format!("{}{}", output.glob, output.compress.suffix())))
             .collect();
         let name = &self.pipeline.steps[targets[0].step].name;
         let (message, help) = if globs.is_empty() {

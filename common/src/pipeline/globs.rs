@@ -1,5 +1,6 @@
 //! Whether two globs can meet, as far as their texts tell.
 
+use crate::job::OutputSpec;
 use crate::path::Glob;
 
 /// Whether it matches its own text and nothing else.
@@ -7,16 +8,18 @@ pub(super) fn is_literal(glob: &Glob) -> bool {
     !glob.as_str().contains(['*', '?', '[', '{'])
 }
 
-/// Whether some path could match both; `true` where that is hard to tell.
-pub(super) fn could_match(wanted: &Glob, output: &Glob) -> bool {
-    match (is_literal(wanted), is_literal(output)) {
-        (true, true) => wanted == output,
+/// Whether `wanted` could match an artifact of `output`; `true` where that is hard to tell.
+pub(super) fn could_match(wanted: &Glob, output: &OutputSpec) -> bool {
+    let suffix = output.compress.suffix();
+    match (is_literal(wanted), is_literal(&output.glob)) {
+        (true, true) => wanted.as_str().strip_suffix(suffix) == Some(output.glob.as_str()),
         (true, false) => output.matcher().is_match(wanted.as_str()),
-        (false, true) => wanted.matcher().is_match(output.as_str()),
+        (false, true) => wanted.matcher().is_match(format!("{}{suffix}", output.glob)),
         (false, false) => {
-            let ((start, end), (other_start, other_end)) = (ends(wanted), ends(output));
+            let ((start, end), (other_start, other_end)) = (ends(wanted), ends(&output.glob));
+            let other_end = format!("{other_end}{suffix}");
             (start.starts_with(other_start) || other_start.starts_with(start))
-                && (end.ends_with(other_end) || other_end.ends_with(end))
+                && (end.ends_with(&other_end) || other_end.ends_with(end))
         }
     }
 }
@@ -50,8 +53,29 @@ mod tests {
             ("a/{b,c}", "a/d*", true),
         ] {
             let globs: (Glob, Glob) = (one.parse().unwrap(), two.parse().unwrap());
-            assert_eq!(could_match(&globs.0, &globs.1), want, "{one} {two}");
-            assert_eq!(could_match(&globs.1, &globs.0), want, "{two} {one}");
+            assert_eq!(could_match(&globs.0, &output(two, "none")), want, "{one} {two}");
+            assert_eq!(could_match(&globs.1, &output(one, "auto")), want, "{two} {one}");
+        }
+    }
+
+    fn output(glob: &str, compress: &str) -> OutputSpec {
+        let (glob, compress) = (glob.parse().unwrap(), compress.parse().unwrap());
+        OutputSpec { glob, publish: None, optional: false, compress }
+    }
+
+    #[test]
+    fn a_compressed_output_is_known_by_its_suffix() {
+        for (wanted, made, want) in [
+            ("out/a", "out/a", false),
+            ("out/a.xz", "out/a", true),
+            ("out/*.xz", "out/a", true),
+            ("out/*.raw", "out/*.raw", false),
+            ("out/*.raw.xz", "out/*.raw", true),
+            ("**", "**", true),
+            ("x/y.xz", "**", true),
+            ("x/y", "**", false),
+        ] {
+            assert_eq!(could_match(&wanted.parse().unwrap(), &output(made, "xz:6")), want, "{wanted} {made}");
         }
     }
 }

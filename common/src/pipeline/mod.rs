@@ -18,6 +18,7 @@ mod matrix;
 mod model;
 mod read;
 mod read_container;
+mod read_outputs;
 mod read_placing;
 mod read_step;
 mod reader;

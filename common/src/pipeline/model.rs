@@ -2,6 +2,7 @@
 
 use super::diagnostic::Position;
 use super::template::Template;
+use crate::compress::Compress;
 use crate::id::{PipelineName, StepName, Variant};
 use crate::job::{Capacity, Device};
 use crate::platform::Platform;
@@ -134,6 +135,7 @@ pub(super) struct Output {
     pub path: Template,
     pub publish: Option<Template>,
     pub optional: bool,
+    pub compress: Compress,
 }
 
 impl Step {

@@ -6,7 +6,7 @@ use super::limits::{
     STEP_LIST_MAX, TIMEOUT_DEFAULT_SECS,
 };
 use super::matrix;
-use super::model::{Dependency, Image, Input, Output, Placing, Script, Step};
+use super::model::{Dependency, Image, Input, Placing, Script, Step};
 use super::reader::{Fields, Reader};
 use super::template::Template;
 use super::values;
@@ -44,7 +44,6 @@ const FIELDS: [&str; 24] = [
 ];
 const IMAGE_FIELDS: [&str; 3] = ["step", "import", "artifact"];
 const INPUT_FIELDS: [&str; 3] = ["step", "artifacts", "path"];
-const OUTPUT_FIELDS: [&str; 3] = ["path", "publish", "optional"];
 
 /// The step behind `node`, the `index`th of the pipeline. What cannot be read is reported and left at its default.
 pub(super) fn read_step(reader: &mut Reader<'_>, node: &Node, index: usize, platforms: &[Platform]) -> Step {
@@ -325,29 +324,6 @@ impl Reader<'_> {
         };
         Some(Input { from, artifacts, path })
     }
-
-    fn outputs(&mut self, node: &Node) -> Vec<Output> {
-        let items = self.list(node, "`outputs`", STEP_LIST_MAX);
-        items.iter().filter_map(|item| self.output(item)).collect()
-    }
-
-    fn output(&mut self, node: &Node) -> Option<Output> {
-        if let Value::Text(_) = node.value {
-            let path = self.template(node, "the output")?;
-            return Some(Output { path, publish: None, optional: false });
-        }
-        let fields = self.fields(node, "an output", &OUTPUT_FIELDS)?;
-        let path = match fields.get("path") {
-            Some(path) => self.template(path, "the output's `path`"),
-            None => {
-                self.problems.add_help(fields.at, "the output has no `path`", "write `- path: out/disk.raw`");
-                None
-            }
-        };
-        let publish = fields.get("publish").and_then(|publish| self.template(publish, "`publish`"));
-        let optional = self.flag(fields.get("optional"), "`optional`");
-        Some(Output { path: path?, publish, optional })
-    }
 }
 
 #[cfg(test)]
@@ -367,7 +343,7 @@ mod tests {
             nested("params.NAME", &crate::pipeline::read::PARAM_FIELDS),
             nested("image", &IMAGE_FIELDS),
             nested("inputs", &INPUT_FIELDS),
-            nested("outputs", &OUTPUT_FIELDS),
+            nested("outputs", &crate::pipeline::read_outputs::OUTPUT_FIELDS),
             nested("resources", &crate::pipeline::read_container::RESOURCE_FIELDS),
             nested("concurrency", &crate::pipeline::read_placing::CONCURRENCY_FIELDS),
         ];

@@ -100,6 +100,12 @@ pub(super) fn count(text: &str, most: u64) -> Result<u32, String> {
     number.ok_or_else(|| format!("a whole number from 0 to {most}"))
 }
 
+/// A compression level.
+pub(super) fn level(text: &str, levels: RangeInclusive<u8>) -> Result<u8, String> {
+    let level = digits(text).and_then(|number| u8::try_from(number).ok()).filter(|level| levels.contains(level));
+    level.ok_or_else(|| format!("a whole number from {} to {}", levels.start(), levels.end()))
+}
+
 fn digits(text: &str) -> Option<u64> {
     // `parse` alone would take a sign.
     if text.is_empty() || text.bytes().any(|b| !b.is_ascii_digit()) { None } else { text.parse().ok() }

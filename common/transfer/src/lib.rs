@@ -1,7 +1,7 @@
 //! Bytes between a host and the cache: hash and compress files, push them in parts to signed URLs, pull them back.
 //!
-//! The two backends of the cache speak the same dialect (signed `PUT` per part with `Content-MD5`, `GET` with `Range`),
-//! so nothing here knows which of them it talks to.
+//! The two backends of the cache speak the same dialect (signed `PUT` per part with a checksum, `GET` with `Range`), so
+//! nothing here knows which of them it talks to.
 //!
 //! **Invariant:** a pulled file gets its name only after its size and SHA-256 were found right; what was not verified
 //! lies beside it as `NAME.part` and is never taken for the real thing.
@@ -12,6 +12,7 @@ mod error;
 mod follow;
 mod hash;
 mod landing;
+mod memory;
 mod meter;
 mod part;
 mod part_log;
@@ -19,17 +20,16 @@ mod pull;
 mod push;
 mod tries;
 
-pub use compress::compress_zstd;
+pub use compress::{Press, Pressed, Sum, Want, compress_zstd, pays};
 pub use error::TransferError;
 pub use hash::hash_file;
 pub use landing::{Form, write_sparse};
+pub use memory::Memory;
 pub use part_log::PartLog;
 pub use push::{Finished, PartUrls, PushError, Ticket};
 
 use railyard_common::backoff::Backoff;
-use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// Told the number of bytes done so far. It may step back when a part is sent again.
 pub type Progress<'a> = &'a (dyn Fn(u64) + Send + Sync);
@@ -76,20 +76,22 @@ impl Default for Settings {
 pub struct Transfer {
     http: reqwest::Client,
     settings: Settings,
-    streams: Arc<Semaphore>,
+    memory: Memory,
 }
 
 impl Transfer {
     /// Transfers over `http`.
     pub fn new(http: reqwest::Client, settings: Settings) -> Self {
-        let streams = usize::try_from(settings.memory_bytes / STREAM_BYTES).unwrap_or(usize::MAX);
-        let streams = Arc::new(Semaphore::new(streams.clamp(1, Semaphore::MAX_PERMITS)));
-        Self { http, settings, streams }
+        Self::within(http, settings, Memory::new(settings.memory_bytes))
     }
 
-    /// The right to hold the memory of one stream.
-    async fn stream(&self) -> Option<SemaphorePermit<'_>> {
-        // Nobody closes the semaphore; without a permit there would merely be one stream more.
-        self.streams.acquire().await.ok()
+    /// The same within memory that others use as well.
+    pub fn within(http: reqwest::Client, settings: Settings, memory: Memory) -> Self {
+        Self { http, settings, memory }
+    }
+
+    /// Waits for the memory of one stream.
+    async fn stream(&self) -> memory::Held {
+        self.memory.take(STREAM_BYTES).await
     }
 }

@@ -14,6 +14,13 @@ pub enum CacheConfig {
     S3(S3Config),
 }
 
+impl CacheConfig {
+    /// Whether anybody may read. Who may read a bucket is the store's business; the farm does not make more of it public.
+    pub fn is_public(&self) -> bool {
+        matches!(self, Self::Embedded(config) if config.public_read)
+    }
+}
+
 /// Settings of the embedded cache.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

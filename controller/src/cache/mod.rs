@@ -9,7 +9,7 @@ mod blocking;
 pub mod config;
 pub mod embedded;
 mod error;
-mod locks;
+pub(crate) mod locks;
 mod parts;
 pub mod s3;
 mod verify;

@@ -4,6 +4,7 @@
 
 mod failure;
 mod manifest;
+mod placing;
 mod sums;
 
 use crate::cache::{Cache, CacheError, PutMode};
@@ -116,10 +117,13 @@ impl Finalizer {
             Ok(None) => return true,
             Err(_) => return false,
         };
-        let error = match self.write(id, manifest).await {
+        let mut written = self.write(id, manifest).await;
+        if last || matches!(written, Err(Failure::ForGood(_))) {
+            written = self.give_up(id, written, last).await;
+        }
+        let error = match written {
             Ok(()) => None,
             Err(Failure::ForGood(why)) => Some(why),
-            Err(Failure::ForNow(error)) if last => Some(error_chain(&error)),
             Err(Failure::ForNow(error)) => {
                 tracing::error!(build = %id, error = %error_chain(&error), "the build cannot be written out; it is tried again");
                 let (build, why) = (id.clone(), error_chain(&error));
@@ -127,16 +131,42 @@ impl Finalizer {
                 return false;
             }
         };
+        let is_published = error.is_none();
         match self.farm.decide(Command::Finalized { build: id.clone(), error }).await {
-            Ok(_) => true,
+            Ok(_) => {
+                if is_published && let Err(failure) = self.end_placing(id).await {
+                    // It says what was placed, and that is true.
+                    tracing::warn!(build = %id, ?failure, "the list of what was placed cannot be removed");
+                }
+                true
+            }
             Err(CommandError::Refused(_)) => true,
             Err(CommandError::Journal(_) | CommandError::Stopping) => false,
         }
     }
 
+    /// Nothing stays of a build that ends with an error. Without `last` it may be tried again.
+    async fn give_up(&self, id: &BuildId, written: Result<(), Failure>, last: bool) -> Result<(), Failure> {
+        let why = match written {
+            Ok(()) => return Ok(()),
+            Err(Failure::ForGood(why)) => why,
+            Err(Failure::ForNow(error)) => error_chain(&error),
+        };
+        match self.take_back(id).await {
+            Err(failure @ Failure::ForNow(_)) if !last => Err(failure),
+            Err(failure) => {
+                // As good as it can be done. What stays is written down.
+                tracing::error!(build = %id, ?failure, "what the build had published cannot be removed again");
+                Err(Failure::ForGood(why))
+            }
+            Ok(()) => Err(Failure::ForGood(why)),
+        }
+    }
+
     async fn write(&self, id: &BuildId, mut manifest: Manifest) -> Result<(), Failure> {
-        let published = if manifest.verdict == Verdict::Succeeded { self.publish(&manifest).await } else { Ok(()) };
+        let published = if manifest.verdict == Verdict::Succeeded { self.publish(id, &manifest).await } else { Ok(()) };
         if let Err(Failure::ForGood(why)) = &published {
+            self.take_back(id).await?;
             manifest.fail(why);
         }
         if let Err(failure @ Failure::ForNow(_)) = published {
@@ -152,8 +182,8 @@ impl Finalizer {
         published
     }
 
-    /// Published paths: looked at first, so that a conflict leaves none of them behind.
-    async fn publish(&self, manifest: &Manifest) -> Result<(), Failure> {
+    /// Published paths: looked at first, so that most conflicts are found before anything is placed.
+    async fn publish(&self, id: &BuildId, manifest: &Manifest) -> Result<(), Failure> {
         let mut paths: BTreeMap<&RelPath, &Artifact> = BTreeMap::new();
         for artifact in manifest.jobs.iter().flat_map(|job| &job.artifacts) {
             let Some(path) = &artifact.published else { continue };
@@ -173,9 +203,10 @@ impl Finalizer {
             // What is there already is either the same, from an earlier try, or a conflict.
             match self.cache.get_stream(path).await? {
                 Some(_) => self.cache.publish(&artifact.blob, path).await?,
-                None => fresh.push((path, artifact)),
+                None => fresh.push((*path, *artifact)),
             }
         }
+        self.begin_placing(id, &fresh).await?;
         for (path, artifact) in fresh {
             self.cache.publish(&artifact.blob, path).await?;
         }

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use railyard_common::blob::Artifact;
 use railyard_common::digest::Digest;
 use railyard_common::path::RelPath;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The file of digests.
 const SUMS: &str = "SHA256SUMS";
@@ -29,6 +29,27 @@ impl Finalizer {
         Ok(())
     }
 
+    /// Takes files out of the sums of their directories.
+    pub(super) async fn remove_sums(&self, paths: &BTreeSet<RelPath>) -> Result<(), Failure> {
+        let mut directories: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+        for (directory, name) in paths.iter().filter_map(|path| path.as_str().rsplit_once('/')) {
+            directories.entry(directory).or_default().insert(name);
+        }
+        for (directory, names) in directories {
+            let Ok(path) = format!("{directory}/{SUMS}").parse::<RelPath>() else { continue };
+            let Some((bytes, _)) = self.cache.get(&path).await? else { continue };
+            if names.contains(SUMS) || self.is_artifact(&path).await? {
+                continue;
+            }
+            if without_sums(&bytes, &names).is_empty() {
+                self.cache.delete(&path).await?;
+            } else {
+                self.update_bytes(&path, |old| without_sums(old.unwrap_or_default(), &names)).await?;
+            }
+        }
+        Ok(())
+    }
+
     /// Whether what is there is some job's artifact: those are blobs too, and what the farm itself writes is not.
     async fn is_artifact(&self, path: &RelPath) -> Result<bool, Failure> {
         let Some((bytes, _)) = self.cache.get(path).await? else { return Ok(false) };
@@ -45,6 +66,13 @@ fn merge_sums(old: Option<&[u8]>, sums: &BTreeMap<String, String>) -> Bytes {
     lines.iter().map(|(name, sum)| format!("{sum}  {name}\n")).collect::<String>().into()
 }
 
+/// Lines of `SHA256SUMS` but for those of `names`.
+fn without_sums(old: &[u8], names: &BTreeSet<&str>) -> Bytes {
+    let old = String::from_utf8_lossy(old);
+    let kept = old.lines().filter(|line| !line.split_once("  ").is_some_and(|(_, name)| names.contains(name)));
+    kept.map(|line| format!("{line}\n")).collect::<String>().into()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -57,5 +85,7 @@ mod tests {
         let more = BTreeMap::from([("c".to_owned(), "3".to_owned())]);
         assert_eq!(&merge_sums(Some(&first), &more)[..], b"1  a\n2  b\n3  c\n");
         assert_eq!(merge_sums(Some(&first), &new), first);
+        let left = without_sums(b"1  a\n2  b\n3  c\n", &BTreeSet::from(["b", "x"]));
+        assert_eq!(&left[..], b"1  a\n3  c\n");
     }
 }

@@ -5,7 +5,7 @@ use super::{bad_request, cache_status, command_status};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use railyard_common::blob::{Artifact, Blob, Image};
 use railyard_common::id::{LeaseId, WorkerName};
-use railyard_common::job::JobSpec;
+use railyard_common::job::{JobSpec, Placement};
 use railyard_common::layout;
 use railyard_common::outcome::OutcomeKind;
 use railyard_common::path::RelPath;
@@ -81,12 +81,13 @@ impl Workers {
     async fn artifacts(&self, spec: &JobSpec, claimed: Vec<v1::Artifact>) -> Result<Vec<Artifact>, Status> {
         let mut artifacts: Vec<Artifact> = Vec::new();
         let mut seen = BTreeSet::new();
+        let placement = Placement::new(&spec.run.outputs);
         for mut artifact in convert::list::<_, Artifact>("artifacts", claimed)? {
             if !seen.insert(artifact.path.clone()) {
                 return Err(bad_request(format!("the report names {} twice", artifact.path)));
             }
             artifact.blob = self.stored(&artifact.blob, artifact.path.as_str()).await?;
-            artifact.published = published(spec, &artifact)?;
+            artifact.published = published(spec, &placement, &artifact)?;
             artifacts.push(artifact);
         }
         all_outputs_there(spec, &artifacts)?;
@@ -120,7 +121,7 @@ fn held_by(farm: &Farm, lease: LeaseId, worker: &WorkerName) -> Option<(Arc<Plan
 /// A success leaves every output that the step promises.
 fn all_outputs_there(spec: &JobSpec, artifacts: &[Artifact]) -> Result<(), Status> {
     let missing = spec.run.outputs.iter().filter(|output| !output.optional).find(|output| {
-        let matcher = output.glob.matcher();
+        let matcher = output.matcher();
         !artifacts.iter().any(|artifact| matcher.is_match(artifact.path.as_str()))
     });
     missing.map_or(Ok(()), |output| {
@@ -132,14 +133,11 @@ fn all_outputs_there(spec: &JobSpec, artifacts: &[Artifact]) -> Result<(), Statu
 }
 
 /// Where an artifact is published: the plan says, not the worker.
-fn published(spec: &JobSpec, artifact: &Artifact) -> Result<Option<RelPath>, Status> {
-    let mut outputs = spec.run.outputs.iter().filter(|output| output.glob.matcher().is_match(artifact.path.as_str()));
-    let Some(first) = outputs.next() else {
+fn published(spec: &JobSpec, placement: &Placement<'_>, artifact: &Artifact) -> Result<Option<RelPath>, Status> {
+    let Some(path) = placement.of(&artifact.path) else {
         return Err(bad_request(format!("{} is not an output of {}", artifact.path, spec.name)));
     };
-    let publish = first.publish.as_ref().or_else(|| outputs.find_map(|output| output.publish.as_ref()));
-    let path = publish.map(|dir| dir.join(artifact.path.file_name())).transpose().map_err(bad_request)?;
-    match path {
+    match path.map_err(bad_request)? {
         Some(path) if !layout::is_publishable(&path) => Err(bad_request(format!("nothing can be published at {path}"))),
         path => Ok(path),
     }

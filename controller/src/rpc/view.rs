@@ -113,7 +113,7 @@ pub(super) fn planned(farm: &Farm, spec: &JobSpec, now: Millis) -> v1::PlannedJo
         needs: spec.needs.iter().map(ToString::to_string).collect(),
         image: image_source(&spec.image),
         resources: Some(spec.run.resources.to_proto()),
-        outputs: spec.run.outputs.iter().map(|output| output.glob.to_string()).collect(),
+        outputs: spec.run.outputs.iter().map(|output| format!("{}{}", output.glob, output.compress.suffix())).collect(),
         workers: able.map(|worker| worker.offer.name.to_string()).collect(),
         why: farm.why_it_would_wait(spec, now).unwrap_or_default(),
         approval: spec.approval.as_ref().map(|what| approval(what, None)),

@@ -79,6 +79,13 @@ impl Workers {
         Ok(lease)
     }
 
+    /// Whether the cache has a blob.
+    async fn look(&self, blob: &Blob) -> Result<v1::UploadTicket, Status> {
+        let found = self.cache.find(&blob.digest).await.map_err(|error| cache_status(&error))?;
+        let (digest, present) = (blob.digest.to_string(), found.is_some());
+        Ok(v1::UploadTicket { digest, present, blob: Some(found.unwrap_or(*blob).to_proto()), ..Default::default() })
+    }
+
     /// How to send a blob for a lease, if the cache lacks it.
     async fn ticket(&self, lease: LeaseId, blob: &Blob, gone: &[String]) -> Result<v1::UploadTicket, Status> {
         let failed = |error: CacheError| cache_status(&error);
@@ -260,6 +267,11 @@ impl WorkerService for Workers {
         let lease = self.held_by(Act::Upload, request.lease, &worker).await?;
         convert::at_most("gone_upload_ids", request.gone_upload_ids.len(), LIST_MAX_LEN, "entries")?;
         let blobs = convert::list::<_, Blob>("blobs", request.blobs)?;
+        if request.look_only {
+            let looks: Vec<_> = blobs.iter().map(|blob| self.look(blob)).collect();
+            let tickets = stream::iter(looks).buffered(TICKETS_AT_A_TIME).try_collect().await?;
+            return Ok(Response::new(v1::PrepareUploadResponse { tickets }));
+        }
         // Futures, not a stream that makes them: the borrows of a closure would keep this from being sent.
         let tickets: Vec<_> = blobs.iter().map(|blob| self.ticket(lease, blob, &request.gone_upload_ids)).collect();
         let tickets = stream::iter(tickets).buffered(TICKETS_AT_A_TIME).try_collect().await?;

@@ -466,6 +466,16 @@ pub async fn publish(fixture: Fixture) {
     for (reserved, kind) in [("blobs/x", "bad-path"), ("uploads/x", "bad-path"), ("builds/x/y", "bad-path")] {
         assert_eq!(fixture.cache.publish(&first, &path(reserved)).await.unwrap_err().kind(), kind);
     }
+    // What was placed can be taken back; the place is free then, and the blob is still there.
+    let taken_back = path("images/amd64/taken back");
+    fixture.cache.publish(&first, &taken_back).await.unwrap();
+    fixture.cache.delete(&taken_back).await.unwrap();
+    assert!(fixture.cache.get_stream(&taken_back).await.unwrap().is_none());
+    fixture.cache.publish(&other, &taken_back).await.unwrap();
+    fixture.cache.publish(&first, &taken_back).await.unwrap_err();
+    assert_eq!(fixture.cache.get(&taken_back).await.unwrap().unwrap().0, noise(3000, 11));
+    fixture.cache.delete(&taken_back).await.unwrap();
+    assert_eq!(fixture.cache.find(&first.digest).await.unwrap(), Some(first));
     let missing = blob_of(b"never sent");
     assert_eq!(fixture.cache.publish(&missing, &path("images/none")).await.unwrap_err().kind(), "no-blob");
 

@@ -51,7 +51,7 @@ async fn worker_is_refused(controller: &Controller, who: Option<(Role, &str)>, c
     refused(rpc.report(report(LEASE, succeeded())).await, code, reason);
     let upload = v1::PrepareUploadRequest { lease: Some(LEASE), ..Default::default() };
     refused(rpc.prepare_upload(upload).await, code, reason);
-    let download = v1::PrepareDownloadRequest { lease: Some(LEASE), blobs: Vec::new() };
+    let download = v1::PrepareDownloadRequest { lease: Some(LEASE), ..Default::default() };
     refused(rpc.prepare_download(download).await, code, reason);
     let batch = v1::LogBatch { lease: Some(LEASE), ..Default::default() };
     refused(rpc.append_log(tokio_stream::iter([batch])).await.map(drop), code, reason);

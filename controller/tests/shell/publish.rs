@@ -98,6 +98,95 @@ async fn a_later_build_does_not_write_over_a_pipeline_s_own_sums() {
     assert_eq!(controller.cached("stable/SHA256SUMS").await.unwrap(), "made by the step\n");
 }
 
+/// What of a build's paths is found to be impossible late takes back those that were placed before it.
+#[tokio::test]
+async fn a_conflict_after_some_paths_were_placed_takes_them_back() {
+    let controller = Controller::start().await;
+    let mut worker = controller.worker("anvil").await;
+    let first = publish(&controller, &mut worker, "1", "stable/x", &[("out/disk", b"disk")]).await;
+    assert_eq!(first.state(), v1::BuildState::Succeeded, "{}", first.finalize_error);
+    let shared = publish(&controller, &mut worker, "2", "stable", &[("out/both", b"both")]).await;
+    assert_eq!(shared.state(), v1::BuildState::Succeeded, "{}", shared.finalize_error);
+    // `x` is a directory; `a` comes before it, `z` behind it, and `both` is another build's.
+    let files: [(&str, &[u8]); 4] = [("out/a", b"a"), ("out/both", b"both"), ("out/x", b"other"), ("out/z", b"z")];
+    let second = publish(&controller, &mut worker, "3", "stable", &files).await;
+    assert_eq!(second.state(), v1::BuildState::Failed);
+    for gone in ["stable/a", "stable/z", "builds/pub/3/placing.json"] {
+        assert_eq!(controller.cached(gone).await, None, "{gone}");
+    }
+    assert_eq!(controller.cached("stable/both").await.unwrap(), "both");
+    assert_eq!(controller.cached("stable/x/disk").await.unwrap(), "disk");
+    assert_eq!(controller.cached("stable/SHA256SUMS").await.unwrap(), sums(&[("both", b"both")]));
+    assert_eq!(controller.cached_json("builds/pub/3/build.json").await["verdict"], "failed");
+    // The places are free again.
+    let files: [(&str, &[u8]); 2] = [("out/a", b"another"), ("out/both", b"both")];
+    let third = publish(&controller, &mut worker, "4", "stable", &files).await;
+    assert_eq!(third.state(), v1::BuildState::Succeeded, "{}", third.finalize_error);
+    assert_eq!(controller.cached("builds/pub/4/placing.json").await, None);
+}
+
+/// One file goes to a place that two builds share, the other to one of the build's own.
+const TWO_PLACES: &str = "
+name: pub
+platforms: [linux/amd64]
+steps:
+  - name: make
+    image: debian:bookworm
+    script: make
+    outputs:
+      - { path: out/both, publish: shared }
+      - { path: out/own, publish: 'own/{{ version }}' }
+";
+
+/// What an earlier process placed is taken back by the next one; but neither what another build has published meanwhile, nor
+/// what somebody else has put there.
+#[tokio::test]
+async fn only_what_the_build_itself_placed_is_taken_back() {
+    let controller = Controller::start().await;
+    let mut worker = controller.worker("anvil").await;
+    let person = controller.operator();
+    let cache = controller.data_dir().join("cache");
+    let files: [(&str, &[u8]); 2] = [("out/both", b"both"), ("out/own", b"own")];
+    // Two builds whose sums cannot be written for now: a loop of links is a fault of the disk's.
+    for version in ["1", "2"] {
+        std::fs::create_dir_all(cache.join("own").join(version)).unwrap();
+        std::os::unix::fs::symlink("SHA256SUMS", cache.join("own").join(version).join("SHA256SUMS")).unwrap();
+        let stuck = person.submit(TWO_PLACES, version).await;
+        let held = lease(&worker.order().await);
+        worker.succeed_with(held, &files).await;
+        until("the failure", async || Some(person.build(&stuck).await).filter(|view| !view.finalize_error.is_empty()))
+            .await;
+    }
+    assert_eq!(controller.cached("own/1/own").await.unwrap(), "own");
+    let placing = controller.cached_json("builds/pub/1/placing.json").await;
+    assert_eq!(placing["paths"].as_object().unwrap().keys().collect::<Vec<_>>(), ["own/1/own", "shared/both"]);
+    let third = person.submit(TWO_PLACES, "3").await;
+    let held = lease(&worker.order().await);
+    worker.succeed_with(held, &files).await;
+    assert_eq!(person.ended(&third).await.state(), v1::BuildState::Succeeded);
+
+    // Then something stands in their way for good.
+    let address = controller.address();
+    let stopped = controller.stop().await;
+    std::fs::remove_file(cache.join("own/1/own")).unwrap();
+    std::fs::write(cache.join("own/1/own"), "somebody else's").unwrap();
+    std::fs::remove_file(cache.join("own/2/SHA256SUMS")).unwrap();
+    std::fs::create_dir_all(cache.join("builds/pub/2/build.json/x")).unwrap();
+    let controller = stopped.start(address).await;
+    for build in ["pub/1", "pub/2"] {
+        let view = controller.operator().ended(build).await;
+        assert_eq!(view.state(), v1::BuildState::Failed, "{}", view.finalize_error);
+    }
+    assert_eq!(controller.cached("own/1/own").await.unwrap(), "somebody else's");
+    assert_eq!(controller.cached("own/2/own").await, None);
+    assert_eq!(controller.cached("own/2/SHA256SUMS").await, None);
+    assert_eq!(controller.cached("shared/both").await.unwrap(), "both");
+    assert_eq!(controller.cached("shared/SHA256SUMS").await.unwrap(), sums(&[("both", b"both")]));
+    for version in ["1", "2", "3"] {
+        assert_eq!(controller.cached(&format!("builds/pub/{version}/placing.json")).await, None, "{version}");
+    }
+}
+
 /// No other try would do better: the build ends, and says why.
 #[tokio::test]
 async fn a_path_that_is_a_file_and_a_directory_ends_the_build() {

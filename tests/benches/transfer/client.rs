@@ -14,7 +14,7 @@ use std::process::Command;
 /// Argument that only this bench gives to itself.
 const AS_CLIENT: &str = "--as-client";
 /// Level at which what stays in the farm is compressed.
-const LEVEL: i32 = 1;
+const LEVEL: u8 = 1;
 
 /// Runs the client, if the command line asks for it.
 pub fn is_child() -> anyhow::Result<bool> {
@@ -108,11 +108,11 @@ impl Client {
 
     async fn push(&self, file: &Path, pack: bool) -> anyhow::Result<()> {
         let packed = tempfile::NamedTempFile::new_in(file.parent().context("it has no directory")?)?;
-        let (blob, file) = if pack {
-            (compress_zstd(file, packed.path(), LEVEL).await?, packed.path())
-        } else {
-            let (digest, size) = hash_file(file).await?;
-            (Blob::plain(digest, size), file)
+        // The cache is asked by the digest before anything is compressed: what it has costs no more than that.
+        let (digest, size) = hash_file(file).await?;
+        let (blob, file) = match pack {
+            true => (compress_zstd(file, packed.path(), LEVEL).await?, packed.path()),
+            false => (Blob::plain(digest, size), file),
         };
         let Answer::Send { upload_id, part_bytes, is_crc32 } = self.ask(&Ask::Begin { blob }).await? else {
             anyhow::bail!("it is there already")

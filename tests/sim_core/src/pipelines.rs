@@ -101,6 +101,7 @@ fn spec(dice: &mut Dice, needs: &[JobName], jobs: &[JobSpec]) -> JobSpec {
         glob: format!("out-{n}*").parse().expect("a glob"),
         publish: None,
         optional: false,
+        compress: Default::default(),
     });
     JobSpec {
         name: JobName { step: "s".parse().expect("a step"), platform: Platform::LinuxAmd64, variant: None },

@@ -2,6 +2,7 @@
 //!
 //! An attempt outlives its process: [`record`] has what the next one needs to go on with it.
 
+mod artifacts;
 mod container;
 pub mod dirs;
 pub mod fault;

@@ -5,7 +5,7 @@ use super::dirs::JobDir;
 use super::fault::Fault;
 use super::patience::Patience;
 use super::record::{RunStage, Stage};
-use super::{Attempt, Left, spec, unless_stopped, upload};
+use super::{Attempt, Left, artifacts, spec, unless_stopped};
 use crate::disk::{DiskError, remove_tree};
 use crate::images::{prepare, save};
 use crate::inputs;
@@ -216,8 +216,7 @@ impl Attempt {
         left: &mut Left,
     ) -> Result<(), Fault> {
         let (shop, order) = (&self.shop, &self.order);
-        left.artifacts =
-            upload::artifacts(shop, order.lease, &dir.work(), &order.run.outputs, &mut left.uploads, log).await?;
+        left.artifacts = artifacts::save(shop, order.lease, dir, &order.run.outputs, &mut left.uploads, log).await?;
         let Some(committed) = committed else { return Ok(()) };
         let mut patience = Patience::new(shop, log);
         loop {

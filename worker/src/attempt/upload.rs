@@ -4,25 +4,18 @@ use super::dirs::JobDir;
 use super::fault::Fault;
 use crate::blocking::blocking;
 use crate::disk::DiskError;
-use crate::log::{JobLog, count};
-use crate::outputs::{self, Found};
 use crate::uplink::{Grant, UplinkError};
 use crate::workshop::Workshop;
-use bytesize::ByteSize;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-use railyard_common::blob::{Artifact, Blob, media_type_of};
+use railyard_common::blob::Blob;
 use railyard_common::id::LeaseId;
-use railyard_common::job::OutputSpec;
 use railyard_common::outcome::{OutcomeKind, Reason};
-use railyard_transfer::{Finished, PartLog, PartUrls, PushError, Ticket, TransferError, hash_file};
+use railyard_transfer::{Finished, PartLog, PartUrls, PushError, Ticket, TransferError};
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// Files that one job sends at a time. Each goes in parallel parts of its own; more only helps many small ones.
 const FILES_AT_A_TIME: usize = 4;
-
-/// Files that are hashed at a time; it is the disk and the processor that limit, not waiting.
-const HASHES_AT_A_TIME: usize = 2;
 
 /// Tickets that are asked for anew when the store has forgotten the upload.
 const FRESH_TICKETS: u32 = 3;
@@ -134,47 +127,4 @@ impl PartUrls for LeaseUrls<'_> {
     async fn sign(&self, parts: Vec<u32>) -> Result<Vec<String>, UplinkError> {
         self.shop.uplink.sign_parts(self.lease, self.blob, self.upload_id, parts).await
     }
-}
-
-/// Finds the outputs, hashes them, and sends what the cache lacks.
-///
-/// # Errors
-/// [`Fault`].
-pub async fn artifacts(
-    shop: &Workshop,
-    lease: LeaseId,
-    work: &Path,
-    specs: &[OutputSpec],
-    uploads: &mut Uploads,
-    log: &JobLog,
-) -> Result<Vec<Artifact>, Fault> {
-    let (dir, specs) = (work.to_owned(), specs.to_vec());
-    let found = blocking(move || outputs::find(&dir, &specs)).await?;
-    if found.is_empty() {
-        return Ok(Vec::new());
-    }
-    let started = shop.clock.monotonic();
-    let files: Vec<PathBuf> = found.iter().map(|one| one.file.clone()).collect();
-    let wanted: Vec<Upload> = stream::iter(files).map(hashed).buffered(HASHES_AT_A_TIME).try_collect().await?;
-    let before = uploads.len();
-    let stored = push(shop, lease, wanted.clone(), uploads).await?;
-    for upload in &wanted {
-        // The next job here that takes it in need not fetch it.
-        shop.blobs.adopt(&upload.file, &upload.blob).await;
-    }
-    let total = ByteSize::b(wanted.iter().map(|upload| upload.blob.size_bytes).sum()).display().iec();
-    let sent = ByteSize::b(uploads[before..].iter().map(|one| one.blob.stored_bytes).sum()).display().iec();
-    let secs = (shop.clock.monotonic() - started).as_secs_f32();
-    log.note(&format!("saved {}, {total} ({sent} of them new), in {secs:.1} s", count(found.len(), "file"))).await?;
-    Ok(found.into_iter().zip(stored).map(|(found, blob)| artifact(found, blob)).collect())
-}
-
-async fn hashed(file: PathBuf) -> Result<Upload, Fault> {
-    let (digest, size_bytes) = hash_file(&file).await?;
-    Ok(Upload { blob: Blob::plain(digest, size_bytes), file })
-}
-
-fn artifact(found: Found, blob: Blob) -> Artifact {
-    let media_type = media_type_of(found.path.file_name()).to_owned();
-    Artifact { path: found.path, blob, media_type, published: found.published }
 }

@@ -3,6 +3,7 @@
 //! Needs root, an engine that answers on its default socket, and `busybox` (statically linked) on the PATH.
 #![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
 
+mod compress;
 mod engine;
 mod farm;
 mod faults;

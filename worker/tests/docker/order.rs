@@ -38,5 +38,5 @@ pub fn order(job: u64, image: &str, script: &str) -> Order {
 }
 
 pub fn output(glob: &str) -> OutputSpec {
-    OutputSpec { glob: glob.parse().unwrap(), publish: None, optional: false }
+    OutputSpec { glob: glob.parse().unwrap(), publish: None, optional: false, compress: Default::default() }
 }

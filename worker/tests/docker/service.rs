@@ -212,7 +212,8 @@ impl WorkerService for Service {
         self.check(request.lease)?;
         let tickets = self.change(|books| {
             let blobs = request.blobs.into_iter().map(|blob| Blob::from_proto(blob).unwrap());
-            blobs.map(|blob| books.ticket(&blob)).collect()
+            let look_only = request.look_only;
+            blobs.map(|blob| if look_only { books.look(&blob) } else { books.ticket(&blob) }).collect()
         });
         Ok(Response::new(v1::PrepareUploadResponse { tickets }))
     }
@@ -323,6 +324,16 @@ impl Service {
 }
 
 impl Books {
+    fn look(&self, blob: &Blob) -> v1::UploadTicket {
+        let found = self.blobs.get(&blob.digest).map(|(stored, _)| stored.to_proto());
+        v1::UploadTicket {
+            digest: blob.digest.to_string(),
+            present: found.is_some(),
+            blob: found,
+            ..Default::default()
+        }
+    }
+
     fn ticket(&mut self, blob: &Blob) -> v1::UploadTicket {
         let digest = blob.digest.to_string();
         if let Some((stored, _)) = self.blobs.get(&blob.digest) {

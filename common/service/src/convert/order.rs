@@ -19,6 +19,8 @@ impl ToProto for OutputSpec {
             glob: self.glob.to_string(),
             publish: self.publish.as_ref().map(ToString::to_string).unwrap_or_default(),
             optional: self.optional,
+            // A worker that does not know the field does the same without it.
+            compress: if self.compress.is_auto() { String::new() } else { self.compress.to_string() },
         }
     }
 }
@@ -29,6 +31,7 @@ impl FromProto<v1::OutputSpec> for OutputSpec {
             glob: parsed("glob", &proto.glob)?,
             publish: parsed_if_given("publish", &proto.publish)?,
             optional: proto.optional,
+            compress: parsed_if_given("compress", &proto.compress)?.unwrap_or_default(),
         })
     }
 }

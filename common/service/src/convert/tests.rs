@@ -54,11 +54,11 @@ fn platform() -> impl Strategy<Value = Platform> {
 }
 
 fn run_spec() -> impl Strategy<Value = RunSpec> {
-    let output = (glob(), option::of(path()), any::<bool>()).prop_map(|(glob, publish, optional)| OutputSpec {
-        glob,
-        publish,
-        optional,
-    });
+    let compress = prop::sample::select(vec!["auto", "none", "zstd:19", "xz:0", "gzip:6", "bzip2:9"]);
+    let output =
+        (glob(), option::of(path()), any::<bool>(), compress).prop_map(|(glob, publish, optional, compress)| {
+            OutputSpec { glob, publish, optional, compress: compress.parse().unwrap() }
+        });
     let device = ("/dev/[a-z]{1,8}", any::<bool>()).prop_map(|(path, optional)| Device { path, optional });
     let container = (vec(device, 0..3), vec("[A-Z_]{1,12}", 0..3), any::<[bool; 3]>(), capacity());
     let script = (".{0,64}", btree_map("[A-Z_]{1,8}", "[^\0]{0,16}", 0..4), vec(output, 0..3));
@@ -148,7 +148,12 @@ fn small_order() -> v1::LeaseOrder {
     let run = RunSpec {
         script: "true".to_owned(),
         env: [("KEY".to_owned(), "value".to_owned())].into(),
-        outputs: vec![OutputSpec { glob: "out/*".parse().unwrap(), publish: None, optional: false }],
+        outputs: vec![OutputSpec {
+            glob: "out/*".parse().unwrap(),
+            publish: None,
+            optional: false,
+            compress: Default::default(),
+        }],
         commit: false,
         resources: Capacity::default(),
         timeout_secs: 60,

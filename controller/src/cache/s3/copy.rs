@@ -148,3 +148,29 @@ fn refused(what: &str, to: &Key, status: http::StatusCode, body: &str) -> CacheE
     let source = format!("the service answered {status}: {}", body.trim());
     CacheError::Store { what: format!("{what} {to}"), source: source.into() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::parts::OBJECT_MAX_BYTES;
+
+    #[test]
+    fn ranges_cover_an_object_of_any_size_within_what_s3_allows() {
+        const GIB: u64 = 1 << 30;
+        for size in
+            [1, COPY_PART_BYTES - 1, COPY_PART_BYTES, COPY_PART_BYTES + 1, 5 * GIB + 1, 1 << 40, OBJECT_MAX_BYTES]
+        {
+            let ranges: Vec<_> = spans(size, COPY_PART_BYTES).collect();
+            assert!(ranges.len() <= 10_000 && COPY_PART_BYTES <= 5 * GIB, "{size}");
+            let mut end = 0;
+            for (offset, length) in &ranges {
+                assert_eq!(*offset, end);
+                assert!(*length > 0);
+                end += length;
+            }
+            assert_eq!(end, size);
+            // S3 wants 5 MiB of every part but the last.
+            assert!(ranges.iter().rev().skip(1).all(|(_, length)| *length == COPY_PART_BYTES));
+        }
+    }
+}

@@ -33,7 +33,7 @@ pub fn artifact(path: &str, blob: &v1::Blob) -> v1::Artifact {
 impl Worker {
     pub async fn prepare_upload(&self, lease: v1::LeaseId, blobs: &[Blob]) -> Result<Vec<v1::UploadTicket>, Status> {
         let blobs = blobs.iter().map(|blob| blob.to_proto()).collect();
-        let request = v1::PrepareUploadRequest { lease: Some(lease), blobs, gone_upload_ids: Vec::new() };
+        let request = v1::PrepareUploadRequest { lease: Some(lease), blobs, ..Default::default() };
         Ok(self.rpc.clone().prepare_upload(request).await?.into_inner().tickets)
     }
 

@@ -1,0 +1,97 @@
+//! All of a build's published paths or none: what a build is about to place is written down first, so that it can be
+//! taken back, also by a process that comes after this one.
+//!
+//! **Invariant:** only a path at which there was nothing when it was written down is ever taken back, and only while it
+//! has the bytes of this build, and no other build that ended well has published it.
+
+use super::{Failure, Finalizer, json};
+use crate::cache::{CacheError, PutMode};
+use railyard_common::blob::{Artifact, Blob};
+use railyard_common::id::BuildId;
+use railyard_common::layout;
+use railyard_common::path::RelPath;
+use railyard_core::{BuildState, Farm, Verdict};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// `placing.json`, beside the build's manifest while it is being written out.
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Placing {
+    paths: BTreeMap<RelPath, Blob>,
+}
+
+impl Finalizer {
+    /// Writes down that the build will place these. What an earlier try wrote down stays.
+    pub(super) async fn begin_placing(&self, id: &BuildId, fresh: &[(&RelPath, &Artifact)]) -> Result<(), Failure> {
+        if fresh.is_empty() {
+            return Ok(());
+        }
+        let old = self.placing(id).await?;
+        let mut new = Placing { paths: old.paths.clone() };
+        new.paths.extend(fresh.iter().map(|(path, artifact)| ((*path).clone(), artifact.blob)));
+        if new != old {
+            self.cache.put(&layout::placing(id), json(&new), PutMode::Overwrite).await?;
+        }
+        Ok(())
+    }
+
+    /// All of them are there, and stay.
+    pub(super) async fn end_placing(&self, id: &BuildId) -> Result<(), Failure> {
+        Ok(self.cache.delete(&layout::placing(id)).await?)
+    }
+
+    /// The build will not be published: what it has placed goes again, from the sums as well.
+    pub(super) async fn take_back(&self, id: &BuildId) -> Result<(), Failure> {
+        let paths = self.placing(id).await?.paths;
+        if paths.is_empty() {
+            return Ok(());
+        }
+        // While this one was waiting for its next try, another build may have published the same bytes there.
+        let (asked, own) = (paths.keys().cloned().collect(), id.clone());
+        let Ok(others) = self.farm.read(move |farm, _| published_by_others(farm, &own, &asked)).await else {
+            // The controller stops; its successor does this.
+            return Ok(());
+        };
+        let mut placed = BTreeSet::new();
+        for (path, blob) in paths.into_iter().filter(|(path, _)| !others.contains(path)) {
+            if self.has(&path, &blob).await? {
+                placed.insert(path);
+            }
+        }
+        self.remove_sums(&placed).await?;
+        for path in &placed {
+            self.cache.delete(path).await?;
+        }
+        let count = placed.len();
+        tracing::warn!(build = %id, paths = count, "the build is not published; what it had placed was removed again");
+        self.end_placing(id).await
+    }
+
+    /// Whether a path has these bytes.
+    async fn has(&self, path: &RelPath, blob: &Blob) -> Result<bool, Failure> {
+        if self.cache.get_stream(path).await?.is_none() {
+            return Ok(false);
+        }
+        // Nothing is written where something is: this says whether it is the same.
+        match self.cache.publish(blob, path).await {
+            Ok(()) => Ok(true),
+            Err(CacheError::Conflict { .. } | CacheError::NoBlob { .. }) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn placing(&self, id: &BuildId) -> Result<Placing, Failure> {
+        let Some((bytes, _)) = self.cache.get(&layout::placing(id)).await? else { return Ok(Placing::default()) };
+        serde_json::from_slice(&bytes)
+            .map_err(|error| Failure::ForGood(format!("{} cannot be read ({error}); remove it", layout::placing(id))))
+    }
+}
+
+/// Those of the paths that a build which ended well has published.
+fn published_by_others(farm: &Farm, own: &BuildId, paths: &BTreeSet<RelPath>) -> BTreeSet<RelPath> {
+    let is_success = |state: &BuildState| matches!(state, BuildState::Ended { verdict: Verdict::Succeeded, .. });
+    let others = farm.builds().filter(|build| build.id() != own && is_success(&build.state));
+    let results = others.flat_map(|build| build.jobs()).filter_map(|job| farm.job(job)?.result());
+    let published = results.flat_map(|result| &result.artifacts).filter_map(|artifact| artifact.published.as_ref());
+    published.filter(|path| paths.contains(*path)).cloned().collect()
+}

@@ -1,0 +1,91 @@
+//! Which images there are, in the farm's own state.
+
+use railyard_common::blob::Image;
+use railyard_common::id::Version;
+use railyard_common::image_name::{LATEST, repository, tag};
+use railyard_common::platform::Platform;
+use railyard_core::{Build, BuildState, Farm, Verdict};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What a tag stands for: the images that one step of one build left.
+#[derive(Clone, Debug)]
+pub(super) struct Shown {
+    pub version: Version,
+    /// By platform; those that are there.
+    pub images: Vec<(Platform, Image)>,
+    /// Whether the step runs on several platforms.
+    pub several: bool,
+}
+
+/// Every repository, by name.
+pub(super) fn repositories(farm: &Farm) -> BTreeSet<String> {
+    let committed = farm.builds().flat_map(|build| {
+        let jobs = build.plan.jobs.iter().filter(|spec| spec.run.commit);
+        jobs.map(|spec| repository(&build.plan.build.pipeline, &spec.name))
+    });
+    committed.collect()
+}
+
+/// The repository's tags; `None` if no step commits such an image.
+pub(super) fn tags(farm: &Farm, name: &str) -> Option<BTreeSet<String>> {
+    let builds = builds(farm, name)?;
+    let succeeded = builds.iter().any(|build| is_success(build) && shown(farm, build, name).is_some());
+    let versions =
+        builds.iter().filter(|build| shown(farm, build, name).is_some()).map(|build| tag(&build.id().version));
+    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+    versions.for_each(|tag| *counts.entry(tag).or_default() += 1);
+    // A tag that would mean two versions means neither.
+    let tags = counts.into_iter().filter(|(_, count)| *count == 1).map(|(tag, _)| tag);
+    Some(tags.chain(succeeded.then(|| LATEST.to_owned())).collect())
+}
+
+/// What the tag stands for.
+pub(super) fn tagged(farm: &Farm, name: &str, wanted: &str) -> Option<Shown> {
+    let builds = builds(farm, name)?;
+    if wanted == LATEST {
+        return builds.into_iter().filter(|build| is_success(build)).find_map(|build| shown(farm, build, name));
+    }
+    let mut found = builds.into_iter().filter(|build| tag(&build.id().version) == wanted);
+    match (found.next(), found.next()) {
+        (Some(build), None) => shown(farm, build, name),
+        _ => None,
+    }
+}
+
+/// Every build's images, newest first; `None` if no step commits such an image.
+pub(super) fn all(farm: &Farm, name: &str) -> Option<Vec<Shown>> {
+    Some(builds(farm, name)?.into_iter().filter_map(|build| shown(farm, build, name)).collect())
+}
+
+fn is_success(build: &Build) -> bool {
+    matches!(build.state, BuildState::Ended { verdict: Verdict::Succeeded, .. })
+}
+
+/// The builds with a step that commits such images, newest first.
+fn builds<'f>(farm: &'f Farm, name: &str) -> Option<Vec<&'f Build>> {
+    let mut builds: Vec<&Build> = farm.builds().filter(|build| specs(build, name).next().is_some()).collect();
+    builds.sort_by_key(|build| std::cmp::Reverse((build.submitted_at, build.first_job)));
+    (!builds.is_empty()).then_some(builds)
+}
+
+/// The places in the plan of the jobs that commit such images.
+fn specs(build: &Build, name: &str) -> impl Iterator<Item = usize> {
+    let pipeline = &build.plan.build.pipeline;
+    // Told apart cheaply: a farm has thousands of builds, and most are of other pipelines.
+    let could_be = name.split('/').next().is_some_and(|first| first == pipeline.as_str() || first.contains('.'));
+    let jobs = build.plan.jobs.iter().enumerate().filter(move |(_, spec)| could_be && spec.run.commit);
+    jobs.filter(move |(_, spec)| repository(pipeline, &spec.name) == name).map(|(index, _)| index)
+}
+
+fn shown(farm: &Farm, build: &Build, name: &str) -> Option<Shown> {
+    let ids: Vec<_> = build.jobs().collect();
+    let places: Vec<usize> = specs(build, name).collect();
+    let images = places.iter().filter_map(|place| {
+        let image = farm.job(*ids.get(*place)?)?.result()?.image.clone()?;
+        Some((build.plan.jobs.get(*place)?.name.platform, image))
+    });
+    let mut images: Vec<(Platform, Image)> = images.collect();
+    images.sort_by_key(|(platform, _)| *platform);
+    let several = places.len() > 1;
+    (!images.is_empty()).then(|| Shown { version: build.id().version.clone(), images, several })
+}
