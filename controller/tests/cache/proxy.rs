@@ -3,7 +3,7 @@
 //! A client that uses it as its proxy sends whole URLs for plain HTTP, and asks for tunnels for HTTPS. Every request has a
 //! connection of its own. What goes wrong is drawn from a seed.
 
-use std::io::{BufRead as _, BufReader, Read, Write};
+use std::io::{BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};

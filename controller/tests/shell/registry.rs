@@ -7,9 +7,7 @@ use railyard_common::blob::{Blob, Encoding};
 use railyard_common::digest::Digest;
 use railyard_controller::cache::{CacheConfig, EmbeddedConfig};
 use railyard_proto::v1;
-use railyard_service::convert::ToProto as _;
 use railyard_service::tls::{Role, client_config};
-use railyard_transfer::{Settings, Ticket, Transfer, silent};
 use serde_json::{Value, json};
 use std::path::Path;
 use tokio::process::Command;
@@ -67,17 +65,8 @@ impl Worker {
             Encoding::Zstd => zstd::bulk::compress(plain, 3).unwrap(),
         };
         let blob = Blob { encoding, stored_bytes: stored.len() as u64, ..crate::common::transfers::blob_of(plain) };
-        let ticket = self.prepare_upload(lease, &[blob]).await.unwrap().remove(0);
-        if ticket.present {
-            return (ticket.blob.unwrap(), None);
-        }
-        let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), &stored).unwrap();
-        let ticket = Ticket { upload_id: ticket.upload_id, part_bytes: ticket.part_bytes, part_urls: ticket.part_urls };
-        let transfer = Transfer::new(self.http.clone(), Settings::default());
-        let sent = transfer.push(file.path(), &blob, &ticket, &silent).await.unwrap();
-        let upload = v1::FinishedUpload { blob: Some(blob.to_proto()), upload_id: sent.upload_id, etags: sent.etags };
-        (blob.to_proto(), Some(upload))
+        let sent = self.upload_stored(lease, blob, &stored).await;
+        (sent.blob, sent.upload)
     }
 
     /// Does whatever job comes next.

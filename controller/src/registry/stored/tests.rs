@@ -3,6 +3,7 @@
 use super::*;
 use crate::cache::{ByteStream, CacheConfig, EmbeddedConfig, Entry, Grant, open};
 use futures_util::StreamExt as _;
+use railyard_common::id::LeaseId;
 use railyard_common::path::RelPath;
 use railyard_service::clock::SystemClock;
 use std::path::Path;
@@ -32,14 +33,35 @@ impl Cache for Slow {
     async fn find(&self, digest: &Digest) -> Result<Option<Blob>, CacheError> {
         self.cache.find(digest).await
     }
-    async fn begin_upload(&self, blob: &Blob) -> Result<Grant, CacheError> {
-        self.cache.begin_upload(blob).await
+    async fn begin_upload(&self, lease: LeaseId, blob: &Blob) -> Result<Grant, CacheError> {
+        self.cache.begin_upload(lease, blob).await
     }
-    async fn complete_upload(&self, blob: &Blob, upload_id: &str, etags: &[String]) -> Result<(), CacheError> {
-        self.cache.complete_upload(blob, upload_id, etags).await
+    async fn sign_parts(
+        &self,
+        lease: LeaseId,
+        blob: &Blob,
+        upload_id: &str,
+        parts: &[u32],
+    ) -> Result<Vec<String>, CacheError> {
+        self.cache.sign_parts(lease, blob, upload_id, parts).await
     }
-    async fn abort_upload(&self, blob: &Blob, upload_id: &str) -> Result<(), CacheError> {
-        self.cache.abort_upload(blob, upload_id).await
+    async fn complete_upload(
+        &self,
+        lease: LeaseId,
+        blob: &Blob,
+        upload_id: &str,
+        etags: &[String],
+    ) -> Result<(), CacheError> {
+        self.cache.complete_upload(lease, blob, upload_id, etags).await
+    }
+    async fn abort_upload(&self, lease: LeaseId, blob: &Blob, upload_id: &str) -> Result<(), CacheError> {
+        self.cache.abort_upload(lease, blob, upload_id).await
+    }
+    async fn uploading(&self) -> Result<Vec<LeaseId>, CacheError> {
+        self.cache.uploading().await
+    }
+    async fn end_uploads(&self, lease: LeaseId) -> Result<(), CacheError> {
+        self.cache.end_uploads(lease).await
     }
     async fn sign_get(&self, path: &RelPath, ttl: Duration) -> Result<String, CacheError> {
         self.cache.sign_get(path, ttl).await
