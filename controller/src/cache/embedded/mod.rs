@@ -9,6 +9,7 @@
 //! **Invariant:** everything outside `uploads/` is complete and was flushed to disk before it got its name.
 
 mod access;
+mod conditions;
 mod files;
 mod listing;
 mod read;
