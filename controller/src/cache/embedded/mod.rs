@@ -12,6 +12,7 @@ mod access;
 mod conditions;
 mod files;
 mod listing;
+mod page;
 mod read;
 mod receive;
 mod signing;

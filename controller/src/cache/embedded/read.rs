@@ -46,7 +46,8 @@ pub(super) async fn answer(cache: &Embedded, target: &Target, request: &Parts) -
         }
         (Found::Directory(dir), path) => {
             let json = target.query.json || listing::wants_json(&request.headers);
-            listing::answer(cache, dir, path.as_ref(), json).await
+            let order = listing::Order::parse(request.uri.query().unwrap_or_default());
+            listing::answer(cache, dir, path.as_ref(), json, order).await
         }
     }
 }
