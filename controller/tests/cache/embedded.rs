@@ -77,6 +77,68 @@ async fn listings_for_people_and_programs() {
     }
 }
 
+/// With `curl`, as people do it.
+async fn curl(fixture: &Fixture, args: &[&str]) -> std::process::Output {
+    let ca = fixture.file("ca.pem", fixture.authority.as_ref().unwrap().ca_pem().as_bytes());
+    let mut curl = tokio::process::Command::new("curl");
+    curl.args(["--silent", "--show-error", "--fail", "--cacert"]).arg(ca).args(args).output().await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn curl_resumes_checks_and_asks_only_for_what_is_new() {
+    let fixture = Fixture::embedded(true, None).await;
+    let bytes = noise(3 * MIB, 77);
+    let blob = fixture.upload_bytes(&bytes).await;
+    let at = path("images/disk.raw");
+    fixture.cache.publish(&blob, &at).await.unwrap();
+    let url = fixture.cache.url(&at);
+    let got = fixture.dir.path().join("got");
+    let out = got.display().to_string();
+
+    // Broken off, and resumed.
+    std::fs::write(&got, &bytes[..1_234_567]).unwrap();
+    let done = curl(&fixture, &["-C", "-", "-o", &out, "-w", "%{http_code} %{size_download}", &url]).await;
+    let rest = bytes.len() - 1_234_567;
+    assert_eq!(String::from_utf8_lossy(&done.stdout), format!("206 {rest}"), "{done:?}");
+    assert!(std::fs::read(&got).unwrap() == bytes);
+    // Complete already: there is nothing behind its end, and nothing is added to the file.
+    let done = curl(&fixture, &["-C", "-", "-o", &out, "-w", "%{http_code}", &url]).await;
+    assert_eq!(String::from_utf8_lossy(&done.stdout), "416", "{done:?}");
+    assert!(std::fs::read(&got).unwrap() == bytes);
+    // The last bytes.
+    let done = curl(&fixture, &["-r", "-5", &url]).await;
+    assert_eq!(done.stdout, bytes[bytes.len() - 5..]);
+    // By date and by tag, with the copy that is there.
+    let etag = fixture.dir.path().join("etag").display().to_string();
+    curl(&fixture, &["-R", "-o", &out, "--etag-save", &etag, &url]).await;
+    for asked in [["-z", &out], ["--etag-compare", &etag]] {
+        let done = curl(&fixture, &[asked[0], asked[1], "-w", "%{http_code} %{size_download}", &url]).await;
+        assert_eq!(String::from_utf8_lossy(&done.stdout), "304 0", "{asked:?}");
+    }
+    for (header, code) in [
+        ("If-Match: \"other\"", "412"),
+        ("If-Unmodified-Since: Sun, 06 Nov 1994 08:49:37 GMT", "412"),
+        ("If-Modified-Since: Sun, 06 Nov 1994 08:49:37 GMT", "200"),
+    ] {
+        let done = curl(&fixture, &["-o", "/dev/null", "-H", header, "-w", "%{http_code}", &url]).await;
+        assert_eq!(String::from_utf8_lossy(&done.stdout), code, "{header}");
+    }
+    // What HEAD tells is what GET gives; of a directory, too.
+    for (url, http) in
+        [(url.clone(), "--http1.1"), (url, "--http2"), (format!("{}/images/", fixture.base_url), "--http1.1")]
+    {
+        let format = "%{http_code} %header{content-type} %header{content-length} %header{last-modified}";
+        let head = curl(&fixture, &["-I", http, "-o", "/dev/null", "-w", format, &url]).await;
+        let get = curl(&fixture, &["-o", "/dev/null", http, "-w", format, &url]).await;
+        assert_eq!(String::from_utf8_lossy(&head.stdout), String::from_utf8_lossy(&get.stdout), "{url}");
+        assert!(head.stdout.starts_with(b"200 "), "{url}");
+    }
+    // A range is for GET.
+    let done =
+        curl(&fixture, &["-I", "-r", "0-4", "-w", "%{http_code}", "-o", "/dev/null", &fixture.cache.url(&at)]).await;
+    assert_eq!(String::from_utf8_lossy(&done.stdout), "200");
+}
+
 #[tokio::test]
 async fn nothing_outside_of_the_cache_can_be_read_or_written() {
     let fixture = Fixture::embedded(true, None).await;

@@ -74,6 +74,27 @@ async fn the_same_bytes_again_are_fine_and_sums_are_merged() {
     assert_eq!(controller.cached("stable/SHA256SUMS").await.unwrap(), wanted);
 }
 
+/// As the manual has it: fetch a published directory, and check it.
+#[tokio::test(flavor = "multi_thread")]
+async fn published_files_are_checked_by_sha256sum() {
+    let controller = Controller::start().await;
+    let mut worker = controller.worker("anvil").await;
+    let files: [(&str, &[u8]); 3] = [("out/disk.raw", b"disk"), ("out/a name", b"spaces"), ("out/empty", b"")];
+    publish(&controller, &mut worker, "1", "stable/x", &files).await;
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["disk.raw", "a name", "empty", "SHA256SUMS"] {
+        let text = controller.cached(&format!("stable/x/{}", name.replace(' ', "%20"))).await.unwrap();
+        std::fs::write(dir.path().join(name), text).unwrap();
+    }
+    let check =
+        || std::process::Command::new("sha256sum").args(["-c", "SHA256SUMS"]).current_dir(dir.path()).output().unwrap();
+    let checked = check();
+    assert!(checked.status.success(), "{checked:?}");
+    assert_eq!(String::from_utf8_lossy(&checked.stdout), "a name: OK\ndisk.raw: OK\nempty: OK\n");
+    std::fs::write(dir.path().join("disk.raw"), "desk").unwrap();
+    assert!(!check().status.success());
+}
+
 /// Many pipelines make their own sums; those are published as they are.
 #[tokio::test]
 async fn a_pipeline_s_own_sums_stay_as_they_are() {

@@ -8,7 +8,8 @@ use zstd::stream::write::Encoder;
 
 /// Of the levels up to this one: the logarithm of a thread's job, and the MiB that it takes, both as zstd 1.5 has them
 /// for large files (a job is four windows; memory was measured). A zstd that differs a little does no harm.
-const LEVELS: [(u8, u32, u64); 6] = [(1, 21, 8), (2, 22, 14), (8, 23, 32), (15, 24, 70), (16, 24, 90), (19, 25, 190)];
+const LEVELS: [(u8, u32, u64); 7] =
+    [(1, 21, 8), (2, 22, 14), (8, 23, 32), (11, 24, 80), (15, 24, 130), (16, 24, 95), (19, 25, 190)];
 
 fn row(level: u8) -> (u8, u32, u64) {
     LEVELS.into_iter().find(|(most, ..)| level <= *most).unwrap_or(LEVELS[LEVELS.len() - 1])

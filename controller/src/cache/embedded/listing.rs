@@ -1,17 +1,17 @@
 //! Directories for people (HTML) and for programs (JSON).
 
 use super::access::Refusal;
+use super::page::html;
 use super::{Embedded, UPLOADS};
+use crate::cache::CacheError;
 use crate::cache::blocking::blocking;
-use crate::cache::{CacheError, url_part};
 use axum::Json;
 use axum::http::{HeaderMap, header};
 use axum::response::{Html, IntoResponse as _, Response};
-use bytesize::ByteSize;
 use jiff::Timestamp;
 use railyard_common::path::RelPath;
 use serde::Serialize;
-use std::fmt::Write as _;
+use std::cmp::Ordering;
 use std::fs::{self, DirEntry};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -21,38 +21,114 @@ const LINES_MAX: usize = 10_000;
 /// Builds on the front page: what retention keeps.
 const BUILDS_MAX: usize = 50;
 
+/// A directory. Its JSON form is documented in docs/operations.md.
 #[derive(Debug, Serialize)]
-struct Page {
+pub(super) struct Page {
     /// Below the cache root; empty for the root.
-    path: String,
-    entries: Vec<Line>,
+    pub path: String,
+    pub entries: Vec<Line>,
     /// Whether there are more than these.
-    truncated: bool,
+    pub truncated: bool,
     /// On the front page: builds with a manifest, newest first.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    builds: Vec<Build>,
+    pub builds: Vec<Build>,
 }
 
-#[derive(Debug, Serialize)]
-struct Line {
-    name: String,
-    kind: Kind,
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(super) struct Line {
+    pub name: String,
+    pub kind: Kind,
     #[serde(skip_serializing_if = "Option::is_none")]
-    size: Option<u64>,
-    modified: Timestamp,
+    pub size: Option<u64>,
+    pub modified: Timestamp,
 }
 
-#[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
-enum Kind {
+pub(super) enum Kind {
     Directory,
     File,
 }
 
 #[derive(Debug, Serialize)]
-struct Build {
-    build: String,
-    ended: Timestamp,
+pub(super) struct Build {
+    pub build: String,
+    pub ended: Timestamp,
+}
+
+/// What the lines are ordered by; directories always come first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Column {
+    #[default]
+    Name,
+    Size,
+    Modified,
+}
+
+/// `?sort=name|size|modified` and `&order=desc`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Order {
+    pub by: Column,
+    pub descending: bool,
+}
+
+impl Column {
+    pub(super) const ALL: [Self; 3] = [Self::Name, Self::Size, Self::Modified];
+
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Name => "name",
+            Self::Size => "size",
+            Self::Modified => "modified",
+        }
+    }
+}
+
+impl Order {
+    /// What the query asks for; what it does not say, or says wrong, is as usual.
+    pub(super) fn parse(query: &str) -> Self {
+        let value = |name: &str| query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
+        let by = Column::ALL.into_iter().find(|column| value("sort") == Some(column.as_str()));
+        Self { by: by.unwrap_or_default(), descending: value("order") == Some("desc") }
+    }
+
+    fn compare(self, a: &Line, b: &Line) -> Ordering {
+        let ordering = match self.by {
+            Column::Name => Ordering::Equal,
+            Column::Size => a.size.cmp(&b.size),
+            Column::Modified => a.modified.cmp(&b.modified),
+        };
+        let ordering = ordering.then_with(|| natural(&a.name, &b.name));
+        a.kind.cmp(&b.kind).then(if self.descending { ordering.reverse() } else { ordering })
+    }
+}
+
+/// As people order names: `1.9` before `1.10`.
+fn natural(a: &str, b: &str) -> Ordering {
+    let (mut left, mut right) = (a.as_bytes(), b.as_bytes());
+    while let ([x, ..], [y, ..]) = (left, right) {
+        let ordering = if x.is_ascii_digit() && y.is_ascii_digit() {
+            let (one, other) = (digits(&mut left), digits(&mut right));
+            one.len().cmp(&other.len()).then(one.cmp(other))
+        } else {
+            (left, right) = (&left[1..], &right[1..]);
+            x.cmp(y)
+        };
+        if ordering.is_ne() {
+            return ordering;
+        }
+    }
+    // `01` and `1` are the same number, but not the same name.
+    left.len().cmp(&right.len()).then_with(|| a.cmp(b))
+}
+
+/// Takes a number off the front; without the zeros that it begins with.
+fn digits<'t>(text: &mut &'t [u8]) -> &'t [u8] {
+    let end = text.iter().position(|b| !b.is_ascii_digit()).unwrap_or(text.len());
+    let (number, rest) = text.split_at(end);
+    *text = rest;
+    let zeros = number.iter().position(|b| *b != b'0').unwrap_or(number.len());
+    &number[zeros..]
 }
 
 pub(super) fn wants_json(headers: &HeaderMap) -> bool {
@@ -66,10 +142,11 @@ pub(super) async fn answer(
     dir: PathBuf,
     path: Option<&RelPath>,
     json: bool,
+    order: Order,
 ) -> Result<Response, Refusal> {
     let (root, text) = (cache.root.clone(), path.map_or(String::new(), |path| path.as_str().to_owned()));
     let page = blocking(move || {
-        let (entries, truncated) = lines(&dir, text.is_empty())?;
+        let (entries, truncated) = lines(&dir, text.is_empty(), order)?;
         let builds = if text.is_empty() { builds(&root)? } else { Vec::new() };
         Ok(Page { path: text, entries, truncated, builds })
     })
@@ -81,11 +158,11 @@ pub(super) async fn answer(
         (header::CACHE_CONTROL, "private, no-cache"),
         (header::VARY, "accept"),
     ];
-    Ok(if json { (safe, Json(page)).into_response() } else { (safe, Html(html(&page))).into_response() })
+    Ok(if json { (safe, Json(page)).into_response() } else { (safe, Html(html(&page, order))).into_response() })
 }
 
-/// The entries of a directory, directories first, and whether some are missing.
-fn lines(dir: &Path, is_root: bool) -> io::Result<(Vec<Line>, bool)> {
+/// The entries of a directory, and whether some are missing: the last ones of that order.
+fn lines(dir: &Path, is_root: bool, order: Order) -> io::Result<(Vec<Line>, bool)> {
     let mut lines: Vec<Line> = Vec::new();
     let mut truncated = false;
     for entry in fs::read_dir(dir)? {
@@ -93,13 +170,17 @@ fn lines(dir: &Path, is_root: bool) -> io::Result<(Vec<Line>, bool)> {
         if is_root && entry.file_name() == UPLOADS {
             continue;
         }
-        if lines.len() == LINES_MAX {
-            truncated = true;
-            break;
-        }
         lines.extend(line(&entry));
+        if lines.len() >= 2 * LINES_MAX {
+            // However many there are, no more than this is held.
+            lines.sort_by(|a, b| order.compare(a, b));
+            lines.truncate(LINES_MAX);
+            truncated = true;
+        }
     }
-    lines.sort_by(|a, b| (&a.kind, &a.name).cmp(&(&b.kind, &b.name)));
+    lines.sort_by(|a, b| order.compare(a, b));
+    truncated |= lines.len() > LINES_MAX;
+    lines.truncate(LINES_MAX);
     Ok((lines, truncated))
 }
 
@@ -147,79 +228,36 @@ fn directories(dir: &Path) -> io::Result<Vec<String>> {
     Ok(names.collect())
 }
 
-const STYLE: &str = "body{font:15px/1.5 ui-monospace,monospace;margin:2em;max-width:70em}\
-td{padding:0 2em 0 0;white-space:nowrap}td.n{text-align:right}a{text-decoration:none}\
-@media(prefers-color-scheme:dark){body{background:#111;color:#ddd}a{color:#8cf}}";
-
-fn html(page: &Page) -> String {
-    let title = format!("/{}", page.path);
-    let mut out = format!(
-        "<!doctype html>\n<html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\">\
-         <title>{0}</title><style>{STYLE}</style>\n<h1>{0}</h1>\n",
-        escape(&title)
-    );
-    // Writing to a string cannot fail.
-    if !page.builds.is_empty() {
-        out.push_str("<h2>Builds</h2>\n<table>\n");
-        for Build { build, ended } in &page.builds {
-            let link: Vec<_> = build.split('/').map(url_part).collect();
-            let (link, name, date) = (link.join("/"), escape(build), date(ended));
-            let _ = writeln!(out, "<tr><td><a href=\"builds/{link}/build.json\">{name}</a><td>{date}");
-        }
-        out.push_str("</table>\n<h2>Everything</h2>\n");
-    }
-    out.push_str("<table>\n");
-    if !page.path.is_empty() {
-        out.push_str("<tr><td><a href=\"../\">../</a><td><td>\n");
-    }
-    for Line { name, kind, size, modified } in &page.entries {
-        let slash = if *kind == Kind::Directory { "/" } else { "" };
-        let (link, name, date) = (url_part(name), escape(name), date(modified));
-        let size = size.map_or(String::new(), |size| {
-            format!("<span title=\"{size} bytes\">{}</span>", ByteSize::b(size).display().iec())
-        });
-        // The dot keeps a name with a colon from being taken for a scheme.
-        let _ = writeln!(out, "<tr><td><a href=\"./{link}{slash}\">{name}{slash}</a><td class=\"n\">{size}<td>{date}");
-    }
-    out.push_str("</table>\n");
-    if page.truncated {
-        let _ = writeln!(out, "<p>There are more than these {LINES_MAX}.");
-    }
-    out
-}
-
-fn date(at: &Timestamp) -> String {
-    at.strftime("%Y-%m-%d %H:%M:%S UTC").to_string()
-}
-
-fn escape(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            '\'' => out.push_str("&#39;"),
-            _ => out.push(c),
-        }
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn line(name: &str, size: Option<u64>, second: i64) -> Line {
+        let kind = if size.is_some() { Kind::File } else { Kind::Directory };
+        Line { name: name.to_owned(), kind, size, modified: Timestamp::from_second(second).unwrap() }
+    }
+
     #[test]
-    fn names_can_do_no_harm() {
-        let name = "<script>\"&'javascript:x.txt".to_owned();
-        let line = Line { name, kind: Kind::File, size: Some(2048), modified: Timestamp::UNIX_EPOCH };
-        let page = Page { path: "a<b".to_owned(), entries: vec![line], truncated: false, builds: Vec::new() };
-        let html = html(&page);
-        assert!(!html.contains("<script>") && !html.contains("a<b"), "{html}");
-        assert!(html.contains("href=\"./%3Cscript%3E%22%26%27javascript%3Ax.txt\""), "{html}");
-        assert!(html.contains("2.0 KiB") && html.contains("1970-01-01 00:00:00 UTC"), "{html}");
+    fn lines_are_ordered_as_people_want_them() {
+        let lines = [
+            line("disk-10.raw", Some(1), 3),
+            line("disk-9.raw", Some(3), 1),
+            line("z", None, 9),
+            line("1.10", None, 1),
+            line("1.9", None, 5),
+            line("disk-09.raw", Some(2), 2),
+        ];
+        for (query, want) in [
+            ("", ["1.9", "1.10", "z", "disk-09.raw", "disk-9.raw", "disk-10.raw"]),
+            ("sort=name&order=desc", ["z", "1.10", "1.9", "disk-10.raw", "disk-9.raw", "disk-09.raw"]),
+            ("sort=size", ["1.9", "1.10", "z", "disk-10.raw", "disk-09.raw", "disk-9.raw"]),
+            ("sort=modified&order=desc", ["z", "1.9", "1.10", "disk-10.raw", "disk-09.raw", "disk-9.raw"]),
+            ("sort=nonsense&order=up", ["1.9", "1.10", "z", "disk-09.raw", "disk-9.raw", "disk-10.raw"]),
+        ] {
+            let (mut sorted, order) = (lines.to_vec(), Order::parse(query));
+            sorted.sort_by(|a, b| order.compare(a, b));
+            assert_eq!(sorted.iter().map(|line| line.name.as_str()).collect::<Vec<_>>(), want, "{query}");
+        }
     }
 
     #[test]
@@ -231,7 +269,7 @@ mod tests {
         fs::write(root.path().join("builds/mini/1.0.0/build.json"), "{}").unwrap();
         let names: Vec<_> = builds(root.path()).unwrap().into_iter().map(|build| build.build).collect();
         assert_eq!(names, ["mini/1.0.0"]);
-        let (lines, truncated) = lines(root.path(), true).unwrap();
+        let (lines, truncated) = lines(root.path(), true, Order::default()).unwrap();
         let names: Vec<_> = lines.iter().map(|line| line.name.as_str()).collect();
         assert_eq!((names, truncated), (vec!["builds", "images"], false));
     }

@@ -10,8 +10,10 @@
 
 mod access;
 mod ahead;
+mod conditions;
 mod files;
 mod listing;
+mod page;
 mod read;
 mod receive;
 mod signing;

@@ -1,6 +1,7 @@
 //! `GET` and `HEAD`: files with ranges and validators, directories as listings.
 
 use super::access::{Refusal, Target};
+use super::conditions::{Validators, Verdict};
 use super::{Embedded, UPLOADS, listing};
 use crate::cache::blocking::blocking;
 use crate::cache::{CacheError, url_part};
@@ -45,7 +46,8 @@ pub(super) async fn answer(cache: &Embedded, target: &Target, request: &Parts) -
         }
         (Found::Directory(dir), path) => {
             let json = target.query.json || listing::wants_json(&request.headers);
-            listing::answer(cache, dir, path.as_ref(), json).await
+            let order = listing::Order::parse(request.uri.query().unwrap_or_default());
+            listing::answer(cache, dir, path.as_ref(), json, order).await
         }
     }
 }
@@ -91,11 +93,10 @@ fn file_answer(
     head: bool,
 ) -> Result<Response, Refusal> {
     let size = metadata.len();
-    let etag = etag(path, metadata);
-    let modified = http_date(metadata);
+    let validators = Validators { etag: etag(path, metadata), modified: modified(metadata) };
     let base = Response::builder()
-        .header(header::ETAG, &etag)
-        .header(header::LAST_MODIFIED, &modified)
+        .header(header::ETAG, &validators.etag)
+        .header(header::LAST_MODIFIED, validators.last_modified())
         .header(header::ACCEPT_RANGES, "bytes")
         .header(header::CACHE_CONTROL, cache_control(path))
         .header(header::X_CONTENT_TYPE_OPTIONS, "nosniff");
@@ -103,23 +104,28 @@ fn file_answer(
         built.map_err(|error| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, format!("InternalError: {error}")))
     };
 
-    if asked.get(header::IF_NONE_MATCH).is_some_and(|tags| names(tags.as_bytes(), &etag)) {
-        return build(base.status(StatusCode::NOT_MODIFIED).body(Body::empty()));
+    match validators.check(asked) {
+        Verdict::Go => {}
+        Verdict::NotModified => return build(base.status(StatusCode::NOT_MODIFIED).body(Body::empty())),
+        Verdict::Failed => {
+            let text = "PreconditionFailed: the object is not the one that the request is about\n";
+            return build(base.status(StatusCode::PRECONDITION_FAILED).body(Body::from(text)));
+        }
     }
     let base = base.header(header::CONTENT_TYPE, media_type_of(path.file_name()));
-    let range = asked.get(header::RANGE).and_then(|range| range.to_str().ok());
-    let unchanged = asked.get(header::IF_RANGE).is_none_or(|tag| tag == etag.as_str() || tag == modified.as_str());
-    let (status, start, length) =
-        match range.filter(|_| unchanged).map_or(Range::Whole, |range| Range::parse(range, size)) {
-            Range::Whole => (StatusCode::OK, 0, size),
-            Range::Part { start, length } => (StatusCode::PARTIAL_CONTENT, start, length),
-            Range::Beyond => {
-                let range = format!("bytes */{size}");
-                let text = format!("InvalidRange: the object has {size} bytes\n");
-                let base = base.status(StatusCode::RANGE_NOT_SATISFIABLE).header(header::CONTENT_RANGE, range);
-                return build(base.body(Body::from(text)));
-            }
-        };
+    // Ranges are for GET only.
+    let usable = !head && validators.range_fits(asked);
+    let range = asked.get(header::RANGE).filter(|_| usable).and_then(|range| range.to_str().ok());
+    let (status, start, length) = match range.map_or(Range::Whole, |range| Range::parse(range, size)) {
+        Range::Whole => (StatusCode::OK, 0, size),
+        Range::Part { start, length } => (StatusCode::PARTIAL_CONTENT, start, length),
+        Range::Beyond => {
+            let range = format!("bytes */{size}");
+            let text = format!("InvalidRange: the object has {size} bytes\n");
+            let base = base.status(StatusCode::RANGE_NOT_SATISFIABLE).header(header::CONTENT_RANGE, range);
+            return build(base.body(Body::from(text)));
+        }
+    };
     let mut base = base.status(status).header(header::CONTENT_LENGTH, length);
     if status == StatusCode::PARTIAL_CONTENT {
         base = base.header(header::CONTENT_RANGE, format!("bytes {start}-{}/{size}", start + length - 1));
@@ -175,15 +181,8 @@ fn cache_control(path: &RelPath) -> &'static str {
     if path.as_str().starts_with("blobs/") { "private, max-age=31536000, immutable" } else { "private, no-cache" }
 }
 
-/// Whether an `If-None-Match` list names `etag`.
-fn names(tags: &[u8], etag: &str) -> bool {
-    let tags = String::from_utf8_lossy(tags);
-    tags.split(',').map(|tag| tag.trim()).any(|tag| tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == etag)
-}
-
-fn http_date(metadata: &Metadata) -> String {
-    let modified = Timestamp::from_second(metadata.mtime()).unwrap_or(Timestamp::UNIX_EPOCH);
-    modified.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string()
+fn modified(metadata: &Metadata) -> Timestamp {
+    Timestamp::from_second(metadata.mtime()).unwrap_or(Timestamp::UNIX_EPOCH)
 }
 
 #[cfg(test)]
@@ -211,12 +210,5 @@ mod tests {
             assert_eq!(Range::parse(text, 10), want, "{text}");
         }
         assert_eq!(Range::parse("bytes=0-", 0), Range::Beyond);
-    }
-
-    #[test]
-    fn validators() {
-        assert!(names(b"\"a\", W/\"b\"", "\"b\""));
-        assert!(names(b"*", "\"b\""));
-        assert!(!names(b"\"a\"", "\"b\""));
     }
 }
