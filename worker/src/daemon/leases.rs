@@ -21,7 +21,7 @@ impl Daemon {
             let phase = match &stage {
                 Stage::Fetch => Phase::Fetch,
                 Stage::Run(_) => Phase::Run,
-                Stage::Upload { .. } | Stage::Report => Phase::Upload,
+                Stage::Pack { .. } | Stage::Upload { .. } | Stage::Report => Phase::Upload,
             };
             tracing::info!(lease = %order.lease, job = %order.job, ?phase, "going on with a job of an earlier life");
             self.session.adopt(order.lease, Duration::from_millis(order.ttl_millis.into()), confirmed_at, phase);

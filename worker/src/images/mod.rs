@@ -4,6 +4,8 @@
 //! engine hears it. So whatever happens, cleanup finds it, and finds nothing of others: other farms, other workers on
 //! the same engine, and what people pulled have other names.
 
+mod export;
+pub mod make;
 mod name;
 pub mod prepare;
 pub mod save;

@@ -9,6 +9,7 @@ use super::{
     RuntimeError,
 };
 use crate::blocking::blocking;
+use crate::image_move::pack;
 use async_trait::async_trait;
 use bollard::models::{
     ContainerConfig, ContainerCreateBody, ContainerStateStatusEnum, ExecConfig, HostConfig, ImageInspect,
@@ -40,6 +41,12 @@ const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 /// What an engine gives for the version of a containerd that does not answer.
 const NO_CONTAINERD: &str = "N/A";
 
+/// The storage driver that the worker can read.
+const OVERLAY: &str = "overlay2";
+
+/// Security options of engines whose containers have other users than the host.
+const MAPS_USERS: [&str; 2] = ["name=userns", "name=rootless"];
+
 /// What most images have, and scripts without a `#!` line need.
 const SHELL: &str = "/bin/sh";
 
@@ -60,6 +67,8 @@ pub struct Docker {
     host_cpu_millis: u32,
     /// Where it keeps images and containers.
     disk: Option<PathBuf>,
+    /// It keeps every container's changes in a directory of the kernel's overlay, as the host's root sees it.
+    overlays: bool,
     pull_silence: Duration,
 }
 
@@ -76,9 +85,14 @@ impl Docker {
         let long = open(LONG_ANSWER_TIMEOUT_SECS).map_err(unreachable)?;
         let info = short.info().await.map_err(unreachable)?;
         let cpus = info.ncpu.and_then(|n| u32::try_from(n).ok()).unwrap_or(1);
+        // Without root, or with other users than the host's, the files there have owners of another world.
+        let apart = |option: &String| MAPS_USERS.iter().any(|name| option.contains(name));
+        let overlays = info.driver.as_deref() == Some(OVERLAY)
+            && !info.security_options.unwrap_or_default().iter().any(apart)
+            && pack::can_pack();
         let disk = info.docker_root_dir.map(PathBuf::from);
         let (socket, host_cpu_millis) = (socket.to_owned(), cpus.saturating_mul(1000));
-        Ok(Self { socket, short, long, host_cpu_millis, disk, pull_silence: PULL_SILENCE })
+        Ok(Self { socket, short, long, host_cpu_millis, disk, overlays, pull_silence: PULL_SILENCE })
     }
 
     /// Gives up a pull that is without progress for so long, instead of ten minutes.
@@ -369,6 +383,18 @@ impl Runtime for Docker {
             Err(RuntimeError::Refused { status: Some(304 | 404), .. }) => Ok(()),
             other => other,
         }
+    }
+
+    async fn overlay(&self, container: &str) -> Result<Option<PathBuf>, RuntimeError> {
+        if !self.overlays {
+            return Ok(None);
+        }
+        let doing = format!("inspect container {container}");
+        let found = self.short.inspect_container(container, None).await.map_err(self.error(&doing))?;
+        let driver = found.graph_driver.filter(|driver| driver.name == OVERLAY);
+        let upper = driver.and_then(|mut driver| driver.data.remove("UpperDir")).map(PathBuf::from);
+        // The name of the directory is a random one: what is there under it is the engine's, in whatever container this runs.
+        Ok(upper.filter(|dir| dir.is_dir()))
     }
 
     async fn commit(&self, container: &str, name: &ImageName) -> Result<(), RuntimeError> {

@@ -2,6 +2,7 @@
 
 use crate::engine::{self, base_image, busybox_root, image_of};
 use crate::farm::Farm;
+use crate::faulty::Faults;
 use crate::order::{order, output};
 use railyard_common::blob::{Artifact, Image};
 use railyard_common::digest::Digest;
@@ -66,10 +67,33 @@ async fn layer_goes(layer: Digest) {
     tokio::time::timeout(Duration::from_secs(60), gone).await.expect("the layer goes with its images");
 }
 
+/// The engine makes images itself, as where the worker cannot read what the engine keeps of a container.
+fn by_engine() -> Faults {
+    Faults { no_overlay: true, ..Faults::default() }
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn a_committed_image_comes_back_with_the_same_files_and_settings() {
+async fn an_image_comes_back_with_the_same_files_and_settings() {
     let farm = Farm::start().await;
     let worker = farm.worker().await;
+    // The engine has never heard of it.
+    let log = comes_back(&farm, "fetching the image: 1 of 2 layers").await;
+    assert!(log.contains("packed what the script has changed"), "{log}");
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_that_the_engine_made_comes_back_the_same() {
+    let farm = Farm::start().await;
+    let worker = farm.faulty_worker(farm.config(), by_engine()).await;
+    let log = comes_back(&farm, "the image is here").await;
+    assert!(!log.contains("packed what the script has changed"), "{log}");
+    worker.stop().await;
+}
+
+/// A nasty image is made, and used again while more and more of it has gone from the engine. `then` is what the worker says when
+/// the first job wants it. Gives the log of the job that made it.
+async fn comes_back(farm: &Farm, then: &str) -> String {
     let base = image_of("railyard-test-nasty", &busybox_root(&farm.id)).await;
     let engine = engine::runtime().await;
     let base_layers = engine.image(&base).await.unwrap().unwrap().layers;
@@ -80,7 +104,7 @@ async fn a_committed_image_comes_back_with_the_same_files_and_settings() {
     let image = image_in(&made.report);
     assert_eq!(image.layers.len(), 2);
     assert_eq!(image.layers[0].digest, base_layers[0]);
-    let want = listing(&farm, &made.report);
+    let want = listing(farm, &made.report);
     assert!(want.contains("/opt/moved/kept") && want.contains("/opt/opaque/new"), "{want}");
 
     // The same job again finds its layers in the cache.
@@ -91,21 +115,21 @@ async fn a_committed_image_comes_back_with_the_same_files_and_settings() {
     };
     let local = farm.run(&use_it(2)).await;
     local.expect_success();
-    assert!(local.log.contains("the image is here"), "{}", local.log);
-    assert_eq!(listing(&farm, &local.report), want);
+    assert!(local.log.contains(then), "{}", local.log);
+    assert_eq!(listing(farm, &local.report), want);
 
     // Gone from the engine, but for its base: only the new layer is fetched.
-    forget_build(&farm).await;
+    forget_build(farm).await;
     layer_goes(image.layers[1].digest).await;
     farm.service.change(|books| books.reads.clear());
     let partial = farm.run(&use_it(3)).await;
     partial.expect_success();
     assert!(partial.log.contains("fetching the image: 1 of 2 layers"), "{}", partial.log);
     assert!(!farm.service.books().reads.contains_key(&image.layers[0].digest));
-    assert_eq!(listing(&farm, &partial.report), want);
+    assert_eq!(listing(farm, &partial.report), want);
 
     // Gone altogether.
-    forget_build(&farm).await;
+    forget_build(farm).await;
     engine.untag(&base).await.unwrap();
     layer_goes(image.layers[0].digest).await;
     let mut plain = use_it(4);
@@ -113,12 +137,12 @@ async fn a_committed_image_comes_back_with_the_same_files_and_settings() {
     let whole = farm.run(&plain).await;
     whole.expect_success();
     assert!(whole.log.contains("fetching the image: 2 of 2 layers"), "{}", whole.log);
-    assert_eq!(listing(&farm, &whole.report), want);
+    assert_eq!(listing(farm, &whole.report), want);
     let loaded = engine.image(&image.config.digest.to_string()).await.unwrap().unwrap();
     assert_eq!(loaded.layers, image.layers.iter().map(|layer| layer.digest).collect::<Vec<_>>());
-    forget_build(&farm).await;
-    worker.stop().await;
+    forget_build(farm).await;
     farm.assert_no_leftovers().await;
+    made.log
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -311,7 +335,9 @@ mod registry {
 async fn images_are_kept_for_running_builds_and_told_at_the_next_start() {
     let farm = Farm::start().await;
     let worker = farm.worker().await;
-    farm.run(&committing(1, &base_image().await, "echo kept >/opt/kept; touch list")).await.expect_success();
+    let made = farm.run(&committing(1, &base_image().await, "echo kept >/opt/kept; touch list")).await;
+    let image = OrderImage::Image(image_in(&made.report));
+    farm.run(&Order { image, ..order(2, "", "cat /opt/kept") }).await.expect_success();
     worker.stop().await;
     assert_eq!(engine::images_of(&farm.id).await.len(), 1);
     // As if an earlier worker with another data directory had left it.
@@ -328,7 +354,7 @@ async fn images_are_kept_for_running_builds_and_told_at_the_next_start() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_an_earlier_attempt_committed_goes_with_it() {
     let farm = Farm::start().await;
-    let worker = farm.worker().await;
+    let worker = farm.faulty_worker(farm.config(), by_engine()).await;
     let engine = engine::runtime().await;
     let mut made = Vec::new();
     for attempt in 1..=2 {
