@@ -29,7 +29,7 @@ const NASTY: &str = "cd /opt\n\
      dd if=/dev/zero of=sparse bs=1 count=1 seek=1000000\n\
      mv base moved; cd /work\n";
 
-fn image_in(report: &v1::ReportRequest) -> Image {
+pub fn image_in(report: &v1::ReportRequest) -> Image {
     Image::from_proto(report.image.clone().unwrap()).unwrap()
 }
 
@@ -38,7 +38,7 @@ fn listing(farm: &Farm, report: &v1::ReportRequest) -> String {
     String::from_utf8(farm.service.books().plain(artifact.blob.digest)).unwrap()
 }
 
-fn committing(job: u64, image: &str, script: &str) -> Order {
+pub fn committing(job: u64, image: &str, script: &str) -> Order {
     let mut order = order(job, image, script);
     Arc::make_mut(&mut order.run).commit = true;
     Arc::make_mut(&mut order.run).capabilities = vec!["default".into()];
@@ -46,7 +46,7 @@ fn committing(job: u64, image: &str, script: &str) -> Order {
     order
 }
 
-async fn forget_build(farm: &Farm) {
+pub async fn forget_build(farm: &Farm) {
     farm.tell(controller_message::Kind::BuildOver(v1::BuildOver { build: "test/1.0+x".into() })).await;
     let gone = async {
         while !engine::images_of(&farm.id).await.is_empty() {

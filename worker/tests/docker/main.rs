@@ -11,5 +11,6 @@ mod images;
 mod jobs;
 mod limits;
 mod order;
+mod packing;
 mod pull;
 mod service;
