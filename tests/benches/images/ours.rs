@@ -65,7 +65,7 @@ fn worker(
     let text = format!(
         "controller = \"{url}\"\nname = \"{name}\"\npool = \"{name}\"\nca = \"{pki}/ca.pem\"\ncert = \"{pki}/{name}.pem\"\n\
          key = \"{pki}/{name}.key\"\ndata_dir = \"{data}\"\ndocker_socket = \"{socket}\"\n\
-         pressure = {{ memory_percent = 0, io_percent = 0 }}\n",
+         pressure = {{ memory_percent = 0, io_percent = 0 }}\nimage_cache = '0B'\n",
         url = controller.url,
         pki = pki.display(),
         data = dir.join(name).display(),

@@ -8,7 +8,7 @@ use super::record::{RunStage, Stage};
 use super::{Attempt, Left, spec, unless_stopped, upload};
 use crate::disk::DiskError;
 use crate::images::make::{self, Made};
-use crate::images::{prepare, save};
+use crate::images::{InUse, prepare, save};
 use crate::inputs;
 use crate::log::{JobLog, count};
 use crate::runtime::LocalImage;
@@ -35,6 +35,7 @@ impl Attempt {
         stage: Stage,
         left: &mut Left,
     ) -> Result<(), Fault> {
+        self.image_in_use = stage.image().map(|id| prepare::hold(&self.shop, &self.order, id));
         let made = match stage {
             Stage::Fetch => {
                 self.enter(Phase::Fetch).await;
@@ -80,8 +81,9 @@ impl Attempt {
         let mut patience = Patience::new(&shop, log);
         loop {
             self.prepare(dir, log, began).await?;
-            let (image, mounts) =
+            let (image, in_use, mounts) =
                 unless_stopped(self.stop.clone(), self.fetch(dir, log).instrument(info_span!("fetch"))).await?;
+            self.image_in_use = Some(in_use);
             self.enter(Phase::Run).await;
             let worked = self.work(dir, log, &image, &mounts, &mut patience).instrument(info_span!("run")).await?;
             match worked {
@@ -108,10 +110,10 @@ impl Attempt {
         spec::check(&self.shop.config, &self.order)
     }
 
-    async fn fetch(&self, dir: &JobDir, log: &JobLog) -> Result<(LocalImage, Vec<inputs::InputMount>), Fault> {
+    async fn fetch(&self, dir: &JobDir, log: &JobLog) -> Result<(LocalImage, InUse, Vec<inputs::InputMount>), Fault> {
         let (shop, order) = (&self.shop, &self.order);
         let mut patience = Patience::new(shop, log);
-        let image = loop {
+        let (image, in_use) = loop {
             match prepare::prepare(shop, order, log).await {
                 Ok(image) => break image,
                 Err(fault) => patience.after(fault).await?,
@@ -131,7 +133,7 @@ impl Attempt {
         }
         let script = dir.script();
         write_script(&script, &spec::script(&order.run.script)).await.map_err(DiskError::at("write", &script))?;
-        Ok((image, mounts))
+        Ok((image, in_use, mounts))
     }
 
     /// Runs the container and, where the step wants it, makes an image of it. `None` if there was none to run.

@@ -63,6 +63,18 @@ pub enum Stage {
     Report,
 }
 
+impl Stage {
+    /// The engine's name for the image that the attempt's container began with, if that is still needed.
+    pub fn image(&self) -> Option<&str> {
+        match self {
+            Self::Run(stage) => Some(&stage.image),
+            Self::Pack { image } => Some(image),
+            Self::Upload { made } => made.as_ref().and_then(Made::base),
+            Self::Fetch | Self::Report => None,
+        }
+    }
+}
+
 /// What must be known of a container that runs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -4,7 +4,8 @@
 //! there ([`pack`]), and the engine gets the image when a job here wants it. Where the worker cannot read that directory
 //! (another storage driver, other users, another machine) the engine commits, and is asked for what it made of it.
 
-use super::prepare::{load_archive, tag};
+use super::prepare::{Archive, load_archive, tag};
+use super::records::Layers;
 use crate::attempt::fault::Fault;
 use crate::blocking::blocking;
 use crate::disk::DiskError;
@@ -55,6 +56,14 @@ pub(super) enum Source {
 }
 
 impl Made {
+    /// The engine's name for the image below the new layer, if that is needed to save it.
+    pub fn base(&self) -> Option<&str> {
+        match &self.source {
+            Source::Packed { base, .. } => Some(base),
+            Source::Committed(_) => None,
+        }
+    }
+
     /// The packed layer, if the worker has packed it itself.
     pub(super) fn packed(&self, scratch: &Path) -> Option<Packed> {
         match &self.source {
@@ -156,23 +165,25 @@ async fn commit(shop: &Workshop, order: &Order, base: &LocalImage, container: &s
     }
     let (runtime, container, named) = (shop.runtime.clone(), container.to_owned(), raw.clone());
     let committing = async move { runtime.commit(&container, &named).await };
-    shop.shelf.make(&order.build, &raw, committing).await?;
+    // Only for a moment.
+    shop.shelf.make(&order.build, &raw, Layers::default(), committing).await?;
     let Some(image) = shop.runtime.image(&raw.to_string()).await? else {
         return Err(missing(&raw, "the engine does not have it after a commit"));
     };
     let config = config::layered(base, &image.layers, &image.created, &made_by(order));
     // Every layer is in the engine; only the configuration is new.
     let known = image.layers.iter().map(|digest| Layer { digest: *digest, tar: None }).collect();
-    match load_archive(shop, order, config.clone(), known, Vec::new(), &name).await {
+    let archive = Archive { config: config.clone(), layers: known, held: Vec::new() };
+    match load_archive(shop, order, archive, &name, Layers::from(&image)).await {
         Ok(_) => {}
         Err(Fault::Runtime(error)) if !error.is_unreachable() && !error.is_disk_full() => {
             // The engine wants whole archives. The next job here fetches the image as any other worker does.
             tracing::info!(%error, "the engine did not take an image without layers; keeping the commit as it is");
-            tag(shop, order, raw.to_string(), &name).await?;
+            tag(shop, order, raw.to_string(), &name, Layers::from(&image)).await?;
         }
         Err(fault) => return Err(fault),
     }
-    shop.runtime.untag(&raw.to_string()).await?;
+    shop.shelf.remove(&raw).await?;
     Ok(Made { config: text(&config), layers: image.layers, source: Source::Committed(name) })
 }
 

@@ -1,6 +1,7 @@
 //! Makes sure that the engine has a job's image.
 
-use super::{Shelf, ShelfError};
+use super::records::Layers;
+use super::{InUse, Shelf, ShelfError};
 use crate::attempt::fault::Fault;
 use crate::blobs::Held;
 use crate::blocking::blocking;
@@ -33,9 +34,11 @@ const PULLS_MAX: u32 = 2;
 /// answered with "no such image" is the step's fault (`failed`); one that got no answer is not (`lost`): another worker,
 /// or a later try, may have better luck.
 ///
+/// It stays there while what is given with it is held.
+///
 /// # Errors
 /// [`Fault`].
-pub async fn prepare(shop: &Workshop, order: &Order, log: &JobLog) -> Result<LocalImage, Fault> {
+pub async fn prepare(shop: &Workshop, order: &Order, log: &JobLog) -> Result<(LocalImage, InUse), Fault> {
     match &order.image {
         OrderImage::Registry(reference) => from_registry(shop, order, reference, log).await,
         OrderImage::Image(image) => from_cache(shop, order, image, log).await,
@@ -43,16 +46,33 @@ pub async fn prepare(shop: &Workshop, order: &Order, log: &JobLog) -> Result<Loc
     }
 }
 
-async fn from_registry(shop: &Workshop, order: &Order, reference: &str, log: &JobLog) -> Result<LocalImage, Fault> {
+/// The image that the order's job has begun with, by its id: as [`prepare`], for a job that goes on.
+pub fn hold(shop: &Workshop, order: &Order, id: &str) -> InUse {
+    let own = id.parse().map(|id| own_name(&shop.shelf, order, id));
+    let pulled = match &order.image {
+        OrderImage::Registry(reference) => Some(pulled_name(&shop.shelf, order, reference)),
+        OrderImage::Image(_) | OrderImage::Import(_) => None,
+    };
+    shop.shelf.hold(own.into_iter().chain(pulled).collect())
+}
+
+async fn from_registry(
+    shop: &Workshop,
+    order: &Order,
+    reference: &str,
+    log: &JobLog,
+) -> Result<(LocalImage, InUse), Fault> {
     let platform = order.job.platform;
     let _one = shop.shelf.pulling.lock(reference.to_owned()).await;
     let name = pulled_name(&shop.shelf, order, reference);
+    let in_use = shop.shelf.hold(vec![name.clone()]);
     // A name that is none is an error already here.
     let known = shop.runtime.image(reference).await.map_err(|error| not_pulled(reference, error))?;
     let pulled_before = shop.runtime.image(&name.to_string()).await?;
     if let Some(image) = [&pulled_before, &known].into_iter().flatten().find(|image| image.is_for(platform)) {
+        shop.shelf.touch(&name).await?;
         log.note(&format!("image {reference} is here")).await?;
-        return Ok(image.clone());
+        return Ok((image.clone(), in_use));
     }
     if let Some(other) = &known {
         log.note(&format!("image {reference} is here, but for {}", platform_of(other))).await?;
@@ -67,7 +87,7 @@ async fn from_registry(shop: &Workshop, order: &Order, reference: &str, log: &Jo
         match shop.runtime.image(reference).await? {
             Some(image) if image.is_for(platform) => {
                 take_over(shop, order, reference, &image, known, name).await?;
-                return Ok(image);
+                return Ok((image, in_use));
             }
             other => found = other,
         }
@@ -90,6 +110,7 @@ async fn take_over(
     before: Option<LocalImage>,
     name: ImageName,
 ) -> Result<(), Fault> {
+    let layers = Layers::from(pulled);
     let (runtime, pulled, before) = (shop.runtime.clone(), pulled.id.clone(), before.zip(tagged(reference)));
     let named = name.clone();
     let named = async move {
@@ -99,7 +120,7 @@ async fn take_over(
             None => Ok(()),
         }
     };
-    Ok(shop.shelf.make(&order.build, &name, named).await?)
+    Ok(shop.shelf.make(&order.build, &name, layers, named).await?)
 }
 
 /// The name under which a build keeps what it pulled for one platform.
@@ -139,20 +160,21 @@ fn not_pulled(reference: &str, error: RuntimeError) -> Fault {
 }
 
 /// An earlier job's image. What the engine has of it is not fetched.
-async fn from_cache(shop: &Workshop, order: &Order, image: &Image, log: &JobLog) -> Result<LocalImage, Fault> {
+async fn from_cache(shop: &Workshop, order: &Order, image: &Image, log: &JobLog) -> Result<(LocalImage, InUse), Fault> {
     shop.layers.add(image.layers.iter().copied());
     let _one = shop.shelf.preparing.lock(image.config.digest).await;
     let name = own_name(&shop.shelf, order, image.config.digest);
-    if let Some(local) = named(shop, order, image.config.digest, &name).await? {
+    let in_use = shop.shelf.hold(vec![name.clone()]);
+    if let Some(local) = named(shop, order, image.config.digest, &name, Some(image)).await? {
         log.note("the image is here").await?;
-        return Ok(local);
+        return Ok((local, in_use));
     }
     let digests: Vec<Digest> = image.layers.iter().map(|layer| layer.digest).collect();
     let chains = shop.runtime.layer_chains().await?;
     let have = chains.iter().map(|chain| common_prefix(chain, &digests)).max().unwrap_or(0);
     if have > 0 {
         match load(shop, order, image, have, &name, log).await {
-            Ok(local) => return Ok(local),
+            Ok(local) => return Ok((local, in_use)),
             // An engine that wants whole archives gets one.
             Err(Fault::Runtime(error)) if !error.is_unreachable() && !error.is_disk_full() => {
                 tracing::info!(%error, "the engine did not take a partial image; sending the whole");
@@ -160,7 +182,7 @@ async fn from_cache(shop: &Workshop, order: &Order, image: &Image, log: &JobLog)
             Err(fault) => return Err(fault),
         }
     }
-    load(shop, order, image, 0, &name, log).await
+    Ok((load(shop, order, image, 0, &name, log).await?, in_use))
 }
 
 /// Fetches the image without its first `have` layers and loads it.
@@ -176,16 +198,17 @@ async fn load(
     let bytes = ByteSize::b(missing.iter().map(|layer| layer.stored_bytes).sum()).display().iec();
     log.note(&format!("fetching the image: {} of {} layers, {bytes}", missing.len(), image.layers.len())).await?;
     let started = shop.clock.monotonic();
-    let config = fetch_one(shop, order.lease, &image.config).await?;
+    let wanted: Vec<Blob> = std::iter::once(image.config).chain(missing.iter().copied()).collect();
+    let mut held = fetch(shop, order.lease, &wanted).await?;
+    let config = held.remove(0);
     let config = tokio::fs::read(config.path()).await.map_err(DiskError::at("read", config.path()))?;
-    let held = fetch(shop, order.lease, missing).await?;
     let absent = image.layers[..have].iter().map(|layer| Layer { digest: layer.digest, tar: None });
     let present = missing.iter().zip(&held).map(|(layer, held)| Layer {
         digest: layer.digest,
         tar: Some(LayerTar { file: held.path().to_owned(), packing: Packing::Plain, size_bytes: layer.size_bytes }),
     });
-    let layers = absent.chain(present).collect();
-    let (local, held) = load_archive(shop, order, Bytes::from(config), layers, held, name).await?;
+    let archive = Archive { config: Bytes::from(config), layers: absent.chain(present).collect(), held };
+    let (local, held) = load_archive(shop, order, archive, name, Layers::from(&image.layers[..])).await?;
     // The engine has them now; the next job takes them from there.
     held.into_iter().for_each(Held::discard);
     let secs = (shop.clock.monotonic() - started).as_secs_f32();
@@ -194,14 +217,20 @@ async fn load(
 }
 
 /// A root tarball as an image with one layer.
-async fn from_tarball(shop: &Workshop, order: &Order, artifact: &Artifact, log: &JobLog) -> Result<LocalImage, Fault> {
+async fn from_tarball(
+    shop: &Workshop,
+    order: &Order,
+    artifact: &Artifact,
+    log: &JobLog,
+) -> Result<(LocalImage, InUse), Fault> {
     let (tarball, platform) = (artifact.blob.digest, order.job.platform);
     let _one = shop.shelf.preparing.lock(tarball).await;
     if let Some(image) = shop.shelf.root(tarball, platform) {
         let name = own_name(&shop.shelf, order, image);
-        if let Some(local) = named(shop, order, image, &name).await? {
+        let in_use = shop.shelf.hold(vec![name.clone()]);
+        if let Some(local) = named(shop, order, image, &name, None).await? {
             log.note(&format!("the image of {} is here", artifact.path)).await?;
-            return Ok(local);
+            return Ok((local, in_use));
         }
     }
     let size = ByteSize::b(artifact.blob.stored_bytes).display().iec();
@@ -217,48 +246,95 @@ async fn from_tarball(shop: &Workshop, order: &Order, artifact: &Artifact, log: 
     let config = config::imported(platform, measured.digest, &format!("imported from {}", artifact.path));
     let image = Digest::of(&config);
     let name = own_name(&shop.shelf, order, image);
+    let in_use = shop.shelf.hold(vec![name.clone()]);
     let tar = LayerTar { file: held.path().to_owned(), packing: measured.packing, size_bytes: measured.size_bytes };
     let layers = vec![Layer { digest: measured.digest, tar: Some(tar) }];
-    let (local, _) = load_archive(shop, order, config, layers, vec![held], &name).await?;
+    let sizes = Layers::from(&[Blob::plain(measured.digest, measured.size_bytes)][..]);
+    let archive = Archive { config, layers, held: vec![held] };
+    let (local, _) = load_archive(shop, order, archive, &name, sizes).await?;
     shop.shelf.remember_root(tarball, platform, image).await?;
     let secs = (shop.clock.monotonic() - started).as_secs_f32();
     log.note(&format!("made an image of {} in {secs:.1} s", artifact.path)).await?;
-    Ok(local)
+    Ok((local, in_use))
 }
 
-/// Loads an archive and looks at what the engine made of it. `held` are the layers' files; they are given back.
+/// What is loaded into the engine.
+pub(super) struct Archive {
+    pub(super) config: Bytes,
+    pub(super) layers: Vec<Layer>,
+    /// The layers' files.
+    pub(super) held: Vec<Held>,
+}
+
+/// Loads an archive and looks at what the engine made of it. The layers' files are given back. On a disk that is full, what no
+/// job uses goes first.
 pub(super) async fn load_archive(
     shop: &Workshop,
     order: &Order,
-    config: Bytes,
-    layers: Vec<Layer>,
-    held: Vec<Held>,
+    archive: Archive,
     name: &ImageName,
+    sizes: Layers,
 ) -> Result<(LocalImage, Vec<Held>), Fault> {
-    let wanted: Vec<Digest> = layers.iter().map(|layer| layer.digest).collect();
-    // An archive that nobody waits for any more breaks off, and the engine makes nothing of it.
-    let dropped = CancellationToken::new();
-    let _guard = dropped.clone().drop_guard();
-    let (runtime, named) = (shop.runtime.clone(), name.clone());
-    let loading = async move {
-        let archive = archive::stream(config, layers, named).take_until(dropped.cancelled_owned()).boxed();
-        runtime.load(archive).await.map(|()| held)
+    let Archive { config, layers, mut held } = archive;
+    let mut made_room = false;
+    let held = loop {
+        let result = load_once(shop, order, (&config, &layers, held), name, &sizes).await?;
+        match result {
+            Loaded::Well(held) => break held,
+            Loaded::Full(back, _) if !made_room && shop.shelf.make_room().await? => (held, made_room) = (back, true),
+            Loaded::Full(_, error) => return Err(error.into()),
+        }
     };
-    let held = shop.shelf.make(&order.build, name, loading).await?;
     match shop.runtime.image(&name.to_string()).await? {
-        Some(local) if local.layers == wanted => Ok((local, held)),
+        Some(local) if local.layers.iter().eq(layers.iter().map(|layer| &layer.digest)) => Ok((local, held)),
         Some(_) => Err(refused(&format!("load image {name}"), "it has other layers than were loaded")),
         None => Err(refused(&format!("load image {name}"), "it does not have it afterwards")),
     }
 }
 
-/// The image by its id, under our name as well, so that it stays while the build needs it.
-async fn named(shop: &Workshop, order: &Order, id: Digest, name: &ImageName) -> Result<Option<LocalImage>, Fault> {
+/// What became of an archive, and the layers' files.
+enum Loaded {
+    Well(Vec<Held>),
+    /// The engine's disk is full.
+    Full(Vec<Held>, RuntimeError),
+}
+
+async fn load_once(
+    shop: &Workshop,
+    order: &Order,
+    (config, layers, held): (&Bytes, &[Layer], Vec<Held>),
+    name: &ImageName,
+    sizes: &Layers,
+) -> Result<Loaded, ShelfError> {
+    // An archive that nobody waits for any more breaks off, and the engine makes nothing of it.
+    let dropped = CancellationToken::new();
+    let _guard = dropped.clone().drop_guard();
+    let (runtime, named, config, layers) = (shop.runtime.clone(), name.clone(), config.clone(), layers.to_vec());
+    let loading = async move {
+        let archive = archive::stream(config, layers, named).take_until(dropped.cancelled_owned()).boxed();
+        match runtime.load(archive).await {
+            Ok(()) => Ok(Loaded::Well(held)),
+            Err(error) if error.is_disk_full() => Ok(Loaded::Full(held, error)),
+            Err(error) => Err(error),
+        }
+    };
+    shop.shelf.make(&order.build, name, sizes.clone(), loading).await
+}
+
+/// The image by its id, under our name as well, so that it stays while the build needs it. `known` is what the farm knows of it.
+async fn named(
+    shop: &Workshop,
+    order: &Order,
+    id: Digest,
+    name: &ImageName,
+    known: Option<&Image>,
+) -> Result<Option<LocalImage>, Fault> {
     let id = id.to_string();
     // Engines that name images by something else than their configuration know it by our name.
     let by_id = shop.runtime.image(&id).await?;
     let Some(local) = by_id else { return Ok(shop.runtime.image(&name.to_string()).await?) };
-    match tag(shop, order, id, name).await {
+    let layers = known.map_or_else(|| Layers::from(&local), |image| Layers::from(&image.layers[..]));
+    match tag(shop, order, id, name, layers).await {
         Ok(()) => Ok(Some(local)),
         // Removed since, by another worker on this engine.
         Err(ShelfError::Runtime(error)) if error.is_not_found() => Ok(None),
@@ -267,9 +343,15 @@ async fn named(shop: &Workshop, order: &Order, id: Digest, name: &ImageName) -> 
 }
 
 /// Gives an image the build's name.
-pub(super) async fn tag(shop: &Workshop, order: &Order, image: String, name: &ImageName) -> Result<(), ShelfError> {
+pub(super) async fn tag(
+    shop: &Workshop,
+    order: &Order,
+    image: String,
+    name: &ImageName,
+    layers: Layers,
+) -> Result<(), ShelfError> {
     let (runtime, named) = (shop.runtime.clone(), name.clone());
-    shop.shelf.make(&order.build, name, async move { runtime.tag(&image, &named).await }).await
+    shop.shelf.make(&order.build, name, layers, async move { runtime.tag(&image, &named).await }).await
 }
 
 /// The name under which a build keeps an image that it uses.
