@@ -9,7 +9,7 @@ use crate::disk::DiskError;
 use crate::image_move::archive::{self, Layer, LayerTar};
 use crate::image_move::config;
 use crate::image_move::root::{self, Packing};
-use crate::inputs::{fetch, fetch_one};
+use crate::inputs::{fetch_one, fetch_stored};
 use crate::log::JobLog;
 use crate::runtime::{ImageName, LocalImage, RuntimeError};
 use crate::workshop::Workshop;
@@ -20,6 +20,8 @@ use railyard_common::blob::{Artifact, Blob, Image};
 use railyard_common::digest::Digest;
 use railyard_common::order::{Order, OrderImage};
 use railyard_common::outcome::{OutcomeKind, Reason};
+use std::fs::File;
+use std::io::Read as _;
 use tokio_util::sync::CancellationToken;
 
 /// Hex digits of an image's id in its name: enough to tell the images of one build apart.
@@ -199,21 +201,35 @@ async fn load(
     log.note(&format!("fetching the image: {} of {} layers, {bytes}", missing.len(), image.layers.len())).await?;
     let started = shop.clock.monotonic();
     let wanted: Vec<Blob> = std::iter::once(image.config).chain(missing.iter().copied()).collect();
-    let mut held = fetch(shop, order.lease, &wanted).await?;
-    let config = held.remove(0);
-    let config = tokio::fs::read(config.path()).await.map_err(DiskError::at("read", config.path()))?;
+    let mut held = fetch_stored(shop, order.lease, &wanted).await?;
+    let config = read(&held.remove(0)).await?;
     let absent = image.layers[..have].iter().map(|layer| Layer { digest: layer.digest, tar: None });
     let present = missing.iter().zip(&held).map(|(layer, held)| Layer {
         digest: layer.digest,
-        tar: Some(LayerTar { file: held.path().to_owned(), packing: Packing::Plain, size_bytes: layer.size_bytes }),
+        tar: Some(LayerTar {
+            file: held.path().to_owned(),
+            packing: held.encoding().into(),
+            size_bytes: layer.size_bytes,
+        }),
     });
-    let archive = Archive { config: Bytes::from(config), layers: absent.chain(present).collect(), held };
+    let archive = Archive { config, layers: absent.chain(present).collect(), held };
     let (local, held) = load_archive(shop, order, archive, name, Layers::from(&image.layers[..])).await?;
     // The engine has them now; the next job takes them from there.
     held.into_iter().for_each(Held::discard);
     let secs = (shop.clock.monotonic() - started).as_secs_f32();
     log.note(&format!("loaded the image in {secs:.1} s")).await?;
     Ok(local)
+}
+
+/// The plain bytes of a small blob.
+async fn read(held: &Held) -> Result<Bytes, DiskError> {
+    let (path, packing) = (held.path().to_owned(), Packing::from(held.encoding()));
+    let read = move || {
+        let mut bytes = Vec::new();
+        packing.open(File::open(path)?)?.read_to_end(&mut bytes)?;
+        Ok(Bytes::from(bytes))
+    };
+    blocking(read).await.map_err(DiskError::at("read", held.path()))
 }
 
 /// A root tarball as an image with one layer.

@@ -51,6 +51,10 @@ pub async fn save(
     let config = plain_blob(made.config.as_bytes());
     let mut wanted = vec![Upload { blob: config, file: config_file }];
     wanted.extend(packed.into_values().map(|Packed { blob, file }| Upload { blob, file }));
+    for Upload { blob, file } in &wanted {
+        // The next job here that wants the image need not fetch it.
+        shop.blobs.adopt(file, blob).await;
+    }
     let before = uploads.len();
     let stored = push(shop, lease, wanted, uploads).await?;
     let sent: Vec<Blob> = uploads[before..].iter().map(|sent| sent.blob).filter(|blob| *blob != config).collect();

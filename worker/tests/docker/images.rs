@@ -77,8 +77,9 @@ fn by_engine() -> Faults {
 async fn an_image_comes_back_with_the_same_files_and_settings() {
     let farm = Farm::start().await;
     let worker = farm.worker().await;
-    // The engine has never heard of it.
+    // The engine has never heard of it, but the worker has it.
     let log = comes_back(&farm, "fetching the image: 1 of 2 layers").await;
+    assert!(farm.service.books().reads.is_empty(), "{:?}", farm.service.books().reads);
     assert!(log.contains("packed what the script has changed"), "{log}");
     worker.stop().await;
 }
@@ -86,8 +87,11 @@ async fn an_image_comes_back_with_the_same_files_and_settings() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_image_that_the_engine_made_comes_back_the_same() {
     let farm = Farm::start().await;
-    let worker = farm.faulty_worker(farm.config(), by_engine()).await;
+    // Nor are blobs kept here: each comes from the cache.
+    let forgetful = WorkerConfig { blob_cache: bytesize::ByteSize::b(0), ..farm.config() };
+    let worker = farm.faulty_worker(forgetful, by_engine()).await;
     let log = comes_back(&farm, "the image is here").await;
+    assert!(!farm.service.books().reads.is_empty());
     assert!(!log.contains("packed what the script has changed"), "{log}");
     worker.stop().await;
 }
