@@ -1,7 +1,7 @@
 //! An archive that `docker load` takes: a configuration, layers, and a manifest that names them.
 
 use crate::runtime::{ByteStream, ImageName};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
 use railyard_common::digest::Digest;
 use serde_json::json;
@@ -9,10 +9,12 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
 use tar::{Builder, Header};
-use tokio_util::io::{ReaderStream, SyncIoBridge};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 
-/// Bytes between the thread that writes the archive and the one that sends it.
-const PIPE_BYTES: usize = 1024 * 1024;
+/// What is passed on at a time from the thread that writes the archive to the one that sends it, and how many such pieces wait.
+const PIECE_BYTES: usize = 512 * 1024;
+const PIECES: usize = 4;
 
 /// A layer of the archive.
 #[derive(Clone, Debug)]
@@ -36,17 +38,40 @@ pub struct LayerTar {
 
 /// The archive, written while it is read.
 pub fn stream(config: Bytes, layers: Vec<Layer>, name: ImageName) -> ByteStream {
-    let (writing, reading) = tokio::io::duplex(PIPE_BYTES);
-    let writer = tokio::task::spawn_blocking(move || {
-        let mut pipe = SyncIoBridge::new(writing);
-        let written = write(&mut pipe, &config, &layers, &name);
-        // Closed in any case, so that the reader gets to the error.
-        pipe.shutdown().and(written)
+    let (sender, pieces) = mpsc::channel(PIECES);
+    tokio::task::spawn_blocking(move || {
+        let mut out = Pieces { filling: BytesMut::with_capacity(PIECE_BYTES), sender };
+        if let Err(error) = write(&mut out, &config, &layers, &name).and_then(|()| out.flush()) {
+            // Whoever has gone away need not hear it.
+            let _ = out.sender.blocking_send(Err(error));
+        }
     });
-    // A reader that sees the end asks the writer whether it was the real one.
-    let end = futures_util::stream::once(async move { writer.await.map_err(io::Error::other)? })
-        .filter_map(|written| async { written.err().map(Err) });
-    ReaderStream::with_capacity(reading, PIPE_BYTES).chain(end).boxed()
+    ReceiverStream::new(pieces).boxed()
+}
+
+/// Passes on what is written, in pieces of some size.
+struct Pieces {
+    filling: BytesMut,
+    sender: mpsc::Sender<io::Result<Bytes>>,
+}
+
+impl Write for Pieces {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.filling.extend_from_slice(bytes);
+        if self.filling.len() >= PIECE_BYTES {
+            self.flush()?;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if self.filling.is_empty() {
+            return Ok(());
+        }
+        let next = BytesMut::with_capacity(PIECE_BYTES + PIECE_BYTES / 8);
+        let piece = std::mem::replace(&mut self.filling, next).freeze();
+        self.sender.blocking_send(Ok(piece)).map_err(|_| io::ErrorKind::BrokenPipe.into())
+    }
 }
 
 fn write(out: &mut impl Write, config: &[u8], layers: &[Layer], name: &ImageName) -> io::Result<()> {

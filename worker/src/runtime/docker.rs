@@ -20,6 +20,7 @@ use railyard_common::digest::Digest;
 use railyard_common::platform::Platform;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// How long the engine may take to answer a short question.
@@ -69,6 +70,8 @@ pub struct Docker {
     disk: Option<PathBuf>,
     /// It keeps every container's changes in a directory of the kernel's overlay, as the host's root sees it.
     overlays: bool,
+    /// The layers of images, by id. They never change.
+    chains: Arc<Mutex<HashMap<String, Vec<Digest>>>>,
     pull_silence: Duration,
 }
 
@@ -92,7 +95,8 @@ impl Docker {
             && pack::can_pack();
         let disk = info.docker_root_dir.map(PathBuf::from);
         let (socket, host_cpu_millis) = (socket.to_owned(), cpus.saturating_mul(1000));
-        Ok(Self { socket, short, long, host_cpu_millis, disk, overlays, pull_silence: PULL_SILENCE })
+        let chains = Arc::default();
+        Ok(Self { socket, short, long, host_cpu_millis, disk, overlays, chains, pull_silence: PULL_SILENCE })
     }
 
     /// Gives up a pull that is without progress for so long, instead of ten minutes.
@@ -308,14 +312,19 @@ impl Runtime for Docker {
     async fn layer_chains(&self) -> Result<Vec<Vec<Digest>>, RuntimeError> {
         let options = query::ListImagesOptionsBuilder::default().all(true).build();
         let images = self.short.list_images(Some(options)).await.map_err(self.error("list images"))?;
-        let mut chains = Vec::with_capacity(images.len());
+        let mut known = std::mem::take(&mut *self.chains.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut chains = HashMap::with_capacity(images.len());
         for image in images {
-            // One that was removed meanwhile is no loss.
-            if let Some(image) = self.image(&image.id).await? {
-                chains.push(image.layers);
-            }
+            let chain = match known.remove(&image.id) {
+                Some(chain) => Some(chain),
+                // One that was removed meanwhile is no loss.
+                None => self.image(&image.id).await?.map(|image| image.layers),
+            };
+            chains.extend(chain.map(|chain| (image.id, chain)));
         }
-        Ok(chains)
+        let all = chains.values().cloned().collect();
+        *self.chains.lock().unwrap_or_else(PoisonError::into_inner) = chains;
+        Ok(all)
     }
 
     async fn export(&self, reference: &str) -> Result<ByteStream, RuntimeError> {

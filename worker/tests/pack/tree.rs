@@ -115,6 +115,12 @@ fn owned() -> impl Strategy<Value = Owned> {
 }
 
 impl Tree {
+    /// The same without what a container cannot make, and without times that engines do not set.
+    pub fn for_engines(mut self) -> Self {
+        settle(&mut self.entries);
+        self
+    }
+
     /// Makes it below `root`.
     pub fn make(&self, root: &Path) {
         let (mut files, mut dirs) = (Vec::new(), vec![root.to_owned()]);
@@ -127,6 +133,24 @@ impl Tree {
             }
         }
         set_times(&self.entries, root);
+    }
+}
+
+fn settle(entries: &mut Entries) {
+    entries.retain(|_, node| !matches!(node, Node::Whiteout | Node::Socket));
+    for node in entries.values_mut() {
+        let owned = match node {
+            Node::Directory { entries, opaque, owned, .. } => {
+                *opaque = false;
+                settle(entries);
+                owned
+            }
+            Node::File { owned, .. } | Node::Symlink { owned, .. } => owned,
+            Node::Fifo(owned) | Node::Char(_, owned) | Node::Block(_, owned) => owned,
+            Node::Whiteout | Node::Socket => continue,
+        };
+        // Before the epoch is the epoch to them.
+        owned.secs = owned.secs.max(0);
     }
 }
 

@@ -25,7 +25,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
-use walk::{Found, Walk};
+use walk::{Found, Step, Walk};
 use xattrs::Attributes;
 
 /// What stands before the name of a file that a layer takes away.
@@ -33,6 +33,9 @@ const WHITEOUT: &[u8] = b".wh.";
 
 /// The file that says that nothing of its directory shows through from below.
 const OPAQUE: &[u8] = b".wh..wh..opq";
+
+/// The access list that a directory gives to what is made in it.
+const INHERITED: &[u8] = b"system.posix_acl_default";
 
 /// The bits of a mode that a tar carries.
 const MODE_BITS: u32 = 0o7777;
@@ -51,7 +54,7 @@ const CAP_SYS_ADMIN: u32 = 21;
 /// # Errors
 /// [`PackError`].
 pub fn pack(upper: &Path, file: &Path, level: i32, stop: &AtomicBool) -> Result<Packed, PackError> {
-    pipe::packed(file, level, stop, |pipe| Layer { pipe, names: HashMap::new() }.write(upper))
+    pipe::packed(file, level, stop, |pipe| Layer { pipe, names: HashMap::new(), late: Vec::new() }.write(upper))
 }
 
 /// Whether this process sees such a directory as it is: it must be the host's root, or a file that hides another would look
@@ -70,14 +73,19 @@ struct Layer<'a, 'p> {
     pipe: &'a mut Pipe<'p>,
     /// The first name of each file that has several.
     names: HashMap<(u64, u64), Vec<u8>>,
+    /// For each directory on the way down: its attributes, if it comes when it is left.
+    late: Vec<Option<Attributes>>,
 }
 
 impl Layer<'_, '_> {
     fn write(mut self, upper: &Path) -> Result<(), PackError> {
         let (root, mut walk) = Walk::new(upper)?;
         self.root(&root)?;
-        while let Some(found) = walk.next()? {
-            self.file(found)?;
+        while let Some(step) = walk.next()? {
+            match step {
+                Step::At(found) => self.file(found)?,
+                Step::Left(dir) => self.leave(&dir)?,
+            }
         }
         self.pipe.zeros(END_BLOCKS * BLOCK_BYTES as u64)
     }
@@ -106,9 +114,7 @@ impl Layer<'_, '_> {
         }
         let attributes = attributes(&found)?;
         if kind.is_dir() {
-            let path = [&found.path, b"/".as_slice()].concat();
-            self.entry(&found, &path, Kind::Directory, &attributes)?;
-            return if attributes.opaque { self.mark(&found, &[&path, OPAQUE].concat()) } else { Ok(()) };
+            return self.enter(&found, attributes);
         }
         if metadata.nlink() > 1 {
             let known = self.names.get(&(metadata.dev(), metadata.ino())).cloned();
@@ -136,6 +142,30 @@ impl Layer<'_, '_> {
                 self.pipe.zeros(padding(metadata.len()) as u64)
             }
         }
+    }
+
+    /// What is made in a directory inherits its access list, if there is one for that. So such a directory comes after what is in
+    /// it: until then whoever unpacks the layer has made a plain one. (Not before as well: engines take each name once.)
+    fn enter(&mut self, dir: &Found, attributes: Attributes) -> Result<(), PackError> {
+        if attributes.kept.iter().any(|(name, _)| name == INHERITED) {
+            self.late.push(Some(attributes));
+            return Ok(());
+        }
+        self.late.push(None);
+        self.directory(dir, &attributes)
+    }
+
+    fn leave(&mut self, dir: &Found) -> Result<(), PackError> {
+        match self.late.pop().flatten() {
+            Some(attributes) => self.directory(dir, &attributes),
+            None => Ok(()),
+        }
+    }
+
+    fn directory(&mut self, dir: &Found, attributes: &Attributes) -> Result<(), PackError> {
+        let path = [&dir.path, b"/".as_slice()].concat();
+        self.entry(dir, &path, Kind::Directory, attributes)?;
+        if attributes.opaque { self.mark(dir, &[&path, OPAQUE].concat()) } else { Ok(()) }
     }
 
     /// Something of that name is below, and is gone.

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::vec;
 
 /// A file of the tree.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Found {
     /// Below the tree's root, without a slash at either end; empty for the root itself.
     pub path: Vec<u8>,
@@ -27,6 +27,15 @@ impl Found {
     }
 }
 
+/// What a walk comes by.
+#[derive(Debug)]
+pub enum Step {
+    /// A file of whatever kind.
+    At(Found),
+    /// All of this directory was gone through.
+    Left(Found),
+}
+
 /// Goes through a tree. Only the names of the directories on the way down are in memory.
 pub struct Walk {
     levels: Vec<Level>,
@@ -34,7 +43,7 @@ pub struct Walk {
 
 /// A directory on the way down.
 struct Level {
-    path: Vec<u8>,
+    found: Found,
     dir: File,
     names: vec::IntoIter<OsString>,
 }
@@ -47,32 +56,30 @@ impl Walk {
     pub fn new(root: &Path) -> Result<(Found, Self), PackError> {
         let metadata = fs::symlink_metadata(root).map_err(PackError::at("read", root))?;
         let found = Found { path: Vec::new(), at: root.to_owned(), metadata };
-        let level = Level::open(&found)?;
+        let level = Level::open(found.clone())?;
         Ok((found, Self { levels: vec![level] }))
     }
 
-    /// The next file. A directory is gone into after it was given.
+    /// The next one. A directory is gone into after it was given; the root is not left.
     ///
     /// # Errors
     /// [`PackError::Disk`].
-    pub fn next(&mut self) -> Result<Option<Found>, PackError> {
-        while let Some(level) = self.levels.last_mut() {
-            let Some(name) = level.names.next() else {
-                self.levels.pop();
-                continue;
-            };
-            let found = level.found(&name)?;
-            if found.metadata.is_dir() {
-                self.levels.push(Level::open(&found)?);
-            }
-            return Ok(Some(found));
+    pub fn next(&mut self) -> Result<Option<Step>, PackError> {
+        let Some(level) = self.levels.last_mut() else { return Ok(None) };
+        let Some(name) = level.names.next() else {
+            let left = self.levels.pop().filter(|_| !self.levels.is_empty());
+            return Ok(left.map(|level| Step::Left(level.found)));
+        };
+        let found = level.found(&name)?;
+        if found.metadata.is_dir() {
+            self.levels.push(Level::open(found.clone())?);
         }
-        Ok(None)
+        Ok(Some(Step::At(found)))
     }
 }
 
 impl Level {
-    fn open(found: &Found) -> Result<Self, PackError> {
+    fn open(found: Found) -> Result<Self, PackError> {
         let read = || {
             let flags = nix::libc::O_DIRECTORY | nix::libc::O_NOFOLLOW;
             let dir = File::options().read(true).custom_flags(flags).open(&found.at)?;
@@ -84,13 +91,13 @@ impl Level {
             Ok((dir, names.into_iter()))
         };
         let (dir, names) = read().map_err(PackError::at("read", &found.shown()))?;
-        Ok(Self { path: found.path.clone(), dir, names })
+        Ok(Self { found, dir, names })
     }
 
     fn found(&self, name: &OsString) -> Result<Found, PackError> {
         // By way of the open directory: the whole path can be longer than the kernel takes.
         let at = PathBuf::from(format!("/proc/self/fd/{}", self.dir.as_raw_fd())).join(name);
-        let mut path = self.path.clone();
+        let mut path = self.found.path.clone();
         if !path.is_empty() {
             path.push(b'/');
         }

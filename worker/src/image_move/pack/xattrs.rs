@@ -12,7 +12,7 @@ const OVERLAY: &[u8] = b"trusted.overlay.";
 const NOT_IN_A_NAME: u8 = b'=';
 
 /// What the attributes of a file say.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Attributes {
     /// The file's own, by name.
     pub kept: Vec<(Vec<u8>, Vec<u8>)>,
