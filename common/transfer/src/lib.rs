@@ -21,6 +21,7 @@ mod tries;
 
 pub use compress::compress_zstd;
 pub use error::TransferError;
+pub use follow::Tap;
 pub use hash::hash_file;
 pub use landing::{Form, write_sparse};
 pub use part_log::PartLog;

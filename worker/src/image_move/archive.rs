@@ -1,15 +1,18 @@
 //! An archive that `docker load` takes: a configuration, layers, and a manifest that names them.
 
+use super::root::Packing;
+use crate::inputs::Coming;
 use crate::runtime::{ByteStream, ImageName};
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf as _, Bytes, BytesMut};
 use futures_util::StreamExt as _;
 use railyard_common::digest::Digest;
 use serde_json::json;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 use tar::{Builder, Header};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 
 /// What is passed on at a time from the thread that writes the archive to the one that sends it, and how many such pieces wait.
@@ -25,15 +28,69 @@ pub struct Layer {
     pub tar: Option<LayerTar>,
 }
 
-/// A layer's tar on this disk.
+/// A layer's tar.
 #[derive(Clone, Debug)]
 pub struct LayerTar {
-    /// The file.
-    pub file: PathBuf,
-    /// How it is packed.
-    pub packing: super::root::Packing,
+    /// Where it is.
+    pub content: Content,
     /// Its length when it is unpacked.
     pub size_bytes: u64,
+}
+
+/// Where a layer's tar is.
+#[derive(Clone, Debug)]
+pub enum Content {
+    /// In a file.
+    File {
+        /// The file.
+        file: PathBuf,
+        /// How it is packed.
+        packing: Packing,
+    },
+    /// On its way here. It comes once.
+    Coming(Arc<Mutex<Option<oneshot::Receiver<Coming>>>>),
+}
+
+impl Content {
+    /// Of a layer that is being fetched.
+    pub fn coming(told: oneshot::Receiver<Coming>) -> Self {
+        Self::Coming(Arc::new(Mutex::new(Some(told))))
+    }
+
+    /// The plain bytes. Waits for them.
+    fn open(&self) -> io::Result<Box<dyn Read>> {
+        let gone = || io::Error::other("the layer did not come");
+        match self {
+            Self::File { file, packing } => packing.open(File::open(file)?),
+            Self::Coming(told) => {
+                let told = told.lock().unwrap_or_else(PoisonError::into_inner).take().ok_or_else(gone)?;
+                match told.blocking_recv().map_err(|_| gone())? {
+                    Coming::Here(file, encoding) => Packing::from(encoding).open(File::open(file)?),
+                    Coming::Soon(pieces) => Ok(Box::new(Arriving { pieces, piece: Bytes::new() })),
+                }
+            }
+        }
+    }
+}
+
+/// Bytes as they come.
+struct Arriving {
+    pieces: mpsc::Receiver<Bytes>,
+    piece: Bytes,
+}
+
+impl Read for Arriving {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.piece.is_empty() {
+            match self.pieces.blocking_recv() {
+                Some(piece) => self.piece = piece,
+                None => return Ok(0),
+            }
+        }
+        let some = self.piece.len().min(buffer.len());
+        self.piece.split_to(some).copy_to_slice(&mut buffer[..some]);
+        Ok(some)
+    }
 }
 
 /// The archive, written while it is read.
@@ -79,9 +136,8 @@ fn write(out: &mut impl Write, config: &[u8], layers: &[Layer], name: &ImageName
     let config_path = format!("{}.json", Digest::of(config).hex());
     append(&mut tar, &config_path, config.len() as u64, config)?;
     for layer in layers {
-        let Some(LayerTar { file, packing, size_bytes }) = &layer.tar else { continue };
-        let plain = packing.open(File::open(file)?)?;
-        append(&mut tar, &layer_path(&layer.digest), *size_bytes, plain)?;
+        let Some(LayerTar { content, size_bytes }) = &layer.tar else { continue };
+        append(&mut tar, &layer_path(&layer.digest), *size_bytes, content.open()?)?;
     }
     let manifest = json!([{
         "Config": config_path,

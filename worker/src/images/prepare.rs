@@ -6,10 +6,10 @@ use crate::attempt::fault::Fault;
 use crate::blobs::Held;
 use crate::blocking::blocking;
 use crate::disk::DiskError;
-use crate::image_move::archive::{self, Layer, LayerTar};
+use crate::image_move::archive::{self, Content, Layer, LayerTar};
 use crate::image_move::config;
 use crate::image_move::root::{self, Packing};
-use crate::inputs::{fetch_one, fetch_stored};
+use crate::inputs::{fetch_live, fetch_one, fetch_stored};
 use crate::log::JobLog;
 use crate::runtime::{ImageName, LocalImage, RuntimeError};
 use crate::workshop::Workshop;
@@ -22,6 +22,7 @@ use railyard_common::order::{Order, OrderImage};
 use railyard_common::outcome::{OutcomeKind, Reason};
 use std::fs::File;
 use std::io::Read as _;
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 /// Hex digits of an image's id in its name: enough to tell the images of one build apart.
@@ -200,20 +201,38 @@ async fn load(
     let bytes = ByteSize::b(missing.iter().map(|layer| layer.stored_bytes).sum()).display().iec();
     log.note(&format!("fetching the image: {} of {} layers, {bytes}", missing.len(), image.layers.len())).await?;
     let started = shop.clock.monotonic();
-    let wanted: Vec<Blob> = std::iter::once(image.config).chain(missing.iter().copied()).collect();
-    let mut held = fetch_stored(shop, order.lease, &wanted).await?;
-    let config = read(&held.remove(0)).await?;
-    let absent = image.layers[..have].iter().map(|layer| Layer { digest: layer.digest, tar: None });
-    let present = missing.iter().zip(&held).map(|(layer, held)| Layer {
-        digest: layer.digest,
-        tar: Some(LayerTar {
-            file: held.path().to_owned(),
-            packing: held.encoding().into(),
-            size_bytes: layer.size_bytes,
-        }),
-    });
-    let archive = Archive { config, layers: absent.chain(present).collect(), held };
-    let (local, held) = load_archive(shop, order, archive, name, Layers::from(&image.layers[..])).await?;
+    let config = fetch_stored(shop, order.lease, &[image.config]).await?.remove(0);
+    let config = read(&config).await?;
+    let absent = || image.layers[..have].iter().map(|layer| Layer { digest: layer.digest, tar: None });
+    let layer = |blob: &Blob, content| Layer {
+        digest: blob.digest,
+        tar: Some(LayerTar { content, size_bytes: blob.size_bytes }),
+    };
+    // The engine takes them while they come.
+    let (coming, wanted): (Vec<Layer>, Vec<_>) = missing
+        .iter()
+        .map(|blob| {
+            let (tell, told) = oneshot::channel();
+            (layer(blob, Content::coming(told)), (*blob, tell))
+        })
+        .unzip();
+    let layers = absent().chain(coming).collect();
+    let archive = Archive { config: config.clone(), layers, held: Vec::new() };
+    let sizes = Layers::from(&image.layers[..]);
+    let loading = load_archive(shop, order, archive, name, sizes.clone());
+    let (held, loaded) = tokio::join!(fetch_live(shop, order.lease, wanted), loading);
+    let held = held?;
+    let (local, held) = match loaded {
+        Ok((local, _)) => (local, held),
+        Err(Fault::Runtime(error)) if !error.is_unreachable() => {
+            tracing::info!(%error, "the engine did not take layers on their way; sending them from the disk");
+            let content = |held: &Held| Content::File { file: held.path().to_owned(), packing: held.encoding().into() };
+            let here = missing.iter().zip(&held).map(|(blob, held)| layer(blob, content(held)));
+            let archive = Archive { config, layers: absent().chain(here).collect(), held };
+            load_archive(shop, order, archive, name, sizes).await?
+        }
+        Err(fault) => return Err(fault),
+    };
     // The engine has them now; the next job takes them from there.
     held.into_iter().for_each(Held::discard);
     let secs = (shop.clock.monotonic() - started).as_secs_f32();
@@ -263,7 +282,8 @@ async fn from_tarball(
     let image = Digest::of(&config);
     let name = own_name(&shop.shelf, order, image);
     let in_use = shop.shelf.hold(vec![name.clone()]);
-    let tar = LayerTar { file: held.path().to_owned(), packing: measured.packing, size_bytes: measured.size_bytes };
+    let content = Content::File { file: held.path().to_owned(), packing: measured.packing };
+    let tar = LayerTar { content, size_bytes: measured.size_bytes };
     let layers = vec![Layer { digest: measured.digest, tar: Some(tar) }];
     let sizes = Layers::from(&[Blob::plain(measured.digest, measured.size_bytes)][..]);
     let archive = Archive { config, layers, held: vec![held] };
