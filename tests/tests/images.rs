@@ -16,6 +16,7 @@ use proptest::test_runner::TestRunner;
 use railyard_tests::engine::Engine;
 use railyard_tests::farm::{BUILD_LIMIT, Farm, Worker, job};
 use railyard_tests::{image, unique, wait};
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -123,11 +124,13 @@ fn a_nasty_file_system_is_the_same_on_another_engine() {
     go_on(&maker);
     let got = seen(&root_of(&second, &user));
     go_on(&user);
-    let different = |path: &&Vec<u8>| want.files.get(*path) != got.files.get(*path);
-    for path in want.files.keys().chain(got.files.keys()).filter(different) {
+    let paths: BTreeSet<_> = want.files.keys().chain(got.files.keys()).collect();
+    let different = paths.into_iter().filter(|path| want.files.get(*path) != got.files.get(*path));
+    let shown = different.map(|path| {
         let shown = String::from_utf8_lossy(path);
-        panic!("{shown:?}: made was {:?}, found is {:?}", want.files.get(path), got.files.get(path));
-    }
+        format!("{shown:?}: made was {:?}, found is {:?}\n", want.files.get(path), got.files.get(path))
+    });
+    assert_eq!(shown.collect::<String>(), "");
     assert_eq!(got.links, want.links);
 
     let ended = farm.ended(&build);

@@ -9,6 +9,7 @@ mod faults;
 mod faulty;
 mod images;
 mod jobs;
+mod kept;
 mod limits;
 mod order;
 mod packing;

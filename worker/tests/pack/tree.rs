@@ -115,7 +115,7 @@ fn owned() -> impl Strategy<Value = Owned> {
 }
 
 impl Tree {
-    /// The same without what a container cannot make, and without times that engines do not set.
+    /// The same without what a container cannot make, and without times and attributes that engines do not set.
     pub fn for_engines(mut self) -> Self {
         settle(&mut self.entries);
         self
@@ -149,8 +149,12 @@ fn settle(entries: &mut Entries) {
             Node::Fifo(owned) | Node::Char(_, owned) | Node::Block(_, owned) => owned,
             Node::Whiteout | Node::Socket => continue,
         };
-        // Before the epoch is the epoch to them.
-        owned.secs = owned.secs.max(0);
+        // What is before the epoch, or does not fit into their nanoseconds, is the epoch to them.
+        owned.secs = owned.secs.clamp(0, i64::MAX / 1_000_000_000 - 1);
+        // In a tar, an attribute without a value is none to them.
+        for value in owned.user.values_mut().chain(owned.trusted.values_mut()).filter(|value| value.is_empty()) {
+            value.push(0);
+        }
     }
 }
 
