@@ -4,7 +4,8 @@
 //! there ([`pack`]), and the engine gets the image when a job here wants it. Where the worker cannot read that directory
 //! (another storage driver, other users, another machine) the engine commits, and is asked for what it made of it.
 
-use super::prepare::{Archive, load_archive, tag};
+use super::load::{Archive, load_archive};
+use super::prepare::tag;
 use super::records::Layers;
 use crate::attempt::fault::Fault;
 use crate::blocking::blocking;

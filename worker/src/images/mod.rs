@@ -4,6 +4,7 @@
 //! [`shelf`] knows what this worker has put into the engine, and for how long.
 
 mod export;
+mod load;
 pub mod make;
 mod name;
 pub mod prepare;
