@@ -16,8 +16,8 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 /// How long a small build may take on a busy machine.
 pub const BUILD_LIMIT: Duration = Duration::from_secs(240);
 
-/// What else this machine does has no say in a test.
-const NO_PRESSURE: &str = "pressure = { memory_percent = 0, io_percent = 0 }";
+/// What else this machine does has no say in a test, and no image of a build stays on its engine.
+const ALONE: &str = "pressure = { memory_percent = 0, io_percent = 0 }\nimage_cache = '0B'";
 
 /// A controller and its workers.
 pub struct Farm {
@@ -159,7 +159,7 @@ impl Farm {
         assert_eq!(answer.code, 0, "{answer:?}");
         let text = format!(
             "controller = \"{}\"\nname = \"{name}\"\nca = \"{pki}/ca.pem\"\ncert = \"{pki}/{name}.pem\"\nkey = \"{pki}/{name}.key\"\n\
-             data_dir = \"{}\"\ndocker_socket = \"{}\"\n{NO_PRESSURE}\n{config}\n",
+             data_dir = \"{}\"\ndocker_socket = \"{}\"\n{ALONE}\n{config}\n",
             url,
             data.display(),
             engine.socket().display(),

@@ -244,6 +244,8 @@ fn a_worker_that_was_killed_while_it_saved_saves_again() {
     let said = scene.farm.artifact(&build, "said");
     assert_same(&scene.farm.output(&build), &said);
     assert_same(&scene.farm.artifact(&build, "both"), &format!("in the image\n{said}"));
+    let log = scene.farm.cli(&["logs", &build, "only"]).stdout;
+    assert_eq!(log.matches("packed what the script has changed").count(), 1, "{log}");
     scene.is_clean();
 }
 

@@ -45,8 +45,8 @@ fn usable(shop: &Workshop, lease: LeaseId) -> Option<Left> {
 /// When its container must be gone, if it has one.
 pub fn fence_at(left: &Left) -> Option<Duration> {
     match left.stage {
-        // Whether the result is still wanted, only the controller knows.
-        Stage::Upload { .. } | Stage::Report => None,
+        // Whether the result is still wanted, only the controller knows. What runs no more harms nobody.
+        Stage::Pack { .. } | Stage::Upload { .. } | Stage::Report => None,
         Stage::Fetch | Stage::Run(_) => {
             Some(session::fence_at(left.confirmed_at, Duration::from_millis(left.order.ttl_millis.into())))
         }

@@ -63,6 +63,11 @@ pub struct WorkerConfig {
     /// that a job uses. At most a quarter of what is free at the start; jobs do not get that disk. Default: 10GiB.
     #[serde(default = "blob_cache")]
     pub blob_cache: ByteSize,
+    /// Images that this worker has put into the engine stay there for running builds; when a build is over, they are kept for
+    /// others up to this size in all, and the least recently used go first, never one that a job uses. At most a quarter of what is
+    /// free at the start; jobs do not get that disk. 0: they go with their build. Default: 20GiB.
+    #[serde(default = "image_cache")]
+    pub image_cache: ByteSize,
     /// How strongly image layers are compressed for the cache: a zstd level, 1 (fast) to 19 (small). Default: 1.
     #[serde(default = "layer_compression")]
     pub layer_compression: i32,
@@ -137,7 +142,8 @@ pub struct CapacityConfig {
     pub cpu_millis: Option<u32>,
     /// Default: 80 % of the memory, so that the host, the engine and the worker keep the rest.
     pub memory: Option<ByteSize>,
-    /// Scratch space. Default: what is free on the disk of `data_dir`, without `disk_reserve` and `blob_cache`.
+    /// Scratch space. Default: what is free on the disk of `data_dir`, without `disk_reserve`, `blob_cache`
+    /// and `image_cache`.
     pub disk: Option<ByteSize>,
     /// Jobs at a time. Default: twice the number of processors.
     pub slots: Option<u32>,
@@ -189,6 +195,10 @@ fn blob_cache() -> ByteSize {
     ByteSize::gib(10)
 }
 
+fn image_cache() -> ByteSize {
+    ByteSize::gib(20)
+}
+
 fn layer_compression() -> i32 {
     1
 }
@@ -214,6 +224,7 @@ impl WorkerConfig {
             stop_grace_secs: stop_grace_secs(),
             engine_grace_secs: engine_grace_secs(),
             blob_cache: blob_cache(),
+            image_cache: image_cache(),
             layer_compression: layer_compression(),
             pressure: PressureConfig::default(),
             transfer: TransferConfig::default(),

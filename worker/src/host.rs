@@ -15,8 +15,9 @@ const MEMORY_PERCENT: u64 = 80;
 /// Jobs at a time, for each processor: steps often wait for a disk or a network.
 const SLOTS_PER_CPU: u32 = 2;
 
-/// Fetched blobs keep at most this part of the free disk: on a small host jobs need the room more.
-const BLOB_CACHE_PART: u64 = 4;
+/// Fetched blobs, and images that no build needs, keep at most this part of the free disk each: on a small host jobs need the
+/// room more.
+const CACHE_PART: u64 = 4;
 
 /// The platforms that jobs can have here.
 pub fn platforms(config: &WorkerConfig) -> Vec<PlatformOffer> {
@@ -72,7 +73,8 @@ pub fn capacity(config: &WorkerConfig, data_dir: &Path) -> io::Result<Capacity> 
     let disk_bytes = match given.disk {
         Some(disk) => disk.as_u64(),
         None => {
-            let kept = given.disk_reserve.as_u64().saturating_add(blob_cache_bytes(config, data_dir)?);
+            let caches = blob_cache_bytes(config, data_dir)?.saturating_add(image_cache_bytes(config, data_dir)?);
+            let kept = given.disk_reserve.as_u64().saturating_add(caches);
             crate::disk::free_bytes(data_dir)?.saturating_sub(kept)
         }
     };
@@ -107,7 +109,15 @@ pub fn capacity_again(config: &WorkerConfig, data_dir: &Path, path: &Path, is_id
 /// # Errors
 /// If the disk cannot be measured.
 pub fn blob_cache_bytes(config: &WorkerConfig, data_dir: &Path) -> io::Result<u64> {
-    Ok(config.blob_cache.as_u64().min(crate::disk::free_bytes(data_dir)? / BLOB_CACHE_PART))
+    Ok(config.blob_cache.as_u64().min(crate::disk::free_bytes(data_dir)? / CACHE_PART))
+}
+
+/// How much of the engine's disk images may keep that no running build needs. `engine_dir` is on that disk.
+///
+/// # Errors
+/// If the disk cannot be measured.
+pub fn image_cache_bytes(config: &WorkerConfig, engine_dir: &Path) -> io::Result<u64> {
+    Ok(config.image_cache.as_u64().min(crate::disk::free_bytes(engine_dir)? / CACHE_PART))
 }
 
 fn cpu_count() -> u32 {

@@ -4,19 +4,24 @@ use crate::attempt::fault::Fault;
 use crate::blobs::{Claim, Fetch, Held};
 use crate::disk::DiskError;
 use crate::workshop::Workshop;
+use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-use railyard_common::blob::Blob;
+use railyard_common::blob::{Blob, Encoding};
 use railyard_common::id::LeaseId;
 use railyard_common::order::InputArtifact;
 use railyard_common::outcome::{OutcomeKind, Reason};
-use railyard_transfer::{Form, TransferError};
+use railyard_transfer::{Form, Tap, TransferError};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use tokio::sync::{mpsc, oneshot};
 
 /// Blobs that one job fetches at a time: a few, so that many small files do not wait for each other's round trips.
 const FETCHES: usize = 4;
+
+/// Pieces of a blob that is on its way, of 128 KiB mostly, that wait for who wants them at once.
+const PIECES_COMING: usize = 16;
 
 /// Signed URLs that are asked for anew when they have expired on the way.
 const FRESH_URLS: u32 = 3;
@@ -45,6 +50,43 @@ async fn fetch_as(shop: &Workshop, lease: LeaseId, blobs: &[Blob], form: Form) -
         .await
 }
 
+/// Where the plain bytes of a blob are.
+#[derive(Debug)]
+pub enum Coming {
+    /// In this file, packed like that. It stays while the fetch's result is held.
+    Here(PathBuf, Encoding),
+    /// On their way, in order. That all of them are the right ones only the fetch's result tells.
+    Soon(mpsc::Receiver<Bytes>),
+}
+
+/// The same for those who do not wait until a blob is here: each is told where to find it as soon as that is known.
+///
+/// # Errors
+/// [`Fault`].
+pub async fn fetch_live(
+    shop: &Workshop,
+    lease: LeaseId,
+    wanted: Vec<(Blob, oneshot::Sender<Coming>)>,
+) -> Result<Vec<Held>, Fault> {
+    let fetch = |(blob, tell): (Blob, oneshot::Sender<Coming>)| async move {
+        // Nobody listens if it is not wanted any more; the fetch's result may be.
+        match shop.blobs.claim(&blob, Form::Stored).await {
+            Claim::Here(held) => {
+                let _ = tell.send(Coming::Here(held.path().to_owned(), held.encoding()));
+                Ok(held)
+            }
+            Claim::Fetch(fetch) => {
+                let (heard, coming) = mpsc::channel(PIECES_COMING);
+                let _ = tell.send(Coming::Soon(coming));
+                let tap: Tap = Box::new(move |bytes| heard.blocking_send(Bytes::copy_from_slice(bytes)).is_ok());
+                pull(shop, lease, &blob, &fetch, Some(tap)).await?;
+                Ok(fetch.done()?)
+            }
+        }
+    };
+    stream::iter(wanted).map(fetch).buffered(FETCHES).try_collect().await
+}
+
 /// Fetches one blob.
 ///
 /// # Errors
@@ -57,19 +99,20 @@ async fn fetch_one_as(shop: &Workshop, lease: LeaseId, blob: &Blob, form: Form) 
     match shop.blobs.claim(blob, form).await {
         Claim::Here(held) => Ok(held),
         Claim::Fetch(fetch) => {
-            pull(shop, lease, blob, &fetch).await?;
+            pull(shop, lease, blob, &fetch, None).await?;
             Ok(fetch.done()?)
         }
     }
 }
 
-async fn pull(shop: &Workshop, lease: LeaseId, blob: &Blob, fetch: &Fetch) -> Result<(), Fault> {
+async fn pull(shop: &Workshop, lease: LeaseId, blob: &Blob, fetch: &Fetch, mut tap: Option<Tap>) -> Result<(), Fault> {
     let mut fresh_urls = FRESH_URLS;
     let mut made_room = false;
     loop {
         let urls = shop.uplink.prepare_download(lease, std::slice::from_ref(blob)).await?;
         let Some(url) = urls.first() else { break };
-        match shop.transfer.pull(url, blob, fetch.path(), fetch.form(), &railyard_transfer::silent).await {
+        let (path, form) = (fetch.path(), fetch.form());
+        match shop.transfer.pull_heard(url, blob, path, form, tap.take(), &railyard_transfer::silent).await {
             Err(TransferError::Expired { .. }) if fresh_urls > 1 => fresh_urls -= 1,
             Err(TransferError::DiskFull { .. }) if !made_room && fetch.make_room() => made_room = true,
             other => return Ok(other?),

@@ -158,7 +158,10 @@ fn open(config: WorkerConfig, data: DataDir, outside: Outside) -> anyhow::Result
     let blob_bytes =
         host::blob_cache_bytes(&config, data.root()).context("cannot measure the disk of the data directory")?;
     let blobs = blobs::Blobs::open(&data.blobs(), blob_bytes)?;
-    let shelf = images::Shelf::open(runtime.clone(), &farm, &config.name, &data.images())?;
+    // The engine's disk, if this worker can see it; else its own, most often the same.
+    let engine_dir = runtime.disk().filter(|dir| dir.exists()).unwrap_or_else(|| data.root());
+    let image_bytes = host::image_cache_bytes(&config, engine_dir).context("cannot measure the engine's disk")?;
+    let shelf = images::Shelf::open(runtime.clone(), &farm, &config.name, &data.images(), image_bytes)?;
     let layers = images::KnownLayers::default();
     Ok(Workshop {
         config,

@@ -12,6 +12,10 @@ use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use zstd::stream::write::Decoder;
 
+/// Hears the plain bytes of a blob in their order while they land, before anybody knows whether they are the right ones. `false`
+/// if it wants no more of them. Whoever makes it wait makes the verdict wait, and nothing else.
+pub type Tap = Box<dyn FnMut(&[u8]) -> bool + Send>;
+
 /// Why landed bytes are no good.
 pub(crate) enum Fault {
     Local(io::Error),
@@ -27,6 +31,7 @@ pub(crate) struct Plain {
     length: u64,
     limit: u64,
     file: Option<File>,
+    tap: Option<Tap>,
 }
 
 impl Write for Plain {
@@ -38,6 +43,7 @@ impl Write for Plain {
         if let Some(file) = &self.file {
             crate::landing::write_sparse(file, bytes, self.length)?;
         }
+        self.tap.take_if(|tap| !tap(bytes));
         self.hasher.update(bytes);
         self.length += bytes.len() as u64;
         Ok(bytes.len())
@@ -60,15 +66,15 @@ enum Sink {
 /// Reads `stored` up to each mark that comes, until there are no more marks. The digest must be the blob's then, if
 /// `stored_bytes` were there in the end; else nobody wants to know.
 ///
-/// `plain` is where the decoded bytes go, if they are wanted in a file.
+/// `plain` is where the decoded bytes go, if they are wanted in a file, and who hears them.
 pub(crate) fn follow(
     stored: &Arc<File>,
     blob: &Blob,
     stored_bytes: u64,
-    plain: Option<File>,
+    (plain, tap): (Option<File>, Option<Tap>),
     marks: &Receiver<u64>,
 ) -> Result<(), Fault> {
-    let plain = Plain { hasher: Sha256::new(), length: 0, limit: blob.size_bytes, file: plain };
+    let plain = Plain { hasher: Sha256::new(), length: 0, limit: blob.size_bytes, file: plain, tap };
     let mut sink = match blob.encoding {
         Encoding::Identity => Sink::Plain(plain),
         Encoding::Zstd => Sink::Zstd(Box::new(Decoder::new(plain).map_err(Fault::Local)?)),

@@ -8,7 +8,7 @@
 
 use crate::chunks::{Chunk, Chunks};
 use crate::error::TransferError;
-use crate::follow::{Fault, follow};
+use crate::follow::{Fault, Tap, follow};
 use crate::hash::{blocking, joined};
 use bytes::Bytes;
 use railyard_common::blob::{Blob, Encoding};
@@ -62,6 +62,7 @@ impl Landing {
         stored_bytes: u64,
         dest: &Path,
         form: Form,
+        tap: Option<Tap>,
         url: String,
     ) -> Result<Self, TransferError> {
         let decoded = blob.encoding == Encoding::Zstd && form == Form::Plain;
@@ -100,7 +101,7 @@ impl Landing {
         let _ = marks.send(chunks.gapless_bytes());
         let (followed, followed_blob) = (Arc::clone(&file), *blob);
         let follower =
-            tokio::task::spawn_blocking(move || follow(&followed, &followed_blob, stored_bytes, plain, &heard));
+            tokio::task::spawn_blocking(move || follow(&followed, &followed_blob, stored_bytes, (plain, tap), &heard));
         let shared = Arc::new(Shared { file, chunks: Mutex::new(chunks) });
         Ok(Self { shared, follower, marks, blob: *blob, paths, url, resumed })
     }

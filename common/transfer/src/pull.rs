@@ -2,6 +2,7 @@
 
 use crate::chunks::Chunk;
 use crate::error::{TransferError, bare, refused};
+use crate::follow::Tap;
 use crate::hash::joined;
 use crate::landing::{Form, Landing};
 use crate::meter::{LIVELY_BYTES, Meter, telling, while_progressing};
@@ -53,11 +54,28 @@ impl Transfer {
         form: Form,
         progress: Progress<'_>,
     ) -> Result<(), TransferError> {
+        self.pull_heard(url, blob, dest, form, None, progress).await
+    }
+
+    /// The same, while somebody hears the plain bytes. It hears them once: when they turn out wrong, it is dropped before they
+    /// are fetched once more.
+    ///
+    /// # Errors
+    /// As [`Transfer::pull`].
+    pub async fn pull_heard(
+        &self,
+        url: &str,
+        blob: &Blob,
+        dest: &Path,
+        form: Form,
+        mut tap: Option<Tap>,
+        progress: Progress<'_>,
+    ) -> Result<(), TransferError> {
         let mut stored_bytes = blob.stored_bytes;
         let mut ranges = true;
         let mut is_second = false;
         loop {
-            let landing = Landing::open(blob, stored_bytes, dest, form, bare(url)).await?;
+            let landing = Landing::open(blob, stored_bytes, dest, form, tap.take(), bare(url)).await?;
             match self.fill(url, &landing, ranges, stored_bytes, progress).await {
                 Ok(()) => match landing.finish().await {
                     // Damaged on its way, or by a machine that died over an earlier try. Nothing of it is left.

@@ -176,6 +176,7 @@ impl Runtime for SimEngine {
             created: String::new(),
             layers: Vec::new(),
             config: serde_json::Value::Null,
+            size_bytes: 0,
         }))
     }
 

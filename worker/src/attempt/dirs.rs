@@ -84,7 +84,7 @@ impl JobDir {
     /// [`DiskError`].
     pub fn create(data: &DataDir, lease: LeaseId) -> Result<Self, DiskError> {
         let dir = Self::of(data, lease);
-        for path in [dir.work(), dir.inputs(), dir.scratch()] {
+        for path in [dir.work(), dir.inputs(), dir.scratch(), dir.image()] {
             fs::create_dir_all(&path).map_err(DiskError::at("create", &path))?;
             // The mode must not depend on the worker's umask: a step may run its tools as another user.
             fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).map_err(DiskError::at("prepare", &path))?;
@@ -137,7 +137,7 @@ impl JobDir {
         self.root.join("report")
     }
 
-    /// Room for layers on their way.
+    /// Room for what is on its way.
     pub fn scratch(&self) -> PathBuf {
         self.root.join("scratch")
     }
@@ -145,6 +145,11 @@ impl JobDir {
     /// Which parts of the uploads were sent, a file for each blob.
     pub fn parts(&self) -> PathBuf {
         self.root.join("parts")
+    }
+
+    /// Room in it for the image that the container becomes.
+    pub fn image(&self) -> PathBuf {
+        self.scratch().join("image")
     }
 
     /// Removes what takes room: all but the log, which may still be on its way.

@@ -18,6 +18,7 @@ mod vigil;
 
 use crate::cleanup::remove_until_gone;
 use crate::disk::DiskError;
+use crate::images::InUse;
 use crate::log::{JobLog, Shipped, ship};
 use crate::workshop::Workshop;
 use dirs::JobDir;
@@ -116,7 +117,7 @@ pub async fn run(shop: Arc<Workshop>, order: Order, left: Option<Stage>, bridle:
     let lease = order.lease;
     let Bridle { stop, confirmed, events } = bridle;
     let resumed = left.is_some();
-    let attempt = Attempt { shop, order, resumed, stop, confirmed, events: events.clone() };
+    let attempt = Attempt { shop, order, resumed, image_in_use: None, stop, confirmed, events: events.clone() };
     let attempt = attempt.run(left.unwrap_or(Stage::Fetch)).instrument(span);
     // A bug in the last steps must not keep the lease alive for ever: it is not held any more, and expires.
     if let Err(panic) = caught(attempt).await {
@@ -131,6 +132,8 @@ struct Attempt {
     order: Order,
     /// An earlier process has begun it.
     resumed: bool,
+    /// Keeps the image that its container began with.
+    image_in_use: Option<InUse>,
     stop: watch::Receiver<Option<Stop>>,
     confirmed: watch::Receiver<Duration>,
     events: mpsc::Sender<Event>,

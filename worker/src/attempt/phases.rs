@@ -6,8 +6,9 @@ use super::fault::Fault;
 use super::patience::Patience;
 use super::record::{RunStage, Stage};
 use super::{Attempt, Left, artifacts, spec, unless_stopped};
-use crate::disk::{DiskError, remove_tree};
-use crate::images::{prepare, save};
+use crate::disk::DiskError;
+use crate::images::make::{self, Made};
+use crate::images::{InUse, prepare, save};
 use crate::inputs;
 use crate::log::{JobLog, count};
 use crate::runtime::LocalImage;
@@ -34,7 +35,8 @@ impl Attempt {
         stage: Stage,
         left: &mut Left,
     ) -> Result<(), Fault> {
-        let committed = match stage {
+        self.image_in_use = stage.image().map(|id| prepare::hold(&self.shop, &self.order, id));
+        let made = match stage {
             Stage::Fetch => {
                 self.enter(Phase::Fetch).await;
                 let began = if self.resumed { Began::Before } else { Began::Now };
@@ -43,22 +45,29 @@ impl Attempt {
             Stage::Run(stage) => {
                 self.enter(Phase::Run).await;
                 match self.work_on(dir, log, stage).instrument(info_span!("run")).await? {
-                    Some(committed) => committed,
+                    Some(made) => made,
                     None => self.fetch_and_work(dir, log, Began::Before).await?,
                 }
             }
-            Stage::Upload { committed } => {
-                // What an upload that broke off had packed would be in the way.
-                remove_tree(&dir.scratch()).await?;
-                JobDir::create(&self.shop.data, self.order.lease)?;
-                self.remove_container().await;
-                committed
+            Stage::Pack { image } => {
+                let image = self.known_image(log, &image).await?;
+                self.make_image(dir, log, &image).instrument(info_span!("pack")).await?
+            }
+            Stage::Upload { made } => {
+                if let Some(made) = &made {
+                    make::check(made, &dir.image()).await?;
+                }
+                made
             }
             // Somebody else's business.
             Stage::Report => return Ok(()),
         };
         self.enter(Phase::Upload).await;
-        unless_stopped(self.stop.clone(), self.upload(dir, log, committed, left).instrument(info_span!("upload"))).await
+        let stop = self.stop.clone();
+        let uploading = unless_stopped(stop, self.upload(dir, log, made, left).instrument(info_span!("upload")));
+        // The container's files can take a while to go. Nothing waits for that but the report.
+        let (uploaded, ()) = tokio::join!(uploading, self.remove_container());
+        uploaded
     }
 
     pub(super) async fn enter(&self, phase: Phase) {
@@ -67,22 +76,18 @@ impl Attempt {
     }
 
     /// Fetches and runs, until the container has ended well.
-    async fn fetch_and_work(
-        &mut self,
-        dir: &JobDir,
-        log: &JobLog,
-        mut began: Began,
-    ) -> Result<Option<save::Committed>, Fault> {
+    async fn fetch_and_work(&mut self, dir: &JobDir, log: &JobLog, mut began: Began) -> Result<Option<Made>, Fault> {
         let shop = self.shop.clone();
         let mut patience = Patience::new(&shop, log);
         loop {
             self.prepare(dir, log, began).await?;
-            let (image, mounts) =
+            let (image, in_use, mounts) =
                 unless_stopped(self.stop.clone(), self.fetch(dir, log).instrument(info_span!("fetch"))).await?;
+            self.image_in_use = Some(in_use);
             self.enter(Phase::Run).await;
             let worked = self.work(dir, log, &image, &mounts, &mut patience).instrument(info_span!("run")).await?;
             match worked {
-                Some(committed) => return Ok(committed),
+                Some(made) => return Ok(made),
                 None => began = Began::Before,
             }
         }
@@ -105,10 +110,10 @@ impl Attempt {
         spec::check(&self.shop.config, &self.order)
     }
 
-    async fn fetch(&self, dir: &JobDir, log: &JobLog) -> Result<(LocalImage, Vec<inputs::InputMount>), Fault> {
+    async fn fetch(&self, dir: &JobDir, log: &JobLog) -> Result<(LocalImage, InUse, Vec<inputs::InputMount>), Fault> {
         let (shop, order) = (&self.shop, &self.order);
         let mut patience = Patience::new(shop, log);
-        let image = loop {
+        let (image, in_use) = loop {
             match prepare::prepare(shop, order, log).await {
                 Ok(image) => break image,
                 Err(fault) => patience.after(fault).await?,
@@ -128,11 +133,10 @@ impl Attempt {
         }
         let script = dir.script();
         write_script(&script, &spec::script(&order.run.script)).await.map_err(DiskError::at("write", &script))?;
-        Ok((image, mounts))
+        Ok((image, in_use, mounts))
     }
 
-    /// Runs the container and, where the step wants it, makes an image of it. No container is left when it returns well. `None`
-    /// if there was none to run.
+    /// Runs the container and, where the step wants it, makes an image of it. `None` if there was none to run.
     async fn work(
         &mut self,
         dir: &JobDir,
@@ -140,7 +144,7 @@ impl Attempt {
         image: &LocalImage,
         mounts: &[inputs::InputMount],
         patience: &mut Patience<'_>,
-    ) -> Result<Option<Option<save::Committed>>, Fault> {
+    ) -> Result<Option<Option<Made>>, Fault> {
         let shop = self.shop.clone();
         let spec = spec::container(&shop.farm, &shop.config, &shop.data, dir, &self.order, &image.id, mounts);
         log.note("running the script").await?;
@@ -148,18 +152,15 @@ impl Attempt {
         let (order, record) = (self.order.clone(), self.record(dir));
         let room = Room { shop: &shop, order: &order, name: &spec.name, work: &dir.work(), log, record: &record };
         match container::run(&room, &spec, &image.id, patience, &mut self.stop).await? {
-            Ran::Well => self.commit(&room, image, started).await.map(Some),
-            Ran::Never => Ok(None),
+            Ran::Well => {}
+            Ran::Never => return Ok(None),
         }
+        self.ended_well(log, started).await?;
+        self.make_image(dir, log, image).await.map(Some)
     }
 
     /// The same with a container that is there.
-    async fn work_on(
-        &mut self,
-        dir: &JobDir,
-        log: &JobLog,
-        stage: RunStage,
-    ) -> Result<Option<Option<save::Committed>>, Fault> {
+    async fn work_on(&mut self, dir: &JobDir, log: &JobLog, stage: RunStage) -> Result<Option<Option<Made>>, Fault> {
         let shop = self.shop.clone();
         let name = spec::container_name(&shop.farm, &shop.config, &self.order);
         let started = Duration::from_millis(stage.started_millis);
@@ -169,67 +170,65 @@ impl Attempt {
         if container::resume(&room, stage, &mut self.stop).await? == Ran::Never {
             return Ok(None);
         }
-        let mut patience = Patience::new(&shop, log);
-        let image = loop {
-            match shop.runtime.image(&id).await {
-                Ok(image) => break image,
+        self.ended_well(log, started).await?;
+        let image = self.known_image(log, &id).await?;
+        self.make_image(dir, log, &image).await.map(Some)
+    }
+
+    /// The image that a container began with.
+    async fn known_image(&self, log: &JobLog, id: &str) -> Result<LocalImage, Fault> {
+        let mut patience = Patience::new(&self.shop, log);
+        loop {
+            match self.shop.runtime.image(id).await {
+                Ok(Some(image)) => return Ok(image),
+                Ok(None) => {
+                    let message = format!("the engine does not have image {id} any more");
+                    return Err(Fault::ended(OutcomeKind::Lost, Reason::Engine, message));
+                }
                 Err(error) => unless_stopped(self.stop.clone(), patience.after(error.into())).await?,
             }
-        };
-        let Some(image) = image else {
-            let message = format!("the engine does not have image {id} any more");
-            return Err(Fault::ended(OutcomeKind::Lost, Reason::Engine, message));
-        };
-        self.commit(&room, &image, started).await.map(Some)
+        }
     }
 
-    /// A container that has ended well becomes an image, if the step wants that, and goes.
-    async fn commit(
-        &self,
-        room: &Room<'_>,
-        image: &LocalImage,
-        started: Duration,
-    ) -> Result<Option<save::Committed>, Fault> {
-        let Room { shop, order, name, log, record, .. } = room;
-        let secs = shop.clock.boottime().saturating_sub(started).as_secs_f32();
-        log.note(&format!("the script ended well after {secs:.1} s")).await?;
-        let mut patience = Patience::new(shop, log);
-        let mut committed = None;
-        while order.run.commit && committed.is_none() {
-            match unless_stopped(self.stop.clone(), save::commit(shop, order, image, name)).await {
-                Ok(done) => committed = Some(done),
-                Err(fault) => unless_stopped(self.stop.clone(), patience.after(fault)).await?,
+    async fn ended_well(&self, log: &JobLog, started: Duration) -> Result<(), Fault> {
+        let secs = self.shop.clock.boottime().saturating_sub(started).as_secs_f32();
+        Ok(log.note(&format!("the script ended well after {secs:.1} s")).await?)
+    }
+
+    /// A container that has ended well becomes an image, if the step wants that. Nobody needs the container afterwards.
+    async fn make_image(&self, dir: &JobDir, log: &JobLog, base: &LocalImage) -> Result<Option<Made>, Fault> {
+        let (shop, order, record) = (&self.shop, &self.order, self.record(dir));
+        let mut made = None;
+        if order.run.commit {
+            record.enter(&Stage::Pack { image: base.id.clone() }).await;
+            // The container's processors and memory are free.
+            self.enter(Phase::Upload).await;
+            let (name, scratch) = (spec::container_name(&shop.farm, &shop.config, order), dir.image());
+            let mut patience = Patience::new(shop, log);
+            while made.is_none() {
+                match unless_stopped(self.stop.clone(), make::make(shop, order, base, &name, &scratch, log)).await {
+                    Ok(done) => made = Some(done),
+                    Err(fault) => unless_stopped(self.stop.clone(), patience.after(fault)).await?,
+                }
             }
         }
-        record.enter(&Stage::Upload { committed: committed.clone() }).await;
-        while let Err(error) = shop.runtime.remove(name).await {
-            unless_stopped(self.stop.clone(), patience.after(error.into())).await?;
-        }
-        Ok(committed)
+        record.enter(&Stage::Upload { made: made.clone() }).await;
+        Ok(made)
     }
 
-    async fn upload(
-        &self,
-        dir: &JobDir,
-        log: &JobLog,
-        committed: Option<save::Committed>,
-        left: &mut Left,
-    ) -> Result<(), Fault> {
+    async fn upload(&self, dir: &JobDir, log: &JobLog, made: Option<Made>, left: &mut Left) -> Result<(), Fault> {
         let (shop, order) = (&self.shop, &self.order);
         left.artifacts = artifacts::save(shop, order.lease, dir, &order.run.outputs, &mut left.uploads, log).await?;
-        let Some(committed) = committed else { return Ok(()) };
+        let Some(made) = made else { return Ok(()) };
         let mut patience = Patience::new(shop, log);
         loop {
-            match save::save(shop, order.lease, &committed, &dir.scratch(), &mut left.uploads, log).await {
+            match save::save(shop, order.lease, &made, &dir.image(), &mut left.uploads, log).await {
                 Ok(image) => {
                     left.image = Some(image);
                     return Ok(());
                 }
                 Err(fault) => patience.after(fault).await?,
             }
-            // What it had packed would be in the way.
-            remove_tree(&dir.scratch()).await?;
-            JobDir::create(&shop.data, order.lease)?;
         }
     }
 }

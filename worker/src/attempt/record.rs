@@ -11,7 +11,7 @@
 use super::dirs::JobDir;
 use crate::blocking::blocking;
 use crate::disk::DiskError;
-use crate::images::save::Committed;
+use crate::images::make::Made;
 use crate::workshop::Workshop;
 use prost::Message as _;
 use railyard_common::id::WorkerName;
@@ -28,7 +28,11 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 /// The version of these files.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+
+/// The oldest that is understood: it knew no stage of packing, and an image that was on its way then is made anew by another
+/// attempt.
+const OLDEST: u32 = 1;
 
 /// Where the kernel tells its boot.
 const KERNEL_BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
@@ -44,13 +48,31 @@ pub enum Stage {
     Fetch,
     /// Its container was started, or was about to be.
     Run(RunStage),
-    /// Its script has ended well, and what it made is on its way.
+    /// Its script has ended well, and its container becomes an image: if that was not finished, it is done again.
+    Pack {
+        /// The engine's name for the image that the container began with.
+        image: String,
+    },
+    /// What it made is on its way.
     Upload {
-        /// The image that was made of its container.
-        committed: Option<Committed>,
+        /// The image that was made of its container. What belongs to it lies in the attempt's directory.
+        #[serde(alias = "committed")]
+        made: Option<Made>,
     },
     /// It is over, its log is ended, and the report lies in a file.
     Report,
+}
+
+impl Stage {
+    /// The engine's name for the image that the attempt's container began with, if that is still needed.
+    pub fn image(&self) -> Option<&str> {
+        match self {
+            Self::Run(stage) => Some(&stage.image),
+            Self::Pack { image } => Some(image),
+            Self::Upload { made } => made.as_ref().and_then(Made::base),
+            Self::Fetch | Self::Report => None,
+        }
+    }
 }
 
 /// What must be known of a container that runs.
@@ -223,7 +245,7 @@ pub fn read(dir: &JobDir, worker: &WorkerName) -> Result<Left, Unusable> {
         |what: &'static str| move |error: &dyn std::fmt::Display| Unusable::Senseless(what, error.to_string());
     let state = bytes("the stage", &dir.state())?;
     let state: StateFile = serde_json::from_slice(&state).map_err(|error| senseless("the stage")(&error))?;
-    if state.version != VERSION {
+    if !(OLDEST..=VERSION).contains(&state.version) {
         return Err(Unusable::Senseless("the stage", format!("it is of version {}", state.version)));
     }
     if state.kernel_boot.is_empty() || state.kernel_boot != kernel_boot() {

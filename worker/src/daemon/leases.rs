@@ -21,7 +21,7 @@ impl Daemon {
             let phase = match &stage {
                 Stage::Fetch => Phase::Fetch,
                 Stage::Run(_) => Phase::Run,
-                Stage::Upload { .. } | Stage::Report => Phase::Upload,
+                Stage::Pack { .. } | Stage::Upload { .. } | Stage::Report => Phase::Upload,
             };
             tracing::info!(lease = %order.lease, job = %order.job, ?phase, "going on with a job of an earlier life");
             self.session.adopt(order.lease, Duration::from_millis(order.ttl_millis.into()), confirmed_at, phase);
@@ -122,7 +122,7 @@ impl Daemon {
         }
     }
 
-    /// The build is over: its images go, when nothing uses them any more.
+    /// The build is over: its images go, when nothing uses them any more and there is no room for them.
     pub(super) fn forget(&mut self, build: &str) {
         let build: BuildId = match build.parse() {
             Ok(build) => build,
@@ -132,11 +132,10 @@ impl Daemon {
         let (shop, over) = (self.shop.clone(), build.clone());
         let task = task::spawn("forget", async move {
             for _ in 0..FORGET_TRIES {
-                if let Err(error) = shop.shelf.forget(&build).await {
-                    tracing::warn!(%build, %error, "a build's images could not be removed");
-                }
-                if !shop.shelf.builds().contains(&build) {
-                    return;
+                match shop.shelf.forget(&build).await {
+                    Ok(true) => return,
+                    Ok(false) => {}
+                    Err(error) => tracing::warn!(%build, %error, "a build's images could not be removed"),
                 }
                 tokio::time::sleep(FORGET_PAUSE).await;
             }

@@ -1,18 +1,23 @@
 //! An archive that `docker load` takes: a configuration, layers, and a manifest that names them.
 
+use super::root::Packing;
+use crate::inputs::Coming;
 use crate::runtime::{ByteStream, ImageName};
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes, BytesMut};
 use futures_util::StreamExt as _;
 use railyard_common::digest::Digest;
 use serde_json::json;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 use tar::{Builder, Header};
-use tokio_util::io::{ReaderStream, SyncIoBridge};
+use tokio::sync::{mpsc, oneshot};
+use tokio_stream::wrappers::ReceiverStream;
 
-/// Bytes between the thread that writes the archive and the one that sends it.
-const PIPE_BYTES: usize = 1024 * 1024;
+/// What is passed on at a time from the thread that writes the archive to the one that sends it, and how many such pieces wait.
+const PIECE_BYTES: usize = 512 * 1024;
+const PIECES: usize = 4;
 
 /// A layer of the archive.
 #[derive(Clone, Debug)]
@@ -23,30 +28,107 @@ pub struct Layer {
     pub tar: Option<LayerTar>,
 }
 
-/// A layer's tar on this disk.
+/// A layer's tar.
 #[derive(Clone, Debug)]
 pub struct LayerTar {
-    /// The file.
-    pub file: PathBuf,
-    /// How it is packed.
-    pub packing: super::root::Packing,
+    /// Where it is.
+    pub content: Content,
     /// Its length when it is unpacked.
     pub size_bytes: u64,
 }
 
+/// Where a layer's tar is.
+#[derive(Clone, Debug)]
+pub enum Content {
+    /// In a file.
+    File {
+        /// The file.
+        file: PathBuf,
+        /// How it is packed.
+        packing: Packing,
+    },
+    /// On its way here. It comes once.
+    Coming(Arc<Mutex<Option<oneshot::Receiver<Coming>>>>),
+}
+
+impl Content {
+    /// Of a layer that is being fetched.
+    pub fn coming(told: oneshot::Receiver<Coming>) -> Self {
+        Self::Coming(Arc::new(Mutex::new(Some(told))))
+    }
+
+    /// The plain bytes. Waits for them.
+    fn open(&self) -> io::Result<Box<dyn Read>> {
+        let gone = || io::Error::other("the layer did not come");
+        match self {
+            Self::File { file, packing } => packing.open(File::open(file)?),
+            Self::Coming(told) => {
+                let told = told.lock().unwrap_or_else(PoisonError::into_inner).take().ok_or_else(gone)?;
+                match told.blocking_recv().map_err(|_| gone())? {
+                    Coming::Here(file, encoding) => Packing::from(encoding).open(File::open(file)?),
+                    Coming::Soon(pieces) => Ok(Box::new(Arriving { pieces, piece: Bytes::new() })),
+                }
+            }
+        }
+    }
+}
+
+/// Bytes as they come.
+struct Arriving {
+    pieces: mpsc::Receiver<Bytes>,
+    piece: Bytes,
+}
+
+impl Read for Arriving {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.piece.is_empty() {
+            match self.pieces.blocking_recv() {
+                Some(piece) => self.piece = piece,
+                None => return Ok(0),
+            }
+        }
+        let some = self.piece.len().min(buffer.len());
+        self.piece.split_to(some).copy_to_slice(&mut buffer[..some]);
+        Ok(some)
+    }
+}
+
 /// The archive, written while it is read.
 pub fn stream(config: Bytes, layers: Vec<Layer>, name: ImageName) -> ByteStream {
-    let (writing, reading) = tokio::io::duplex(PIPE_BYTES);
-    let writer = tokio::task::spawn_blocking(move || {
-        let mut pipe = SyncIoBridge::new(writing);
-        let written = write(&mut pipe, &config, &layers, &name);
-        // Closed in any case, so that the reader gets to the error.
-        pipe.shutdown().and(written)
+    let (sender, pieces) = mpsc::channel(PIECES);
+    tokio::task::spawn_blocking(move || {
+        let mut out = Pieces { filling: BytesMut::with_capacity(PIECE_BYTES), sender };
+        if let Err(error) = write(&mut out, &config, &layers, &name).and_then(|()| out.flush()) {
+            // Whoever has gone away need not hear it.
+            let _ = out.sender.blocking_send(Err(error));
+        }
     });
-    // A reader that sees the end asks the writer whether it was the real one.
-    let end = futures_util::stream::once(async move { writer.await.map_err(io::Error::other)? })
-        .filter_map(|written| async { written.err().map(Err) });
-    ReaderStream::with_capacity(reading, PIPE_BYTES).chain(end).boxed()
+    ReceiverStream::new(pieces).boxed()
+}
+
+/// Passes on what is written, in pieces of some size.
+struct Pieces {
+    filling: BytesMut,
+    sender: mpsc::Sender<io::Result<Bytes>>,
+}
+
+impl Write for Pieces {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.filling.extend_from_slice(bytes);
+        if self.filling.len() >= PIECE_BYTES {
+            self.flush()?;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if self.filling.is_empty() {
+            return Ok(());
+        }
+        let next = BytesMut::with_capacity(PIECE_BYTES + PIECE_BYTES / 8);
+        let piece = std::mem::replace(&mut self.filling, next).freeze();
+        self.sender.blocking_send(Ok(piece)).map_err(|_| io::ErrorKind::BrokenPipe.into())
+    }
 }
 
 fn write(out: &mut impl Write, config: &[u8], layers: &[Layer], name: &ImageName) -> io::Result<()> {
@@ -54,9 +136,8 @@ fn write(out: &mut impl Write, config: &[u8], layers: &[Layer], name: &ImageName
     let config_path = format!("{}.json", Digest::of(config).hex());
     append(&mut tar, &config_path, config.len() as u64, config)?;
     for layer in layers {
-        let Some(LayerTar { file, packing, size_bytes }) = &layer.tar else { continue };
-        let plain = packing.open(File::open(file)?)?;
-        append(&mut tar, &layer_path(&layer.digest), *size_bytes, plain)?;
+        let Some(LayerTar { content, size_bytes }) = &layer.tar else { continue };
+        append(&mut tar, &layer_path(&layer.digest), *size_bytes, content.open()?)?;
     }
     let manifest = json!([{
         "Config": config_path,

@@ -9,14 +9,15 @@ use serde_json::{Value, json};
 /// What the engine writes for an image without a date; a fixed one, so that the same layers give the same image.
 const NO_DATE: &str = "1970-01-01T00:00:00Z";
 
-/// The configuration of a committed container: the layers of `committed`, but the settings of `base`.
+/// The configuration of a container's file system as an image: the layers of `base` and what is on top of them, and the settings
+/// of `base` as well. `created` is when, in RFC 3339.
 ///
-/// The engine would have every container of the next step inherit this step's environment, script and labels; and some
+/// An engine would have every container of the next step inherit this step's environment, script and labels; and some
 /// write their own architecture into every image that they commit.
-pub fn committed(committed: &LocalImage, base: &LocalImage, by: &str) -> Bytes {
-    let kept = base.layers.len().min(committed.layers.len());
-    let history = (0..committed.layers.len()).map(|n| if n < kept { "an earlier image" } else { by });
-    render(&base.architecture, &committed.created, &base.config, &committed.layers, history)
+pub fn layered(base: &LocalImage, layers: &[Digest], created: &str, by: &str) -> Bytes {
+    let kept = base.layers.len().min(layers.len());
+    let history = (0..layers.len()).map(|n| if n < kept { "an earlier image" } else { by });
+    render(&base.architecture, created, &base.config, layers, history)
 }
 
 /// The configuration of a root tarball as an image.
@@ -49,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_committed_image_keeps_the_settings_of_its_base() {
+    fn an_image_keeps_the_settings_of_its_base() {
         let base = LocalImage {
             id: "sha256:0".into(),
             os: "linux".into(),
@@ -57,12 +58,12 @@ mod tests {
             created: "2026-01-01T00:00:00Z".into(),
             layers: vec![Digest::of(b"1")],
             config: json!({ "Env": ["PATH=/bin"] }),
+            size_bytes: 0,
         };
-        let mut image = base.clone();
-        image.layers.push(Digest::of(b"2"));
-        image.config = json!({ "Env": ["PATH=/bin", "RAILYARD_STEP=x"], "Cmd": ["/railyard/script"] });
-        image.architecture = "amd64".into();
-        let config: Value = serde_json::from_slice(&committed(&image, &base, "step x")).unwrap();
+        let layers = [base.layers[0], Digest::of(b"2")];
+        let created = "2026-02-03T04:05:06Z";
+        let config: Value = serde_json::from_slice(&layered(&base, &layers, created, "step x")).unwrap();
+        assert_eq!(config["created"], created);
         assert_eq!(config["config"], base.config);
         assert_eq!(config["architecture"], "arm64");
         assert_eq!(config["rootfs"]["diff_ids"].as_array().unwrap().len(), 2);

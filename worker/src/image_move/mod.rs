@@ -5,5 +5,6 @@
 
 pub mod archive;
 pub mod config;
+pub mod pack;
 pub mod root;
 pub mod split;

@@ -1,5 +1,6 @@
 //! Tarballs: how they are packed, and what is in them when they are not.
 
+use railyard_common::blob::Encoding;
 use railyard_common::digest::Digest;
 use sha2::{Digest as _, Sha256};
 use std::fs::File;
@@ -24,6 +25,15 @@ pub enum Packing {
     Gzip,
     /// Zstandard.
     Zstd,
+}
+
+impl From<Encoding> for Packing {
+    fn from(encoding: Encoding) -> Self {
+        match encoding {
+            Encoding::Identity => Self::Plain,
+            Encoding::Zstd => Self::Zstd,
+        }
+    }
 }
 
 impl Packing {

@@ -1,25 +1,28 @@
 //! Makes sure that the engine has a job's image.
 
-use super::{Shelf, ShelfError};
+use super::load::{Archive, load_archive};
+use super::records::Layers;
+use super::{InUse, Shelf, ShelfError};
 use crate::attempt::fault::Fault;
 use crate::blobs::Held;
 use crate::blocking::blocking;
 use crate::disk::DiskError;
-use crate::image_move::archive::{self, Layer, LayerTar};
+use crate::image_move::archive::{Content, Layer, LayerTar};
 use crate::image_move::config;
 use crate::image_move::root::{self, Packing};
-use crate::inputs::{fetch, fetch_one};
+use crate::inputs::{fetch_live, fetch_one, fetch_stored};
 use crate::log::JobLog;
 use crate::runtime::{ImageName, LocalImage, RuntimeError};
 use crate::workshop::Workshop;
 use bytes::Bytes;
 use bytesize::ByteSize;
-use futures_util::StreamExt as _;
 use railyard_common::blob::{Artifact, Blob, Image};
 use railyard_common::digest::Digest;
 use railyard_common::order::{Order, OrderImage};
 use railyard_common::outcome::{OutcomeKind, Reason};
-use tokio_util::sync::CancellationToken;
+use std::fs::File;
+use std::io::Read as _;
+use tokio::sync::oneshot;
 
 /// Hex digits of an image's id in its name: enough to tell the images of one build apart.
 const ID_SHOWN_LEN: usize = 12;
@@ -33,9 +36,11 @@ const PULLS_MAX: u32 = 2;
 /// answered with "no such image" is the step's fault (`failed`); one that got no answer is not (`lost`): another worker,
 /// or a later try, may have better luck.
 ///
+/// It stays there while what is given with it is held.
+///
 /// # Errors
 /// [`Fault`].
-pub async fn prepare(shop: &Workshop, order: &Order, log: &JobLog) -> Result<LocalImage, Fault> {
+pub async fn prepare(shop: &Workshop, order: &Order, log: &JobLog) -> Result<(LocalImage, InUse), Fault> {
     match &order.image {
         OrderImage::Registry(reference) => from_registry(shop, order, reference, log).await,
         OrderImage::Image(image) => from_cache(shop, order, image, log).await,
@@ -43,16 +48,33 @@ pub async fn prepare(shop: &Workshop, order: &Order, log: &JobLog) -> Result<Loc
     }
 }
 
-async fn from_registry(shop: &Workshop, order: &Order, reference: &str, log: &JobLog) -> Result<LocalImage, Fault> {
+/// The image that the order's job has begun with, by its id: as [`prepare`], for a job that goes on.
+pub fn hold(shop: &Workshop, order: &Order, id: &str) -> InUse {
+    let own = id.parse().map(|id| own_name(&shop.shelf, order, id));
+    let pulled = match &order.image {
+        OrderImage::Registry(reference) => Some(pulled_name(&shop.shelf, order, reference)),
+        OrderImage::Image(_) | OrderImage::Import(_) => None,
+    };
+    shop.shelf.hold(own.into_iter().chain(pulled).collect())
+}
+
+async fn from_registry(
+    shop: &Workshop,
+    order: &Order,
+    reference: &str,
+    log: &JobLog,
+) -> Result<(LocalImage, InUse), Fault> {
     let platform = order.job.platform;
     let _one = shop.shelf.pulling.lock(reference.to_owned()).await;
     let name = pulled_name(&shop.shelf, order, reference);
+    let in_use = shop.shelf.hold(vec![name.clone()]);
     // A name that is none is an error already here.
     let known = shop.runtime.image(reference).await.map_err(|error| not_pulled(reference, error))?;
     let pulled_before = shop.runtime.image(&name.to_string()).await?;
     if let Some(image) = [&pulled_before, &known].into_iter().flatten().find(|image| image.is_for(platform)) {
+        shop.shelf.touch(&name).await?;
         log.note(&format!("image {reference} is here")).await?;
-        return Ok(image.clone());
+        return Ok((image.clone(), in_use));
     }
     if let Some(other) = &known {
         log.note(&format!("image {reference} is here, but for {}", platform_of(other))).await?;
@@ -67,7 +89,7 @@ async fn from_registry(shop: &Workshop, order: &Order, reference: &str, log: &Jo
         match shop.runtime.image(reference).await? {
             Some(image) if image.is_for(platform) => {
                 take_over(shop, order, reference, &image, known, name).await?;
-                return Ok(image);
+                return Ok((image, in_use));
             }
             other => found = other,
         }
@@ -90,6 +112,7 @@ async fn take_over(
     before: Option<LocalImage>,
     name: ImageName,
 ) -> Result<(), Fault> {
+    let layers = Layers::from(pulled);
     let (runtime, pulled, before) = (shop.runtime.clone(), pulled.id.clone(), before.zip(tagged(reference)));
     let named = name.clone();
     let named = async move {
@@ -99,7 +122,7 @@ async fn take_over(
             None => Ok(()),
         }
     };
-    Ok(shop.shelf.make(&order.build, &name, named).await?)
+    Ok(shop.shelf.make(&order.build, &name, layers, named).await?)
 }
 
 /// The name under which a build keeps what it pulled for one platform.
@@ -139,20 +162,21 @@ fn not_pulled(reference: &str, error: RuntimeError) -> Fault {
 }
 
 /// An earlier job's image. What the engine has of it is not fetched.
-async fn from_cache(shop: &Workshop, order: &Order, image: &Image, log: &JobLog) -> Result<LocalImage, Fault> {
+async fn from_cache(shop: &Workshop, order: &Order, image: &Image, log: &JobLog) -> Result<(LocalImage, InUse), Fault> {
     shop.layers.add(image.layers.iter().copied());
     let _one = shop.shelf.preparing.lock(image.config.digest).await;
     let name = own_name(&shop.shelf, order, image.config.digest);
-    if let Some(local) = named(shop, order, image.config.digest, &name).await? {
+    let in_use = shop.shelf.hold(vec![name.clone()]);
+    if let Some(local) = named(shop, order, image.config.digest, &name, Some(image)).await? {
         log.note("the image is here").await?;
-        return Ok(local);
+        return Ok((local, in_use));
     }
     let digests: Vec<Digest> = image.layers.iter().map(|layer| layer.digest).collect();
     let chains = shop.runtime.layer_chains().await?;
     let have = chains.iter().map(|chain| common_prefix(chain, &digests)).max().unwrap_or(0);
     if have > 0 {
         match load(shop, order, image, have, &name, log).await {
-            Ok(local) => return Ok(local),
+            Ok(local) => return Ok((local, in_use)),
             // An engine that wants whole archives gets one.
             Err(Fault::Runtime(error)) if !error.is_unreachable() && !error.is_disk_full() => {
                 tracing::info!(%error, "the engine did not take a partial image; sending the whole");
@@ -160,7 +184,7 @@ async fn from_cache(shop: &Workshop, order: &Order, image: &Image, log: &JobLog)
             Err(fault) => return Err(fault),
         }
     }
-    load(shop, order, image, 0, &name, log).await
+    Ok((load(shop, order, image, 0, &name, log).await?, in_use))
 }
 
 /// Fetches the image without its first `have` layers and loads it.
@@ -176,16 +200,38 @@ async fn load(
     let bytes = ByteSize::b(missing.iter().map(|layer| layer.stored_bytes).sum()).display().iec();
     log.note(&format!("fetching the image: {} of {} layers, {bytes}", missing.len(), image.layers.len())).await?;
     let started = shop.clock.monotonic();
-    let config = fetch_one(shop, order.lease, &image.config).await?;
-    let config = tokio::fs::read(config.path()).await.map_err(DiskError::at("read", config.path()))?;
-    let held = fetch(shop, order.lease, missing).await?;
-    let absent = image.layers[..have].iter().map(|layer| Layer { digest: layer.digest, tar: None });
-    let present = missing.iter().zip(&held).map(|(layer, held)| Layer {
-        digest: layer.digest,
-        tar: Some(LayerTar { file: held.path().to_owned(), packing: Packing::Plain, size_bytes: layer.size_bytes }),
-    });
-    let layers = absent.chain(present).collect();
-    let (local, held) = load_archive(shop, order, Bytes::from(config), layers, held, name).await?;
+    let config = fetch_stored(shop, order.lease, &[image.config]).await?.remove(0);
+    let config = read(&config).await?;
+    let absent = || image.layers[..have].iter().map(|layer| Layer { digest: layer.digest, tar: None });
+    let layer = |blob: &Blob, content| Layer {
+        digest: blob.digest,
+        tar: Some(LayerTar { content, size_bytes: blob.size_bytes }),
+    };
+    // The engine takes them while they come.
+    let (coming, wanted): (Vec<Layer>, Vec<_>) = missing
+        .iter()
+        .map(|blob| {
+            let (tell, told) = oneshot::channel();
+            (layer(blob, Content::coming(told)), (*blob, tell))
+        })
+        .unzip();
+    let layers = absent().chain(coming).collect();
+    let archive = Archive { config: config.clone(), layers, held: Vec::new() };
+    let sizes = Layers::from(&image.layers[..]);
+    let loading = load_archive(shop, order, archive, name, sizes.clone());
+    let (held, loaded) = tokio::join!(fetch_live(shop, order.lease, wanted), loading);
+    let held = held?;
+    let (local, held) = match loaded {
+        Ok((local, _)) => (local, held),
+        Err(Fault::Runtime(error)) if !error.is_unreachable() => {
+            tracing::info!(%error, "the engine did not take layers on their way; sending them from the disk");
+            let content = |held: &Held| Content::File { file: held.path().to_owned(), packing: held.encoding().into() };
+            let here = missing.iter().zip(&held).map(|(blob, held)| layer(blob, content(held)));
+            let archive = Archive { config, layers: absent().chain(here).collect(), held };
+            load_archive(shop, order, archive, name, sizes).await?
+        }
+        Err(fault) => return Err(fault),
+    };
     // The engine has them now; the next job takes them from there.
     held.into_iter().for_each(Held::discard);
     let secs = (shop.clock.monotonic() - started).as_secs_f32();
@@ -193,15 +239,32 @@ async fn load(
     Ok(local)
 }
 
+/// The plain bytes of a small blob.
+async fn read(held: &Held) -> Result<Bytes, DiskError> {
+    let (path, packing) = (held.path().to_owned(), Packing::from(held.encoding()));
+    let read = move || {
+        let mut bytes = Vec::new();
+        packing.open(File::open(path)?)?.read_to_end(&mut bytes)?;
+        Ok(Bytes::from(bytes))
+    };
+    blocking(read).await.map_err(DiskError::at("read", held.path()))
+}
+
 /// A root tarball as an image with one layer.
-async fn from_tarball(shop: &Workshop, order: &Order, artifact: &Artifact, log: &JobLog) -> Result<LocalImage, Fault> {
+async fn from_tarball(
+    shop: &Workshop,
+    order: &Order,
+    artifact: &Artifact,
+    log: &JobLog,
+) -> Result<(LocalImage, InUse), Fault> {
     let (tarball, platform) = (artifact.blob.digest, order.job.platform);
     let _one = shop.shelf.preparing.lock(tarball).await;
     if let Some(image) = shop.shelf.root(tarball, platform) {
         let name = own_name(&shop.shelf, order, image);
-        if let Some(local) = named(shop, order, image, &name).await? {
+        let in_use = shop.shelf.hold(vec![name.clone()]);
+        if let Some(local) = named(shop, order, image, &name, None).await? {
             log.note(&format!("the image of {} is here", artifact.path)).await?;
-            return Ok(local);
+            return Ok((local, in_use));
         }
     }
     let size = ByteSize::b(artifact.blob.stored_bytes).display().iec();
@@ -217,48 +280,33 @@ async fn from_tarball(shop: &Workshop, order: &Order, artifact: &Artifact, log: 
     let config = config::imported(platform, measured.digest, &format!("imported from {}", artifact.path));
     let image = Digest::of(&config);
     let name = own_name(&shop.shelf, order, image);
-    let tar = LayerTar { file: held.path().to_owned(), packing: measured.packing, size_bytes: measured.size_bytes };
+    let in_use = shop.shelf.hold(vec![name.clone()]);
+    let content = Content::File { file: held.path().to_owned(), packing: measured.packing };
+    let tar = LayerTar { content, size_bytes: measured.size_bytes };
     let layers = vec![Layer { digest: measured.digest, tar: Some(tar) }];
-    let (local, _) = load_archive(shop, order, config, layers, vec![held], &name).await?;
+    let sizes = Layers::from(&[Blob::plain(measured.digest, measured.size_bytes)][..]);
+    let archive = Archive { config, layers, held: vec![held] };
+    let (local, _) = load_archive(shop, order, archive, &name, sizes).await?;
     shop.shelf.remember_root(tarball, platform, image).await?;
     let secs = (shop.clock.monotonic() - started).as_secs_f32();
     log.note(&format!("made an image of {} in {secs:.1} s", artifact.path)).await?;
-    Ok(local)
+    Ok((local, in_use))
 }
 
-/// Loads an archive and looks at what the engine made of it. `held` are the layers' files; they are given back.
-pub(super) async fn load_archive(
+/// The image by its id, under our name as well, so that it stays while the build needs it. `known` is what the farm knows of it.
+async fn named(
     shop: &Workshop,
     order: &Order,
-    config: Bytes,
-    layers: Vec<Layer>,
-    held: Vec<Held>,
+    id: Digest,
     name: &ImageName,
-) -> Result<(LocalImage, Vec<Held>), Fault> {
-    let wanted: Vec<Digest> = layers.iter().map(|layer| layer.digest).collect();
-    // An archive that nobody waits for any more breaks off, and the engine makes nothing of it.
-    let dropped = CancellationToken::new();
-    let _guard = dropped.clone().drop_guard();
-    let (runtime, named) = (shop.runtime.clone(), name.clone());
-    let loading = async move {
-        let archive = archive::stream(config, layers, named).take_until(dropped.cancelled_owned()).boxed();
-        runtime.load(archive).await.map(|()| held)
-    };
-    let held = shop.shelf.make(&order.build, name, loading).await?;
-    match shop.runtime.image(&name.to_string()).await? {
-        Some(local) if local.layers == wanted => Ok((local, held)),
-        Some(_) => Err(refused(&format!("load image {name}"), "it has other layers than were loaded")),
-        None => Err(refused(&format!("load image {name}"), "it does not have it afterwards")),
-    }
-}
-
-/// The image by its id, under our name as well, so that it stays while the build needs it.
-async fn named(shop: &Workshop, order: &Order, id: Digest, name: &ImageName) -> Result<Option<LocalImage>, Fault> {
+    known: Option<&Image>,
+) -> Result<Option<LocalImage>, Fault> {
     let id = id.to_string();
     // Engines that name images by something else than their configuration know it by our name.
     let by_id = shop.runtime.image(&id).await?;
     let Some(local) = by_id else { return Ok(shop.runtime.image(&name.to_string()).await?) };
-    match tag(shop, order, id, name).await {
+    let layers = known.map_or_else(|| Layers::from(&local), |image| Layers::from(&image.layers[..]));
+    match tag(shop, order, id, name, layers).await {
         Ok(()) => Ok(Some(local)),
         // Removed since, by another worker on this engine.
         Err(ShelfError::Runtime(error)) if error.is_not_found() => Ok(None),
@@ -267,9 +315,15 @@ async fn named(shop: &Workshop, order: &Order, id: Digest, name: &ImageName) -> 
 }
 
 /// Gives an image the build's name.
-pub(super) async fn tag(shop: &Workshop, order: &Order, image: String, name: &ImageName) -> Result<(), ShelfError> {
+pub(super) async fn tag(
+    shop: &Workshop,
+    order: &Order,
+    image: String,
+    name: &ImageName,
+    layers: Layers,
+) -> Result<(), ShelfError> {
     let (runtime, named) = (shop.runtime.clone(), name.clone());
-    shop.shelf.make(&order.build, name, async move { runtime.tag(&image, &named).await }).await
+    shop.shelf.make(&order.build, name, layers, async move { runtime.tag(&image, &named).await }).await
 }
 
 /// The name under which a build keeps an image that it uses.
@@ -279,10 +333,6 @@ fn own_name(shelf: &Shelf, order: &Order, id: Digest) -> ImageName {
 
 fn common_prefix(a: &[Digest], b: &[Digest]) -> usize {
     a.iter().zip(b).take_while(|(a, b)| a == b).count()
-}
-
-fn refused(doing: &str, message: &str) -> Fault {
-    Fault::Runtime(RuntimeError::Refused { doing: doing.to_owned(), status: None, message: message.to_owned() })
 }
 
 /// The blob of bytes that are at hand.

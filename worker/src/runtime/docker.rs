@@ -9,6 +9,7 @@ use super::{
     RuntimeError,
 };
 use crate::blocking::blocking;
+use crate::image_move::pack;
 use async_trait::async_trait;
 use bollard::models::{
     ContainerConfig, ContainerCreateBody, ContainerStateStatusEnum, ExecConfig, HostConfig, ImageInspect,
@@ -19,6 +20,7 @@ use railyard_common::digest::Digest;
 use railyard_common::platform::Platform;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// How long the engine may take to answer a short question.
@@ -40,6 +42,12 @@ const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 /// What an engine gives for the version of a containerd that does not answer.
 const NO_CONTAINERD: &str = "N/A";
 
+/// The storage driver that the worker can read.
+const OVERLAY: &str = "overlay2";
+
+/// Security options of engines whose containers have other users than the host.
+const MAPS_USERS: [&str; 2] = ["name=userns", "name=rootless"];
+
 /// What most images have, and scripts without a `#!` line need.
 const SHELL: &str = "/bin/sh";
 
@@ -60,6 +68,10 @@ pub struct Docker {
     host_cpu_millis: u32,
     /// Where it keeps images and containers.
     disk: Option<PathBuf>,
+    /// It keeps every container's changes in a directory of the kernel's overlay, as the host's root sees it.
+    overlays: bool,
+    /// The layers of images, by id. They never change.
+    chains: Arc<Mutex<HashMap<String, Vec<Digest>>>>,
     pull_silence: Duration,
 }
 
@@ -76,9 +88,15 @@ impl Docker {
         let long = open(LONG_ANSWER_TIMEOUT_SECS).map_err(unreachable)?;
         let info = short.info().await.map_err(unreachable)?;
         let cpus = info.ncpu.and_then(|n| u32::try_from(n).ok()).unwrap_or(1);
+        // Without root, or with other users than the host's, the files there have owners of another world.
+        let apart = |option: &String| MAPS_USERS.iter().any(|name| option.contains(name));
+        let overlays = info.driver.as_deref() == Some(OVERLAY)
+            && !info.security_options.unwrap_or_default().iter().any(apart)
+            && pack::can_pack();
         let disk = info.docker_root_dir.map(PathBuf::from);
         let (socket, host_cpu_millis) = (socket.to_owned(), cpus.saturating_mul(1000));
-        Ok(Self { socket, short, long, host_cpu_millis, disk, pull_silence: PULL_SILENCE })
+        let chains = Arc::default();
+        Ok(Self { socket, short, long, host_cpu_millis, disk, overlays, chains, pull_silence: PULL_SILENCE })
     }
 
     /// Gives up a pull that is without progress for so long, instead of ten minutes.
@@ -294,14 +312,19 @@ impl Runtime for Docker {
     async fn layer_chains(&self) -> Result<Vec<Vec<Digest>>, RuntimeError> {
         let options = query::ListImagesOptionsBuilder::default().all(true).build();
         let images = self.short.list_images(Some(options)).await.map_err(self.error("list images"))?;
-        let mut chains = Vec::with_capacity(images.len());
+        let mut known = std::mem::take(&mut *self.chains.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut chains = HashMap::with_capacity(images.len());
         for image in images {
-            // One that was removed meanwhile is no loss.
-            if let Some(image) = self.image(&image.id).await? {
-                chains.push(image.layers);
-            }
+            let chain = match known.remove(&image.id) {
+                Some(chain) => Some(chain),
+                // One that was removed meanwhile is no loss.
+                None => self.image(&image.id).await?.map(|image| image.layers),
+            };
+            chains.extend(chain.map(|chain| (image.id, chain)));
         }
-        Ok(chains)
+        let all = chains.values().cloned().collect();
+        *self.chains.lock().unwrap_or_else(PoisonError::into_inner) = chains;
+        Ok(all)
     }
 
     async fn export(&self, reference: &str) -> Result<ByteStream, RuntimeError> {
@@ -369,6 +392,18 @@ impl Runtime for Docker {
             Err(RuntimeError::Refused { status: Some(304 | 404), .. }) => Ok(()),
             other => other,
         }
+    }
+
+    async fn overlay(&self, container: &str) -> Result<Option<PathBuf>, RuntimeError> {
+        if !self.overlays {
+            return Ok(None);
+        }
+        let doing = format!("inspect container {container}");
+        let found = self.short.inspect_container(container, None).await.map_err(self.error(&doing))?;
+        let driver = found.graph_driver.filter(|driver| driver.name == OVERLAY);
+        let upper = driver.and_then(|mut driver| driver.data.remove("UpperDir")).map(PathBuf::from);
+        // The name of the directory is a random one: what is there under it is the engine's, in whatever container this runs.
+        Ok(upper.filter(|dir| dir.is_dir()))
     }
 
     async fn commit(&self, container: &str, name: &ImageName) -> Result<(), RuntimeError> {

@@ -39,6 +39,7 @@ pub(super) fn local_image(inspect: ImageInspect) -> Option<LocalImage> {
         created: inspect.created.unwrap_or_default(),
         layers: layers.iter().map(|layer| layer.parse().ok()).collect::<Option<_>>()?,
         config: serde_json::to_value(inspect.config.unwrap_or_default()).ok()?,
+        size_bytes: inspect.size.and_then(|size| u64::try_from(size).ok()).unwrap_or(0),
     })
 }
 

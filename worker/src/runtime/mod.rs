@@ -22,7 +22,7 @@ use railyard_common::digest::Digest;
 use railyard_common::platform::Platform;
 use std::collections::HashMap;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Bytes of an archive.
@@ -43,6 +43,8 @@ pub struct LocalImage {
     pub layers: Vec<Digest>,
     /// The part of its configuration that containers inherit: environment, command, user, …
     pub config: serde_json::Value,
+    /// What all its layers take on the engine's disk.
+    pub size_bytes: u64,
 }
 
 impl LocalImage {
@@ -173,6 +175,11 @@ pub trait Runtime: Hearing {
     /// SIGTERM, and SIGKILL after `grace`. Returns when it does not run any more, or with an error
     /// when an engine hangs. One that does not run is fine.
     async fn stop(&self, container: &str, grace: Duration) -> Result<(), RuntimeError>;
+
+    /// Where the engine keeps what a container has changed, if this process can read that as the kernel's overlay has written it.
+    async fn overlay(&self, _container: &str) -> Result<Option<PathBuf>, RuntimeError> {
+        Ok(None)
+    }
 
     /// Makes an image of that name of the container's file system.
     async fn commit(&self, container: &str, name: &ImageName) -> Result<(), RuntimeError>;

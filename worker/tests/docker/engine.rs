@@ -5,7 +5,7 @@ use bollard::query_parameters as query;
 use futures_util::StreamExt as _;
 use railyard_common::digest::Digest;
 use railyard_common::platform::Platform;
-use railyard_worker::image_move::archive::{self, Layer, LayerTar};
+use railyard_worker::image_move::archive::{self, Content, Layer, LayerTar};
 use railyard_worker::image_move::config;
 use railyard_worker::image_move::root::Packing;
 use railyard_worker::runtime::{self, ImageName, Runtime, labels};
@@ -132,7 +132,8 @@ pub async fn image_of(repository: &str, root: &[u8]) -> String {
     if engine.image(&name.to_string()).await.unwrap().is_none() {
         let platform = railyard_worker::host::native().expect("a host of a platform that the farm knows");
         let config = config::imported(platform, digest, "test");
-        let tar = LayerTar { file, packing: Packing::Plain, size_bytes: root.len() as u64 };
+        let content = Content::File { file, packing: Packing::Plain };
+        let tar = LayerTar { content, size_bytes: root.len() as u64 };
         engine.load(archive::stream(config, vec![Layer { digest, tar: Some(tar) }], name.clone())).await.unwrap();
     }
     name.to_string()

@@ -67,6 +67,8 @@ impl Farm {
     pub fn config(&self) -> WorkerConfig {
         let mut config = WorkerConfig::new(&self.url, "w1".parse().unwrap(), self.dir.path(), self.data_dir());
         config.stop_grace_secs = 1;
+        // Nothing stays on the machine's engine.
+        config.image_cache = bytesize::ByteSize::b(0);
         config
     }
 

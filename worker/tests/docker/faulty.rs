@@ -34,6 +34,10 @@ pub struct Faults {
     pub removals: Arc<Semaphore>,
     /// Where the engine says that it keeps its files.
     pub disk: Option<PathBuf>,
+    /// The worker cannot read what the engine keeps of a container.
+    pub no_overlay: bool,
+    /// It can only with a permit of this.
+    pub overlay_waits: Option<Arc<Semaphore>>,
 }
 
 impl Default for Faults {
@@ -49,6 +53,8 @@ impl Default for Faults {
             create_waits: None,
             removals: Arc::new(Semaphore::new(0)),
             disk: None,
+            no_overlay: false,
+            overlay_waits: None,
         }
     }
 }
@@ -177,6 +183,13 @@ impl Runtime for Faulty {
 
     async fn load(&self, archive: ByteStream) -> Result<(), RuntimeError> {
         self.engine.load(archive).await
+    }
+
+    async fn overlay(&self, container: &str) -> Result<Option<PathBuf>, RuntimeError> {
+        if let Some(permits) = &self.faults.overlay_waits {
+            permits.acquire().await.unwrap().forget();
+        }
+        if self.faults.no_overlay { Ok(None) } else { self.engine.overlay(container).await }
     }
 
     async fn commit(&self, container: &str, name: &ImageName) -> Result<(), RuntimeError> {

@@ -2,6 +2,7 @@
 
 use crate::engine::{self, base_image, busybox_root, image_of};
 use crate::farm::Farm;
+use crate::faulty::Faults;
 use crate::order::{order, output};
 use railyard_common::blob::{Artifact, Image};
 use railyard_common::digest::Digest;
@@ -9,6 +10,7 @@ use railyard_common::order::{Order, OrderImage};
 use railyard_proto::v1;
 use railyard_proto::v1::controller_message;
 use railyard_service::convert::FromProto as _;
+use railyard_worker::WorkerConfig;
 use railyard_worker::runtime::Runtime as _;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,7 +30,7 @@ const NASTY: &str = "cd /opt\n\
      dd if=/dev/zero of=sparse bs=1 count=1 seek=1000000\n\
      mv base moved; cd /work\n";
 
-fn image_in(report: &v1::ReportRequest) -> Image {
+pub fn image_in(report: &v1::ReportRequest) -> Image {
     Image::from_proto(report.image.clone().unwrap()).unwrap()
 }
 
@@ -37,7 +39,7 @@ fn listing(farm: &Farm, report: &v1::ReportRequest) -> String {
     String::from_utf8(farm.service.books().plain(artifact.blob.digest)).unwrap()
 }
 
-fn committing(job: u64, image: &str, script: &str) -> Order {
+pub fn committing(job: u64, image: &str, script: &str) -> Order {
     let mut order = order(job, image, script);
     Arc::make_mut(&mut order.run).commit = true;
     Arc::make_mut(&mut order.run).capabilities = vec!["default".into()];
@@ -45,7 +47,7 @@ fn committing(job: u64, image: &str, script: &str) -> Order {
     order
 }
 
-async fn forget_build(farm: &Farm) {
+pub async fn forget_build(farm: &Farm) {
     farm.tell(controller_message::Kind::BuildOver(v1::BuildOver { build: "test/1.0+x".into() })).await;
     let gone = async {
         while !engine::images_of(&farm.id).await.is_empty() {
@@ -56,7 +58,7 @@ async fn forget_build(farm: &Farm) {
 }
 
 /// Waits until the engine has no image with that layer: it takes away the name first, and the rest after that.
-async fn layer_goes(layer: Digest) {
+pub async fn layer_goes(layer: Digest) {
     let engine = engine::runtime().await;
     let gone = async {
         while engine.layer_chains().await.unwrap().iter().any(|chain| chain.contains(&layer)) {
@@ -66,10 +68,37 @@ async fn layer_goes(layer: Digest) {
     tokio::time::timeout(Duration::from_secs(60), gone).await.expect("the layer goes with its images");
 }
 
+/// The engine makes images itself, as where the worker cannot read what the engine keeps of a container.
+pub fn by_engine() -> Faults {
+    Faults { no_overlay: true, ..Faults::default() }
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn a_committed_image_comes_back_with_the_same_files_and_settings() {
+async fn an_image_comes_back_with_the_same_files_and_settings() {
     let farm = Farm::start().await;
     let worker = farm.worker().await;
+    // The engine has never heard of it, but the worker has it.
+    let log = comes_back(&farm, "fetching the image: 1 of 2 layers").await;
+    assert!(farm.service.books().reads.is_empty(), "{:?}", farm.service.books().reads);
+    assert!(log.contains("packed what the script has changed"), "{log}");
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_that_the_engine_made_comes_back_the_same() {
+    let farm = Farm::start().await;
+    // Nor are blobs kept here: each comes from the cache.
+    let forgetful = WorkerConfig { blob_cache: bytesize::ByteSize::b(0), ..farm.config() };
+    let worker = farm.faulty_worker(forgetful, by_engine()).await;
+    let log = comes_back(&farm, "the image is here").await;
+    assert!(!farm.service.books().reads.is_empty());
+    assert!(!log.contains("packed what the script has changed"), "{log}");
+    worker.stop().await;
+}
+
+/// A nasty image is made, and used again while more and more of it has gone from the engine. `then` is what the worker says when
+/// the first job wants it. Gives the log of the job that made it.
+async fn comes_back(farm: &Farm, then: &str) -> String {
     let base = image_of("railyard-test-nasty", &busybox_root(&farm.id)).await;
     let engine = engine::runtime().await;
     let base_layers = engine.image(&base).await.unwrap().unwrap().layers;
@@ -80,7 +109,7 @@ async fn a_committed_image_comes_back_with_the_same_files_and_settings() {
     let image = image_in(&made.report);
     assert_eq!(image.layers.len(), 2);
     assert_eq!(image.layers[0].digest, base_layers[0]);
-    let want = listing(&farm, &made.report);
+    let want = listing(farm, &made.report);
     assert!(want.contains("/opt/moved/kept") && want.contains("/opt/opaque/new"), "{want}");
 
     // The same job again finds its layers in the cache.
@@ -91,21 +120,21 @@ async fn a_committed_image_comes_back_with_the_same_files_and_settings() {
     };
     let local = farm.run(&use_it(2)).await;
     local.expect_success();
-    assert!(local.log.contains("the image is here"), "{}", local.log);
-    assert_eq!(listing(&farm, &local.report), want);
+    assert!(local.log.contains(then), "{}", local.log);
+    assert_eq!(listing(farm, &local.report), want);
 
     // Gone from the engine, but for its base: only the new layer is fetched.
-    forget_build(&farm).await;
+    forget_build(farm).await;
     layer_goes(image.layers[1].digest).await;
     farm.service.change(|books| books.reads.clear());
     let partial = farm.run(&use_it(3)).await;
     partial.expect_success();
     assert!(partial.log.contains("fetching the image: 1 of 2 layers"), "{}", partial.log);
     assert!(!farm.service.books().reads.contains_key(&image.layers[0].digest));
-    assert_eq!(listing(&farm, &partial.report), want);
+    assert_eq!(listing(farm, &partial.report), want);
 
     // Gone altogether.
-    forget_build(&farm).await;
+    forget_build(farm).await;
     engine.untag(&base).await.unwrap();
     layer_goes(image.layers[0].digest).await;
     let mut plain = use_it(4);
@@ -113,12 +142,12 @@ async fn a_committed_image_comes_back_with_the_same_files_and_settings() {
     let whole = farm.run(&plain).await;
     whole.expect_success();
     assert!(whole.log.contains("fetching the image: 2 of 2 layers"), "{}", whole.log);
-    assert_eq!(listing(&farm, &whole.report), want);
+    assert_eq!(listing(farm, &whole.report), want);
     let loaded = engine.image(&image.config.digest.to_string()).await.unwrap().unwrap();
     assert_eq!(loaded.layers, image.layers.iter().map(|layer| layer.digest).collect::<Vec<_>>());
-    forget_build(&farm).await;
-    worker.stop().await;
+    forget_build(farm).await;
     farm.assert_no_leftovers().await;
+    made.log
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -305,49 +334,4 @@ mod registry {
         objects.insert(digest, (media_type, bytes));
         descriptor
     }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn images_are_kept_for_running_builds_and_told_at_the_next_start() {
-    let farm = Farm::start().await;
-    let worker = farm.worker().await;
-    farm.run(&committing(1, &base_image().await, "echo kept >/opt/kept; touch list")).await.expect_success();
-    worker.stop().await;
-    assert_eq!(engine::images_of(&farm.id).await.len(), 1);
-    // As if an earlier worker with another data directory had left it.
-    let stray = format!("railyard.local/{}/w1/test", farm.id);
-    let name = railyard_worker::runtime::ImageName { repository: stray, tag: "stray".into() };
-    engine::runtime().await.tag(&base_image().await, &name).await.unwrap();
-    let worker = farm.worker().await;
-    assert_eq!(farm.service.books().hellos.last().unwrap().builds, ["test/1.0+x"]);
-    assert_eq!(engine::images_of(&farm.id).await.len(), 1, "the stray is gone");
-    forget_build(&farm).await;
-    worker.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn what_an_earlier_attempt_committed_goes_with_it() {
-    let farm = Farm::start().await;
-    let worker = farm.worker().await;
-    let engine = engine::runtime().await;
-    let mut made = Vec::new();
-    for attempt in 1..=2 {
-        let script = format!("echo {attempt} {} >/opt/attempt; touch list", farm.id);
-        let mut order = committing(1, &base_image().await, &script);
-        order.lease.attempt = attempt;
-        let ended = farm.run(&order).await;
-        ended.expect_success();
-        made.push(image_in(&ended.report).config.digest.to_string());
-    }
-    assert_ne!(made[0], made[1]);
-    assert!(
-        engine.image(&made[0]).await.unwrap().is_none(),
-        "the first attempt's image is still there, without a name"
-    );
-    forget_build(&farm).await;
-    // Its name goes a moment before the image itself.
-    let gone = async { while engine.image(&made[1]).await.unwrap().is_some() {} };
-    tokio::time::timeout(Duration::from_secs(60), gone).await.expect("the second attempt's image goes");
-    worker.stop().await;
-    farm.assert_no_leftovers().await;
 }

@@ -50,6 +50,8 @@ pub struct Books {
     pub log_breaks: u32,
     /// Calls for this lease are refused.
     pub stale: BTreeSet<LeaseId>,
+    /// Nothing can be sent now.
+    pub no_uploads: bool,
 }
 
 /// The farm. Cheap to clone.
@@ -210,6 +212,9 @@ impl WorkerService for Service {
     ) -> Result<Response<v1::PrepareUploadResponse>, Status> {
         let request = request.into_inner();
         self.check(request.lease)?;
+        if self.books().no_uploads {
+            return Err(Status::unavailable("the test wants it so"));
+        }
         let tickets = self.change(|books| {
             let blobs = request.blobs.into_iter().map(|blob| Blob::from_proto(blob).unwrap());
             let look_only = request.look_only;
