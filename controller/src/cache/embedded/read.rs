@@ -3,22 +3,23 @@
 use super::access::{Refusal, Target};
 use super::conditions::{Validators, Verdict};
 use super::{Embedded, UPLOADS, listing};
-use crate::cache::blocking::blocking;
+use crate::cache::blocking::{blocking, blocking_join};
 use crate::cache::{CacheError, url_part};
 use axum::body::Body;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
+use bytes::Bytes;
+use futures_util::{Stream, stream};
 use jiff::Timestamp;
 use railyard_common::blob::media_type_of;
 use railyard_common::path::RelPath;
 use railyard_service::listener::Peer;
 use std::fs::{File, Metadata};
-use std::io::{self, Seek as _, SeekFrom};
-use std::os::unix::fs::MetadataExt as _;
+use std::io;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::PathBuf;
-use tokio::io::AsyncReadExt as _;
-use tokio_util::io::ReaderStream;
+use std::sync::Arc;
 
 /// What is read from disk at once.
 const CHUNK_BYTES: usize = 256 * 1024;
@@ -87,7 +88,7 @@ impl Embedded {
 
 fn file_answer(
     path: &RelPath,
-    mut file: File,
+    file: File,
     metadata: &Metadata,
     asked: &HeaderMap,
     head: bool,
@@ -133,10 +134,31 @@ fn file_answer(
     if head {
         return build(base.body(Body::empty()));
     }
-    // On a local file this moves a number in memory.
-    file.seek(SeekFrom::Start(start)).map_err(|source| CacheError::Io { what: format!("read {path}"), source })?;
-    let bytes = tokio::fs::File::from_std(file).take(length);
-    build(base.body(Body::from_stream(ReaderStream::with_capacity(bytes, CHUNK_BYTES))))
+    build(base.body(Body::from_stream(bytes_of(file, start, length))))
+}
+
+/// Bytes of a file. The next ones are read while the last ones are sent; they go to the TLS layer without another copy.
+fn bytes_of(file: File, start: u64, length: u64) -> impl Stream<Item = io::Result<Bytes>> + Send {
+    let (file, end) = (Arc::new(file), start + length);
+    let read = move |offset: u64| {
+        let (file, left) = (Arc::clone(&file), end - offset);
+        (left > 0).then(|| {
+            tokio::task::spawn_blocking(move || {
+                let mut chunk = vec![0; usize::try_from(left).map_or(CHUNK_BYTES, |left| left.min(CHUNK_BYTES))];
+                file.read_exact_at(&mut chunk, offset).map(|()| Bytes::from(chunk))
+            })
+        })
+    };
+    let first = read(start);
+    stream::try_unfold((first, start), move |(reading, offset)| {
+        let read = read.clone();
+        async move {
+            let Some(reading) = reading else { return Ok(None) };
+            let chunk = blocking_join(reading).await?;
+            let offset = offset + chunk.len() as u64;
+            Ok(Some((chunk, (read(offset), offset))))
+        }
+    })
 }
 
 /// What a `Range` header asks for.
