@@ -103,8 +103,9 @@ impl Default for PressureConfig {
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TransferConfig {
-    /// Memory for everything in flight, what is being compressed included, whatever the number and size of the files.
-    /// Default: 256MiB.
+    /// Memory for everything in flight, what is being compressed included, whatever the number and size of the files. It
+    /// decides how many processors compress: `xz` takes 117MiB for each at its usual level, and one alone takes more than the
+    /// default at levels 8 and 9. Default: 256MiB.
     pub memory: ByteSize,
     /// Streams of one file at a time. Default: 4.
     pub streams: usize,

@@ -10,6 +10,7 @@
 mod check;
 mod diagnostic;
 mod expand;
+mod expand_outputs;
 mod expand_placing;
 mod globs;
 mod jobs;

@@ -154,7 +154,7 @@ async fn files_are_cut_into_blocks_and_say_their_size() {
         let listed = String::from_utf8(tool(codec, &["-l"], &bench.packed(codec))).unwrap();
         match codec {
             // Streams and blocks stand first on the last line.
-            Codec::Xz => assert_eq!(listed.lines().last().unwrap().split_whitespace().nth(1), Some("32"), "{listed}"),
+            Codec::Xz => assert_eq!(listed.lines().last().unwrap().split_whitespace().nth(1), Some("40"), "{listed}"),
             Codec::Gzip => {
                 assert!(
                     listed.contains(&plain.len().to_string()) && listed.contains(&packed.len().to_string()),
@@ -249,7 +249,7 @@ async fn work_that_nobody_waits_for_stops_and_gives_its_memory_back() {
 async fn threads_fit_the_memory_and_those_who_do_not_fit_wait() {
     let bench = Bench::with(&content(Kind::Zeros, 13, 30 << 20));
     let xz = Packing { codec: Codec::Xz, level: 6 };
-    for (mebibytes, threads) in [(32, 1), (130, 1), (256, 2)] {
+    for (mebibytes, threads) in [(32, 1), (140, 1), (256, 2)] {
         let press = Press::with_threads(Memory::new(mebibytes << 20), 64);
         let pressed =
             press.compress(&bench.plain(), &bench.packed(Codec::Xz), xz, Want::Nothing, |_| {}).await.unwrap();
@@ -266,6 +266,43 @@ async fn threads_fit_the_memory_and_those_who_do_not_fit_wait() {
     while let Some(done) = running.join_next().await {
         done.unwrap().unwrap();
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_compression_and_those_who_wait_for_it_leave_room_for_transfers() {
+    let bench = Bench::with(&content(Kind::Zeros, 17, 30 << 20));
+    let memory = Memory::default();
+    let press = Press::with_threads(memory.clone(), 2);
+    // It would take more than there is, and so it has all that it may have.
+    let packing = Packing { codec: Codec::Xz, level: 9 };
+    let (begun, has_begun) = tokio::sync::oneshot::channel();
+    let (go, word) = std::sync::mpsc::channel::<()>();
+    let begun = std::sync::Mutex::new(Some(begun));
+    let word = std::sync::Mutex::new(word);
+    let progress = move |_| {
+        if let Some(begun) = begun.lock().unwrap().take() {
+            begun.send(()).unwrap();
+            // Goes on when the sender is dropped.
+            let _ = word.lock().unwrap().recv();
+        }
+    };
+    let (first, second) = (bench.dir.path().join("1"), bench.dir.path().join("2"));
+    let plain = bench.plain();
+    let mut one = std::pin::pin!(press.compress(&plain, &first, packing, Want::Nothing, progress));
+    tokio::select! {
+        done = &mut one => panic!("{done:?}"),
+        begun = has_begun => begun.unwrap(),
+    }
+    let mut two = std::pin::pin!(press.compress(&plain, &second, packing, Want::Nothing, |_| {}));
+    let stream = memory.take(16 << 20);
+    tokio::select! {
+        biased;
+        done = &mut two => panic!("{done:?}"),
+        _held = stream => {}
+    }
+    drop(go);
+    let (one, two) = tokio::join!(one, two);
+    assert_eq!((one.unwrap().threads, two.unwrap().threads), (1, 1));
 }
 
 #[tokio::test(flavor = "multi_thread")]

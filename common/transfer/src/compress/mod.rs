@@ -29,8 +29,14 @@ use std::path::Path;
 #[derive(Clone, Debug)]
 pub struct Press {
     memory: Memory,
+    /// The part of it that compressing may have. Whoever waits for it waits here, and not in front of a transfer.
+    share: Memory,
     threads: usize,
 }
+
+/// What transfers keep, whatever is compressed: the streams of one file. A compression may take hours, and a transfer that does
+/// not move for ten minutes is given up.
+const TRANSFERS_KEEP_BYTES: u64 = 4 * crate::STREAM_BYTES;
 
 /// What became of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,11 +79,12 @@ impl Press {
 
     /// The same on at most `threads` threads.
     pub fn with_threads(memory: Memory, threads: usize) -> Self {
-        Self { memory, threads: threads.max(1) }
+        let share = Memory::new(memory.total_bytes().saturating_sub(TRANSFERS_KEEP_BYTES));
+        Self { memory, share, threads: threads.max(1) }
     }
 
     /// Compresses `src` into `dst`. `progress` is told how many bytes of `src` are done. Waits while others use the memory; a
-    /// codec that takes more than there is on a single thread has all of it to itself. When the future is dropped, the
+    /// codec that takes more than there is on a single thread has all of it to itself, but for what transfers keep. When the future is dropped, the
     /// work stops at the next block.
     ///
     /// # Errors
@@ -93,12 +100,13 @@ impl Press {
     ) -> Result<Pressed, TransferError> {
         let length = tokio::fs::metadata(src).await.map_err(TransferError::local("read", src))?.len();
         let (threads, bytes) = self.share(packing, length);
-        let held = self.memory.take(bytes).await;
+        let turn = self.share.take(bytes).await;
+        let held = self.memory.take(bytes.min(self.share.total_bytes())).await;
         let (stop, _stops_when_dropped) = Stop::new();
         let (src, dst) = (src.to_owned(), dst.to_owned());
         blocking(move || {
             // Given back when the work is over, also if nobody waits for it any more.
-            let _held = held;
+            let _held = (turn, held);
             let input = File::open(&src).map_err(TransferError::local("read", &src))?;
             let output = File::create(&dst).map_err(TransferError::local("write", &dst))?;
             let is_file = output.metadata().is_ok_and(|metadata| metadata.is_file());
@@ -127,7 +135,7 @@ impl Press {
         };
         let blocks = usize::try_from(length.div_ceil(block_bytes)).unwrap_or(usize::MAX);
         let most = self.threads.min(blocks).max(1);
-        let fits = (2..=most).rev().find(|threads| memory_of(*threads) <= self.memory.total_bytes());
+        let fits = (2..=most).rev().find(|threads| memory_of(*threads) <= self.share.total_bytes());
         let threads = fits.unwrap_or(1);
         (threads, memory_of(threads))
     }

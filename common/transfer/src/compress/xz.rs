@@ -13,10 +13,11 @@ const DICTIONARY_KIB: [u64; 10] = [256, 1024, 2048, 4096, 4096, 8192, 8192, 16_3
 /// Smallest block: below, the packing suffers.
 const BLOCK_MIN_BYTES: u64 = 1 << 20;
 
-/// A dictionary and a quarter: so two threads of the usual level fit into 256 MiB. The tool takes three, for which one does.
+/// One dictionary: so two threads of the usual level fit into 256 MiB, with room for transfers. The tool takes three
+/// dictionaries, for which one thread does.
 pub(super) fn block_bytes(level: u8) -> u64 {
     let dictionary = DICTIONARY_KIB[usize::from(level).min(DICTIONARY_KIB.len() - 1)] << 10;
-    (dictionary + dictionary / 4).max(BLOCK_MIN_BYTES)
+    dictionary.max(BLOCK_MIN_BYTES)
 }
 
 fn builder(level: u8, threads: usize) -> MtStreamBuilder {
@@ -49,7 +50,8 @@ mod tests {
 
     #[test]
     fn the_usual_levels_fit_the_usual_memory() {
-        let fits = |level, threads| memory_bytes(level, threads) <= crate::Memory::default().total_bytes();
+        let share = crate::Memory::default().total_bytes() - crate::compress::TRANSFERS_KEEP_BYTES;
+        let fits = |level, threads| memory_bytes(level, threads) <= share;
         assert!((0..=6).all(|level| fits(level, 2)), "two threads up to the default level");
         assert!(fits(7, 1) && !fits(8, 1), "as the manual has it");
     }
