@@ -11,7 +11,8 @@ use railyard_service::tls::Authority;
 use railyard_tests::engine::Engine;
 use std::path::Path;
 
-/// One build: the big layer is made on the first worker and wanted on the second, then the small one on top of it.
+/// One build: the base gets into the cache, as it is in the others' registry; then the big layer is made on the first worker and
+/// wanted on the second, then the small one on top of it.
 pub fn round(scene: &Scene, round: usize) -> anyhow::Result<Round> {
     let dir = tempfile::tempdir_in(scene.dir.path())?;
     let controller = Controller::start(&dir.path().join("controller"))?;
@@ -27,7 +28,9 @@ pub fn round(scene: &Scene, round: usize) -> anyhow::Result<Round> {
         let build = submitter.submit(&pipeline(scene), &format!("v{round}")).await?;
         submitter.ended(&build).await
     })?;
-    let end = ends.next(begun)?;
+    // The first one was the base's.
+    let base = ends.next(begun)?;
+    let end = ends.next(base + 1e-6)?;
     let big = loads.next(end)? - end;
     let end = ends.next(end + big)?;
     let small = loads.next(end)? - end;
@@ -41,7 +44,8 @@ fn pipeline(scene: &Scene) -> String {
     let common = "resources: { cpu: 0.5, memory: 256MiB, disk: 1GiB }";
     format!(
         "name: images\nsteps:\n\
-         - {{ name: big, pool: first, image: \"{base}\", commit: true, script: '{big}', {common} }}\n\
+         - {{ name: base, pool: first, image: \"{base}\", commit: true, script: 'true', {common} }}\n\
+         - {{ name: big, pool: first, image: {{ step: base }}, commit: true, script: '{big}', {common} }}\n\
          - {{ name: use-big, pool: second, image: {{ step: big }}, script: 'true', {common} }}\n\
          - {{ name: small, pool: first, image: {{ step: big }}, needs: [use-big], commit: true, script: '{small}', {common} }}\n\
          - {{ name: use-small, pool: second, image: {{ step: small }}, script: 'true', {common} }}\n",
