@@ -28,6 +28,13 @@ pub struct Layer {
     pub tar: Option<LayerTar>,
 }
 
+impl Layer {
+    /// Whether it is on its way: such a layer can be written once.
+    pub fn is_coming(&self) -> bool {
+        matches!(self.tar, Some(LayerTar { content: Content::Coming(_), .. }))
+    }
+}
+
 /// A layer's tar.
 #[derive(Clone, Debug)]
 pub struct LayerTar {

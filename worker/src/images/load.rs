@@ -21,7 +21,7 @@ pub(super) struct Archive {
 }
 
 /// Loads an archive and looks at what the engine made of it. The layers' files are given back. On a disk that is full, what no
-/// job uses goes first.
+/// job uses goes, and it is tried once more; but layers that are on their way come only once.
 pub(super) async fn load_archive(
     shop: &Workshop,
     order: &Order,
@@ -35,8 +35,13 @@ pub(super) async fn load_archive(
         let result = load_once(shop, order, (&config, &layers, held), name, &sizes).await?;
         match result {
             Loaded::Well(held) => break held,
-            Loaded::Full(back, _) if !made_room && shop.shelf.make_room().await? => (held, made_room) = (back, true),
-            Loaded::Full(_, error) => return Err(error.into()),
+            Loaded::Full(back, error)
+                if made_room || !shop.shelf.make_room().await? || layers.iter().any(Layer::is_coming) =>
+            {
+                drop(back);
+                return Err(error.into());
+            }
+            Loaded::Full(back, _) => (held, made_room) = (back, true),
         }
     };
     match shop.runtime.image(&name.to_string()).await? {

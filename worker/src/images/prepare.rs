@@ -223,7 +223,8 @@ async fn load(
     let held = held?;
     let (local, held) = match loaded {
         Ok((local, _)) => (local, held),
-        Err(Fault::Runtime(error)) if !error.is_unreachable() => {
+        // Whatever it was: that a layer broke off on its way looks to the engine's client as if the engine had gone.
+        Err(Fault::Runtime(error)) => {
             tracing::info!(%error, "the engine did not take layers on their way; sending them from the disk");
             let content = |held: &Held| Content::File { file: held.path().to_owned(), packing: held.encoding().into() };
             let here = missing.iter().zip(&held).map(|(blob, held)| layer(blob, content(held)));

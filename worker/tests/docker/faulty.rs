@@ -34,6 +34,8 @@ pub struct Faults {
     pub removals: Arc<Semaphore>,
     /// Where the engine says that it keeps its files.
     pub disk: Option<PathBuf>,
+    /// The engine does not take an archive, once it has read some of it.
+    pub load_fails: AtomicU32,
     /// The worker cannot read what the engine keeps of a container.
     pub no_overlay: bool,
     /// It can only with a permit of this.
@@ -53,6 +55,7 @@ impl Default for Faults {
             create_waits: None,
             removals: Arc::new(Semaphore::new(0)),
             disk: None,
+            load_fails: 0.into(),
             no_overlay: false,
             overlay_waits: None,
         }
@@ -181,7 +184,15 @@ impl Runtime for Faulty {
         self.engine.export(reference).await
     }
 
-    async fn load(&self, archive: ByteStream) -> Result<(), RuntimeError> {
+    async fn load(&self, mut archive: ByteStream) -> Result<(), RuntimeError> {
+        if is_due(&self.faults.load_fails) {
+            archive.next().await;
+            return Err(RuntimeError::Refused {
+                doing: "load an image".into(),
+                status: None,
+                message: "no space left on device".into(),
+            });
+        }
         self.engine.load(archive).await
     }
 

@@ -7,6 +7,7 @@ use crate::images::{committing, forget_build, image_in};
 use crate::order::order;
 use railyard_common::order::{Order, OrderImage};
 use railyard_common::outcome::{OutcomeKind, Reason};
+use railyard_worker::WorkerConfig;
 use railyard_worker::runtime::Runtime as _;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -82,6 +83,20 @@ async fn what_was_packed_is_sent_by_the_next_worker_and_not_packed_again() {
     let made = farm.ended(order.lease).await;
     assert_eq!(packs(&made.log), 1, "{}", made.log);
     is_used(&farm, &made).await;
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_engine_that_has_no_room_gets_the_layers_once_more() {
+    let farm = Farm::start().await;
+    let worker = farm.worker_with(WorkerConfig { blob_cache: bytesize::ByteSize::b(0), ..farm.config() }).await;
+    let made = farm.run(&committing(1, &base_image().await, SCRIPT)).await;
+    worker.stop().await;
+    let full = Faults { load_fails: 1.into(), ..Faults::default() };
+    let worker = farm.faulty_worker(farm.config(), full).await;
+    is_used(&farm, &made).await;
+    let log = farm.log(order(2, "", "").lease);
+    assert!(!log.contains("the engine is away"), "{log}");
     worker.stop().await;
 }
 
