@@ -10,6 +10,8 @@ mod fixture;
 mod proxy;
 #[path = "cache/s3.rs"]
 mod s3;
+#[path = "cache/sending.rs"]
+mod sending;
 #[path = "cache/suite.rs"]
 mod suite;
 

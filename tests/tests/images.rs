@@ -101,7 +101,7 @@ fn seen(root: &Path) -> Listing {
         let below = |own: &&str| {
             path == **own || (!own.starts_with("etc") && *own != "sbin" && path.starts_with(&format!("{own}/")))
         };
-        !ENGINES.iter().any(|own| below(own)) && path != "sbin/docker-init"
+        !ENGINES.iter().any(below) && path != "sbin/docker-init"
     });
     seen
 }
