@@ -37,8 +37,9 @@ pub struct EmbeddedConfig {
 
 /// Settings of a cache in S3.
 ///
-/// Uploads that were never completed leave parts that no listing shows: give the bucket a lifecycle rule
-/// (`AbortIncompleteMultipartUpload`, one day).
+/// The controller ends the uploads of leases that are over. One that it began and died over before it noted that leaves parts
+/// which no listing shows: give the bucket a lifecycle rule (`AbortIncompleteMultipartUpload`, a few days: longer than the
+/// longest upload).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct S3Config {
