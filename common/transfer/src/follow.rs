@@ -1,12 +1,11 @@
 //! Follows bytes that land: hashes them as soon as there is no gap before them, decoded if they are stored compressed, so
 //! that the digest is known shortly after the last byte came.
 
-use crate::hash::READ_BYTES;
+use crate::hash::{Hasher, READ_BYTES};
 use railyard_common::blob::{Blob, Encoding};
 use railyard_common::digest::Digest;
-use sha2::{Digest as _, Sha256};
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
@@ -27,8 +26,7 @@ pub(crate) enum Fault {
 
 /// Where plain bytes go: into the digest, and into a file if they are not in one yet.
 pub(crate) struct Plain {
-    hasher: Sha256,
-    length: u64,
+    hasher: Hasher,
     limit: u64,
     file: Option<File>,
     tap: Option<Tap>,
@@ -36,16 +34,15 @@ pub(crate) struct Plain {
 
 impl Write for Plain {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.length + bytes.len() as u64 > self.limit {
+        if self.hasher.bytes() + bytes.len() as u64 > self.limit {
             // A small compressed file can hold any number of bytes; none beyond the announced ones are written.
             return Err(io::Error::other(TooLong(self.limit)));
         }
         if let Some(file) = &self.file {
-            crate::landing::write_sparse(file, bytes, self.length)?;
+            crate::landing::write_sparse(file, bytes, self.hasher.bytes())?;
         }
         self.tap.take_if(|tap| !tap(bytes));
         self.hasher.update(bytes);
-        self.length += bytes.len() as u64;
         Ok(bytes.len())
     }
 
@@ -74,7 +71,7 @@ pub(crate) fn follow(
     (plain, tap): (Option<File>, Option<Tap>),
     marks: &Receiver<u64>,
 ) -> Result<(), Fault> {
-    let plain = Plain { hasher: Sha256::new(), length: 0, limit: blob.size_bytes, file: plain, tap };
+    let plain = Plain { hasher: Hasher::default(), limit: blob.size_bytes, file: plain, tap };
     let mut sink = match blob.encoding {
         Encoding::Identity => Sink::Plain(plain),
         Encoding::Zstd => Sink::Zstd(Box::new(Decoder::new(plain).map_err(Fault::Local)?)),
@@ -82,16 +79,14 @@ pub(crate) fn follow(
     let mut buffer = vec![0; READ_BYTES];
     let mut done = 0;
     while let Ok(mark) = marks.recv() {
-        while done < mark {
-            let n = usize::try_from(mark - done).map_or(buffer.len(), |left| left.min(buffer.len()));
-            stored.read_exact_at(&mut buffer[..n], done).map_err(Fault::Local)?;
-            match &mut sink {
-                Sink::Plain(plain) => plain.write_all(&buffer[..n]),
-                Sink::Zstd(decoder) => decoder.write_all(&buffer[..n]),
-            }
-            .map_err(fault)?;
-            done += n as u64;
+        let mut next = Piece { file: stored, offset: done, left: mark - done };
+        match &mut sink {
+            // Nobody but the digest wants them.
+            Sink::Plain(plain) if plain.tap.is_none() => plain.hasher.update_from(&mut next).map_err(Fault::Local)?,
+            Sink::Plain(plain) => pass(&mut next, &mut buffer, plain)?,
+            Sink::Zstd(decoder) => pass(&mut next, &mut buffer, decoder)?,
         }
+        done = mark;
     }
     if done < stored_bytes {
         return Ok(());
@@ -103,15 +98,43 @@ pub(crate) fn follow(
             decoder.into_inner()
         }
     };
-    if plain.length != blob.size_bytes {
-        return Err(Fault::Content(format!("expected {} bytes, got {}", blob.size_bytes, plain.length)));
+    let length = plain.hasher.bytes();
+    if length != blob.size_bytes {
+        return Err(Fault::Content(format!("expected {} bytes, got {length}", blob.size_bytes)));
     }
     if let Some(file) = &plain.file {
         // What ends in zeros was not written to its end.
-        file.set_len(plain.length).map_err(Fault::Local)?;
+        file.set_len(length).map_err(Fault::Local)?;
     }
-    let found = Digest::finish(plain.hasher);
+    let found = plain.hasher.finish();
     if found == blob.digest { Ok(()) } else { Err(Fault::Digest(found)) }
+}
+
+/// Bytes of a file that are there.
+struct Piece<'a> {
+    file: &'a File,
+    offset: u64,
+    left: u64,
+}
+
+impl Read for Piece<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let most = usize::try_from(self.left).map_or(buffer.len(), |left| left.min(buffer.len()));
+        let n = self.file.read_at(&mut buffer[..most], self.offset)?;
+        if n == 0 && most > 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        (self.offset, self.left) = (self.offset + n as u64, self.left - n as u64);
+        Ok(n)
+    }
+}
+
+fn pass(from: &mut Piece<'_>, buffer: &mut [u8], to: &mut impl Write) -> Result<(), Fault> {
+    while from.left > 0 {
+        let n = from.read(buffer).map_err(Fault::Local)?;
+        to.write_all(&buffer[..n]).map_err(fault)?;
+    }
+    Ok(())
 }
 
 /// The decoder reports bad frames as I/O errors without a system error number; the disk's have one.

@@ -1,4 +1,7 @@
-//! The digest of a file.
+//! The digest of bytes that come one after the other, and of a file.
+//!
+//! Hashing is what takes longest of all that is done to a byte, and cannot be shared between processors: so whoever reads,
+//! decodes or writes the bytes does so on another one.
 
 use crate::error::TransferError;
 use railyard_common::digest::Digest;
@@ -6,10 +9,151 @@ use sha2::{Digest as _, Sha256};
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
+use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
+use std::thread;
 use tokio::task::JoinHandle;
 
 /// Big enough that the system call does not matter, small enough for the second-level cache.
 pub(crate) const READ_BYTES: usize = 256 * 1024;
+
+/// So many bytes are hashed where they are: a thread is not worth its start for them.
+const ALONE_BYTES: u64 = 4 * 1024 * 1024;
+
+/// Pieces of [`READ_BYTES`] that wait for the hashing thread.
+const PIECES: usize = 3;
+
+/// The SHA-256 of bytes, hashed on a thread of its own when there are many of them.
+pub struct Hasher {
+    side: Side,
+    bytes: u64,
+}
+
+enum Side {
+    Here(Sha256),
+    There(There),
+}
+
+struct There {
+    filling: Vec<u8>,
+    pieces: SyncSender<Vec<u8>>,
+    /// Pieces that were hashed.
+    spare: Receiver<Vec<u8>>,
+    thread: thread::JoinHandle<Sha256>,
+}
+
+impl Default for Hasher {
+    fn default() -> Self {
+        Self { side: Side::Here(Sha256::new()), bytes: 0 }
+    }
+}
+
+impl Hasher {
+    /// How many bytes it has been given.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// The next bytes. Waits while too many are to be hashed still.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.bytes += bytes.len() as u64;
+        match &mut self.side {
+            Side::Here(hasher) => {
+                hasher.update(bytes);
+                self.move_on();
+            }
+            Side::There(there) => there.update(bytes),
+        }
+    }
+
+    /// Everything that can be read.
+    pub(crate) fn update_from(&mut self, from: &mut impl Read) -> io::Result<()> {
+        let mut buffer = vec![0; READ_BYTES];
+        while let Side::Here(_) = &self.side {
+            match from.read(&mut buffer) {
+                Ok(0) => return Ok(()),
+                Ok(n) => self.update(&buffer[..n]),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        if let Side::There(there) = &mut self.side {
+            self.bytes += there.update_from(from)?;
+        }
+        Ok(())
+    }
+
+    /// The digest of all bytes.
+    pub fn finish(self) -> Digest {
+        Digest::finish(match self.side {
+            Side::Here(hasher) => hasher,
+            Side::There(there) => there.finish(),
+        })
+    }
+
+    /// To a thread, when there are enough bytes for one. Where there can be no more threads it stays.
+    fn move_on(&mut self) {
+        if let Side::Here(hasher) = &self.side
+            && self.bytes >= ALONE_BYTES
+            && let Ok(there) = There::begin(hasher.clone())
+        {
+            self.side = Side::There(there);
+        }
+    }
+}
+
+impl There {
+    fn begin(mut hasher: Sha256) -> io::Result<Self> {
+        let (pieces, wanted) = sync_channel::<Vec<u8>>(PIECES);
+        let (give_back, spare) = channel();
+        let hash = move || {
+            for mut piece in wanted {
+                hasher.update(&piece);
+                piece.clear();
+                // Nobody needs it when all has been read.
+                let _ = give_back.send(piece);
+            }
+            hasher
+        };
+        let thread = thread::Builder::new().name("hash".to_owned()).spawn(hash)?;
+        Ok(Self { filling: Vec::with_capacity(READ_BYTES), pieces, spare, thread })
+    }
+
+    fn update(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let (some, rest) = bytes.split_at(bytes.len().min(READ_BYTES - self.filling.len()));
+            self.filling.extend_from_slice(some);
+            bytes = rest;
+            self.pass_if_full();
+        }
+    }
+
+    fn update_from(&mut self, from: &mut impl Read) -> io::Result<u64> {
+        let mut bytes = 0;
+        loop {
+            let room = READ_BYTES - self.filling.len();
+            let n = from.take(room as u64).read_to_end(&mut self.filling)?;
+            bytes += n as u64;
+            if n < room {
+                return Ok(bytes);
+            }
+            self.pass_if_full();
+        }
+    }
+
+    fn pass_if_full(&mut self) {
+        if self.filling.len() == READ_BYTES {
+            let next = self.spare.try_recv().unwrap_or_else(|_| Vec::with_capacity(READ_BYTES));
+            // It ends early only in a panic, which goes on where the digest is taken.
+            let _ = self.pieces.send(std::mem::replace(&mut self.filling, next));
+        }
+    }
+
+    fn finish(self) -> Sha256 {
+        let _ = self.pieces.send(self.filling);
+        drop(self.pieces);
+        self.thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+}
 
 /// The SHA-256 and the length of a file, read on a blocking thread.
 ///
@@ -19,31 +163,14 @@ pub async fn hash_file(path: &Path) -> Result<(Digest, u64), TransferError> {
     let path = path.to_owned();
     blocking(move || {
         let hash = || {
-            let mut file = File::open(&path)?;
-            let mut hasher = Sha256::new();
-            let length = read_all(&mut file, |bytes| hasher.update(bytes))?;
-            Ok((Digest::finish(hasher), length))
+            let mut hasher = Hasher::default();
+            hasher.update_from(&mut File::open(&path)?)?;
+            let length = hasher.bytes();
+            Ok((hasher.finish(), length))
         };
         hash().map_err(TransferError::local("read", &path))
     })
     .await
-}
-
-/// Gives every byte of `from` to `see`; returns how many there were.
-pub(crate) fn read_all(from: &mut impl Read, mut see: impl FnMut(&[u8])) -> io::Result<u64> {
-    let mut buffer = vec![0; READ_BYTES];
-    let mut length = 0;
-    loop {
-        match from.read(&mut buffer) {
-            Ok(0) => return Ok(length),
-            Ok(n) => {
-                see(&buffer[..n]);
-                length += n as u64;
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
 }
 
 /// Runs `work` on a blocking thread. A panic there goes on here.
@@ -60,5 +187,34 @@ pub(crate) async fn joined<T>(handle: JoinHandle<T>) -> T {
             // Blocking work is only cancelled when the runtime goes down, and this future with it.
             Err(_) => std::future::pending().await,
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+
+        #[test]
+        fn here_and_there_are_the_same_digest(
+            kib in 0_usize..12_000, odd in 0_usize..2000, steps in prop::collection::vec(1_usize..700_000, 1..9),
+        ) {
+            let bytes: Vec<u8> = (0..kib * 1024 + odd).map(|n| (n * 31 / 7) as u8).collect();
+            let (mut hasher, mut at, mut steps) = (Hasher::default(), 0, steps.iter().cycle());
+            while at < bytes.len() {
+                let end = bytes.len().min(at + steps.next().copied().unwrap_or(1));
+                hasher.update(&bytes[at..end]);
+                at = end;
+            }
+            prop_assert_eq!(hasher.bytes(), bytes.len() as u64);
+            prop_assert_eq!(hasher.finish(), Digest::of(&bytes));
+            let mut read = Hasher::default();
+            read.update_from(&mut &bytes[..]).unwrap();
+            prop_assert_eq!(read.bytes(), bytes.len() as u64);
+            prop_assert_eq!(read.finish(), Digest::of(&bytes));
+        }
     }
 }

@@ -83,10 +83,15 @@ impl Landing {
                 let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&part)?;
                 // A pull that was dropped may still be writing its last bytes; it lets go when its threads end.
                 file.lock()?;
-                if file.metadata()?.len() != stored_bytes {
+                let length = file.metadata()?.len();
+                if length != stored_bytes {
                     // Not what the notes are about.
                     remove(&noted)?;
-                    file.set_len(0)?;
+                    if length > 0 {
+                        // Never of a new file: ext4 takes that for a file that is being replaced, and has whoever closes it wait
+                        // for the disk (`auto_da_alloc` in ext4(5)).
+                        file.set_len(0)?;
+                    }
                     file.set_len(stored_bytes)?;
                 }
                 let plain = plain.map(File::create).transpose()?;

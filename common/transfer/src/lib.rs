@@ -23,7 +23,7 @@ mod tries;
 pub use compress::{Press, Pressed, Sum, Want, compress_zstd, pays};
 pub use error::TransferError;
 pub use follow::Tap;
-pub use hash::hash_file;
+pub use hash::{Hasher, hash_file};
 pub use landing::{Form, write_sparse};
 pub use memory::Memory;
 pub use part_log::PartLog;

@@ -1,8 +1,7 @@
 //! Whether stored bytes are those of their digest.
 
 use railyard_common::blob::{Blob, Encoding};
-use railyard_common::digest::Digest;
-use sha2::{Digest as _, Sha256};
+use railyard_transfer::Hasher;
 use std::io::{self, Read, Write};
 use zstd::stream::write::Decoder;
 
@@ -35,8 +34,7 @@ enum Sink {
 }
 
 struct Hashed {
-    hasher: Sha256,
-    length: u64,
+    hasher: Hasher,
     limit: u64,
 }
 
@@ -47,8 +45,7 @@ struct TooLong(u64);
 
 impl Write for Hashed {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.length += bytes.len() as u64;
-        if self.length > self.limit {
+        if self.hasher.bytes() + bytes.len() as u64 > self.limit {
             return Err(io::Error::other(TooLong(self.limit)));
         }
         self.hasher.update(bytes);
@@ -63,7 +60,7 @@ impl Write for Hashed {
 impl Verifier {
     /// For the stored bytes of `blob`.
     pub(crate) fn new(blob: &Blob) -> io::Result<Self> {
-        let hashed = Hashed { hasher: Sha256::new(), length: 0, limit: blob.size_bytes };
+        let hashed = Hashed { hasher: Hasher::default(), limit: blob.size_bytes };
         let sink = match blob.encoding {
             Encoding::Identity => Sink::Plain(hashed),
             Encoding::Zstd => Sink::Zstd(Box::new(Decoder::new(hashed)?)),
@@ -109,7 +106,7 @@ impl Verifier {
             },
             Sink::Bad(why) => return Verdict::Bad(why),
         };
-        let (length, wanted) = (plain.length, self.blob.size_bytes);
+        let (length, wanted) = (plain.hasher.bytes(), self.blob.size_bytes);
         if length != wanted {
             let decodes = if self.blob.encoding == Encoding::Zstd { "it does not decode to its end: " } else { "" };
             return Verdict::Bad(format!("{decodes}it has {length} bytes instead of {wanted}"));
@@ -120,7 +117,7 @@ impl Verifier {
                 self.stored_bytes, self.blob.stored_bytes
             ));
         }
-        let digest = Digest::finish(plain.hasher);
+        let digest = plain.hasher.finish();
         if digest == self.blob.digest { Verdict::Good } else { Verdict::Bad(format!("its digest is {digest}")) }
     }
 
@@ -170,6 +167,7 @@ pub(crate) fn plain_size(head: &[u8]) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use railyard_common::digest::Digest;
 
     fn zstd_blob(plain: &[u8]) -> (Vec<u8>, Blob) {
         let stored = zstd::bulk::compress(plain, 3).unwrap();

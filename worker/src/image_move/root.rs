@@ -2,7 +2,7 @@
 
 use railyard_common::blob::Encoding;
 use railyard_common::digest::Digest;
-use sha2::{Digest as _, Sha256};
+use railyard_transfer::Hasher;
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek as _, SeekFrom};
 use std::path::Path;
@@ -89,15 +89,14 @@ pub fn measure(path: &Path) -> io::Result<Measured> {
     if !is_header(&buffer[..HEADER_BYTES]) {
         return Err(no_tar());
     }
-    let mut hasher = Sha256::new();
-    let mut size_bytes = 0;
+    let mut hasher = Hasher::default();
     let mut n = HEADER_BYTES;
     while n > 0 {
         hasher.update(&buffer[..n]);
-        size_bytes += n as u64;
         n = plain.read(&mut buffer)?;
     }
-    Ok(Measured { packing, digest: Digest::finish(hasher), size_bytes })
+    let size_bytes = hasher.bytes();
+    Ok(Measured { packing, digest: hasher.finish(), size_bytes })
 }
 
 fn no_tar() -> io::Error {

@@ -6,7 +6,7 @@
 use super::root::Packing;
 use railyard_common::blob::{Blob, Encoding};
 use railyard_common::digest::Digest;
-use sha2::{Digest as _, Sha256};
+use railyard_transfer::Hasher;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, Read, Seek as _, SeekFrom, Write};
@@ -87,13 +87,13 @@ fn pack(mut content: impl Read, size: u64, file: &Path, level: i32) -> io::Resul
     encoder.set_pledged_src_size(Some(size))?;
     let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
     encoder.multithread(u32::try_from(threads).unwrap_or(1))?;
-    let mut hasher = Sha256::new();
+    let mut hasher = Hasher::default();
     let size_bytes = copy(&mut content, |bytes| {
         hasher.update(bytes);
         encoder.write_all(bytes)
     })?;
     let stored_bytes = encoder.finish()?.metadata()?.len();
-    Ok(Blob { digest: Digest::finish(hasher), size_bytes, encoding: Encoding::Zstd, stored_bytes })
+    Ok(Blob { digest: hasher.finish(), size_bytes, encoding: Encoding::Zstd, stored_bytes })
 }
 
 /// The same for a layer that the engine keeps packed: its plain length is known only when it is unpacked.

@@ -1,8 +1,7 @@
 //! The file that is read and the one that is written: both are counted, and hashed where that is wanted.
 
 use super::Sum;
-use railyard_common::digest::Digest;
-use sha2::{Digest as _, Sha256};
+use crate::hash::Hasher;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::sync::Arc;
@@ -35,7 +34,7 @@ pub(super) struct Source {
     seen: u64,
     /// It ended before it should.
     short: bool,
-    hasher: Option<Sha256>,
+    hasher: Option<Hasher>,
     failed: Option<io::Error>,
     stop: Stop,
     progress: Box<dyn Fn(u64) + Send>,
@@ -43,7 +42,7 @@ pub(super) struct Source {
 
 impl Source {
     pub(super) fn new(file: File, hashed: bool, stop: Stop, progress: Box<dyn Fn(u64) + Send>) -> Self {
-        let hasher = hashed.then(Sha256::new);
+        let hasher = hashed.then(Hasher::default);
         Self { file, expected: 0, seen: 0, short: false, hasher, failed: None, stop, progress }
     }
 
@@ -73,7 +72,7 @@ impl Source {
     }
 
     pub(super) fn finish(self) -> Sum {
-        Sum { digest: self.hasher.map(Digest::finish), bytes: self.seen }
+        Sum { digest: self.hasher.map(Hasher::finish), bytes: self.seen }
     }
 
     /// Fills `to` with the next `most` bytes, or with what is left.
@@ -139,16 +138,16 @@ impl Read for Source {
 pub(super) struct Sink {
     file: File,
     written: u64,
-    hasher: Option<Sha256>,
+    hasher: Option<Hasher>,
 }
 
 impl Sink {
     pub(super) fn new(file: File, hashed: bool) -> Self {
-        Self { file, written: 0, hasher: hashed.then(Sha256::new) }
+        Self { file, written: 0, hasher: hashed.then(Hasher::default) }
     }
 
     pub(super) fn finish(self) -> io::Result<Sum> {
-        Ok(Sum { digest: self.hasher.map(Digest::finish), bytes: self.written })
+        Ok(Sum { digest: self.hasher.map(Hasher::finish), bytes: self.written })
     }
 }
 

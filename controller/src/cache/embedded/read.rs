@@ -16,13 +16,13 @@ use railyard_common::blob::media_type_of;
 use railyard_common::path::RelPath;
 use railyard_service::listener::Peer;
 use std::fs::{File, Metadata};
-use std::io;
-use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::io::{self, Read as _, Seek as _, SeekFrom};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
-use std::sync::Arc;
+use tokio::task::JoinHandle;
 
 /// What is read from disk at once.
-const CHUNK_BYTES: usize = 256 * 1024;
+const CHUNK_BYTES: usize = 512 * 1024;
 
 /// What lies at a path.
 enum Found {
@@ -138,27 +138,28 @@ fn file_answer(
 }
 
 /// Bytes of a file. The next ones are read while the last ones are sent; they go to the TLS layer without another copy.
-fn bytes_of(file: File, start: u64, length: u64) -> impl Stream<Item = io::Result<Bytes>> + Send {
-    let (file, end) = (Arc::new(file), start + length);
-    let read = move |offset: u64| {
-        let (file, left) = (Arc::clone(&file), end - offset);
-        (left > 0).then(|| {
-            tokio::task::spawn_blocking(move || {
-                let mut chunk = vec![0; usize::try_from(left).map_or(CHUNK_BYTES, |left| left.min(CHUNK_BYTES))];
-                file.read_exact_at(&mut chunk, offset).map(|()| Bytes::from(chunk))
-            })
-        })
-    };
-    let first = read(start);
-    stream::try_unfold((first, start), move |(reading, offset)| {
-        let read = read.clone();
-        async move {
-            let Some(reading) = reading else { return Ok(None) };
-            let chunk = blocking_join(reading).await?;
-            let offset = offset + chunk.len() as u64;
-            Ok(Some((chunk, (read(offset), offset))))
-        }
+fn bytes_of(mut file: File, start: u64, length: u64) -> impl Stream<Item = io::Result<Bytes>> + Send {
+    // Moves a number, not the disk's head.
+    let first = file.seek(SeekFrom::Start(start)).map(|_| read_next(file, length));
+    stream::try_unfold((first, length), move |(reading, left)| async move {
+        let Some(reading) = reading? else { return Ok(None) };
+        let (file, chunk) = blocking_join(reading).await?;
+        let left = left - chunk.len() as u64;
+        Ok(Some((chunk, (Ok(read_next(file, left)), left))))
     })
+}
+
+/// Begins to read the next of `left` bytes, if there are any, into memory that is not cleared first.
+fn read_next(file: File, left: u64) -> Option<JoinHandle<io::Result<(File, Bytes)>>> {
+    let wanted = usize::try_from(left).map_or(CHUNK_BYTES, |left| left.min(CHUNK_BYTES));
+    let read = move || {
+        let mut chunk = Vec::with_capacity(wanted);
+        if (&file).take(wanted as u64).read_to_end(&mut chunk)? < wanted {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok((file, Bytes::from(chunk)))
+    };
+    (wanted > 0).then(|| tokio::task::spawn_blocking(read))
 }
 
 /// What a `Range` header asks for.
