@@ -192,7 +192,7 @@ impl Fetcher<'_> {
 async fn is_there(dest: &Path, artifact: &Artifact) -> bool {
     let same_size =
         tokio::fs::metadata(dest).await.is_ok_and(|meta| meta.is_file() && meta.len() == artifact.blob.size_bytes);
-    same_size && hash_file(dest).await.is_ok_and(|(digest, _)| digest == artifact.blob.digest)
+    same_size && hash_file(dest).await.is_ok_and(|hashed| hashed.digest == artifact.blob.digest)
 }
 
 #[cfg(test)]

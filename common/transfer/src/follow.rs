@@ -82,7 +82,9 @@ pub(crate) fn follow(
         let mut next = Piece { file: stored, offset: done, left: mark - done };
         match &mut sink {
             // Nobody but the digest wants them.
-            Sink::Plain(plain) if plain.tap.is_none() => plain.hasher.update_from(&mut next).map_err(Fault::Local)?,
+            Sink::Plain(plain) if plain.tap.is_none() => {
+                plain.hasher.update_from(&mut next, |_| {}).map_err(Fault::Local)?
+            }
             Sink::Plain(plain) => pass(&mut next, &mut buffer, plain)?,
             Sink::Zstd(decoder) => pass(&mut next, &mut buffer, decoder)?,
         }

@@ -3,6 +3,7 @@
 //! Hashing is what takes longest of all that is done to a byte, and cannot be shared between processors: so whoever reads,
 //! decodes or writes the bytes does so on another one.
 
+use crate::crc32s::Crc32s;
 use crate::error::TransferError;
 use railyard_common::digest::Digest;
 use sha2::{Digest as _, Sha256};
@@ -34,11 +35,31 @@ enum Side {
 }
 
 struct There {
-    filling: Vec<u8>,
-    pieces: SyncSender<Vec<u8>>,
+    filling: Piece,
+    pieces: SyncSender<Piece>,
     /// Pieces that were hashed.
-    spare: Receiver<Vec<u8>>,
+    spare: Receiver<Piece>,
     thread: thread::JoinHandle<Sha256>,
+}
+
+/// Memory for [`READ_BYTES`], and how many of them there are.
+struct Piece {
+    memory: Vec<u8>,
+    length: usize,
+}
+
+impl Piece {
+    fn empty() -> Self {
+        Self { memory: vec![0; READ_BYTES], length: 0 }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        &self.memory[..self.length]
+    }
+
+    fn room(&mut self) -> &mut [u8] {
+        &mut self.memory[self.length..]
+    }
 }
 
 impl Default for Hasher {
@@ -65,19 +86,19 @@ impl Hasher {
         }
     }
 
-    /// Everything that can be read.
-    pub(crate) fn update_from(&mut self, from: &mut impl Read) -> io::Result<()> {
+    /// Everything that can be read; `seen` sees it, too.
+    pub(crate) fn update_from(&mut self, from: &mut impl Read, mut seen: impl FnMut(&[u8])) -> io::Result<()> {
         let mut buffer = vec![0; READ_BYTES];
         while let Side::Here(_) = &self.side {
-            match from.read(&mut buffer) {
-                Ok(0) => return Ok(()),
-                Ok(n) => self.update(&buffer[..n]),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
+            let n = read_some(from, &mut buffer)?;
+            if n == 0 {
+                return Ok(());
             }
+            seen(&buffer[..n]);
+            self.update(&buffer[..n]);
         }
         if let Side::There(there) = &mut self.side {
-            self.bytes += there.update_from(from)?;
+            self.bytes += there.update_from(from, seen)?;
         }
         Ok(())
     }
@@ -103,46 +124,50 @@ impl Hasher {
 
 impl There {
     fn begin(mut hasher: Sha256) -> io::Result<Self> {
-        let (pieces, wanted) = sync_channel::<Vec<u8>>(PIECES);
+        let (pieces, wanted) = sync_channel::<Piece>(PIECES);
         let (give_back, spare) = channel();
         let hash = move || {
             for mut piece in wanted {
-                hasher.update(&piece);
-                piece.clear();
+                hasher.update(piece.bytes());
+                piece.length = 0;
                 // Nobody needs it when all has been read.
                 let _ = give_back.send(piece);
             }
             hasher
         };
         let thread = thread::Builder::new().name("hash".to_owned()).spawn(hash)?;
-        Ok(Self { filling: Vec::with_capacity(READ_BYTES), pieces, spare, thread })
+        Ok(Self { filling: Piece::empty(), pieces, spare, thread })
     }
 
     fn update(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
-            let (some, rest) = bytes.split_at(bytes.len().min(READ_BYTES - self.filling.len()));
-            self.filling.extend_from_slice(some);
+            let room = self.filling.room();
+            let (some, rest) = bytes.split_at(bytes.len().min(room.len()));
+            room[..some.len()].copy_from_slice(some);
             bytes = rest;
-            self.pass_if_full();
+            self.fill(some.len());
         }
     }
 
-    fn update_from(&mut self, from: &mut impl Read) -> io::Result<u64> {
+    fn update_from(&mut self, from: &mut impl Read, mut seen: impl FnMut(&[u8])) -> io::Result<u64> {
         let mut bytes = 0;
         loop {
-            let room = READ_BYTES - self.filling.len();
-            let n = from.take(room as u64).read_to_end(&mut self.filling)?;
-            bytes += n as u64;
-            if n < room {
+            let room = self.filling.room();
+            let n = read_some(from, room)?;
+            if n == 0 {
                 return Ok(bytes);
             }
-            self.pass_if_full();
+            seen(&room[..n]);
+            bytes += n as u64;
+            self.fill(n);
         }
     }
 
-    fn pass_if_full(&mut self) {
-        if self.filling.len() == READ_BYTES {
-            let next = self.spare.try_recv().unwrap_or_else(|_| Vec::with_capacity(READ_BYTES));
+    /// So many more bytes are in the piece; a full one is passed on.
+    fn fill(&mut self, bytes: usize) {
+        self.filling.length += bytes;
+        if self.filling.length == READ_BYTES {
+            let next = self.spare.try_recv().unwrap_or_else(|_| Piece::empty());
             // It ends early only in a panic, which goes on where the digest is taken.
             let _ = self.pieces.send(std::mem::replace(&mut self.filling, next));
         }
@@ -155,18 +180,38 @@ impl There {
     }
 }
 
-/// The SHA-256 and the length of a file, read on a blocking thread.
+fn read_some(from: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
+    loop {
+        match from.read(buffer) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            done => return done,
+        }
+    }
+}
+
+/// What reading a file once has told.
+#[derive(Clone, Debug)]
+pub struct Hashed {
+    /// Of all its bytes.
+    pub digest: Digest,
+    /// Its length.
+    pub bytes: u64,
+    /// For whoever sends it.
+    pub crc32s: Crc32s,
+}
+
+/// Reads a file on a blocking thread.
 ///
 /// # Errors
 /// [`TransferError::NotFound`] or [`TransferError::Io`].
-pub async fn hash_file(path: &Path) -> Result<(Digest, u64), TransferError> {
+pub async fn hash_file(path: &Path) -> Result<Hashed, TransferError> {
     let path = path.to_owned();
     blocking(move || {
         let hash = || {
-            let mut hasher = Hasher::default();
-            hasher.update_from(&mut File::open(&path)?)?;
-            let length = hasher.bytes();
-            Ok((hasher.finish(), length))
+            let (mut hasher, mut crc32s) = (Hasher::default(), Crc32s::default());
+            hasher.update_from(&mut File::open(&path)?, |bytes| crc32s.update(bytes))?;
+            let bytes = hasher.bytes();
+            Ok(Hashed { digest: hasher.finish(), bytes, crc32s })
         };
         hash().map_err(TransferError::local("read", &path))
     })
@@ -212,7 +257,9 @@ mod tests {
             prop_assert_eq!(hasher.bytes(), bytes.len() as u64);
             prop_assert_eq!(hasher.finish(), Digest::of(&bytes));
             let mut read = Hasher::default();
-            read.update_from(&mut &bytes[..]).unwrap();
+            let mut seen = 0;
+            read.update_from(&mut &bytes[..], |bytes| seen += bytes.len()).unwrap();
+            prop_assert_eq!(seen, bytes.len());
             prop_assert_eq!(read.bytes(), bytes.len() as u64);
             prop_assert_eq!(read.finish(), Digest::of(&bytes));
         }

@@ -8,6 +8,7 @@
 
 mod chunks;
 mod compress;
+mod crc32s;
 mod error;
 mod follow;
 mod hash;
@@ -21,13 +22,14 @@ mod push;
 mod tries;
 
 pub use compress::{Press, Pressed, Sum, Want, compress_zstd, pays};
+pub use crc32s::Crc32s;
 pub use error::TransferError;
 pub use follow::Tap;
-pub use hash::{Hasher, hash_file};
+pub use hash::{Hashed, Hasher, hash_file};
 pub use landing::{Form, write_sparse};
 pub use memory::Memory;
 pub use part_log::PartLog;
-pub use push::{Finished, PartUrls, PushError, Ticket};
+pub use push::{Finished, PartUrls, PushError, Stored, Ticket};
 
 use railyard_common::backoff::Backoff;
 use std::time::Duration;

@@ -58,6 +58,8 @@ pub(crate) struct Part<'a> {
     pub number: u32,
     pub offset: u64,
     pub length: u64,
+    /// Its checksum, if that is known.
+    pub crc32: Option<u32>,
 }
 
 impl Part<'_> {

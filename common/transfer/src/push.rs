@@ -1,9 +1,10 @@
 //! A file into the cache, in parts to signed URLs.
 
+use crate::crc32s::Crc32s;
 use crate::error::{TransferError, bare, refused};
 use crate::hash::blocking;
 use crate::meter::{Meter, telling, while_lively, while_progressing};
-use crate::part::Part;
+use crate::part::{Part, Sum};
 use crate::part_log::PartLog;
 use crate::tries::{LastError, Tries};
 use crate::{Progress, Transfer};
@@ -21,6 +22,21 @@ const URLS_AT_A_TIME: u32 = 32;
 
 /// URLs of one part that may be expired when they are used: more of them, and the clocks of controller and cache disagree.
 const RENEWALS_MAX: u32 = 3;
+
+/// The stored bytes of a blob (compressed already if the blob is).
+#[derive(Clone, Copy, Debug)]
+pub struct Stored<'a> {
+    /// The file that holds them, and nothing else.
+    pub file: &'a Path,
+    /// What whoever has hashed it knows of it: its parts need not be read before they are sent.
+    pub crc32s: Option<&'a Crc32s>,
+}
+
+impl<'a, P: AsRef<Path> + ?Sized> From<&'a P> for Stored<'a> {
+    fn from(file: &'a P) -> Self {
+        Self { file: file.as_ref(), crc32s: None }
+    }
+}
 
 /// The right to send one blob: what the controller answered to `PrepareUpload`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,25 +81,25 @@ pub struct Finished {
 }
 
 impl Transfer {
-    /// Sends `file`, the stored bytes of `blob` (compressed already if the blob is), as `ticket` says; parts that `log` knows
-    /// are in the cache already.
+    /// Sends the stored bytes of `blob` as `ticket` says; parts that `log` knows are in the cache already.
     ///
     /// Parts go in parallel, each with its checksum, and are sent again on their own for as long as anything moves.
     /// `progress` is told stored bytes, those of earlier included.
     ///
     /// # Errors
     /// [`PushError`]; the first part that fails for good ends the push.
-    pub async fn push<U: PartUrls>(
+    pub async fn push<'a, U: PartUrls>(
         &self,
-        file: &Path,
+        stored: impl Into<Stored<'a>>,
         blob: &Blob,
         ticket: &Ticket,
         urls: &U,
         log: &PartLog,
         progress: Progress<'_>,
     ) -> Result<Finished, PushError<U::Error>> {
-        let opened = open_checked(file, blob.stored_bytes).await?;
-        let parts = parts(&opened, file, blob.stored_bytes, ticket)?;
+        let stored = stored.into();
+        let opened = open_checked(stored.file, blob.stored_bytes).await?;
+        let parts = parts(&opened, stored, blob.stored_bytes, ticket)?;
         let missing: Vec<Part<'_>> = parts.iter().filter(|part| log.etag(part.number).is_none()).cloned().collect();
         let total = Meter::default();
         total.add(blob.stored_bytes - missing.iter().map(|part| part.length).sum::<u64>());
@@ -127,9 +143,15 @@ impl<U: PartUrls> Way<'_, U> {
         let mut tries = Tries::new(&self.transfer.settings, self.last);
         let mut url = self.urls.of(part.number).await?;
         let mut renewals = 0;
+        // For the first try only: should the memory or the disk have lied once, it need not lie twice.
+        let mut known = part.crc32.filter(|_| self.checksum == PartChecksum::Crc32).map(Sum::Crc32);
         loop {
             let sent = Meter::default();
-            let error = match self.try_send(part, &url, &sent).await {
+            let sum = match known.take() {
+                Some(sum) => sum,
+                None => part.sum(self.checksum).await?,
+            };
+            let error = match self.try_send(part, sum, &url, &sent).await {
                 Ok(etag) => {
                     self.log.note(part.number, &etag);
                     return Ok((part.number, etag));
@@ -147,11 +169,9 @@ impl<U: PartUrls> Way<'_, U> {
         }
     }
 
-    async fn try_send(&self, part: &Part<'_>, to: &str, sent: &Meter) -> Result<String, TransferError> {
+    async fn try_send(&self, part: &Part<'_>, sum: Sum, to: &str, sent: &Meter) -> Result<String, TransferError> {
         let url = || bare(to);
         let limit = self.transfer.settings.stall_timeout;
-        // Summed anew for each try: should the memory or the disk have lied once, it need not lie twice.
-        let sum = part.sum(self.checksum).await?;
         let (name, value) = sum.header();
         let body = reqwest::Body::wrap_stream(part.body(sent.clone(), self.total.clone()));
         let request = self
@@ -231,7 +251,7 @@ async fn open_checked(path: &Path, expected: u64) -> Result<Arc<File>, TransferE
 /// The parts of a file as the ticket cuts it.
 fn parts<'a>(
     file: &Arc<File>,
-    path: &'a Path,
+    stored: Stored<'a>,
     stored_bytes: u64,
     ticket: &Ticket,
 ) -> Result<Vec<Part<'a>>, TransferError> {
@@ -246,7 +266,8 @@ fn parts<'a>(
     let cut = |number: u32| {
         let offset = u64::from(number - 1) * ticket.part_bytes;
         let length = ticket.part_bytes.min(stored_bytes - offset);
-        Part { file: Arc::clone(file), path, number, offset, length }
+        let crc32 = stored.crc32s.and_then(|crc32s| crc32s.of(offset, length));
+        Part { file: Arc::clone(file), path: stored.file, number, offset, length, crc32 }
     };
     Ok((1..=count).map(cut).collect())
 }

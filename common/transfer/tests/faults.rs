@@ -7,8 +7,8 @@ use railyard_common::backoff::Backoff;
 use railyard_common::blob::{Blob, Encoding, PartChecksum};
 use railyard_common::digest::Digest;
 use railyard_transfer::{
-    Finished, Form, PartLog, PartUrls, PushError, Settings, Ticket, Transfer, TransferError, compress_zstd, hash_file,
-    silent,
+    Finished, Form, PartLog, PartUrls, PushError, Settings, Stored, Ticket, Transfer, TransferError, compress_zstd,
+    hash_file, silent,
 };
 use std::convert::Infallible;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -112,6 +112,8 @@ impl Server {
 
 /// Plays one act; the head of the request, unless the client went away over it.
 fn play_one(stream: TcpStream, act: Act, over: &Over) -> Option<String> {
+    // A client that gave up may keep a connection on which it never asked anything.
+    stream.set_read_timeout(Some(SILENCE)).unwrap();
     let mut reader = BufReader::new(stream);
     let mut head = String::new();
     while !head.ends_with("\r\n\r\n") {
@@ -142,6 +144,9 @@ fn play_one(stream: TcpStream, act: Act, over: &Over) -> Option<String> {
 
 /// Longer than any test.
 const FOREVER: Duration = Duration::from_secs(600);
+
+/// Longer than any client here takes over sending a request.
+const SILENCE: Duration = Duration::from_secs(20);
 
 struct Bench {
     transfer: Transfer,
@@ -236,6 +241,27 @@ async fn a_part_is_sent_again_after_a_passing_fault() {
     let md5 = STANDARD.encode(md5::Md5::digest(b"bytes")).to_lowercase();
     assert!(requests[2].contains(&format!("content-md5: {md5}\r\n")), "{}", requests[2]);
     assert!(requests[2].contains("content-length: 5\r\n"), "{}", requests[2]);
+}
+
+#[tokio::test]
+async fn checksums_that_are_known_are_believed_once() {
+    let bench = Bench::new();
+    let (old, new) = (bench.path("old"), bench.path("new"));
+    std::fs::write(&old, b"bites").unwrap();
+    std::fs::write(&new, b"bytes").unwrap();
+    let known = hash_file(&old).await.unwrap().crc32s;
+    let server = Server::play(vec![answer("400 Bad Request", b"<Code>BadDigest</Code>"), answer(TAKEN, b"")]);
+    let ticket = Ticket { upload_id: "u".to_owned(), part_bytes: 64 << 20, checksum: PartChecksum::Crc32 };
+    let stored = Stored { file: &new, crc32s: Some(&known) };
+    let (blob, urls, log) = (blob_of(b"bytes"), OneUrl(&server.url), PartLog::unkept());
+    bench.transfer.push(stored, &blob, &ticket, &urls, &log, &silent).await.unwrap();
+    let told = |bytes: &[u8]| {
+        let crc32 = STANDARD.encode(crc32fast::hash(bytes).to_be_bytes()).to_lowercase();
+        format!("x-amz-checksum-crc32: {crc32}\r\n")
+    };
+    let requests = server.requests();
+    assert!(requests[0].contains(&told(b"bites")), "{}", requests[0]);
+    assert!(requests[1].contains(&told(b"bytes")), "{}", requests[1]);
 }
 
 #[tokio::test]
@@ -458,7 +484,8 @@ async fn an_empty_blob_needs_no_connection() {
     std::fs::write(bench.path("empty"), b"").unwrap();
     let sent = bench.send(&bench.path("empty"), &blob, 16, "http://127.0.0.1:1/", &PartLog::unkept()).await.unwrap();
     assert!(sent.etags.is_empty());
-    assert_eq!(hash_file(&bench.path("empty")).await.unwrap(), (blob.digest, 0));
+    let hashed = hash_file(&bench.path("empty")).await.unwrap();
+    assert_eq!((hashed.digest, hashed.bytes), (blob.digest, 0));
 }
 
 #[tokio::test]

@@ -4,17 +4,20 @@ use super::files::Input;
 use super::sample::{self, Sample};
 use super::store::{Answer, Ask, Kind, Service};
 use anyhow::Context as _;
-use railyard_common::blob::{Blob, PartChecksum};
+use railyard_common::blob::{Blob, Encoding, PartChecksum};
+use railyard_common::compress::{Codec, Packing};
 use railyard_common::digest::Digest;
 use railyard_service::channel::{Endpoint, http_client};
-use railyard_transfer::{Form, PartLog, PartUrls, Settings, Ticket, Transfer, compress_zstd, hash_file, silent};
+use railyard_transfer::{
+    Form, Hashed, Memory, PartLog, PartUrls, Press, Settings, Stored, Ticket, Transfer, Want, hash_file, silent,
+};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Argument that only this bench gives to itself.
 const AS_CLIENT: &str = "--as-client";
-/// Level at which what stays in the farm is compressed.
-const LEVEL: u8 = 1;
+/// How workers pack what stays in the farm.
+const IN_FARM: Packing = Packing { codec: Codec::Zstd, level: 1 };
 
 /// Runs the client, if the command line asks for it.
 pub fn is_child() -> anyhow::Result<bool> {
@@ -84,7 +87,7 @@ pub fn pull(service: &Service, file: &Path, _input: Input, space: &Path) -> anyh
 
 fn digest_of(file: &Path) -> anyhow::Result<Digest> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    Ok(runtime.block_on(hash_file(file))?.0)
+    Ok(runtime.block_on(hash_file(file))?.digest)
 }
 
 struct Client {
@@ -109,10 +112,15 @@ impl Client {
     async fn push(&self, file: &Path, pack: bool) -> anyhow::Result<()> {
         let packed = tempfile::NamedTempFile::new_in(file.parent().context("it has no directory")?)?;
         // The cache is asked by the digest before anything is compressed: what it has costs no more than that.
-        let (digest, size) = hash_file(file).await?;
-        let (blob, file) = match pack {
-            true => (compress_zstd(file, packed.path(), LEVEL).await?, packed.path()),
-            false => (Blob::plain(digest, size), file),
+        let Hashed { digest, bytes, crc32s } = hash_file(file).await?;
+        let mut blob = Blob::plain(digest, bytes);
+        let stored = if pack {
+            let press = Press::new(Memory::default());
+            let pressed = press.compress(file, packed.path(), IN_FARM, Want::Nothing, |_| {}).await?;
+            blob = Blob { encoding: Encoding::Zstd, stored_bytes: pressed.packed.bytes, ..blob };
+            Stored::from(packed.path())
+        } else {
+            Stored { file, crc32s: Some(&crc32s) }
         };
         let Answer::Send { upload_id, part_bytes, is_crc32 } = self.ask(&Ask::Begin { blob }).await? else {
             anyhow::bail!("it is there already")
@@ -120,7 +128,7 @@ impl Client {
         let checksum = if is_crc32 { PartChecksum::Crc32 } else { PartChecksum::ContentMd5 };
         let ticket = Ticket { upload_id: upload_id.clone(), part_bytes, checksum };
         let urls = Urls { client: self, blob, upload_id: &upload_id };
-        let sent = self.transfer.push(file, &blob, &ticket, &urls, &PartLog::unkept(), &silent).await;
+        let sent = self.transfer.push(stored, &blob, &ticket, &urls, &PartLog::unkept(), &silent).await;
         let etags = sent.map_err(|error| anyhow::anyhow!("{error}"))?.etags;
         self.ask(&Ask::Complete { blob, upload_id, etags }).await?;
         Ok(())

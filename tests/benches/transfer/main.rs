@@ -91,7 +91,10 @@ fn measure_store(
         if peer.pushes(kind) {
             rows.measure(kind.name(), input, "push", peer.name(), |_| peer.push(&service, file, space))?;
         }
-        rows.measure(kind.name(), input, "pull", peer.name(), |_| peer.pull(&service, file, space))?;
+        rows.measure(kind.name(), input, "pull", peer.name(), |_| peer.pull(&service, file, space, false))?;
+        if let Some(name) = peer.verified_name() {
+            rows.measure(kind.name(), input, "pull", name, |_| peer.pull(&service, file, space, true))?;
+        }
     }
     service.empty()?;
     Ok(())

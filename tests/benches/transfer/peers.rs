@@ -87,19 +87,31 @@ impl Peer {
         Ok((bytes, sample))
     }
 
-    pub fn pull(self, service: &Service, file: &Path, space: &Path) -> anyhow::Result<(u64, Sample)> {
+    /// What does the same as ours: a pull whose digest is looked at, by a tool of its own. rsync looks at a digest of its own.
+    pub fn verified_name(self) -> Option<&'static str> {
+        match self {
+            Self::Rsync => None,
+            Self::Curl => Some("curl, sha256sum"),
+            Self::Rclone => Some("rclone, sha256sum"),
+            Self::S5cmd => Some("s5cmd, sha256sum"),
+            Self::Aws => Some("aws, sha256sum"),
+        }
+    }
+
+    pub fn pull(self, service: &Service, file: &Path, space: &Path, verify: bool) -> anyhow::Result<(u64, Sample)> {
         let bytes = std::fs::metadata(file)?.len();
         let (source, dest) = (service.root.join("peer"), space.join("pulled-by-peer"));
         if !source.exists() {
             std::fs::copy(file, &source)?;
         }
         let url = || -> anyhow::Result<String> { Ok(format!("{}/peer", cache_url(service)?)) };
-        let sample = match self {
+        let ssh = if self == Self::Rsync { Some(Ssh::start(space)?) } else { None };
+        let mut command = match self {
             Self::Rsync => {
-                let ssh = Ssh::start(space)?;
                 let mut command = Command::new("rsync");
-                command.args(["-a", "-e", &ssh.shell()]).arg(format!("127.0.0.1:{}", source.display())).arg(&dest);
-                sample::run(&command)?
+                command.args(["-a", "-e", &ssh.as_ref().map(Ssh::shell).unwrap_or_default()]);
+                command.arg(format!("127.0.0.1:{}", source.display())).arg(&dest);
+                command
             }
             Self::Curl => {
                 let mut command = Command::new("curl");
@@ -108,15 +120,19 @@ impl Peer {
                     command.arg("--cacert").arg(&service.ca);
                 }
                 command.arg(url()?).arg("-o").arg(&dest);
-                sample::run(&command)?
+                command
             }
             Self::Rclone if service.kind != Kind::S3 => {
                 let mut command = Command::new("rclone");
                 command.args(["copyurl", &url()?]).arg(&dest);
-                sample::run(&command)?
+                command
             }
-            _ => sample::run(&self.s3(service, &object(self), &dest.to_string_lossy()))?,
+            _ => self.s3(service, &object(self), &dest.to_string_lossy()),
         };
+        if verify {
+            command = then_verified(&command, &dest);
+        }
+        let sample = sample::run(&command)?;
         anyhow::ensure!(Command::new("cmp").arg(file).arg(&dest).status()?.success(), "it came back changed");
         std::fs::remove_file(dest)?;
         Ok((bytes, sample))
@@ -145,6 +161,15 @@ impl Peer {
         command.env("AWS_ACCESS_KEY_ID", KEY_ID).env("AWS_SECRET_ACCESS_KEY", SECRET).env("AWS_REGION", "us-east-1");
         command
     }
+}
+
+/// The command, and then a look at the digest of what it has fetched.
+fn then_verified(command: &Command, dest: &Path) -> Command {
+    let mut both = Command::new("sh");
+    both.args(["-c", "dest=$0; \"$@\" && sha256sum \"$dest\""]).arg(dest);
+    both.arg(command.get_program()).args(command.get_args());
+    both.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    both
 }
 
 fn object(peer: Peer) -> String {

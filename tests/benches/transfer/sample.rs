@@ -188,6 +188,12 @@ impl Rows {
         if let Some((row, best)) = peers.iter().min_by(|a, b| a.1.cpu_secs.total_cmp(&b.1.cpu_secs)) {
             said.push(format!("{:.2}x the CPU of {}", sample.cpu_secs / best.cpu_secs, row.tool));
         }
+        // A pull of ours is verified.
+        let verified = peers.iter().filter(|(row, _)| row.tool.ends_with("sha256sum") || row.tool.starts_with("rsync"));
+        if let Some((row, best)) = verified.min_by(|a, b| a.1.secs.total_cmp(&b.1.secs)).filter(|_| ours.way == "pull")
+        {
+            said.push(format!("{:.2}x the time of {}", sample.secs / best.secs, row.tool));
+        }
         let copy = self.figures().find(|(row, _)| row.store == "disk" && same(row));
         if let Some((_, copy)) = copy.filter(|_| ours.store.starts_with("embedded")) {
             said.push(format!("{:.2} of cp + sync's speed", copy.secs / sample.secs));

@@ -21,7 +21,7 @@ use railyard_common::compress::{Codec, Compress, Packing};
 use railyard_common::digest::Digest;
 use railyard_common::id::LeaseId;
 use railyard_common::job::OutputSpec;
-use railyard_transfer::{Pressed, Sum, TransferError, Want, hash_file, pays};
+use railyard_transfer::{Hashed, Pressed, Sum, TransferError, Want, hash_file, pays};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -34,8 +34,8 @@ const FILES_AT_A_TIME: usize = 2;
 /// How often the log says how far a compression has come.
 const NOTE_EVERY: Duration = Duration::from_secs(30);
 
-/// What stays in the farm is packed like that: at 300 MB/s and more per processor it does not hold up what is sent.
-const IN_FARM: Packing = Packing { codec: Codec::Zstd, level: 3 };
+/// What stays in the farm is packed like that, as layers are: fast enough on a few processors not to hold up what is sent.
+const IN_FARM: Packing = Packing { codec: Codec::Zstd, level: 1 };
 
 /// An artifact on its way.
 struct Made {
@@ -94,8 +94,9 @@ impl Desk<'_> {
     /// The artifact's own bytes: those of the file, or of what a codec makes of it.
     async fn make(&self, n: usize, found: Found) -> Result<Made, Fault> {
         let Compress::With(packing) = found.compress else {
-            let (digest, size_bytes) = hash_file(&found.file).await?;
-            let upload = Upload { blob: Blob::plain(digest, size_bytes), file: found.file.clone() };
+            let Hashed { digest, bytes, crc32s } = hash_file(&found.file).await?;
+            let (blob, file) = (Blob::plain(digest, bytes), found.file.clone());
+            let upload = Upload { blob, file, crc32s: Some(Arc::new(crc32s)) };
             return Ok(Made { found, upload });
         };
         let file = self.dir.join(format!("{n}{}", packing.codec.suffix()));
@@ -112,7 +113,7 @@ impl Desk<'_> {
             ))
             .await?;
         let Sum { digest: Some(digest), bytes } = packed else { unreachable!("the digest was wanted") };
-        Ok(Made { found, upload: Upload { blob: Blob::plain(digest, bytes), file } })
+        Ok(Made { found, upload: Upload { blob: Blob::plain(digest, bytes), file, crc32s: None } })
     }
 
     /// Packs what the cache lacks, nobody reads by its path, and a sample finds compressible.
@@ -135,7 +136,7 @@ impl Desk<'_> {
     }
 
     async fn pack_if_it_pays(&self, made: &Made) -> Result<Option<Upload>, Fault> {
-        let Made { found, upload: Upload { blob, file } } = made;
+        let Made { found, upload: Upload { blob, file, .. } } = made;
         if !pays(file).await? {
             return Ok(None);
         }
@@ -153,7 +154,7 @@ impl Desk<'_> {
             return Err(TransferError::Changed { path: file.clone(), expected, found }.into());
         }
         let blob = Blob { encoding: Encoding::Zstd, stored_bytes: done.packed.bytes, ..*blob };
-        Ok(Some(Upload { blob, file: packed }))
+        Ok(Some(Upload { blob, file: packed, crc32s: None }))
     }
 
     /// Compresses, and says now and then how far it is.

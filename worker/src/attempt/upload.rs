@@ -10,9 +10,10 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use railyard_common::blob::Blob;
 use railyard_common::id::LeaseId;
 use railyard_common::outcome::{OutcomeKind, Reason};
-use railyard_transfer::{Finished, PartLog, PartUrls, PushError, Ticket, TransferError};
+use railyard_transfer::{Crc32s, Finished, PartLog, PartUrls, PushError, Stored, Ticket, TransferError};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// Files that one job sends at a time. Each goes in parallel parts of its own; more only helps many small ones.
 const FILES_AT_A_TIME: usize = 4;
@@ -27,6 +28,8 @@ pub struct Upload {
     pub blob: Blob,
     /// Its stored bytes.
     pub file: PathBuf,
+    /// What is known of them.
+    pub crc32s: Option<Arc<Crc32s>>,
 }
 
 /// What was sent so far; the report completes it.
@@ -80,11 +83,12 @@ enum Sent {
 }
 
 async fn push_one(shop: &Workshop, lease: LeaseId, upload: Upload, mut ticket: Ticket) -> Result<Sent, Fault> {
-    let Upload { blob, file } = &upload;
+    let Upload { blob, file, crc32s } = &upload;
+    let stored = Stored { file, crc32s: crc32s.as_deref() };
     for n in 1.. {
         let urls = LeaseUrls { shop, lease, blob, upload_id: &ticket.upload_id };
         let log = part_log(shop, lease, blob, &ticket.upload_id).await?;
-        match shop.transfer.push(file, blob, &ticket, &urls, &log, &railyard_transfer::silent).await {
+        match shop.transfer.push(stored, blob, &ticket, &urls, &log, &railyard_transfer::silent).await {
             Ok(finished) => return Ok(Sent::Now(finished)),
             Err(PushError::Transfer(TransferError::Gone { .. })) if n < FRESH_TICKETS => {}
             Err(PushError::Transfer(error)) => return Err(error.into()),

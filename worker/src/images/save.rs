@@ -49,9 +49,9 @@ pub async fn save(
     let config_file = scratch.join(CONFIG_FILE);
     tokio::fs::write(&config_file, &made.config).await.map_err(DiskError::at("write", &config_file))?;
     let config = plain_blob(made.config.as_bytes());
-    let mut wanted = vec![Upload { blob: config, file: config_file }];
-    wanted.extend(packed.into_values().map(|Packed { blob, file }| Upload { blob, file }));
-    for Upload { blob, file } in &wanted {
+    let mut wanted = vec![Upload { blob: config, file: config_file, crc32s: None }];
+    wanted.extend(packed.into_values().map(|Packed { blob, file }| Upload { blob, file, crc32s: None }));
+    for Upload { blob, file, .. } in &wanted {
         // The next job here that wants the image need not fetch it.
         shop.blobs.adopt(file, blob).await;
     }
