@@ -5,11 +5,14 @@
 
 use crate::crc32s::Crc32s;
 use crate::error::TransferError;
+use futures_util::future::MaybeDone;
 use railyard_common::digest::Digest;
 use sha2::{Digest as _, Sha256};
 use std::fs::File;
+use std::future::poll_fn;
 use std::io::{self, Read};
 use std::path::Path;
+use std::pin::{Pin, pin};
 use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
 use std::thread;
 use tokio::task::JoinHandle;
@@ -214,6 +217,20 @@ pub async fn hash_file(path: &Path) -> Result<Hashed, TransferError> {
             Ok(Hashed { digest: hasher.finish(), bytes, crc32s })
         };
         hash().map_err(TransferError::local("read", &path))
+    })
+    .await
+}
+
+/// Hashes a file while `work` goes on, which reads the same file for another reason.
+///
+/// # Errors
+/// As [`hash_file`].
+pub async fn hash_beside<W: Future>(path: &Path, mut work: Pin<&mut MaybeDone<W>>) -> Result<Hashed, TransferError> {
+    let mut hashing = pin!(hash_file(path));
+    poll_fn(|context| {
+        // Its result stays with it.
+        let _ = work.as_mut().poll(context);
+        hashing.as_mut().poll(context)
     })
     .await
 }

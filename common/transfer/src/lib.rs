@@ -25,7 +25,7 @@ pub use compress::{Press, Pressed, Sum, Want, compress_zstd, pays};
 pub use crc32s::Crc32s;
 pub use error::TransferError;
 pub use follow::Tap;
-pub use hash::{Hashed, Hasher, hash_file};
+pub use hash::{Hashed, Hasher, hash_beside, hash_file};
 pub use landing::{Form, write_sparse};
 pub use memory::Memory;
 pub use part_log::PartLog;

@@ -3,7 +3,9 @@
 //! A client that uses it as its proxy sends whole URLs for plain HTTP, and asks for tunnels for HTTPS. Every request has a
 //! connection of its own. What goes wrong is drawn from a seed.
 
+use std::collections::HashSet;
 use std::io::{BufReader, Read, Write};
+use std::mem::Discriminant;
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -73,12 +75,9 @@ impl Proxy {
         Self { url, faults, over, thread: Some(thread) }
     }
 
-    /// How many kinds of faults there were.
-    pub fn kinds(&self) -> usize {
-        let faults = self.faults.lock().unwrap();
-        let kinds: std::collections::BTreeSet<_> =
-            faults.iter().map(std::mem::discriminant).map(|kind| format!("{kind:?}")).collect();
-        kinds.len()
+    /// The kinds of faults that there were.
+    pub fn kinds(&self) -> HashSet<Discriminant<Fault>> {
+        self.faults.lock().unwrap().iter().map(std::mem::discriminant).collect()
     }
 }
 

@@ -4,14 +4,17 @@ use super::files::Input;
 use super::sample::{self, Sample};
 use super::store::{Answer, Ask, Kind, Service};
 use anyhow::Context as _;
+use futures_util::future::maybe_done;
 use railyard_common::blob::{Blob, Encoding, PartChecksum};
 use railyard_common::compress::{Codec, Packing};
 use railyard_common::digest::Digest;
 use railyard_service::channel::{Endpoint, http_client};
 use railyard_transfer::{
-    Form, Hashed, Memory, PartLog, PartUrls, Press, Settings, Stored, Ticket, Transfer, Want, hash_file, silent,
+    Form, Hashed, Memory, PartLog, PartUrls, Press, Settings, Stored, Ticket, Transfer, Want, hash_beside, hash_file,
+    silent,
 };
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::process::Command;
 
 /// Argument that only this bench gives to itself.
@@ -111,16 +114,26 @@ impl Client {
 
     async fn push(&self, file: &Path, pack: bool) -> anyhow::Result<()> {
         let packed = tempfile::NamedTempFile::new_in(file.parent().context("it has no directory")?)?;
-        // The cache is asked by the digest before anything is compressed: what it has costs no more than that.
-        let Hashed { digest, bytes, crc32s } = hash_file(file).await?;
-        let mut blob = Blob::plain(digest, bytes);
-        let stored = if pack {
-            let press = Press::new(Memory::default());
-            let pressed = press.compress(file, packed.path(), IN_FARM, Want::Nothing, |_| {}).await?;
-            blob = Blob { encoding: Encoding::Zstd, stored_bytes: pressed.packed.bytes, ..blob };
-            Stored::from(packed.path())
-        } else {
-            Stored { file, crc32s: Some(&crc32s) }
+        let press = Press::new(Memory::default());
+        let packing = async {
+            match pack {
+                true => press.compress(file, packed.path(), IN_FARM, Want::Nothing, |_| {}).await.map(Some),
+                false => Ok(None),
+            }
+        };
+        let mut packing = pin!(maybe_done(packing));
+        let Hashed { digest, bytes, crc32s } = hash_beside(file, packing.as_mut()).await?;
+        let plain = Blob::plain(digest, bytes);
+        if let Answer::Urls { .. } = self.ask(&Ask::Find { blob: plain }).await? {
+            anyhow::bail!("it is there already");
+        }
+        packing.as_mut().await;
+        let (blob, stored) = match packing.take_output().transpose()?.flatten() {
+            Some(pressed) => {
+                let stored_bytes = pressed.packed.bytes;
+                (Blob { encoding: Encoding::Zstd, stored_bytes, ..plain }, Stored::from(packed.path()))
+            }
+            None => (plain, Stored { file, crc32s: Some(&crc32s) }),
         };
         let Answer::Send { upload_id, part_bytes, is_crc32 } = self.ask(&Ask::Begin { blob }).await? else {
             anyhow::bail!("it is there already")

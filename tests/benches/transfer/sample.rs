@@ -189,7 +189,7 @@ impl Rows {
             said.push(format!("{:.2}x the CPU of {}", sample.cpu_secs / best.cpu_secs, row.tool));
         }
         // A pull of ours is verified.
-        let verified = peers.iter().filter(|(row, _)| row.tool.ends_with("sha256sum") || row.tool.starts_with("rsync"));
+        let verified = peers.iter().filter(|(row, _)| row.tool.ends_with("openssl") || row.tool.starts_with("rsync"));
         if let Some((row, best)) = verified.min_by(|a, b| a.1.secs.total_cmp(&b.1.secs)).filter(|_| ours.way == "pull")
         {
             said.push(format!("{:.2}x the time of {}", sample.secs / best.secs, row.tool));

@@ -238,7 +238,7 @@ async fn answer(State(cache): State<Arc<dyn Cache>>, Json(ask): Json<Ask>) -> Re
             Answer::Done
         }
         Ask::Find { blob } => {
-            let found = cache.find(&blob.digest).await.map_err(failed)?.ok_or("it is not there")?;
+            let Some(found) = cache.find(&blob.digest).await.map_err(failed)? else { return Ok(Json(Answer::Done)) };
             let url = cache.sign_get(&layout::blob(&found), Duration::from_secs(600)).await.map_err(failed)?;
             Answer::Urls { urls: vec![url, serde_json::to_string(&found).map_err(|error| error.to_string())?] }
         }

@@ -5,6 +5,8 @@
 //! none ───────── hash ──────────────────────────────► the file
 //! auto ───────── hash ─ is it there? ─ does it pay? ─► the file, but sent and stored as zstd
 //! ```
+//!
+//! A big file that compresses is packed while it is hashed: when it turns out that the cache has it, packing stops.
 
 use super::dirs::JobDir;
 use super::fault::Fault;
@@ -15,13 +17,14 @@ use crate::log::{JobLog, count};
 use crate::outputs::{self, Found};
 use crate::workshop::Workshop;
 use bytesize::ByteSize;
+use futures_util::future::maybe_done;
 use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
 use railyard_common::blob::{Artifact, Blob, Encoding, media_type_of};
 use railyard_common::compress::{Codec, Compress, Packing};
 use railyard_common::digest::Digest;
 use railyard_common::id::LeaseId;
 use railyard_common::job::OutputSpec;
-use railyard_transfer::{Hashed, Pressed, Sum, TransferError, Want, hash_file, pays};
+use railyard_transfer::{Hashed, Pressed, Sum, TransferError, Want, hash_beside, hash_file, pays};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -37,10 +40,15 @@ const NOTE_EVERY: Duration = Duration::from_secs(30);
 /// What stays in the farm is packed like that, as layers are: fast enough on a few processors not to hold up what is sent.
 const IN_FARM: Packing = Packing { codec: Codec::Zstd, level: 1 };
 
+/// What is packed while it is hashed: files of which hashing takes longer than to ask about one of them.
+const AHEAD_BYTES: u64 = 32 * 1024 * 1024;
+
 /// An artifact on its way.
 struct Made {
     found: Found,
     upload: Upload,
+    /// The same, packed for the farm already.
+    packed: Option<Upload>,
 }
 
 /// What all files of one job share.
@@ -93,11 +101,13 @@ pub async fn save(
 impl Desk<'_> {
     /// The artifact's own bytes: those of the file, or of what a codec makes of it.
     async fn make(&self, n: usize, found: Found) -> Result<Made, Fault> {
-        let Compress::With(packing) = found.compress else {
-            let Hashed { digest, bytes, crc32s } = hash_file(&found.file).await?;
-            let (blob, file) = (Blob::plain(digest, bytes), found.file.clone());
-            let upload = Upload { blob, file, crc32s: Some(Arc::new(crc32s)) };
-            return Ok(Made { found, upload });
+        let packing = match found.compress {
+            Compress::With(packing) => packing,
+            Compress::Auto => return self.make_auto(n, found).await,
+            Compress::None => {
+                let upload = plain_upload(&found, hash_file(&found.file).await?);
+                return Ok(Made { found, upload, packed: None });
+            }
         };
         let file = self.dir.join(format!("{n}{}", packing.codec.suffix()));
         let started = self.shop.clock.monotonic();
@@ -113,7 +123,30 @@ impl Desk<'_> {
             ))
             .await?;
         let Sum { digest: Some(digest), bytes } = packed else { unreachable!("the digest was wanted") };
-        Ok(Made { found, upload: Upload { blob: Blob::plain(digest, bytes), file, crc32s: None } })
+        Ok(Made { found, upload: Upload { blob: Blob::plain(digest, bytes), file, crc32s: None }, packed: None })
+    }
+
+    /// The file as it is, and packed as well, if it is a big one that compresses and that the cache lacks.
+    async fn make_auto(&self, n: usize, found: Found) -> Result<Made, Fault> {
+        let length = tokio::fs::metadata(&found.file).await.map_err(DiskError::at("read", &found.file))?.len();
+        if length < AHEAD_BYTES || !pays(&found.file).await? {
+            let upload = plain_upload(&found, hash_file(&found.file).await?);
+            return Ok(Made { found, upload, packed: None });
+        }
+        let file = self.dir.join(format!("{n}.zst"));
+        let (upload, pressed) = self.hash_and_press(&found, &file).await?;
+        let packed = pressed.map(|pressed| packed_upload(&upload, &pressed, file)).transpose()?;
+        Ok(Made { found, upload, packed })
+    }
+
+    async fn hash_and_press(&self, found: &Found, to: &Path) -> Result<(Upload, Option<Pressed>), Fault> {
+        let mut packing = Box::pin(maybe_done(self.press_for_the_farm(found, to)));
+        let upload = plain_upload(found, hash_beside(&found.file, packing.as_mut()).await?);
+        if !self.shop.uplink.look(self.lease, &[upload.blob]).await?.is_empty() {
+            return Ok((upload, None));
+        }
+        packing.as_mut().await;
+        Ok((upload, packing.as_mut().take_output().transpose()?.flatten()))
     }
 
     /// Packs what the cache lacks, nobody reads by its path, and a sample finds compressible.
@@ -130,31 +163,33 @@ impl Desk<'_> {
         let there = self.shop.uplink.look(self.lease, &blobs).await?;
         let there: BTreeSet<Digest> = there.iter().map(|blob| blob.digest).collect();
         let lacking = auto.into_iter().filter(|(digest, _)| !there.contains(digest) && !plain.contains(digest));
-        let packed: Vec<_> = lacking.map(|(_, made)| self.pack_if_it_pays(made).boxed()).collect();
+        let packed: Vec<_> = lacking.map(|(_, made)| self.packed(made).boxed()).collect();
         let packed: Vec<_> = stream::iter(packed).buffer_unordered(FILES_AT_A_TIME).try_collect().await?;
         Ok(packed.into_iter().flatten().map(|upload: Upload| (upload.blob.digest, upload)).collect())
     }
 
-    async fn pack_if_it_pays(&self, made: &Made) -> Result<Option<Upload>, Fault> {
-        let Made { found, upload: Upload { blob, file, .. } } = made;
-        if !pays(file).await? {
+    async fn packed(&self, made: &Made) -> Result<Option<Upload>, Fault> {
+        if made.packed.is_some() {
+            return Ok(made.packed.clone());
+        }
+        if !pays(&made.upload.file).await? {
             return Ok(None);
         }
-        let packed = self.dir.join(format!("{}.zst", blob.digest.hex()));
-        let done = match self.press(&found.name, file, &packed, IN_FARM, Want::Nothing).await {
+        let file = self.dir.join(format!("{}.zst", made.upload.blob.digest.hex()));
+        let pressed = self.press_for_the_farm(&made.found, &file).await?;
+        Ok(pressed.map(|pressed| packed_upload(&made.upload, &pressed, file)).transpose()?)
+    }
+
+    /// `None` if there is no room.
+    async fn press_for_the_farm(&self, found: &Found, to: &Path) -> Result<Option<Pressed>, Fault> {
+        match self.press(&found.name, &found.file, to, IN_FARM, Want::Nothing).await {
             Err(Fault::Transfer(TransferError::DiskFull { .. })) => {
                 // Nobody asked for this; the file itself is there.
                 self.log.note(&format!("no room to compress {}; it is sent as it is", found.name)).await?;
-                return Ok(None);
+                Ok(None)
             }
-            done => done?,
-        };
-        if done.plain.bytes != blob.size_bytes {
-            let (expected, found) = (blob.size_bytes, done.plain.bytes);
-            return Err(TransferError::Changed { path: file.clone(), expected, found }.into());
+            done => done.map(Some),
         }
-        let blob = Blob { encoding: Encoding::Zstd, stored_bytes: done.packed.bytes, ..*blob };
-        Ok(Some(Upload { blob, file: packed, crc32s: None }))
     }
 
     /// Compresses, and says now and then how far it is.
@@ -176,6 +211,20 @@ impl Desk<'_> {
             }
         }
     }
+}
+
+fn plain_upload(found: &Found, Hashed { digest, bytes, crc32s }: Hashed) -> Upload {
+    Upload { blob: Blob::plain(digest, bytes), file: found.file.clone(), crc32s: Some(Arc::new(crc32s)) }
+}
+
+/// The same bytes, packed.
+fn packed_upload(plain: &Upload, pressed: &Pressed, file: PathBuf) -> Result<Upload, TransferError> {
+    let (expected, found) = (plain.blob.size_bytes, pressed.plain.bytes);
+    if found != expected {
+        return Err(TransferError::Changed { path: plain.file.clone(), expected, found });
+    }
+    let blob = Blob { encoding: Encoding::Zstd, stored_bytes: pressed.packed.bytes, ..plain.blob };
+    Ok(Upload { blob, file, crc32s: None })
 }
 
 fn size(bytes: u64) -> String {
