@@ -30,6 +30,8 @@ const PIECES: usize = 3;
 pub struct Hasher {
     side: Side,
     bytes: u64,
+    /// From so many bytes on there.
+    alone_bytes: u64,
 }
 
 enum Side {
@@ -67,11 +69,16 @@ impl Piece {
 
 impl Default for Hasher {
     fn default() -> Self {
-        Self { side: Side::Here(Sha256::new()), bytes: 0 }
+        Self { side: Side::Here(Sha256::new()), bytes: 0, alone_bytes: ALONE_BYTES }
     }
 }
 
 impl Hasher {
+    /// For whoever does next to nothing else with the bytes: it needs no thread.
+    pub fn in_place() -> Self {
+        Self { alone_bytes: u64::MAX, ..Self::default() }
+    }
+
     /// How many bytes it has been given.
     pub fn bytes(&self) -> u64 {
         self.bytes
@@ -117,7 +124,7 @@ impl Hasher {
     /// To a thread, when there are enough bytes for one. Where there can be no more threads it stays.
     fn move_on(&mut self) {
         if let Side::Here(hasher) = &self.side
-            && self.bytes >= ALONE_BYTES
+            && self.bytes >= self.alone_bytes
             && let Ok(there) = There::begin(hasher.clone())
         {
             self.side = Side::There(there);
@@ -273,6 +280,9 @@ mod tests {
             }
             prop_assert_eq!(hasher.bytes(), bytes.len() as u64);
             prop_assert_eq!(hasher.finish(), Digest::of(&bytes));
+            let mut in_place = Hasher::in_place();
+            in_place.update(&bytes);
+            prop_assert_eq!(in_place.finish(), Digest::of(&bytes));
             let mut read = Hasher::default();
             let mut seen = 0;
             read.update_from(&mut &bytes[..], |bytes| seen += bytes.len()).unwrap();

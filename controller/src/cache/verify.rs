@@ -60,10 +60,10 @@ impl Write for Hashed {
 impl Verifier {
     /// For the stored bytes of `blob`.
     pub(crate) fn new(blob: &Blob) -> io::Result<Self> {
-        let hashed = Hashed { hasher: Hasher::default(), limit: blob.size_bytes };
+        let hashed = |hasher| Hashed { hasher, limit: blob.size_bytes };
         let sink = match blob.encoding {
-            Encoding::Identity => Sink::Plain(hashed),
-            Encoding::Zstd => Sink::Zstd(Box::new(Decoder::new(hashed)?)),
+            Encoding::Identity => Sink::Plain(hashed(Hasher::in_place())),
+            Encoding::Zstd => Sink::Zstd(Box::new(Decoder::new(hashed(Hasher::default()))?)),
         };
         Ok(Self { blob: *blob, stored_bytes: 0, head: Vec::new(), sink })
     }
