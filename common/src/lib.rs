@@ -8,6 +8,7 @@ pub mod blob;
 pub mod compress;
 pub mod digest;
 pub mod id;
+pub mod identity;
 pub mod image_name;
 pub mod job;
 pub mod layout;
@@ -20,6 +21,7 @@ pub mod planted;
 pub mod platform;
 pub mod priority;
 pub mod time;
+pub mod token;
 
 /// The protocol that this source tree speaks. A controller accepts clients and workers of this number and of the one before.
 pub const PROTOCOL: u32 = 2;

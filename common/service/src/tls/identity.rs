@@ -1,112 +1,13 @@
 //! Who a certificate speaks for.
 
 use super::TlsError;
+use railyard_common::identity::{BadIdentity, Identity, SCHEME};
 use railyard_common::time::Millis;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 use sha2::{Digest as _, Sha256};
-use std::fmt;
-use std::str::FromStr;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
-
-/// What a certificate lets its holder do. Which call needs which role is the controller's table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Role {
-    /// Runs jobs.
-    Worker,
-    /// Submits and cancels builds, and reads.
-    Submitter,
-    /// Everything that people may do.
-    Operator,
-    /// Reads.
-    Viewer,
-}
-
-impl Role {
-    /// Every role.
-    pub const ALL: [Role; 4] = [Role::Worker, Role::Submitter, Role::Operator, Role::Viewer];
-
-    /// The word in certificates and messages.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Worker => "worker",
-            Self::Submitter => "submitter",
-            Self::Operator => "operator",
-            Self::Viewer => "viewer",
-        }
-    }
-}
-
-impl fmt::Display for Role {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
-    }
-}
-
-/// A role and a name, written `railyard://ROLE/NAME` in a certificate.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Identity {
-    /// What the holder may do.
-    pub role: Role,
-    /// Who it is. A worker's is its worker name.
-    pub name: String,
-}
-
-/// The text is not an identity.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{text}` is not an identity: {why}")]
-pub struct BadIdentity {
-    text: String,
-    why: &'static str,
-}
-
-/// The scheme of an identity's URI.
-const SCHEME: &str = "railyard://";
-/// Longest name: worker names have 63, people's names and mail addresses fit easily.
-const NAME_MAX_LEN: usize = 128;
-
-impl Identity {
-    /// An identity with a checked name.
-    ///
-    /// # Errors
-    /// [`BadIdentity`] if the name is empty, longer than 128 or has other characters than letters, digits and `.-_@`.
-    pub fn new(role: Role, name: impl Into<String>) -> Result<Self, BadIdentity> {
-        let name = name.into();
-        let usable = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b'@');
-        if name.is_empty() || name.len() > NAME_MAX_LEN || !name.bytes().all(usable) {
-            let why = "a name is 1 to 128 letters, digits, `.`, `-`, `_` or `@`";
-            return Err(BadIdentity { text: name, why });
-        }
-        Ok(Self { role, name })
-    }
-
-    /// As certificates carry it.
-    pub fn uri(&self) -> String {
-        format!("{SCHEME}{}/{}", self.role, self.name)
-    }
-}
-
-/// `ROLE/NAME`, for people.
-impl fmt::Display for Identity {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.role, self.name)
-    }
-}
-
-/// From a URI.
-impl FromStr for Identity {
-    type Err = BadIdentity;
-
-    fn from_str(text: &str) -> Result<Self, BadIdentity> {
-        let bad = |why| BadIdentity { text: text.to_owned(), why };
-        let rest = text.strip_prefix(SCHEME).ok_or_else(|| bad("expected railyard://ROLE/NAME"))?;
-        let (role, name) = rest.split_once('/').ok_or_else(|| bad("expected railyard://ROLE/NAME"))?;
-        let role = Role::ALL.into_iter().find(|known| known.as_str() == role);
-        let role = role.ok_or_else(|| bad("the role is none of worker, submitter, operator, viewer"))?;
-        Self::new(role, name)
-    }
-}
 
 /// Whom the peer's certificate chain (leaf first) speaks for. TLS has checked already that the farm's CA signed it.
 ///

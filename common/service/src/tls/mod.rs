@@ -16,7 +16,8 @@ pub use authority::{Authority, CLIENT_VALIDITY_SECS};
 pub(crate) use config::roots;
 pub use config::{client_config, provider, server_config};
 pub use files::PemPair;
-pub use identity::{Identity, Role, fingerprint, peer_identity, secs_left};
+pub use identity::{fingerprint, peer_identity, secs_left};
+pub use railyard_common::identity::{Identity, Role};
 
 use std::path::PathBuf;
 
