@@ -75,6 +75,10 @@ impl Farm {
                 self.free_disk.remove(worker);
                 self.pressures.remove(worker);
             }
+            Event::TokenMade { .. }
+            | Event::TokenUsed { .. }
+            | Event::TokenDropped { .. }
+            | Event::IdentityRevoked { .. } => self.apply_access(event),
             Event::ControllerRestored { at } => self.begin_after_restore(*at),
             Event::ControllerStarted { at } => {
                 let names: Vec<WorkerName> = self.workers.keys().cloned().collect();

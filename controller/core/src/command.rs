@@ -1,13 +1,17 @@
 //! What the shell asks of the farm.
 
+use crate::access::TokenRecord;
 use crate::build::Trace;
 use crate::hold::Hold;
 use crate::worker::WorkerOffer;
 use railyard_common::blob::{Artifact, Image};
+use railyard_common::digest::Digest;
 use railyard_common::id::{BuildId, JobSelector, LeaseId, WorkerName};
+use railyard_common::identity::Identity;
 use railyard_common::outcome::Outcome;
 use railyard_common::plan::Plan;
 use railyard_common::priority::Priority;
+use railyard_common::token::TokenId;
 
 /// A change that is wanted. [`crate::Farm::decide`] says what it comes to.
 #[derive(Clone, Debug)]
@@ -106,6 +110,33 @@ pub enum Command {
     },
     /// The controller has started: nobody is connected yet.
     Started,
+    /// A token is given out.
+    MakeToken(Box<TokenRecord>),
+    /// A token to join with is used.
+    UseToken {
+        /// Which.
+        id: TokenId,
+        /// The hash of the secret that was shown.
+        hash: Digest,
+        /// The hash of the public key that is to be certified.
+        key: Digest,
+    },
+    /// A token is taken back.
+    DropToken {
+        /// Which.
+        id: TokenId,
+        /// By whom.
+        by: String,
+    },
+    /// Everything that stands for somebody is worth nothing from now on.
+    Revoke {
+        /// Whom; the limits do not matter.
+        identity: Identity,
+        /// Who wants it.
+        by: String,
+        /// Why, for people.
+        why: String,
+    },
 }
 
 /// A build to run.

@@ -1,14 +1,17 @@
 //! What happened. Events are what the journal keeps, so they are additive: fields get defaults, variants are never renamed.
 
+use crate::access::TokenRecord;
 use crate::build::Trace;
 use crate::hold::Hold;
 use crate::worker::WorkerOffer;
 use railyard_common::blob::{Artifact, Image};
+use railyard_common::digest::Digest;
 use railyard_common::id::{BuildId, JobId, LeaseId, WorkerName};
 use railyard_common::outcome::Outcome;
 use railyard_common::plan::Plan;
 use railyard_common::priority::Priority;
 use railyard_common::time::Millis;
+use railyard_common::token::TokenId;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
@@ -187,6 +190,44 @@ pub enum Event {
         /// When.
         at: Millis,
     },
+    /// A token was given out.
+    TokenMade {
+        /// When.
+        at: Millis,
+        /// Which.
+        token: Box<TokenRecord>,
+    },
+    /// A token to join with was used.
+    TokenUsed {
+        /// When.
+        at: Millis,
+        /// Which.
+        id: TokenId,
+        /// The hash of the public key that was certified.
+        key: Digest,
+    },
+    /// A token was taken back, or its time has been over for long.
+    TokenDropped {
+        /// When.
+        at: Millis,
+        /// Which.
+        id: TokenId,
+        /// By whom; empty: its time is over.
+        #[serde(default)]
+        by: String,
+    },
+    /// Certificates of an identity that were issued until now are worth nothing.
+    IdentityRevoked {
+        /// When.
+        at: Millis,
+        /// `ROLE/NAME`.
+        who: String,
+        /// Who wanted it.
+        by: String,
+        /// Why.
+        #[serde(default)]
+        why: String,
+    },
 }
 
 impl Event {
@@ -208,9 +249,21 @@ impl Event {
             | Self::WorkerHeld { at, .. }
             | Self::WorkerReleased { at, .. }
             | Self::WorkerForgotten { at, .. }
+            | Self::TokenMade { at, .. }
+            | Self::TokenUsed { at, .. }
+            | Self::TokenDropped { at, .. }
+            | Self::IdentityRevoked { at, .. }
             | Self::ControllerRestored { at }
             | Self::ControllerStarted { at } => *at,
         }
+    }
+
+    /// Whether it changes who may come in.
+    pub fn is_access(&self) -> bool {
+        matches!(
+            self,
+            Self::TokenMade { .. } | Self::TokenUsed { .. } | Self::TokenDropped { .. } | Self::IdentityRevoked { .. }
+        )
     }
 }
 

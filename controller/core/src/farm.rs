@@ -1,5 +1,6 @@
 //! The whole state, and how to read it.
 
+use crate::access::Access;
 use crate::build::{Build, BuildState};
 use crate::index::PlanIndex;
 use crate::is_due;
@@ -29,6 +30,7 @@ pub struct Farm {
     pub(crate) next_ticket: u64,
     /// No attempt has a smaller number from now on; above 1 only after a restore.
     pub(crate) first_attempt: u32,
+    pub(crate) access: Access,
     // From here on: derived, in no journal and in no snapshot.
     pub(crate) queues: Queues,
     /// Processors, in thousandths, that the running jobs of each pipeline use.
@@ -68,6 +70,8 @@ pub struct SnapshotRest {
     next_ticket: u64,
     #[serde(default)]
     first_attempt: u32,
+    #[serde(default)]
+    access: Access,
 }
 
 impl Snapshot {
@@ -88,6 +92,7 @@ impl Farm {
             next_job: if planted::is(Bug::SnapshotForgetsJobs) { 0 } else { self.next_job },
             next_ticket: self.next_ticket,
             first_attempt: self.first_attempt,
+            access: self.access.clone(),
         };
         Snapshot { rest, jobs }
     }
@@ -103,6 +108,7 @@ impl Farm {
             next_job: rest.next_job,
             next_ticket: rest.next_ticket,
             first_attempt: rest.first_attempt,
+            access: rest.access,
             ..Self::default()
         };
         for build in farm.builds.values_mut() {

@@ -6,6 +6,7 @@
 //!
 //! **Invariant:** no async, no I/O, no clock, no randomness, no hash maps: the same calls give the same answers, in the same order.
 
+mod access;
 mod apply;
 mod build;
 mod check;
@@ -27,6 +28,7 @@ mod refusal;
 mod waiting;
 mod worker;
 
+pub use access::{Access, TOKENS_MAX, TokenRecord, TokenUse};
 pub use build::{Build, BuildState, Trace, Verdict};
 pub use command::{Command, Report, Submission};
 pub use dispatch::{Beat, Dispatcher, Input, Live, Output, Phase, Round, Said, Ticket};

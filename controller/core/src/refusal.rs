@@ -1,6 +1,7 @@
 //! Why the farm will not do what it was asked.
 
 use railyard_common::id::{BuildId, LeaseId, WorkerName};
+use railyard_common::token::TokenId;
 
 /// A command that cannot be carried out. Nothing has changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -75,6 +76,26 @@ pub enum Refusal {
     /// The plan's own fault; a checked pipeline never makes one.
     #[error("the plan cannot be run: {0}")]
     BadPlan(String),
+    /// A token that nobody has, or whose secret is another.
+    #[error(
+        "this token is not known here: it was taken back, is long over, or is another farm's; ask an operator for a new one"
+    )]
+    UnknownToken,
+    /// No such token on record.
+    #[error("there is no token `{0}`; `railyard token list` lists them")]
+    NoSuchToken(TokenId),
+    /// Its time is over.
+    #[error("token {0} has expired; ask an operator for a new one")]
+    TokenExpired(TokenId),
+    /// It was used before, for another key.
+    #[error("token {0} was used already, by somebody else if not by you; ask an operator for a new one, and tell them")]
+    TokenUsed(TokenId),
+    /// The id is taken: ids are random, so this does not happen.
+    #[error("token {0} exists; try again")]
+    TokenExists(TokenId),
+    /// Too many are on record.
+    #[error("there are {0} tokens on record, the limit; take back some that nobody needs (`railyard token list`)")]
+    TooManyTokens(usize),
     /// Too much waits already.
     #[error("the farm holds {0} unfinished jobs, its limit; wait until some have ended")]
     Full(usize),
@@ -95,6 +116,8 @@ pub enum RefusalKind {
     Invalid,
     /// A limit is reached.
     Limit,
+    /// What was shown proves nothing.
+    Unproven,
 }
 
 impl Refusal {
@@ -111,7 +134,10 @@ impl Refusal {
             Self::NothingToApprove(_) | Self::NotHeld(_) | Self::Retired { .. } => RefusalKind::State,
             Self::StaleLease(_) | Self::LateHello(_) => RefusalKind::Stale,
             Self::BadPlan(_) => RefusalKind::Invalid,
-            Self::Full(_) => RefusalKind::Limit,
+            Self::UnknownToken | Self::TokenExpired(_) | Self::TokenUsed(_) => RefusalKind::Unproven,
+            Self::NoSuchToken(_) => RefusalKind::NotFound,
+            Self::TokenExists(_) => RefusalKind::Exists,
+            Self::Full(_) | Self::TooManyTokens(_) => RefusalKind::Limit,
         }
     }
 
@@ -134,6 +160,12 @@ impl Refusal {
             Self::LateHello(_) => "busy",
             Self::StaleLease(_) => "stale-lease",
             Self::BadPlan(_) => "bad-plan",
+            Self::UnknownToken => "unknown-token",
+            Self::NoSuchToken(_) => "no-such-token",
+            Self::TokenExpired(_) => "token-expired",
+            Self::TokenUsed(_) => "token-used",
+            Self::TokenExists(_) => "token-exists",
+            Self::TooManyTokens(_) => "too-many-tokens",
             Self::Full(_) => "farm-full",
         }
     }

@@ -2,8 +2,11 @@
 
 use super::Change;
 use railyard_common::id::{BuildId, JobId, LeaseId, WorkerName};
-use railyard_core::{Act, Beat, Command, Event, Farm, Live, Phase, Pressure, Refusal, Said, Scarce, WorkerOffer};
+use railyard_core::{
+    Access, Act, Beat, Command, Event, Farm, Live, Phase, Pressure, Refusal, Said, Scarce, WorkerOffer,
+};
 use railyard_proto::v1;
+use std::sync::Arc;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -77,6 +80,7 @@ pub struct Handle {
     requests: mpsc::Sender<Request>,
     changed: broadcast::Sender<Change>,
     stuck: watch::Receiver<Option<String>>,
+    access: watch::Receiver<Arc<Access>>,
 }
 
 impl Handle {
@@ -84,8 +88,9 @@ impl Handle {
         requests: mpsc::Sender<Request>,
         changed: broadcast::Sender<Change>,
         stuck: watch::Receiver<Option<String>>,
+        access: watch::Receiver<Arc<Access>>,
     ) -> Self {
-        Self { requests, changed, stuck }
+        Self { requests, changed, stuck, access }
     }
 
     /// Whether commands would be carried out now.
@@ -98,6 +103,11 @@ impl Handle {
             None if self.requests.is_closed() => Err(CommandError::Stopping),
             None => Ok(()),
         }
+    }
+
+    /// Tokens and revocations, as they are durable: what was revoked is in it before whoever revoked it hears so.
+    pub fn access(&self) -> watch::Receiver<Arc<Access>> {
+        self.access.clone()
     }
 
     /// Carries out a command; returns when it is durable.

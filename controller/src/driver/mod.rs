@@ -18,7 +18,7 @@ use handle::{Greeting, Read, Request};
 use railyard_common::backoff::Backoff;
 use railyard_common::id::{BuildId, LeaseId};
 use railyard_common::time::Millis;
-use railyard_core::{Dispatcher, Event, Input, Round, Ticket};
+use railyard_core::{Access, Dispatcher, Event, Input, Round, Ticket};
 use railyard_service::clock::Clock;
 use standstill::End;
 use std::collections::BTreeMap;
@@ -66,6 +66,8 @@ pub struct Driver {
     sessions: Sessions,
     waiting: Waiting,
     notices: Notices,
+    /// Who may come in, as it is durable.
+    access: watch::Sender<Arc<Access>>,
     /// Why the journal cannot be written, for as long as it cannot.
     stuck: watch::Sender<Option<String>>,
 }
@@ -120,11 +122,14 @@ impl Driver {
         }
         let (tx, requests) = mpsc::channel(QUEUE_LEN);
         let (stuck, is_stuck) = watch::channel(None);
-        let handle = Handle::new(tx, notices.changed.clone(), is_stuck);
+        let (access, seen_access) = watch::channel(Arc::new(farm.access().clone()));
+        let handle = Handle::new(tx, notices.changed.clone(), is_stuck, seen_access);
         let journal = JournalThread::start(journal)?;
         let dispatcher = Dispatcher::new(farm, monotonic(&*clock));
         let (snapshots, sessions, waiting) = (Snapshots::default(), Sessions::default(), Waiting::default());
-        Ok((Self { dispatcher, journal, snapshots, clock, requests, sessions, waiting, notices, stuck }, handle))
+        let driver =
+            Self { dispatcher, journal, snapshots, clock, requests, sessions, waiting, notices, access, stuck };
+        Ok((driver, handle))
     }
 
     /// Runs until `shutdown`, or until the journal can be neither written nor read again.
@@ -216,6 +221,10 @@ impl Driver {
                 Err(error) => return self.recover(error, round).await.map(Some),
             }
         }
+        if round.events().iter().any(Event::is_access) {
+            // First of all: whoever hears that somebody is shut out may rely on it.
+            self.publish_access();
+        }
         for output in self.dispatcher.release(self.clock.now(), self.monotonic(), round) {
             self.carry_out(output);
         }
@@ -223,6 +232,10 @@ impl Driver {
             self.install_snapshot().await;
         }
         Ok(after.stuck)
+    }
+
+    fn publish_access(&self) {
+        self.access.send_replace(Arc::new(self.dispatcher.farm().access().clone()));
     }
 
     async fn append(&mut self, round: &mut Round) -> Result<After, JournalError> {
@@ -266,6 +279,7 @@ impl Driver {
         let loaded = self.journal.run(|journal| journal.load()).await;
         let outputs = self.dispatcher.abort(self.monotonic(), round, loaded?.farm());
         self.sessions = Sessions::default();
+        self.publish_access();
         for output in outputs {
             self.carry_out(output);
         }

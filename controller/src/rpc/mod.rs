@@ -33,6 +33,7 @@ fn command_status(error: CommandError) -> Status {
                 RefusalKind::State | RefusalKind::Stale => Code::FailedPrecondition,
                 RefusalKind::Invalid => Code::InvalidArgument,
                 RefusalKind::Limit => Code::ResourceExhausted,
+                RefusalKind::Unproven => Code::Unauthenticated,
             };
             rpc_error::refusal(code, refusal.reason(), error.to_string())
         }

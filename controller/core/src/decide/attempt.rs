@@ -77,7 +77,7 @@ impl Farm {
         }
     }
 
-    pub(super) fn lost(&self, now: Millis, lease: LeaseId, reason: Reason, message: String) -> Event {
+    pub(crate) fn lost(&self, now: Millis, lease: LeaseId, reason: Reason, message: String) -> Event {
         let mut outcome = Outcome::new(OutcomeKind::Lost, reason, message);
         if self.is_cancelling(lease.job) {
             outcome.kind = OutcomeKind::Cancelled;

@@ -33,6 +33,10 @@ impl Farm {
             Command::Place => Ok(self.decide_place(now)),
             Command::Finalized { build, error } => self.decide_finalized(now, build, error.as_deref()),
             Command::Tick => Ok(self.decide_tick(now)),
+            Command::MakeToken(token) => self.decide_make_token(token),
+            Command::UseToken { id, hash, key } => self.decide_use_token(now, *id, *hash, *key),
+            Command::DropToken { id, by } => self.decide_drop_token(now, *id, by),
+            Command::Revoke { identity, by, why } => Ok(self.decide_revoke(now, identity, by, why)),
             Command::Started => Ok(vec![Event::ControllerStarted { at: now }]),
         }
     }

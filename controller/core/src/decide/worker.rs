@@ -42,7 +42,7 @@ impl Farm {
         Ok(events)
     }
 
-    pub(super) fn decide_goodbye(&self, now: Millis, worker: &WorkerName) -> Vec<Event> {
+    pub(crate) fn decide_goodbye(&self, now: Millis, worker: &WorkerName) -> Vec<Event> {
         match self.workers.get(worker) {
             Some(known) if known.online => vec![Event::WorkerOffline { at: now, worker: worker.clone() }],
             _ => Vec::new(),
@@ -85,7 +85,7 @@ impl Farm {
     }
 
     pub(super) fn decide_tick(&self, now: Millis) -> Vec<Event> {
-        let mut events = Vec::new();
+        let mut events = self.decide_forget_access(now);
         for (name, worker) in &self.workers {
             let hold = worker.hold.as_ref();
             if hold.and_then(|hold| hold.until).is_some_and(|until| until <= now) {

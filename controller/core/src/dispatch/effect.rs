@@ -107,7 +107,17 @@ impl Dispatcher {
             | Event::WorkerOffline { .. }
             | Event::WorkerDraining { .. }
             | Event::WorkerReleased { .. } => out.push(Output::WorkersChanged),
-            Event::ControllerRestored { .. } | Event::ControllerStarted { .. } => {}
+            Event::IdentityRevoked { who, .. } => {
+                let worker: Option<WorkerName> = who.strip_prefix("worker/").and_then(|name| name.parse().ok());
+                let session = worker.as_ref().and_then(|name| self.live.session(name));
+                out.extend(worker.zip(session).map(|(worker, session)| Output::Cut { worker, session }));
+            }
+            // Whoever lets people in looks at the state itself.
+            Event::TokenMade { .. }
+            | Event::TokenUsed { .. }
+            | Event::TokenDropped { .. }
+            | Event::ControllerRestored { .. }
+            | Event::ControllerStarted { .. } => {}
         }
     }
 
@@ -132,6 +142,10 @@ impl Dispatcher {
                 | Event::WorkerHeld { .. }
                 | Event::WorkerReleased { .. }
                 | Event::WorkerForgotten { .. }
+                | Event::TokenMade { .. }
+                | Event::TokenUsed { .. }
+                | Event::TokenDropped { .. }
+                | Event::IdentityRevoked { .. }
                 | Event::ControllerRestored { .. }
                 | Event::ControllerStarted { .. } => {}
             }

@@ -29,6 +29,9 @@ pub enum Action {
     Goodbye {
         worker: usize,
     },
+    Revoke {
+        worker: usize,
+    },
     Drain {
         worker: usize,
     },
@@ -163,6 +166,7 @@ fn action() -> impl Strategy<Value = Action> {
         6 => (worker(), offer(), proptest::bool::weighted(0.3), prop_oneof![3 => Just(0u8), 1 => any::<u8>()])
             .prop_map(|(worker, offer, reboot, forgets)| Action::Hello { worker, offer, reboot, forgets }),
         1 => worker().prop_map(|worker| Action::Goodbye { worker }),
+        1 => worker().prop_map(|worker| Action::Revoke { worker }),
         1 => worker().prop_map(|worker| Action::Drain { worker }),
         2 => worker().prop_map(|worker| Action::Heartbeat { worker }),
         10 => Just(Action::Place),

@@ -100,6 +100,7 @@ fn chance_reaches_every_corner() {
         "refused bad-plan",
         "refused stale-lease",
         "worker-draining",
+        "identity-revoked",
         "worker-offline",
         "worker-online",
     ];

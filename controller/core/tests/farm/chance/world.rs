@@ -5,6 +5,7 @@ use crate::chance::concrete::{plan, worker_name, worker_offer};
 use crate::common::{Ledger, Rebirth, event_from_json};
 use proptest::sample::Index;
 use railyard_common::id::{BootId, BuildId, JobSelector, LeaseId, WorkerName};
+use railyard_common::identity::{Identity, Role};
 use railyard_common::job::Capacity;
 use railyard_common::outcome::{Outcome, OutcomeKind, Reason};
 use railyard_common::priority::Priority;
@@ -54,6 +55,7 @@ impl World {
             Action::Measured { worker, gib } => self.ledger.note_free_disk(&worker_name(*worker), gib << 30),
             Action::Hello { worker, offer, reboot, forgets } => self.hello(*worker, offer, *reboot, *forgets),
             Action::Goodbye { worker } => self.expect_ok(&Command::Goodbye { worker: worker_name(*worker) }),
+            Action::Revoke { worker } => self.revoke(*worker),
             Action::Drain { worker } => self.expect_ok(&Command::Drain { worker: worker_name(*worker) }),
             Action::Heartbeat { worker } => self.heartbeat(&worker_name(*worker)),
             Action::Place => self.expect_ok(&Command::Place),
@@ -247,6 +249,16 @@ impl World {
         assert!(self.ledger.farm().worker(&name).is_none_or(|worker| worker.hold.is_none()));
     }
 
+    fn revoke(&mut self, worker: usize) {
+        let name = worker_name(worker);
+        let identity = Identity::new(Role::Worker, name.as_str()).unwrap();
+        let now = self.ledger.now();
+        self.expect_ok(&Command::Revoke { identity: identity.clone(), by: "chance".to_owned(), why: String::new() });
+        let farm = self.ledger.farm();
+        assert!(farm.access().is_revoked(&identity, now) && !farm.access().is_revoked(&identity, now.plus(1)));
+        assert!(farm.worker(&name).is_none_or(|worker| worker.leases.is_empty() && !worker.online));
+    }
+
     fn approve(&mut self, build: &Index, step: Option<&Index>) {
         let Some(build) = self.any_build(build) else { return };
         let jobs = step.map(|step| self.selector(&build, step));
@@ -397,6 +409,10 @@ impl World {
                 Event::WorkerHeld { .. } => "worker-held".to_owned(),
                 Event::WorkerReleased { by, .. } if by.is_empty() => "worker-released by time".to_owned(),
                 Event::WorkerReleased { .. } => "worker-released".to_owned(),
+                Event::TokenMade { .. } => "token-made".to_owned(),
+                Event::TokenUsed { .. } => "token-used".to_owned(),
+                Event::TokenDropped { .. } => "token-dropped".to_owned(),
+                Event::IdentityRevoked { .. } => "identity-revoked".to_owned(),
                 Event::WorkerForgotten { .. } => "worker-forgotten".to_owned(),
                 Event::BuildCancelled { .. } => "build-cancelled".to_owned(),
                 Event::BuildResumed { .. } => "build-resumed".to_owned(),

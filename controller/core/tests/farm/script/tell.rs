@@ -45,6 +45,10 @@ pub fn event(event: &Event, farm: &Farm) -> String {
             format!("worker-released {worker}: its time is over")
         }
         Event::WorkerReleased { worker, by, .. } => format!("worker-released {worker} by {by}"),
+        Event::TokenMade { token, .. } => format!("token-made {} for {} by {}", token.id, token.identity, token.by),
+        Event::TokenUsed { id, .. } => format!("token-used {id}"),
+        Event::TokenDropped { id, by, .. } => format!("token-dropped {id} by {by}"),
+        Event::IdentityRevoked { who, by, why, .. } => format!("identity-revoked {who} by {by}: {why}"),
         Event::WorkerForgotten { worker, .. } => format!("worker-forgotten {worker}"),
         Event::BuildCancelled { build, by, reason, .. } => format!("build-cancelled {build} by {by}: {reason}"),
         Event::BuildResumed { build, jobs, .. } if jobs.is_empty() => format!("build-resumed {build}: its manifest"),
