@@ -1,5 +1,6 @@
 //! Starting and stopping a controller.
 
+use crate::access;
 use crate::cache::{self, Cache};
 use crate::config::ControllerConfig;
 use crate::driver::{Driver, Handle, Notices};
@@ -120,6 +121,7 @@ pub async fn run_in<L: Listener>(
     let (driver, farm) = Driver::open(journal, clock.clone(), notices)?;
 
     let (cache, router) = (opened.cache, opened.router);
+    let shut_out = access::shut_out(&farm);
     let app = routes(&config, farm.clone(), cache.clone(), logs.clone(), clock.clone(), router, &shutdown)?;
     let tls = tls::server_config(&pki.server(&config.server_names())?, pki.ca_pem())?;
     pki.operator(&config, &url)?;
@@ -131,7 +133,7 @@ pub async fn run_in<L: Listener>(
     let finalizer = Finalizer::new(farm, cache, clock, finalize);
     let mut background = finalize::start(finalizer, logs, ended_logs, &shutdown);
     background.push(sweeping);
-    let mut server = task::spawn("listener", listener::serve(tcp, tls, app, bulk, shutdown.clone()));
+    let mut server = task::spawn("listener", listener::serve(tcp, tls, app, bulk, shut_out, shutdown.clone()));
     let cache_url = format!("{url}/cache");
     tracing::info!(%url, data = %data.display(), "the controller listens");
     // Whoever started this may have stopped waiting.

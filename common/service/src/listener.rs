@@ -5,13 +5,17 @@
 //! requests get [`DRAIN_DEADLINE`], and what is left then is cut.
 
 use crate::channel::{CONNECTION_WINDOW_BYTES, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, STREAM_WINDOW_BYTES};
-use crate::tls::{Identity, peer_identity};
+use crate::tls::{Identity, Shown, shown};
 use axum::Router;
 use axum::extract::Request;
+use futures_util::future::BoxFuture;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use railyard_common::time::Millis;
+use railyard_common::token::TokenId;
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -48,10 +52,61 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Who is at the other end; in the extensions of every request.
 #[derive(Clone, Debug)]
 pub struct Peer {
-    /// Whom its certificate speaks for; `None` if it showed none.
+    /// Who it is; `None` if it showed nothing that tells.
     pub identity: Option<Identity>,
+    /// What it showed for that.
+    pub proof: Option<Proof>,
     /// Where it comes from.
     pub addr: SocketAddr,
+}
+
+/// What somebody shows to be believed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Proof {
+    /// A certificate of the farm's CA.
+    Certificate {
+        /// When it was issued.
+        issued: Millis,
+        /// The SHA-256 of it, as hex.
+        fingerprint: String,
+    },
+    /// A bearer token.
+    Token(TokenId),
+}
+
+impl Peer {
+    /// Somebody at `addr` who showed nothing.
+    pub fn nobody(addr: SocketAddr) -> Self {
+        Self { identity: None, proof: None, addr }
+    }
+
+    /// Whoever a certificate speaks for, at `addr`.
+    pub fn certified(shown: Shown, addr: SocketAddr) -> Self {
+        let Shown { identity, issued, fingerprint } = shown;
+        Self { identity: Some(identity), proof: Some(Proof::Certificate { issued, fingerprint }), addr }
+    }
+}
+
+/// Tells when a peer is not to be served any more: the future ends then, at once if it is so already.
+#[derive(Clone)]
+pub struct ShutOut(Arc<dyn Fn(&Peer) -> BoxFuture<'static, ()> + Send + Sync>);
+
+impl ShutOut {
+    /// As `when` says.
+    pub fn when(when: impl Fn(&Peer) -> BoxFuture<'static, ()> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(when))
+    }
+
+    /// Whoever came in may stay.
+    pub fn nobody() -> Self {
+        Self::when(|_| Box::pin(std::future::pending()))
+    }
+}
+
+impl fmt::Debug for ShutOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ShutOut")
+    }
 }
 
 /// Where connections come from: TCP sockets, or a simulated network.
@@ -87,7 +142,7 @@ impl Listener for TcpListener {
 /// Serves `app` on `tcp` until `shutdown`, then drains. Returns when no connection is left or [`DRAIN_DEADLINE`] is over.
 ///
 /// HTTP/1.1 carries gigabytes to and from the cache: with `bulk`, another runtime, it is served there, and takes no time from
-/// HTTP/2, which carries the farm's calls.
+/// HTTP/2, which carries the farm's calls. Whoever `shut_out` names loses the connection, with everything that runs on it.
 ///
 /// # Errors
 /// If `tcp` is not a listening socket. A failed accept is retried; a connection's failure ends that connection only.
@@ -96,17 +151,16 @@ pub async fn serve(
     tls: Arc<rustls::ServerConfig>,
     app: Router,
     bulk: Option<Handle>,
+    shut_out: ShutOut,
     shutdown: CancellationToken,
 ) -> io::Result<()> {
-    serve_and_drain(tcp, tls, app, bulk, shutdown, DRAIN_DEADLINE).await
+    serve_and_drain(tcp, tls, House { app, bulk, shut_out, shutdown }, DRAIN_DEADLINE).await
 }
 
 async fn serve_and_drain(
     tcp: impl Listener,
     tls: Arc<rustls::ServerConfig>,
-    app: Router,
-    bulk: Option<Handle>,
-    shutdown: CancellationToken,
+    house: House,
     deadline: Duration,
 ) -> io::Result<()> {
     tracing::debug!(address = %tcp.local_addr()?, "listening");
@@ -119,11 +173,11 @@ async fn serve_and_drain(
     loop {
         tokio::select! {
             biased;
-            () = shutdown.cancelled() => break,
+            () = house.shutdown.cancelled() => break,
             Some(ended) = tasks.join_next() => note_panic(ended),
             guest = door.accept(&tcp) => match guest {
                 Ok(guest) => {
-                    tasks.spawn(guest.entertain(door.acceptor.clone(), app.clone(), bulk.clone(), shutdown.clone()));
+                    tasks.spawn(guest.entertain(door.acceptor.clone(), house.clone()));
                 }
                 // The peer gave up while it waited in the backlog.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
@@ -147,6 +201,15 @@ fn note_panic(ended: Result<(), JoinError>) {
     if ended.is_err_and(|error| error.is_panic()) {
         tracing::error!("a connection's task panicked; this is a bug, please report it with the lines above");
     }
+}
+
+/// What every connection is given.
+#[derive(Clone)]
+struct House {
+    app: Router,
+    bulk: Option<Handle>,
+    shut_out: ShutOut,
+    shutdown: CancellationToken,
 }
 
 /// What decides who comes in.
@@ -176,19 +239,21 @@ struct Guest<Io> {
 }
 
 impl<Io: AsyncRead + AsyncWrite + Send + Unpin + 'static> Guest<Io> {
-    async fn entertain(self, acceptor: TlsAcceptor, app: Router, bulk: Option<Handle>, shutdown: CancellationToken) {
+    async fn entertain(self, acceptor: TlsAcceptor, house: House) {
         let addr = self.addr;
         let handshake = tokio::select! {
             biased;
-            () = shutdown.cancelled() => return,
+            () = house.shutdown.cancelled() => return,
             done = timeout(HANDSHAKE_TIMEOUT, acceptor.accept(self.stream)) => done,
         };
         drop(self.handshake);
         match handshake {
             Ok(Ok(stream)) => {
-                let peer = Peer { identity: identity_of(&stream, addr), addr };
+                let peer =
+                    shown_by(&stream, addr).map_or_else(|| Peer::nobody(addr), |shown| Peer::certified(shown, addr));
                 let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-                let serving = serve_connection(stream, peer, app, shutdown);
+                let bulk = house.bulk.clone();
+                let serving = serve_connection(stream, peer, house);
                 match bulk.filter(|_| !is_http2) {
                     // A panic there was logged there; this is the end of the connection in any case.
                     Some(bulk) => drop(AbortOnDropHandle::new(bulk.spawn(serving)).await),
@@ -201,17 +266,18 @@ impl<Io: AsyncRead + AsyncWrite + Send + Unpin + 'static> Guest<Io> {
     }
 }
 
-fn identity_of<Io>(stream: &TlsStream<Io>, addr: SocketAddr) -> Option<Identity> {
+fn shown_by<Io>(stream: &TlsStream<Io>, addr: SocketAddr) -> Option<Shown> {
     let certs = stream.get_ref().1.peer_certificates()?;
     // The farm's CA signed it, but for something else than a role: whoever shows it counts as nobody.
-    peer_identity(certs).inspect_err(|error| tracing::warn!(peer = %addr, %error, "treating the peer as nobody")).ok()
+    shown(certs).inspect_err(|error| tracing::warn!(peer = %addr, %error, "treating the peer as nobody")).ok()
 }
 
-async fn serve_connection<Io>(stream: TlsStream<Io>, peer: Peer, app: Router, shutdown: CancellationToken)
+async fn serve_connection<Io>(stream: TlsStream<Io>, peer: Peer, house: House)
 where
     Io: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let addr = peer.addr;
+    let House { app, shut_out, shutdown, .. } = house;
+    let (addr, shut_out) = (peer.addr, shut_out.0(&peer));
     let first_request = CancellationToken::new();
     let seen = first_request.clone();
     let service = service_fn(move |mut request: Request<Incoming>| {
@@ -223,6 +289,10 @@ where
     let mut connection = pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
     let done = tokio::select! {
         biased;
+        () = shut_out => {
+            tracing::info!(peer = %addr, "the peer is shut out; closing the connection");
+            return;
+        }
         done = connection.as_mut() => done,
         () = shutdown.cancelled() => {
             connection.as_mut().graceful_shutdown();
@@ -284,7 +354,9 @@ mod tests {
             std::future::pending::<()>().await;
         };
         let app = Router::new().route("/", get(endless));
-        let served = serve_and_drain(tcp, tls, app, None, shutdown.clone(), Duration::from_millis(50));
+        let (bulk, shut_out) = (None, ShutOut::nobody());
+        let house = House { app, bulk, shut_out, shutdown: shutdown.clone() };
+        let served = serve_and_drain(tcp, tls, house, Duration::from_millis(50));
         let served = task::spawn("listener", served);
 
         let config = Arc::new(client_config(authority.ca_pem(), None).unwrap());

@@ -3,7 +3,7 @@
 use axum::routing::get;
 use axum::{Extension, Router};
 use railyard_service::channel::{Endpoint, connect, http_client};
-use railyard_service::listener::{Peer, serve};
+use railyard_service::listener::{Peer, ShutOut, serve};
 use railyard_service::task;
 use railyard_service::tls::{Authority, Identity, PemPair, Role, client_config, provider, server_config};
 use std::error::Error;
@@ -44,7 +44,7 @@ impl Farm {
         let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = tcp.local_addr().unwrap();
         let shutdown = CancellationToken::new();
-        let served = task::spawn("listener", serve(tcp, tls, app, bulk, shutdown.clone()));
+        let served = task::spawn("listener", serve(tcp, tls, app, bulk, ShutOut::nobody(), shutdown.clone()));
         Self { authority, addr, shutdown, served, dir }
     }
 

@@ -80,7 +80,7 @@ mod tests {
 
     fn call(identity: Option<Identity>) -> Request<()> {
         let mut request = Request::new(());
-        request.extensions_mut().insert(Peer { identity, addr: ([127, 0, 0, 1], 1).into() });
+        request.extensions_mut().insert(Peer { identity, ..Peer::nobody(([127, 0, 0, 1], 1).into()) });
         request
     }
 

@@ -104,7 +104,10 @@ impl Fixture {
         let tls = server_config(&pair, authority.ca_pem()).unwrap();
         let shutdown = CancellationToken::new();
         let router = opened.router.unwrap();
-        task::spawn("listener", listener::serve(tcp, tls, router.clone(), None, shutdown.clone()));
+        task::spawn(
+            "listener",
+            listener::serve(tcp, tls, router.clone(), None, listener::ShutOut::nobody(), shutdown.clone()),
+        );
         let endpoint = Endpoint { url: base, ca_pem: authority.ca_pem().to_owned(), identity: None };
         let http = http_client(&endpoint).unwrap();
         Self {

@@ -170,7 +170,10 @@ async fn serve(kind: Kind, dir: &Path, endpoint: &str) -> anyhow::Result<()> {
         if kind == Kind::EmbeddedTls {
             let authority = Authority::open_or_create(&dir.join("ca"), "bench")?;
             let tls = server_config(&authority.issue_server(&["127.0.0.1".to_owned()])?, authority.ca_pem())?;
-            task::spawn("listener", listener::serve(tcp, tls, router, None, CancellationToken::new()));
+            task::spawn(
+                "listener",
+                listener::serve(tcp, tls, router, None, listener::ShutOut::nobody(), CancellationToken::new()),
+            );
         } else {
             task::spawn("listener", async move { axum::serve(tcp, router).await });
         }

@@ -59,7 +59,10 @@ impl Farm {
         let service = Service::new(url.clone());
         let stopped = CancellationToken::new();
         let tls = server_config(&pair, authority.ca_pem()).unwrap();
-        task::spawn("farm", listener::serve(tcp, tls, service.router(), None, stopped.clone()));
+        task::spawn(
+            "farm",
+            listener::serve(tcp, tls, service.router(), None, listener::ShutOut::nobody(), stopped.clone()),
+        );
         let id = Digest::of(authority.ca_pem().as_bytes()).hex()[..12].to_owned();
         Self { service, dir, id, url, stopped }
     }

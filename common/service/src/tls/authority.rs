@@ -1,16 +1,18 @@
 //! The farm's certificate authority.
 
 use super::files::{PUBLIC, SECRET, make_dir, read, write_atomic};
+use super::identity::{SERIAL_LEN, SERIAL_TIME_LEN};
 use super::{Identity, PemPair, TlsError};
 use crate::clock::{Clock as _, SystemClock, system_time};
+use railyard_common::digest::Digest;
 use railyard_common::time::Millis;
 use rcgen::string::Ia5String;
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    PKCS_ECDSA_P256_SHA256, SanType,
+    BasicConstraints, Certificate, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose,
+    IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, SerialNumber,
 };
-use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, CertificateSigningRequestDer};
 use std::fs::File;
 use std::path::Path;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
@@ -122,21 +124,69 @@ impl Authority {
     /// [`TlsError::Issue`].
     pub fn issue_client(&self, identity: &Identity, validity_secs: u64) -> Result<PemPair, TlsError> {
         let failed = |error: rcgen::Error| TlsError::Issue { subject: identity.to_string(), why: error.to_string() };
-        let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::CommonName, identity.to_string());
-        params.subject_alt_names = vec![SanType::URI(Ia5String::try_from(identity.uri()).map_err(failed)?)];
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        let params = client_params(identity).map_err(failed)?;
         self.sign(params, validity_secs).map_err(failed)
     }
 
-    fn sign(&self, mut params: CertificateParams, validity_secs: u64) -> Result<PemPair, rcgen::Error> {
+    /// A client's certificate for a key that stays with the client. Of the request nothing counts but the key, and the proof
+    /// that whoever asks has it.
+    ///
+    /// # Errors
+    /// [`TlsError::BadPem`] if it is no PKCS #10 request (DER) or not signed by its key; [`TlsError::Issue`].
+    pub fn certify_client(&self, csr: &[u8], identity: &Identity, validity_secs: u64) -> Result<Certified, TlsError> {
+        let bad = |error: rcgen::Error| TlsError::BadPem { what: "the certificate request", why: error.to_string() };
+        let failed = |error: rcgen::Error| TlsError::Issue { subject: identity.to_string(), why: error.to_string() };
+        let request =
+            CertificateSigningRequestParams::from_der(&CertificateSigningRequestDer::from(csr)).map_err(bad)?;
+        let params = client_params(identity).map_err(failed)?;
+        let cert = self.sign_for(params, &request.public_key, validity_secs).map_err(failed)?;
+        Ok(Certified { cert_pem: cert.pem(), key: Digest::of(request.public_key.der_bytes()) })
+    }
+
+    fn sign(&self, params: CertificateParams, validity_secs: u64) -> Result<PemPair, rcgen::Error> {
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+        let cert = self.sign_for(params, &key, validity_secs)?;
+        Ok(PemPair { cert_pem: cert.pem(), key_pem: key.serialize_pem() })
+    }
+
+    fn sign_for(
+        &self,
+        mut params: CertificateParams,
+        key: &impl PublicKeyData,
+        validity_secs: u64,
+    ) -> Result<Certificate, rcgen::Error> {
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.use_authority_key_identifier_extension = true;
         valid_for(&mut params, validity_secs);
-        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-        let cert = params.signed_by(&key, &self.issuer)?;
-        Ok(PemPair { cert_pem: cert.pem(), key_pem: key.serialize_pem() })
+        params.serial_number = Some(serial(SystemClock.now())?);
+        params.signed_by(key, &self.issuer)
     }
+}
+
+/// A certificate for a key that is elsewhere.
+#[derive(Clone, Debug)]
+pub struct Certified {
+    /// The certificate.
+    pub cert_pem: String,
+    /// The SHA-256 of the public key.
+    pub key: Digest,
+}
+
+fn client_params(identity: &Identity) -> Result<CertificateParams, rcgen::Error> {
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, identity.to_string());
+    params.subject_alt_names = vec![SanType::URI(Ia5String::try_from(identity.uri())?)];
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    Ok(params)
+}
+
+/// Unique, not to be guessed, and it tells when: a revocation ends what was issued before it, to the millisecond.
+fn serial(now: Millis) -> Result<SerialNumber, rcgen::Error> {
+    let mut serial = [0; SERIAL_LEN];
+    let (time, chance) = serial.split_at_mut(SERIAL_TIME_LEN);
+    time.copy_from_slice(&now.0.to_be_bytes()[8 - SERIAL_TIME_LEN..]);
+    getrandom::fill(chance).map_err(|_| rcgen::Error::RingUnspecified)?;
+    Ok(SerialNumber::from_slice(&serial))
 }
 
 fn read_key(path: &Path) -> Result<KeyPair, TlsError> {

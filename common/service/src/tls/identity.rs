@@ -9,14 +9,41 @@ use sha2::{Digest as _, Sha256};
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
+/// What a peer's certificate says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shown {
+    /// Whom it speaks for.
+    pub identity: Identity,
+    /// When it was issued.
+    pub issued: Millis,
+    /// The SHA-256 of it, as hex.
+    pub fingerprint: String,
+}
+
+/// Bytes of a serial number: when the certificate was issued, then chance.
+pub(super) const SERIAL_LEN: usize = 16;
+/// Bytes of the time in it: milliseconds until the year 10889, and never negative.
+pub(super) const SERIAL_TIME_LEN: usize = 6;
+
+/// To the millisecond, as the authority wrote it; of a certificate that another one made, as its first day says.
+fn issued(cert: &X509Certificate<'_>) -> Millis {
+    let serial = cert.raw_serial();
+    match serial.first_chunk::<SERIAL_TIME_LEN>() {
+        Some(time) if serial.len() == SERIAL_LEN => {
+            Millis(time.iter().fold(0, |millis, byte| millis << 8 | u64::from(*byte)))
+        }
+        _ => Millis(u64::try_from(cert.validity().not_before.timestamp()).unwrap_or_default().saturating_mul(1000)),
+    }
+}
+
 /// Whom the peer's certificate chain (leaf first) speaks for. TLS has checked already that the farm's CA signed it.
 ///
 /// # Errors
 /// [`TlsError::NoIdentity`] unless exactly one `railyard://` URI is among the leaf's alternative names.
-pub fn peer_identity(certs: &[CertificateDer<'_>]) -> Result<Identity, TlsError> {
+pub fn shown(certs: &[CertificateDer<'_>]) -> Result<Shown, TlsError> {
     let no = |why: String| TlsError::NoIdentity { why };
-    let leaf = certs.first().ok_or_else(|| no("no certificate was shown".to_owned()))?;
-    let (_, leaf) = X509Certificate::from_der(leaf).map_err(|error| no(format!("it does not parse: {error}")))?;
+    let der = certs.first().ok_or_else(|| no("no certificate was shown".to_owned()))?;
+    let (_, leaf) = X509Certificate::from_der(der).map_err(|error| no(format!("it does not parse: {error}")))?;
     let names = leaf.subject_alternative_name().map_err(|error| no(format!("its names do not parse: {error}")))?;
     let names = names.map(|extension| extension.value.general_names.as_slice()).unwrap_or_default();
     let mut uris = names.iter().filter_map(|name| match name {
@@ -24,7 +51,10 @@ pub fn peer_identity(certs: &[CertificateDer<'_>]) -> Result<Identity, TlsError>
         _ => None,
     });
     match (uris.next(), uris.next()) {
-        (Some(uri), None) => uri.parse().map_err(|error: BadIdentity| no(error.to_string())),
+        (Some(uri), None) => {
+            let identity = uri.parse().map_err(|error: BadIdentity| no(error.to_string()))?;
+            Ok(Shown { identity, issued: issued(&leaf), fingerprint: hex::encode(Sha256::digest(der)) })
+        }
         (None, _) => Err(no("it has no railyard:// name; servers' certificates have none".to_owned())),
         (Some(first), Some(second)) => Err(no(format!("it has two: {first} and {second}"))),
     }

@@ -9,15 +9,17 @@ mod authority;
 mod config;
 mod files;
 mod identity;
+mod request;
 #[cfg(test)]
 mod tests;
 
-pub use authority::{Authority, CLIENT_VALIDITY_SECS};
+pub use authority::{Authority, CLIENT_VALIDITY_SECS, Certified};
 pub(crate) use config::roots;
 pub use config::{client_config, provider, server_config};
 pub use files::PemPair;
-pub use identity::{fingerprint, peer_identity, secs_left};
+pub use identity::{Shown, fingerprint, secs_left, shown};
 pub use railyard_common::identity::{Identity, Role};
+pub use request::KeyRequest;
 
 use std::path::PathBuf;
 

@@ -118,7 +118,7 @@ fn a_clients_certificate_says_who_it_is_and_for_how_long() {
     for role in Role::ALL {
         let identity = Identity::new(role, "rack-3").unwrap();
         let pair = authority.issue_client(&identity, 3600).unwrap();
-        assert_eq!(peer_identity(&[der(&pair.cert_pem)]).unwrap(), identity);
+        assert_eq!(shown(&[der(&pair.cert_pem)]).unwrap().identity, identity);
     }
     let pair = authority.issue_client(&Identity::new(Role::Worker, "rack-3").unwrap(), 3600).unwrap();
     let cert = der(&pair.cert_pem);
@@ -138,9 +138,9 @@ fn a_servers_certificate_names_hosts_and_addresses_and_no_role() {
     let names = &cert.subject_alternative_name().unwrap().unwrap().value.general_names;
     let address = Ipv4Addr::LOCALHOST.octets();
     assert_eq!(names, &[GeneralName::DNSName("localhost"), GeneralName::IPAddress(&address)]);
-    let error = peer_identity(std::slice::from_ref(&der)).unwrap_err().to_string();
+    let error = shown(std::slice::from_ref(&der)).unwrap_err().to_string();
     assert!(error.contains("no railyard:// name"), "{error}");
-    assert!(peer_identity(&[]).is_err());
+    assert!(shown(&[]).is_err());
     let error = authority.issue_server(&[]).unwrap_err().to_string();
     assert!(error.contains("at least one host name"), "{error}");
     assert!(authority.issue_server(&["höst".to_owned()]).is_err());
@@ -187,4 +187,47 @@ fn texts_that_are_not_pem_are_named() {
     let other = authority.issue_server(&["localhost".to_owned()]).unwrap();
     let mixed = PemPair { key_pem: other.key_pem, ..pair };
     assert!(matches!(server_config(&mixed, authority.ca_pem()), Err(TlsError::Setup(_))));
+}
+
+#[test]
+fn a_key_is_certified_that_never_leaves_its_owner() {
+    let dir = tempfile::tempdir().unwrap();
+    let authority = authority(dir.path());
+    let key = KeyRequest::generate().unwrap();
+    let identity: Identity = "railyard://worker/rack-3?platform=linux/arm64".parse().unwrap();
+    let before = SystemClock.now();
+    let certified = authority.certify_client(key.csr(), &identity, 3600).unwrap();
+    let after = SystemClock.now();
+    let shown = shown(&[der(&certified.cert_pem)]).unwrap();
+    assert_eq!(shown.identity, identity, "the limits come along");
+    assert!((before..=after).contains(&shown.issued), "{shown:?}");
+    let pair = key.certified(&certified.cert_pem).unwrap();
+    client_config(authority.ca_pem(), Some(&pair)).unwrap();
+
+    let other = KeyRequest::generate().unwrap().certified(&certified.cert_pem).unwrap_err().to_string();
+    assert!(other.contains("is for another key"), "{other}");
+    let again = authority.certify_client(key.csr(), &identity, 3600).unwrap();
+    assert_eq!(again.key, certified.key, "the key is told from others");
+    assert_ne!(again.cert_pem, certified.cert_pem);
+}
+
+#[test]
+fn a_request_that_was_tampered_with_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let authority = authority(dir.path());
+    let identity = Identity::new(Role::Worker, "w").unwrap();
+    let csr = KeyRequest::generate().unwrap().csr().to_vec();
+    let key = authority.certify_client(&csr, &identity, 60).unwrap().key;
+    let mut refused = 0;
+    for at in 0..csr.len() {
+        let mut changed = csr.clone();
+        changed[at] ^= 1;
+        match authority.certify_client(&changed, &identity, 60) {
+            // Outside of what is signed, DER has a bit or two that do not matter.
+            Ok(certified) => assert_eq!(certified.key, key, "byte {at}"),
+            Err(_) => refused += 1,
+        }
+        assert!(authority.certify_client(&csr[..at], &identity, 60).is_err(), "cut at {at}");
+    }
+    assert!(refused > csr.len() - 8, "{refused} of {}", csr.len());
 }
