@@ -1,6 +1,7 @@
 //! Starting and stopping a controller.
 
 use crate::access;
+use crate::audit::{self, Audit};
 use crate::cache::{self, Cache};
 use crate::config::ControllerConfig;
 use crate::driver::{Driver, Handle, Notices};
@@ -22,8 +23,8 @@ use railyard_proto::v1::client_service_server::ClientServiceServer;
 use railyard_proto::v1::worker_service_server::WorkerServiceServer;
 use railyard_service::clock::{Clock, SystemClock};
 use railyard_service::listener::{self, Listener};
-use railyard_service::{MESSAGE_MAX_BYTES, task, tls};
-use std::path::PathBuf;
+use railyard_service::{MESSAGE_MAX_BYTES, error_chain, task, tls};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, broadcast, mpsc, oneshot};
@@ -109,8 +110,9 @@ pub async fn run_in<L: Listener>(
     ready: oneshot::Sender<Ready>,
 ) -> anyhow::Result<()> {
     let (Outside { journal, tcp, clock, bulk }, data) = (outside, &config.data_dir);
-    let pki = Pki::open_or_create(&config)?;
     let url = config.url(tcp.local_addr()?);
+    let audit = begin_audit(data, &url, clock.clone()).await?;
+    let pki = Pki::open_or_create(&config)?;
     let opened = cache::open(&config.cache(), &format!("{url}/cache"), clock.clone()).await?;
     let logs = Arc::new(LogStore::open(&data.join("logs"), opened.cache.clone(), config.log_max.as_u64())?);
 
@@ -161,8 +163,27 @@ pub async fn run_in<L: Listener>(
         Some(ended) => ended,
         None => driver.await,
     };
+    end_audit(&audit).await;
     ended?.context("the journal failed")?;
     background_ended.transpose().context("a part of the controller broke down").map(drop)
+}
+
+/// Opens the audit, and records the start.
+async fn begin_audit(data: &Path, url: &str, clock: Arc<dyn Clock>) -> anyhow::Result<Audit> {
+    let audit = Audit::open(&data.join("audit"), clock)?;
+    let start = audit::Entry::new(audit::Act::Start).target(url).detail("version", railyard_common::VERSION);
+    if let Err(error) = audit.record(start).await {
+        // On a full disk it starts all the same, to be looked at; it changes nothing, and says so to whoever asks.
+        tracing::error!(error = error_chain(&error), "the start is not recorded yet");
+    }
+    Ok(audit)
+}
+
+/// Records the end, and closes the audit.
+async fn end_audit(audit: &Audit) {
+    if let Err(error) = audit.close(audit::Entry::new(audit::Act::Stop)).await {
+        tracing::error!(error = error_chain(&error), "the stop is not recorded");
+    }
 }
 
 /// Changed builds that a slow watcher may be behind before it reads everything again.

@@ -1,0 +1,102 @@
+//! The closed list of what the audit knows: one word for each act.
+
+use serde::{Serialize, Serializer};
+use std::fmt;
+
+/// Makes the list, its words and [`Act::ALL`] from one table.
+macro_rules! acts {
+    ($($(#[$doc:meta])+ $act:ident = $word:literal,)+) => {
+        /// What was done, or tried.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Act {
+            $($(#[$doc])+ $act,)+
+        }
+
+        impl Act {
+            /// Every act.
+            pub const ALL: &[Self] = &[$(Self::$act,)+];
+
+            /// The word in the file, in messages and on the command line.
+            pub fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$act => $word,)+
+                }
+            }
+        }
+    };
+}
+
+acts! {
+    /// A build was submitted.
+    Submit = "submit",
+    /// A build, or jobs of it, were cancelled.
+    Cancel = "cancel",
+    /// A build runs again.
+    Retry = "retry",
+    /// Jobs that waited for approval go on.
+    Approve = "approve",
+    /// A worker gets no new jobs.
+    Cordon = "cordon",
+    /// A worker is emptied.
+    Drain = "drain",
+    /// A worker is emptied and sent away.
+    Retire = "retire",
+    /// A worker gets jobs again.
+    Uncordon = "uncordon",
+    /// Retention must keep a build.
+    Pin = "pin",
+    /// Retention need not keep a build any more.
+    Unpin = "unpin",
+    /// A build was deleted.
+    Delete = "delete",
+    /// The farm's state was taken away as a backup.
+    Backup = "backup",
+    /// A certificate was made.
+    CertIssue = "cert-issue",
+    /// A token was made.
+    TokenCreate = "token-create",
+    /// A token was shown, for what it allows.
+    TokenUse = "token-use",
+    /// A token was taken back.
+    TokenRevoke = "token-revoke",
+    /// A worker or a person got its first certificate for a token.
+    Enrol = "enrol",
+    /// A certificate was renewed.
+    Renew = "renew",
+    /// A worker's or a person's certificates were taken back.
+    Revoke = "revoke",
+    /// Somebody logged in.
+    Login = "login",
+    /// A token, a password or a certificate was wrong.
+    LoginFailure = "login-failure",
+    /// A secret was stored.
+    SecretSet = "secret-set",
+    /// A secret was removed.
+    SecretRemove = "secret-remove",
+    /// What the operator allows has changed.
+    PolicyChange = "policy-change",
+    /// Retention deleted what nothing needs.
+    Sweep = "sweep",
+    /// A call was refused that is none of the other acts.
+    Refused = "refused",
+    /// The controller started.
+    Start = "start",
+    /// The controller stopped in order.
+    Stop = "stop",
+    /// The end of the audit's file was put in order after a crash.
+    Repair = "repair",
+    /// The audit before this record is damaged; here it begins anew.
+    Break = "break",
+}
+
+impl fmt::Display for Act {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl Serialize for Act {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
