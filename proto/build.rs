@@ -3,8 +3,13 @@
 use prost::Message as _;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let files =
-        ["railyard/v1/types.proto", "railyard/v1/worker.proto", "railyard/v1/client.proto", "railyard/v1/admin.proto"];
+    let files = [
+        "railyard/v1/types.proto",
+        "railyard/v1/worker.proto",
+        "railyard/v1/client.proto",
+        "railyard/v1/admin.proto",
+        "railyard/v1/access.proto",
+    ];
     for file in files {
         println!("cargo:rerun-if-changed={file}");
     }

@@ -61,6 +61,13 @@ pub fn log(build: &BuildId, job: &JobName, attempt: u32) -> RelPath {
     path(format!("logs/{}/{}/{}/{attempt}.log.zst", build.pipeline, build.version, job.slug()))
 }
 
+/// The pipeline whose builds or logs lie at `path`, or below it.
+pub fn pipeline_of(path: &RelPath) -> Option<PipelineName> {
+    let mut parts = path.as_str().split('/');
+    let of_builds = matches!(parts.next(), Some("builds" | "logs"));
+    parts.next().filter(|_| of_builds)?.parse().ok()
+}
+
 /// Whether a pipeline may publish at `path`.
 pub fn is_publishable(path: &RelPath) -> bool {
     let first = path.as_str().split('/').next().unwrap_or_default();
@@ -71,6 +78,14 @@ pub fn is_publishable(path: &RelPath) -> bool {
 mod tests {
     use super::*;
     use crate::digest::Digest;
+
+    #[test]
+    fn builds_and_logs_are_their_pipeline_s() {
+        let of = |text: &str| pipeline_of(&text.parse().unwrap()).map(|name| name.to_string());
+        assert_eq!(of("builds/flatcar/1/build.json").as_deref(), Some("flatcar"));
+        assert_eq!(of("logs/flatcar").as_deref(), Some("flatcar"));
+        assert_eq!([of("builds"), of("blobs/sha256/ab/x"), of("images/flatcar/1")], [None, None, None]);
+    }
 
     #[test]
     fn paths_are_as_documented() {

@@ -33,6 +33,13 @@ pub struct ControllerConfig {
     /// Longest log of an attempt; what is longer is cut, with a note that says how much.
     #[serde(default = "default_log_max")]
     pub log_max: ByteSize,
+    /// How long a worker's certificate is good, in seconds; the worker renews it at two thirds. It is the longest that a stolen one
+    /// is of use to somebody whom nobody has noticed. Default: 86400, a day.
+    #[serde(default = "default_worker_certificate")]
+    pub worker_certificate_secs: u64,
+    /// How long a certificate is good that a person gets with `railyard login`, in seconds. Default: 2592000, 30 days.
+    #[serde(default = "default_person_certificate")]
+    pub person_certificate_secs: u64,
 }
 
 fn default_farm() -> String {
@@ -41,6 +48,14 @@ fn default_farm() -> String {
 
 fn default_listen() -> SocketAddr {
     SocketAddr::from(([0, 0, 0, 0], 7411))
+}
+
+fn default_worker_certificate() -> u64 {
+    24 * 3600
+}
+
+fn default_person_certificate() -> u64 {
+    30 * 24 * 3600
 }
 
 fn default_log_max() -> ByteSize {
@@ -58,6 +73,8 @@ impl ControllerConfig {
             names: Vec::new(),
             cache: None,
             log_max: default_log_max(),
+            worker_certificate_secs: default_worker_certificate(),
+            person_certificate_secs: default_person_certificate(),
         }
     }
 

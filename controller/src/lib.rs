@@ -9,7 +9,7 @@
 //!
 //! **Invariant:** one task holds the farm; everyone else sends it commands and gets answers when they are durable.
 
-mod access;
+pub mod access;
 pub mod audit;
 pub mod backup;
 pub mod cache;

@@ -1,6 +1,6 @@
 //! Starting and stopping a controller.
 
-use crate::access;
+use crate::access::{self, Gate, Guesses};
 use crate::audit::{self, Audit};
 use crate::cache::{self, Cache};
 use crate::config::ControllerConfig;
@@ -9,7 +9,7 @@ use crate::finalize::{self, Finalizer};
 use crate::journal::{Journal, SledJournal};
 use crate::logs::LogStore;
 use crate::registry;
-use crate::rpc::{Admin, Client, Workers, gate};
+use crate::rpc::{AccessControl, Admin, Client, Validity, Workers};
 use crate::setup::Pki;
 use crate::uploads;
 use anyhow::Context as _;
@@ -18,11 +18,13 @@ use axum::routing::get;
 use futures_util::StreamExt as _;
 use http::StatusCode;
 use railyard_proto::v1;
+use railyard_proto::v1::access_service_server::AccessServiceServer;
 use railyard_proto::v1::admin_service_server::AdminServiceServer;
 use railyard_proto::v1::client_service_server::ClientServiceServer;
 use railyard_proto::v1::worker_service_server::WorkerServiceServer;
 use railyard_service::clock::{Clock, SystemClock};
 use railyard_service::listener::{self, Listener};
+use railyard_service::tls::Authority;
 use railyard_service::{MESSAGE_MAX_BYTES, error_chain, task, tls};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -124,7 +126,16 @@ pub async fn run_in<L: Listener>(
 
     let (cache, router) = (opened.cache, opened.router);
     let shut_out = access::shut_out(&farm);
-    let app = routes(&config, farm.clone(), cache.clone(), logs.clone(), clock.clone(), router, &shutdown)?;
+    let rooms = Rooms {
+        farm: farm.clone(),
+        cache: cache.clone(),
+        cache_router: router,
+        logs: logs.clone(),
+        clock: clock.clone(),
+        authority: pki.authority(),
+        audit: audit.clone(),
+    };
+    let app = routes(&config, rooms, &shutdown)?;
     let tls = tls::server_config(&pki.server(&config.server_names())?, pki.ca_pem())?;
     pki.operator(&config, &url)?;
 
@@ -189,15 +200,26 @@ async fn end_audit(audit: &Audit) {
 /// Changed builds that a slow watcher may be behind before it reads everything again.
 const CHANGES_LEN: usize = 4_096;
 
-fn routes(
-    config: &ControllerConfig,
+/// What the routes lead to.
+struct Rooms {
     farm: Handle,
     cache: Arc<dyn Cache>,
+    /// Of a cache that is served here.
+    cache_router: Option<Router>,
     logs: Arc<LogStore>,
     clock: Arc<dyn Clock>,
-    cache_router: Option<Router>,
-    shutdown: &CancellationToken,
-) -> anyhow::Result<Router> {
+    authority: Arc<Authority>,
+    audit: Audit,
+}
+
+fn routes(config: &ControllerConfig, rooms: Rooms, shutdown: &CancellationToken) -> anyhow::Result<Router> {
+    let Rooms { farm, cache, cache_router, logs, clock, authority, audit } = rooms;
+    let guesses = Arc::new(Guesses::default());
+    let validity =
+        Validity { worker_secs: config.worker_certificate_secs, person_secs: config.person_certificate_secs };
+    let gate = Gate::new(&farm, clock.clone(), guesses.clone(), audit.clone());
+    let access = AccessControl::new(farm.clone(), authority, clock.clone(), guesses, audit, validity)?;
+    let access = AccessServiceServer::new(access);
     let client =
         Client::new(farm.clone(), cache.clone(), logs.clone(), clock.clone(), config.farm.clone(), shutdown.clone());
     let admin = AdminServiceServer::new(Admin::new(farm.clone()));
@@ -216,14 +238,13 @@ fn routes(
         .register_encoded_file_descriptor_set(v1::DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()?;
-    let grpc =
-        Routes::new(client).add_service(workers).add_service(admin).add_service(health_service).add_service(reflection);
-    let grpc = grpc.prepare().into_axum_router().layer(axum::middleware::from_fn(gate));
-    let mut app = grpc.merge(probes).merge(registry);
+    let grpc = Routes::new(client).add_service(workers).add_service(admin).add_service(access);
+    let grpc = grpc.add_service(health_service).add_service(reflection);
+    let mut app = grpc.prepare().into_axum_router().merge(probes).merge(registry);
     if let Some(cache) = cache_router {
         app = app.merge(cache);
     }
-    Ok(app)
+    Ok(app.layer(axum::middleware::from_fn_with_state(gate, access::gate)))
 }
 
 /// Whether the process lives, and whether it would take new work.
@@ -242,12 +263,14 @@ async fn tell_health(mut health: HealthReporter, shutdown: CancellationToken) {
     health.set_serving::<ClientServiceServer<Client>>().await;
     health.set_serving::<WorkerServiceServer<Workers>>().await;
     health.set_serving::<AdminServiceServer<Admin>>().await;
+    health.set_serving::<AccessServiceServer<AccessControl>>().await;
     shutdown.cancelled().await;
     let services = [
         "",
         ClientServiceServer::<Client>::NAME,
         WorkerServiceServer::<Workers>::NAME,
         AdminServiceServer::<Admin>::NAME,
+        AccessServiceServer::<AccessControl>::NAME,
     ];
     for service in services {
         health.set_service_status(service, ServingStatus::NotServing).await;

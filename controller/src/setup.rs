@@ -11,10 +11,11 @@ use anyhow::Context as _;
 use railyard_service::clock::{Clock as _, SystemClock};
 use railyard_service::tls::{self, Authority, CLIENT_VALIDITY_SECS, Identity, PemPair, Role};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// The farm's keys and certificates.
 pub struct Pki {
-    authority: Authority,
+    authority: Arc<Authority>,
     dir: PathBuf,
 }
 
@@ -26,8 +27,13 @@ impl Pki {
     pub fn open_or_create(config: &ControllerConfig) -> anyhow::Result<Self> {
         let dir = config.data_dir.join("pki");
         std::fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
-        let authority = Authority::open_or_create(&dir, &config.farm)?;
+        let authority = Arc::new(Authority::open_or_create(&dir, &config.farm)?);
         Ok(Self { authority, dir })
+    }
+
+    /// The CA.
+    pub fn authority(&self) -> Arc<Authority> {
+        self.authority.clone()
     }
 
     /// The CA's certificate, PEM.

@@ -139,7 +139,11 @@ pub fn http_client(endpoint: &Endpoint) -> Result<reqwest::Client, ChannelError>
     Ok(client)
 }
 
-fn check_url(url: &str) -> Result<(), ChannelError> {
+/// Checks that a URL is one of a controller: `https://HOST:PORT`.
+///
+/// # Errors
+/// [`ChannelError::BadUrl`].
+pub fn check_url(url: &str) -> Result<http::Uri, ChannelError> {
     let bad = |why: &str| ChannelError::BadUrl { url: url.to_owned(), why: why.to_owned() };
     let uri: http::Uri = url.parse().map_err(|error: http::uri::InvalidUri| bad(&error.to_string()))?;
     if uri.scheme_str() != Some("https") {
@@ -151,5 +155,5 @@ fn check_url(url: &str) -> Result<(), ChannelError> {
     if !matches!(uri.path(), "" | "/") || uri.query().is_some() {
         return Err(bad("it has a path"));
     }
-    Ok(())
+    Ok(uri)
 }

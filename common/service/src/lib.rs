@@ -8,6 +8,7 @@ pub mod channel;
 pub mod clock;
 pub mod config;
 pub mod convert;
+pub mod enrol;
 mod errors;
 pub mod listener;
 pub mod rpc_error;

@@ -34,6 +34,8 @@ pub const BAD_REQUEST: &str = "bad-request";
 pub const PROTOCOL: &str = "protocol";
 /// The caller showed no certificate.
 pub const UNAUTHENTICATED: &str = "unauthenticated";
+/// A token is damaged, not known, expired or used.
+pub const BAD_TOKEN: &str = "bad-token";
 /// The caller's role may not do that.
 pub const FORBIDDEN: &str = "forbidden";
 /// An upload is not complete, or its bytes are not what was promised.

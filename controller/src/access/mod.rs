@@ -1,5 +1,15 @@
-//! Who comes in, and as whom: certificates, tokens, revocations.
+//! Who comes in, and as whom: certificates, tokens, revocations, and the table of who may call what.
+//!
+//! ```text
+//! TLS ─► listener: certificate ─► gate: bearer token? ─► table: may this role call that? ─► the service
+//!                    └ revoked: the connection ends, with all that runs on it
+//! ```
 
+mod gate;
+mod guesses;
 mod revoked;
+pub mod table;
 
+pub use gate::{CHALLENGE, Gate, forbidden, gate, nobody, too_often};
+pub use guesses::Guesses;
 pub use revoked::shut_out;

@@ -45,6 +45,14 @@ pub(super) struct Page {
 }
 
 impl Asked {
+    /// The repository that it is about.
+    pub(super) fn name(&self) -> Option<&str> {
+        match self {
+            Self::Base | Self::Catalog(_) => None,
+            Self::Tags(name, _) | Self::Manifest(name, _) | Self::Blob(name, _) => Some(name),
+        }
+    }
+
     pub(super) fn parse(uri: &Uri) -> Result<Self, Fault> {
         let path = uri.path().strip_prefix("/v2").unwrap_or_default();
         let path = path.strip_prefix('/').unwrap_or(path);

@@ -1,5 +1,6 @@
 //! What a client is told when it does not get what it asked for, in the specification's form.
 
+use crate::access::CHALLENGE;
 use crate::cache::CacheError;
 use crate::driver::CommandError;
 use axum::Json;
@@ -78,11 +79,7 @@ impl Fault {
         let body = json!({ "errors": [{ "code": self.code.as_str(), "message": self.message }] });
         let status = self.code.status();
         match self.code {
-            // HTTP wants a challenge. None of the usual ones is meant: clients would ask for a password.
-            Code::Unauthorized => {
-                (status, [(header::WWW_AUTHENTICATE, "TLS-Client-Certificate realm=\"railyard\"")], Json(body))
-                    .into_response()
-            }
+            Code::Unauthorized => (status, [(header::WWW_AUTHENTICATE, CHALLENGE)], Json(body)).into_response(),
             Code::Unsupported => (status, [(header::ALLOW, "GET, HEAD")], Json(body)).into_response(),
             _ => (status, Json(body)).into_response(),
         }

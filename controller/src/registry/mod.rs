@@ -28,9 +28,10 @@ use fault::{Code, Fault};
 use railyard_common::blob::{Blob, Encoding, Image};
 use railyard_common::digest::Digest;
 use railyard_common::id::Version;
+use railyard_common::identity::Limits;
 use railyard_common::layout;
 use railyard_service::listener::Peer;
-use railyard_service::tls::Role;
+use railyard_service::tls::{Identity, Role};
 use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -70,6 +71,12 @@ pub fn router(farm: Handle, cache: Arc<dyn Cache>, public_read: bool) -> Router 
         .with_state(registry)
 }
 
+/// Whether a repository, `PIPELINE/STEP`, is within the limits.
+fn is_within(limits: &Limits, repository: &str) -> bool {
+    let pipeline = repository.split('/').next().and_then(|name| name.parse().ok());
+    limits.pipelines.is_empty() || pipeline.is_some_and(|pipeline| limits.allow_pipeline(&pipeline))
+}
+
 async fn handle(State(registry): State<Arc<Registry>>, request: Request) -> Response {
     // What a client sends along is of no interest here.
     let (head, _) = request.into_parts();
@@ -85,15 +92,20 @@ async fn handle(State(registry): State<Arc<Registry>>, request: Request) -> Resp
 
 impl Registry {
     async fn answer(&self, request: &Parts) -> Result<Response, Fault> {
-        self.allow(request.extensions.get::<Peer>())?;
+        let limits = self.allow(request.extensions.get::<Peer>())?;
         if !matches!(request.method, Method::GET | Method::HEAD) {
             return Err(Fault::new(Code::Unsupported, "this registry is read-only; builds put their images into it"));
         }
         let headers = &request.headers;
-        match Asked::parse(&request.uri)? {
+        let asked = Asked::parse(&request.uri)?;
+        if let Some(name) = asked.name().filter(|name| !is_within(&limits, name)) {
+            return Err(Fault::new(Code::Denied, format!("you are limited to other pipelines than that of {name}")));
+        }
+        match asked {
             Asked::Base => Ok(answer::json(b"{}\n".to_vec())),
             Asked::Catalog(page) => {
-                let names = self.farm.look(|farm, _| images::repositories(farm)).await?;
+                let mut names = self.farm.look(|farm, _| images::repositories(farm)).await?;
+                names.retain(|name| is_within(&limits, name));
                 Ok(answer::list("/v2/_catalog", None, "repositories", names, &page))
             }
             Asked::Tags(name, page) => {
@@ -110,17 +122,18 @@ impl Registry {
         }
     }
 
-    /// As the cache's reading rules: a person's certificate, unless anybody may read.
-    fn allow(&self, peer: Option<&Peer>) -> Result<(), Fault> {
+    /// As the cache's reading rules: a person's certificate or token, unless anybody may read. Gives the limits that hold.
+    fn allow(&self, peer: Option<&Peer>) -> Result<Limits, Fault> {
         if self.public_read {
-            return Ok(());
+            return Ok(Limits::default());
         }
-        match peer.and_then(|peer| peer.identity.as_ref()).map(|identity| identity.role) {
-            Some(Role::Viewer | Role::Submitter | Role::Operator) => Ok(()),
-            Some(Role::Worker) => Err(Fault::new(Code::Denied, "workers get images through their leases only")),
+        match peer.and_then(|peer| peer.identity.as_ref()) {
+            Some(Identity { role: Role::Viewer | Role::Submitter | Role::Operator, limits, .. }) => Ok(limits.clone()),
+            Some(Identity { role: Role::Worker, .. }) => {
+                Err(Fault::new(Code::Denied, "workers get images through their leases only"))
+            }
             None => {
-                let message =
-                    "this registry wants a client certificate of the farm; docs/images.md tells where to put it";
+                let message = "this registry wants a client certificate of the farm, or a bearer token as the password; docs/images.md tells how";
                 Err(Fault::new(Code::Unauthorized, message))
             }
         }

@@ -6,15 +6,21 @@ use railyard_common::id::{JobId, JobSelector};
 use railyard_core::{Command, Event};
 use railyard_proto::v1;
 use railyard_service::convert::{self, TEXT_MAX_BYTES};
+use railyard_service::tls::Identity;
 use tonic::Status;
 
 impl Client {
-    /// Stops a build or some of its jobs, because `by` wants it.
-    pub(super) async fn cancel(&self, by: String, request: v1::CancelRequest) -> Result<v1::CancelResponse, Status> {
+    /// Stops a build or some of its jobs, because `who` wants it.
+    pub(super) async fn cancel(
+        &self,
+        who: &Identity,
+        request: v1::CancelRequest,
+    ) -> Result<v1::CancelResponse, Status> {
         // It is journaled, and told to every worker of the build.
         convert::at_most("reason", request.reason.len(), TEXT_MAX_BYTES, "bytes")?;
         let jobs = selector("job", &request.job)?;
-        let build = read::resolve(&self.farm, &request.build).await?;
+        let build = read::resolve(&self.farm, who, &request.build).await?;
+        let by = who.name.clone();
         let reason = match request.reason.as_str() {
             "" => format!("cancelled by {by}"),
             why => format!("{why} (cancelled by {by})"),
@@ -32,9 +38,14 @@ impl Client {
     }
 
     /// Lets jobs go on that wait for approval, or will.
-    pub(super) async fn approve(&self, by: String, request: v1::ApproveRequest) -> Result<v1::ApproveResponse, Status> {
+    pub(super) async fn approve(
+        &self,
+        who: &Identity,
+        request: v1::ApproveRequest,
+    ) -> Result<v1::ApproveResponse, Status> {
         let jobs = selector("job", &request.job)?;
-        let build = read::resolve(&self.farm, &request.build).await?;
+        let build = read::resolve(&self.farm, who, &request.build).await?;
+        let by = who.name.clone();
         let events = self.farm.decide(Command::Approve { build, jobs, by }).await.map_err(command_status)?;
         let approved = events.into_iter().flat_map(|event| match event {
             Event::JobsApproved { jobs, .. } => jobs,
@@ -44,8 +55,8 @@ impl Client {
     }
 
     /// Runs again what did not succeed, or one step and what follows it.
-    pub(super) async fn retry(&self, request: v1::RetryRequest) -> Result<v1::RetryResponse, Status> {
-        let build = read::resolve(&self.farm, &request.build).await?;
+    pub(super) async fn retry(&self, who: &Identity, request: v1::RetryRequest) -> Result<v1::RetryResponse, Status> {
+        let build = read::resolve(&self.farm, who, &request.build).await?;
         let step = Some(request.step).filter(|step| !step.is_empty());
         let step = step.map(|step| step.parse()).transpose().map_err(bad_request)?;
         let events = self.farm.decide(Command::Retry { build, step }).await.map_err(command_status)?;

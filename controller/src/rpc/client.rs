@@ -1,6 +1,6 @@
 //! What people and scripts call.
 
-use super::auth::{Act, allow};
+use super::auth::{caller, in_scope};
 use super::{bad_request, cache_status, check_protocol, command_status, log_status, read, submit, view};
 use crate::cache::Cache;
 use crate::driver::{Change, Handle};
@@ -100,7 +100,7 @@ impl ClientService for Client {
     type ReadLogStream = Outbound<v1::LogChunk>;
 
     async fn get_farm(&self, request: Request<v1::GetFarmRequest>) -> Result<Response<v1::GetFarmResponse>, Status> {
-        let identity = allow(&request, Act::Read)?;
+        let identity = caller(&request)?;
         let request = request.into_inner();
         check_protocol("the client", &request.client_version, request.protocol)?;
         Ok(Response::new(v1::GetFarmResponse {
@@ -113,9 +113,11 @@ impl ClientService for Client {
     }
 
     async fn plan(&self, request: Request<v1::SubmitRequest>) -> Result<Response<v1::PlanResponse>, Status> {
-        allow(&request, Act::Read)?;
+        let who = caller(&request)?;
         let now = self.clock.now();
-        let plan = submit::Checked::new(request.into_inner())?.plan(&self.farm, now).await?;
+        let checked = submit::Checked::new(request.into_inner())?;
+        in_scope(&who, checked.pipeline())?;
+        let plan = checked.plan(&self.farm, now).await?;
         let response = self.farm.read(move |farm, _| v1::PlanResponse {
             pipeline: plan.build.pipeline.to_string(),
             jobs: plan.jobs.iter().map(|spec| view::planned(farm, spec, now)).collect(),
@@ -125,7 +127,7 @@ impl ClientService for Client {
     }
 
     async fn submit(&self, request: Request<v1::SubmitRequest>) -> Result<Response<v1::SubmitResponse>, Status> {
-        let identity = allow(&request, Act::Change)?;
+        let identity = caller(&request)?;
         let trace = trace::begin(&telemetry::extract(request.metadata()));
         Ok(Response::new(self.take_submit(&identity, trace, request.into_inner()).await?))
     }
@@ -134,14 +136,20 @@ impl ClientService for Client {
         &self,
         request: Request<v1::ListBuildsRequest>,
     ) -> Result<Response<v1::ListBuildsResponse>, Status> {
-        allow(&request, Act::Read)?;
+        let who = caller(&request)?;
         let request = request.into_inner();
         let pipeline = Some(request.pipeline).filter(|text| !text.is_empty());
         let pipeline: Option<PipelineName> = pipeline.map(|text| text.parse()).transpose().map_err(bad_request)?;
+        if let Some(pipeline) = &pipeline {
+            in_scope(&who, pipeline)?;
+        }
+        let limits = who.limits;
         let limit = if request.limit == 0 { LIST_DEFAULT } else { (request.limit as usize).min(LIST_MAX) };
         let (now, cache_url) = (self.clock.now(), self.cache_url());
         let builds = self.farm.read(move |farm, live| {
-            let wanted = |name: &PipelineName| pipeline.as_ref().is_none_or(|pipeline| pipeline == name);
+            let wanted = |name: &PipelineName| {
+                pipeline.as_ref().is_none_or(|pipeline| pipeline == name) && limits.allow_pipeline(name)
+            };
             let mut found: Vec<_> = farm.builds().filter(|build| wanted(&build.id().pipeline)).collect();
             found.sort_by_key(|build| std::cmp::Reverse(build.first_job));
             let views =
@@ -152,8 +160,8 @@ impl ClientService for Client {
     }
 
     async fn get_build(&self, request: Request<v1::GetBuildRequest>) -> Result<Response<v1::BuildView>, Status> {
-        allow(&request, Act::Read)?;
-        let id = read::resolve(&self.farm, &request.into_inner().build).await?;
+        let who = caller(&request)?;
+        let id = read::resolve(&self.farm, &who, &request.into_inner().build).await?;
         Ok(Response::new(self.view(id).await?))
     }
 
@@ -161,10 +169,10 @@ impl ClientService for Client {
         &self,
         request: Request<v1::GetBuildRequest>,
     ) -> Result<Response<Self::WatchBuildStream>, Status> {
-        allow(&request, Act::Read)?;
+        let who = caller(&request)?;
         // Listens before it looks: a change in between is seen twice rather than not at all.
         let changes = self.farm.changes();
-        let id = read::resolve(&self.farm, &request.into_inner().build).await?;
+        let id = read::resolve(&self.farm, &who, &request.into_inner().build).await?;
         let (tx, rx) = mpsc::channel(1);
         let watcher = Watcher { farm: self.farm.clone(), clock: self.clock.clone(), cache_url: self.cache_url(), id };
         let shutdown = self.shutdown.clone();
@@ -173,9 +181,9 @@ impl ClientService for Client {
     }
 
     async fn read_log(&self, request: Request<v1::ReadLogRequest>) -> Result<Response<Self::ReadLogStream>, Status> {
-        allow(&request, Act::Read)?;
+        let who = caller(&request)?;
         let request = request.into_inner();
-        let build = read::resolve(&self.farm, &request.build).await?;
+        let build = read::resolve(&self.farm, &who, &request.build).await?;
         let name = read::log_name(&self.farm, self.clock.now(), build, &request.job, request.attempt).await?;
         let growth = if request.follow { self.growth(name.lease).await? } else { None };
         let chunks = ReceiverStream::new(self.logs.read(name, request.offset, growth));
@@ -189,9 +197,9 @@ impl ClientService for Client {
         &self,
         request: Request<v1::SignArtifactsRequest>,
     ) -> Result<Response<v1::SignArtifactsResponse>, Status> {
-        allow(&request, Act::Read)?;
+        let who = caller(&request)?;
         let request = request.into_inner();
-        let id = read::resolve(&self.farm, &request.build).await?;
+        let id = read::resolve(&self.farm, &who, &request.build).await?;
         convert::at_most("paths", request.paths.len(), PATTERNS_MAX, "entries")?;
         let globs = request.paths.iter().map(|text| text.parse::<Glob>()).collect::<Result<Vec<_>, _>>();
         let matchers: Vec<_> = globs.map_err(bad_request)?.iter().map(Glob::matcher).collect();
@@ -221,25 +229,25 @@ impl ClientService for Client {
     }
 
     async fn cancel(&self, request: Request<v1::CancelRequest>) -> Result<Response<v1::CancelResponse>, Status> {
-        let by = allow(&request, Act::Change)?.name;
-        Ok(Response::new(self.cancel(by, request.into_inner()).await?))
+        let who = caller(&request)?;
+        Ok(Response::new(self.cancel(&who, request.into_inner()).await?))
     }
 
     async fn approve(&self, request: Request<v1::ApproveRequest>) -> Result<Response<v1::ApproveResponse>, Status> {
-        let by = allow(&request, Act::Operate)?.name;
-        Ok(Response::new(self.approve(by, request.into_inner()).await?))
+        let who = caller(&request)?;
+        Ok(Response::new(self.approve(&who, request.into_inner()).await?))
     }
 
     async fn retry(&self, request: Request<v1::RetryRequest>) -> Result<Response<v1::RetryResponse>, Status> {
-        allow(&request, Act::Change)?;
-        Ok(Response::new(self.retry(request.into_inner()).await?))
+        let who = caller(&request)?;
+        Ok(Response::new(self.retry(&who, request.into_inner()).await?))
     }
 
     async fn hold_worker(
         &self,
         request: Request<v1::HoldWorkerRequest>,
     ) -> Result<Response<v1::HoldWorkerResponse>, Status> {
-        let by = allow(&request, Act::Operate)?.name;
+        let by = caller(&request)?.name;
         let worker = self.hold(by, request.into_inner()).await?;
         Ok(Response::new(v1::HoldWorkerResponse { worker: Some(worker) }))
     }
@@ -248,7 +256,7 @@ impl ClientService for Client {
         &self,
         request: Request<v1::ReleaseWorkerRequest>,
     ) -> Result<Response<v1::ReleaseWorkerResponse>, Status> {
-        let by = allow(&request, Act::Operate)?.name;
+        let by = caller(&request)?.name;
         let worker = self.release(by, request.into_inner()).await?;
         Ok(Response::new(v1::ReleaseWorkerResponse { worker: Some(worker) }))
     }
@@ -257,7 +265,7 @@ impl ClientService for Client {
         &self,
         request: Request<v1::ListWorkersRequest>,
     ) -> Result<Response<v1::ListWorkersResponse>, Status> {
-        allow(&request, Act::Read)?;
+        caller(&request)?;
         let workers =
             self.farm.read(|farm, live| farm.workers().map(|worker| view::worker(farm, live, worker)).collect());
         Ok(Response::new(v1::ListWorkersResponse { workers: workers.await.map_err(command_status)? }))

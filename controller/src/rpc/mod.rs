@@ -1,5 +1,6 @@
 //! The gRPC services: messages are parsed here, refusals become statuses here, and nothing else happens here.
 
+mod access;
 mod admin;
 mod auth;
 mod change;
@@ -11,8 +12,8 @@ mod submit;
 mod view;
 mod worker;
 
+pub use access::{AccessControl, Validity};
 pub use admin::Admin;
-pub use auth::gate;
 pub use client::Client;
 pub use worker::Workers;
 

@@ -1,5 +1,6 @@
 //! Finding what a reader names.
 
+use super::auth::in_scope;
 use super::{bad_request, command_status};
 use crate::driver::Handle;
 use crate::logs::LogName;
@@ -7,17 +8,20 @@ use railyard_common::id::{BuildId, JobSelector, LeaseId};
 use railyard_common::time::Millis;
 use railyard_core::{Build, Farm, Refusal};
 use railyard_service::rpc_error;
+use railyard_service::tls::Identity;
 use tonic::{Code, Status};
 
-/// `PIPELINE/VERSION`, or `PIPELINE` for its newest build.
-pub(super) async fn resolve(farm: &Handle, text: &str) -> Result<BuildId, Status> {
+/// `PIPELINE/VERSION`, or `PIPELINE` for its newest build, if `who` may know of the pipeline.
+pub(super) async fn resolve(farm: &Handle, who: &Identity, text: &str) -> Result<BuildId, Status> {
     if text.contains('/') {
         let id: BuildId = text.parse().map_err(bad_request)?;
+        in_scope(who, &id.pipeline)?;
         let wanted = id.clone();
         let known = farm.read(move |farm, _| farm.build(&wanted).is_some()).await.map_err(command_status)?;
         return if known { Ok(id) } else { Err(command_status(Refusal::UnknownBuild(id).into())) };
     }
     let pipeline = text.parse().map_err(bad_request)?;
+    in_scope(who, &pipeline)?;
     let newest = farm.read(move |farm, _| farm.newest(&pipeline).map(|build| build.id().clone())).await;
     newest.map_err(command_status)?.ok_or_else(|| {
         let message = format!("pipeline {text} has no builds; `railyard builds` lists those that there are");

@@ -1,8 +1,9 @@
 //! A submit request becomes a plan.
 
-use super::auth::{self, Act};
+use super::auth;
 use super::client::Client;
 use super::{bad_request, command_status};
+use crate::access::table;
 use crate::driver::{CommandError, Handle};
 use railyard_common::digest::Digest;
 use railyard_common::id::{BuildId, PipelineName, Version};
@@ -41,6 +42,7 @@ impl Client {
         let priority = priority(by, &request)?;
         let digest = if key.is_some() { digest(&request, priority) } else { String::new() };
         let checked = Checked::new(request)?;
+        auth::in_scope(by, checked.pipeline())?;
         // The key is its submitter's and its pipeline's: others may happen to use the same one.
         let key = key.map(|key| format!("{}/{}/{key}", by.name, checked.pipeline()));
         let mut races = 0;
@@ -81,7 +83,7 @@ fn priority(by: &Identity, request: &v1::SubmitRequest) -> Result<Priority, Stat
         text => text.parse().map_err(bad_request)?,
     };
     if priority == Priority::Release {
-        auth::require(by, Act::Operate, "submit with priority release")?;
+        auth::require(by, table::SUBMIT_RELEASE)?;
     }
     Ok(priority)
 }

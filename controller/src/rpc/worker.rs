@@ -1,5 +1,6 @@
 //! What workers call. Everything that acts for a job carries its lease, and a stale one is refused.
 
+use super::access::check_offer;
 use super::{auth, bad_request, cache_status, check_protocol, command_status, log_status};
 use crate::cache::{Begun, Cache, CacheError, Grant};
 use crate::driver::{CommandError, Handle, Hello, Link};
@@ -15,6 +16,7 @@ use railyard_proto::v1;
 use railyard_proto::v1::worker_service_server::WorkerService;
 use railyard_service::clock::Clock;
 use railyard_service::convert::{self, FromProto, LIST_MAX_LEN, ToProto as _};
+use railyard_service::tls::Identity;
 use railyard_service::{rpc_error, task};
 use std::collections::BTreeSet;
 use std::pin::Pin;
@@ -112,7 +114,13 @@ impl Workers {
         })
     }
 
-    async fn welcome(&self, mut hello: v1::Hello, worker: WorkerName, link: Link) -> Result<u64, Status> {
+    async fn welcome(
+        &self,
+        mut hello: v1::Hello,
+        worker: WorkerName,
+        identity: &Identity,
+        link: Link,
+    ) -> Result<u64, Status> {
         if hello.worker != worker.as_str() {
             let message =
                 format!("the certificate is {worker}'s, the hello says {}; set `name` to {worker}", hello.worker);
@@ -125,6 +133,7 @@ impl Workers {
         let builds = builds.collect::<Result<Vec<BuildId>, _>>()?;
         let said = said_of(&hello)?;
         let offer = Box::new(offer_of(hello, worker)?);
+        check_offer(identity, &offer)?;
         self.check_name(&offer).await?;
         let welcome = v1::Welcome {
             farm: self.farm_name.clone(),
@@ -229,7 +238,7 @@ impl WorkerService for Workers {
         &self,
         request: Request<Streaming<v1::WorkerMessage>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
-        let worker = auth::worker(&request)?;
+        let (worker, identity) = (auth::worker(&request)?, auth::caller(&request)?);
         let mut inbound = request.into_inner();
         let first = tokio::select! {
             biased;
@@ -245,7 +254,7 @@ impl WorkerService for Workers {
         // In a task of its own from here on: a worker that hangs up now must still be taken off the list.
         let (service, (answer, welcomed)) = (self.clone(), oneshot::channel());
         task::spawn("worker session", async move {
-            match service.welcome(hello, worker.clone(), link.clone()).await {
+            match service.welcome(hello, worker.clone(), &identity, link.clone()).await {
                 Ok(session) => {
                     // Whoever hung up does not want the answer, and closed the stream.
                     let _ = answer.send(Ok(()));

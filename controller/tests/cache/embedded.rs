@@ -189,7 +189,9 @@ async fn a_private_cache_is_read_by_people_of_the_farm() {
     fixture.cache.put(&at, Bytes::from_static(b"a"), PutMode::Create).await.unwrap();
     let urls = [fixture.cache.url(&at), format!("{}/", fixture.base_url), format!("{}/images/", fixture.base_url)];
     for url in &urls {
-        assert_eq!(fixture.http.get(url).send().await.unwrap().status(), 403, "{url}");
+        let answer = fixture.http.get(url).send().await.unwrap();
+        assert_eq!(answer.status(), 401, "{url}");
+        assert_eq!(answer.headers()["www-authenticate"], "Basic realm=\"railyard\"");
         assert_eq!(fixture.http_as(Role::Worker, "w1").get(url).send().await.unwrap().status(), 403, "{url}");
         for role in [Role::Viewer, Role::Submitter, Role::Operator] {
             assert_eq!(fixture.http_as(role, "anna").get(url).send().await.unwrap().status(), 200, "{role} {url}");

@@ -113,7 +113,7 @@ async fn artifacts_are_found_by_path_name_and_job_and_fetched_without_a_certific
         assert_eq!((fetched.status().as_u16(), fetched.bytes().await.unwrap().as_ref()), (200, DISK), "{paths}");
     }
     let unsigned = format!("{}/cache/images/amd64/2/disk.raw", controller.url);
-    assert_eq!(worker.http.get(unsigned).send().await.unwrap().status(), 403);
+    assert_eq!(worker.http.get(unsigned).send().await.unwrap().status(), 401);
 }
 
 #[tokio::test]

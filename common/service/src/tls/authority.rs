@@ -101,6 +101,16 @@ impl Authority {
         &self.ca_pem
     }
 
+    /// The SHA-256 of the authority's certificate: what a token to join with carries.
+    ///
+    /// # Errors
+    /// [`TlsError::BadPem`] if the certificate does not parse.
+    pub fn fingerprint(&self) -> Result<[u8; 32], TlsError> {
+        let cert = CertificateDer::from_pem_slice(self.ca_pem.as_bytes())
+            .map_err(|error| TlsError::BadPem { what: "the farm's CA certificate", why: error.to_string() })?;
+        Ok(*Digest::of(&cert).bytes())
+    }
+
     /// A server's certificate for host names and IP addresses, good for a year.
     ///
     /// # Errors

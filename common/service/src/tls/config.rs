@@ -26,7 +26,9 @@ pub fn server_config(pair: &PemPair, ca_pem: &str) -> Result<Arc<ServerConfig>, 
         .allow_unauthenticated()
         .build()
         .map_err(|error| TlsError::BadPem { what: CA, why: error.to_string() })?;
-    let (chain, key) = chain_and_key(pair)?;
+    let (mut chain, key) = chain_and_key(pair)?;
+    // Whoever joins with a token knows the CA by its fingerprint only, and learns it from here.
+    chain.extend(CertificateDer::from_pem_slice(ca_pem.as_bytes()));
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_client_cert_verifier(verifier)

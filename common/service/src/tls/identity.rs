@@ -70,14 +70,23 @@ pub fn fingerprint(cert_pem: &str) -> Result<String, TlsError> {
     Ok(hex::encode(Sha256::digest(&cert)))
 }
 
+/// When the first certificate in a PEM text was issued, and when it expires.
+///
+/// # Errors
+/// [`TlsError::BadPem`] if there is none.
+pub fn term(cert_pem: &str) -> Result<(Millis, Millis), TlsError> {
+    let bad = |why: String| TlsError::BadPem { what: "the certificate", why };
+    let cert = CertificateDer::from_pem_slice(cert_pem.as_bytes()).map_err(|error| bad(error.to_string()))?;
+    let (_, cert) = X509Certificate::from_der(&cert).map_err(|error| bad(error.to_string()))?;
+    let not_after = u64::try_from(cert.validity().not_after.timestamp()).unwrap_or_default();
+    Ok((issued(&cert), Millis(not_after.saturating_mul(1000))))
+}
+
 /// For how many seconds from `now` on the first certificate in a PEM text is good; 0 if it has expired.
 ///
 /// # Errors
 /// [`TlsError::BadPem`] if there is none.
 pub fn secs_left(cert_pem: &str, now: Millis) -> Result<u64, TlsError> {
-    let bad = |why: String| TlsError::BadPem { what: "the certificate", why };
-    let cert = CertificateDer::from_pem_slice(cert_pem.as_bytes()).map_err(|error| bad(error.to_string()))?;
-    let (_, cert) = X509Certificate::from_der(&cert).map_err(|error| bad(error.to_string()))?;
-    let not_after = u64::try_from(cert.validity().not_after.timestamp()).unwrap_or_default();
-    Ok(not_after.saturating_sub(now.0 / 1000))
+    let (_, expires) = term(cert_pem)?;
+    Ok(expires.since(now) / 1000)
 }

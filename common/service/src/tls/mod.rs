@@ -9,6 +9,7 @@ mod authority;
 mod config;
 mod files;
 mod identity;
+mod pinned;
 mod request;
 #[cfg(test)]
 mod tests;
@@ -17,7 +18,8 @@ pub use authority::{Authority, CLIENT_VALIDITY_SECS, Certified};
 pub(crate) use config::roots;
 pub use config::{client_config, provider, server_config};
 pub use files::PemPair;
-pub use identity::{Shown, fingerprint, secs_left, shown};
+pub use identity::{Shown, fingerprint, secs_left, shown, term};
+pub(crate) use pinned::PinnedAuthority;
 pub use railyard_common::identity::{Identity, Role};
 pub use request::KeyRequest;
 

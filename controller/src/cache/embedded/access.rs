@@ -2,9 +2,11 @@
 
 use super::Embedded;
 use super::signing::{Right, Unsigned};
+use crate::access::CHALLENGE;
 use crate::cache::CacheError;
-use axum::http::{StatusCode, Uri};
+use axum::http::{StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
+use railyard_common::layout;
 use railyard_common::path::RelPath;
 use railyard_service::listener::Peer;
 use railyard_service::tls::Role;
@@ -48,6 +50,13 @@ impl Refusal {
         Self::new(StatusCode::NOT_FOUND, "NotFound: the cache has nothing there")
     }
 
+    /// A browser asks its user for a password then: a bearer token.
+    fn private() -> Self {
+        let why =
+            "this cache is private: use a signed URL, a certificate of the farm, or a bearer token as the password";
+        Self::new(StatusCode::UNAUTHORIZED, format!("AccessDenied: {why}"))
+    }
+
     fn denied(why: &str) -> Self {
         Self::new(StatusCode::FORBIDDEN, format!("AccessDenied: {why}"))
     }
@@ -55,7 +64,11 @@ impl Refusal {
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        (self.status, format!("{}\n", self.text)).into_response()
+        let mut response = (self.status, format!("{}\n", self.text)).into_response();
+        if self.status == StatusCode::UNAUTHORIZED {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, CHALLENGE);
+        }
+        response
     }
 }
 
@@ -141,10 +154,17 @@ impl Embedded {
         if self.public_read {
             return Ok(());
         }
-        match peer.and_then(|peer| peer.identity.as_ref()).map(|identity| identity.role) {
-            Some(Role::Viewer | Role::Submitter | Role::Operator) => Ok(()),
-            Some(Role::Worker) => Err(Refusal::denied("workers read by signed URLs only")),
-            None => Err(Refusal::denied("this cache is private: use a signed URL, or a certificate of the farm")),
+        let Some(identity) = peer.and_then(|peer| peer.identity.as_ref()) else { return Err(Refusal::private()) };
+        if identity.role == Role::Worker {
+            return Err(Refusal::denied("workers read by signed URLs only"));
+        }
+        let pipeline = target.path.as_ref().and_then(layout::pipeline_of);
+        match identity.limits.pipelines.is_empty() || pipeline.is_some_and(|it| identity.limits.allow_pipeline(&it)) {
+            true => Ok(()),
+            false => Err(Refusal::denied(
+                "you are limited to some pipelines, whose builds/PIPELINE and logs/PIPELINE you may read here; `railyard fetch` \
+                 gets you their artifacts",
+            )),
         }
     }
 
