@@ -1,5 +1,6 @@
 //! The worker's settings, as they stand in its TOML file.
 
+use crate::join::Files;
 use bytesize::ByteSize;
 use railyard_common::id::{PoolName, WorkerName};
 use railyard_common::platform::PlatformOffer;
@@ -17,12 +18,15 @@ pub struct WorkerConfig {
     pub controller: String,
     /// This worker's name: the name in its certificate. 1 to 63 of a-z, 0-9 and `-`.
     pub name: WorkerName,
-    /// The farm's CA certificate (PEM).
-    pub ca: PathBuf,
-    /// This worker's certificate (PEM).
-    pub cert: PathBuf,
-    /// This worker's private key (PEM), readable by the worker only.
-    pub key: PathBuf,
+    /// The farm's CA certificate (PEM). Default: `pki/ca.pem` in `data_dir`, as joining with a token leaves it.
+    #[serde(default)]
+    pub ca: Option<PathBuf>,
+    /// This worker's certificate (PEM); the worker renews it in place. Default: `pki/worker.pem` in `data_dir`.
+    #[serde(default)]
+    pub cert: Option<PathBuf>,
+    /// This worker's private key (PEM), readable by the worker only. Default: `pki/worker.key` in `data_dir`.
+    #[serde(default)]
+    pub key: Option<PathBuf>,
     /// Directory for job directories and fetched blobs. The worker owns it alone; it should be on a fast, big disk.
     pub data_dir: PathBuf,
     /// `data_dir` as the engine's host sees it. Needed where the worker runs in a container and uses the host's
@@ -209,9 +213,9 @@ impl WorkerConfig {
     pub fn new(controller: impl Into<String>, name: WorkerName, pki: &Path, data_dir: impl Into<PathBuf>) -> Self {
         Self {
             controller: controller.into(),
-            ca: pki.join("ca.pem"),
-            cert: pki.join(format!("{name}.pem")),
-            key: pki.join(format!("{name}.key")),
+            ca: Some(pki.join("ca.pem")),
+            cert: Some(pki.join(format!("{name}.pem"))),
+            key: Some(pki.join(format!("{name}.key"))),
             name,
             data_dir: data_dir.into(),
             host_data_dir: None,
@@ -231,6 +235,13 @@ impl WorkerConfig {
             transfer: TransferConfig::default(),
             log: LogConfig::default(),
         }
+    }
+
+    /// Where certificate, key and CA lie.
+    pub fn files(&self) -> Files {
+        let Files { ca, cert, key } = Files::in_dir(&self.data_dir.join("pki"));
+        let or = |given: &Option<PathBuf>, usual| given.clone().unwrap_or(usual);
+        Files { ca: or(&self.ca, ca), cert: or(&self.cert, cert), key: or(&self.key, key) }
     }
 
     /// Time between SIGTERM and SIGKILL.

@@ -19,11 +19,13 @@ pub mod host;
 pub mod image_move;
 pub mod images;
 pub mod inputs;
+pub mod join;
 pub mod keyed;
 pub mod link;
 pub mod log;
 pub mod outputs;
 pub mod pressure;
+pub mod renewal;
 pub mod runtime;
 pub mod session;
 pub mod uplink;
@@ -35,17 +37,20 @@ use anyhow::Context as _;
 use attempt::dirs::DataDir;
 use attempt::record::Left;
 use railyard_common::digest::Digest;
+use railyard_common::identity::{Limits, PoolLimit};
 use railyard_service::channel::{self, ChannelError, Endpoint};
 use railyard_service::clock::{Clock, SystemClock};
 use railyard_service::task;
-use railyard_service::tls::PemPair;
+use railyard_service::tls::{self, PemPair};
 use railyard_transfer::{Memory, Press, Transfer};
+use renewal::{Credentials, Renewal};
 use runtime::Runtime;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use tonic::transport::Channel;
 use uplink::Jitter;
 use workshop::Workshop;
@@ -115,7 +120,9 @@ pub async fn run_with(
 pub async fn run_in(config: WorkerConfig, outside: Outside, shutdown: CancellationToken) -> anyhow::Result<()> {
     let data = DataDir::open(&config.data_dir, config.host_data_dir.as_deref())?;
     let _lock = lock(&data.lock())?;
-    let shop = Arc::new(open(config, data, outside)?);
+    let (shop, renewal) = open(config, data, outside)?;
+    let shop = Arc::new(shop);
+    let _renewing = AbortOnDropHandle::new(task::spawn("renewal", renewal.run()));
     let left = adopt::find(&shop);
     // Before anything else: whatever runs there without a lease must stop.
     tidy(&shop, &left).await?;
@@ -145,16 +152,21 @@ async fn tidy(shop: &Arc<Workshop>, left: &[Left]) -> anyhow::Result<()> {
     }
 }
 
-fn open(config: WorkerConfig, data: DataDir, outside: Outside) -> anyhow::Result<Workshop> {
+fn open(mut config: WorkerConfig, data: DataDir, outside: Outside) -> anyhow::Result<(Workshop, Renewal)> {
     let Outside { runtime, clock, channel, http, jitter, free_disk, pressure_dir } = outside;
-    let ca_pem = read(&config.ca)?;
-    let identity = PemPair { cert_pem: read(&config.cert)?, key_pem: read(&config.key)? };
+    let files = config.files();
+    let ca_pem = read(&files.ca)?;
+    let identity = PemPair { cert_pem: read(&files.cert)?, key_pem: read(&files.key)? };
+    keep_within(&tls::identity_of_pem(&identity.cert_pem)?.limits, &mut config)?;
     let farm = Digest::of(ca_pem.as_bytes()).hex()[..FARM_LEN].to_owned();
     let endpoint = Endpoint { url: config.controller.clone(), ca_pem, identity: Some(identity) };
     let memory = Memory::new(config.transfer.memory.as_u64());
     let transfer = Transfer::within(http(&endpoint)?, config.transfer.settings(), memory.clone());
     let press = Press::new(memory);
-    let uplink = uplink::Uplink::new(move || channel(&endpoint), jitter)?;
+    let credentials = Credentials::new(endpoint);
+    let dial = credentials.clone();
+    let uplink = uplink::Uplink::new(move || channel(&dial.now()), jitter.clone())?;
+    let renewal = Renewal { files, credentials, channel, uplink: uplink.clone(), jitter };
     let blob_bytes =
         host::blob_cache_bytes(&config, data.root()).context("cannot measure the disk of the data directory")?;
     let blobs = blobs::Blobs::open(&data.blobs(), blob_bytes)?;
@@ -163,7 +175,7 @@ fn open(config: WorkerConfig, data: DataDir, outside: Outside) -> anyhow::Result
     let image_bytes = host::image_cache_bytes(&config, engine_dir).context("cannot measure the engine's disk")?;
     let shelf = images::Shelf::open(runtime.clone(), &farm, &config.name, &data.images(), image_bytes)?;
     let layers = images::KnownLayers::default();
-    Ok(Workshop {
+    let shop = Workshop {
         config,
         farm,
         data,
@@ -177,7 +189,27 @@ fn open(config: WorkerConfig, data: DataDir, outside: Outside) -> anyhow::Result
         clock,
         free_disk,
         pressure_dir,
-    })
+    };
+    Ok((shop, renewal))
+}
+
+/// Offers no more than the certificate allows: the token that it came for named platforms and a pool.
+fn keep_within(limits: &Limits, config: &mut WorkerConfig) -> anyhow::Result<()> {
+    if !limits.platforms.is_empty() {
+        let mut platforms = host::platforms(config);
+        platforms.retain(|offer| limits.platforms.contains(&offer.platform));
+        let wanted: Vec<&str> = limits.platforms.iter().map(|platform| platform.as_str()).collect();
+        anyhow::ensure!(
+            !platforms.is_empty(),
+            "this host runs nothing for {}, which is all that it may offer",
+            wanted.join(", ")
+        );
+        config.platforms = Some(platforms);
+    }
+    if let (PoolLimit::Only(pool), None) = (&limits.pool, &config.pool) {
+        config.pool = Some(pool.clone());
+    }
+    Ok(())
 }
 
 fn read(path: &Path) -> anyhow::Result<String> {

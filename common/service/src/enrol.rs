@@ -107,15 +107,14 @@ pub async fn join_with(url: &str, token: &str, key: &KeyRequest) -> Result<Enrol
     enrolled(answer.into_inner(), key)
 }
 
-/// A fresh certificate, for a fresh key, over a channel that shows the one that is still good.
+/// A fresh certificate for the key, over a channel that shows the one that is still good.
 ///
 /// # Errors
 /// [`EnrolError`].
-pub async fn renew(channel: Channel) -> Result<Enrolled, EnrolError> {
-    let key = KeyRequest::generate()?;
+pub async fn renew(channel: Channel, key: &KeyRequest) -> Result<Enrolled, EnrolError> {
     let request = timed(v1::RenewRequest { csr: key.csr().to_vec() });
     let answer = AccessServiceClient::new(channel).renew(request).await;
-    enrolled(answer.map_err(|status| EnrolError::Refused(Box::new(status)))?.into_inner(), &key)
+    enrolled(answer.map_err(|status| EnrolError::Refused(Box::new(status)))?.into_inner(), key)
 }
 
 /// How long from now on a certificate should be used before it is renewed: two thirds of its time, from when it was issued.

@@ -169,7 +169,8 @@ async fn a_certificate_is_renewed_within_the_same_limits() {
     let controller = Controller::start().await;
     let endpoint = controller.joined("worker/anvil?pool=").await;
     let mut worker = Worker::connect(&endpoint, hello("anvil")).await.unwrap();
-    let renewed = enrol::renew(channel::connect(&endpoint).unwrap()).await.unwrap();
+    let key = KeyRequest::from_pem(&endpoint.identity.as_ref().unwrap().key_pem).unwrap();
+    let renewed = enrol::renew(channel::connect(&endpoint).unwrap(), &key).await.unwrap();
     assert_eq!(renewed.identity.uri(), "railyard://worker/anvil?pool=");
     assert_ne!(Some(&renewed.pair), endpoint.identity.as_ref());
     // The stream that was open has noticed nothing.
@@ -184,7 +185,7 @@ async fn a_certificate_is_renewed_within_the_same_limits() {
     person.ended(&build).await;
     let stranger = controller.channel(None);
     assert!(
-        matches!(enrol::renew(stranger).await, Err(EnrolError::Refused(status)) if status.code() == Code::Unauthenticated)
+        matches!(enrol::renew(stranger, &key).await, Err(EnrolError::Refused(status)) if status.code() == Code::Unauthenticated)
     );
 }
 

@@ -4,7 +4,7 @@ use crate::common::Controller;
 use railyard_controller::access::table::{Say, TABLE};
 use railyard_service::channel::Endpoint;
 use railyard_service::enrol;
-use railyard_service::tls::{Authority, Identity, Role, client_config};
+use railyard_service::tls::{Authority, Identity, KeyRequest, Role, client_config};
 use std::time::Duration;
 
 /// What became of a request.
@@ -156,7 +156,8 @@ async fn what_is_worth_nothing_opens_nothing() {
         for row in calls() {
             assert_eq!(caller.fate(row.call).await, Fate::CutOff, "{what} {}", row.call);
         }
-        assert!(enrol::renew(railyard_service::channel::connect(&endpoint).unwrap()).await.is_err(), "{what}");
+        let (channel, key) = (railyard_service::channel::connect(&endpoint).unwrap(), KeyRequest::generate().unwrap());
+        assert!(enrol::renew(channel, &key).await.is_err(), "{what}");
     }
     let fresh = Caller::new(&controller.endpoint(Some((Role::Operator, "mallory"))));
     assert_eq!(fresh.fate("/railyard.v1.ClientService/ListBuilds").await, Fate::Passed, "one that was issued later");

@@ -46,6 +46,24 @@ impl PemPair {
     }
 }
 
+/// Writes a text that everybody may read: a certificate, settings. Its directory is made if missing.
+///
+/// # Errors
+/// [`TlsError::Write`], which names the file. It appears whole or not at all.
+pub fn write_public(path: &Path, text: &str) -> Result<(), TlsError> {
+    path.parent().map_or(Ok(()), make_dir)?;
+    write_atomic(path, text, PUBLIC)
+}
+
+/// Writes a text that is for its owner only, mode 0600: a key, a token. Its directory is made if missing.
+///
+/// # Errors
+/// As [`write_public`].
+pub fn write_secret(path: &Path, text: &str) -> Result<(), TlsError> {
+    path.parent().map_or(Ok(()), make_dir)?;
+    write_atomic(path, text, SECRET)
+}
+
 /// Mode of a certificate.
 pub(super) const PUBLIC: u32 = 0o644;
 /// Mode of a private key.

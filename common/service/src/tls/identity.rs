@@ -70,6 +70,16 @@ pub fn fingerprint(cert_pem: &str) -> Result<String, TlsError> {
     Ok(hex::encode(Sha256::digest(&cert)))
 }
 
+/// Whom the first certificate in a PEM text speaks for.
+///
+/// # Errors
+/// [`TlsError::BadPem`] if there is none, [`TlsError::NoIdentity`] if it speaks for nobody.
+pub fn identity_of_pem(cert_pem: &str) -> Result<Identity, TlsError> {
+    let cert = CertificateDer::from_pem_slice(cert_pem.as_bytes())
+        .map_err(|error| TlsError::BadPem { what: "the certificate", why: error.to_string() })?;
+    Ok(shown(&[cert])?.identity)
+}
+
 /// When the first certificate in a PEM text was issued, and when it expires.
 ///
 /// # Errors

@@ -19,10 +19,29 @@ impl KeyRequest {
     /// [`TlsError::Issue`] if there is no randomness.
     pub fn generate() -> Result<Self, TlsError> {
         let failed = |error: rcgen::Error| TlsError::Issue { subject: "a new key".to_owned(), why: error.to_string() };
-        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(failed)?;
+        Self::of(KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(failed)?)
+    }
+
+    fn of(key: KeyPair) -> Result<Self, TlsError> {
+        let failed = |error: rcgen::Error| TlsError::Issue { subject: "a key".to_owned(), why: error.to_string() };
         // Who it is for is the authority's word, so the request names nobody.
         let csr = CertificateParams::default().serialize_request(&key).map_err(failed)?.der().to_vec();
         Ok(Self { key, csr })
+    }
+
+    /// A key that is there already.
+    ///
+    /// # Errors
+    /// [`TlsError::BadPem`] if it is none; [`TlsError::Issue`].
+    pub fn from_pem(key_pem: &str) -> Result<Self, TlsError> {
+        let key = KeyPair::from_pem(key_pem)
+            .map_err(|error| TlsError::BadPem { what: "the private key", why: error.to_string() })?;
+        Self::of(key)
+    }
+
+    /// The key, PEM.
+    pub fn key_pem(&self) -> String {
+        self.key.serialize_pem()
     }
 
     /// The request, DER.
