@@ -5,11 +5,15 @@
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
+mod access;
 mod builds;
 mod pipeline;
 mod services;
 mod workers;
 
+pub use access::{
+    LoginArgs, RevokeArgs, TokenArgs, TokenCreateArgs, TokenListArgs, TokenRevokeArgs, TokenTask, identity,
+};
 pub use builds::{ApproveArgs, BuildArgs, BuildsArgs, CancelArgs, FetchArgs, LogsArgs, RetryArgs, ShowArgs};
 pub use pipeline::{CheckArgs, PlanArgs, RequestArgs, SubmitArgs};
 pub use services::{BackupArgs, CertArgs, CertRole, ControllerArgs, ControllerTask, DevArgs, RestoreArgs, WorkerArgs};
@@ -32,8 +36,8 @@ First steps:
 
 Exit codes: 0 success; 1 the build failed; 2 wrong usage or a bad pipeline file; 3 the farm cannot be reached or refuses.
 
-Client verbs find the farm by their flags, else by RAILYARD_URL, RAILYARD_CA, RAILYARD_CERT, RAILYARD_KEY and
-RAILYARD_CONFIG, else by ./railyard-data/client.toml, else by ~/.config/railyard/config.toml.";
+Client verbs find the farm by their flags, else by RAILYARD_URL, RAILYARD_CA, RAILYARD_CERT, RAILYARD_KEY (or
+RAILYARD_TOKEN instead of the two) and RAILYARD_CONFIG, else by ./railyard-data/client.toml, else by ~/.config/railyard/config.toml.";
 
 /// The verbs.
 #[derive(Debug, Subcommand)]
@@ -78,6 +82,12 @@ pub enum Verb {
     Retire(RetireArgs),
     /// Give a worker jobs again, whatever held it back
     Uncordon(UncordonArgs),
+    /// Join a farm as a person, with a token that an operator made
+    Login(LoginArgs),
+    /// Make, list and take back tokens: for workers and people to join with, for scripts to show
+    Token(TokenArgs),
+    /// Shut a worker or a person out, at once
+    Revoke(RevokeArgs),
     /// Print a completion script for a shell
     Completions(CompletionsArgs),
     /// Write the manual pages into a directory

@@ -5,12 +5,14 @@ use crate::failure::Failure;
 use crate::settings::{Settings, Surroundings};
 use crate::view::Build;
 use railyard_common::{PROTOCOL, VERSION};
+use railyard_proto::v1::access_service_client::AccessServiceClient;
 use railyard_proto::v1::client_service_client::ClientServiceClient;
 use railyard_proto::v1::{self, GetBuildRequest, GetFarmRequest, GetFarmResponse};
 use railyard_service::channel::{self, Endpoint};
 use railyard_service::{MESSAGE_MAX_BYTES, rpc_error, telemetry};
 use std::error::Error;
 use std::time::Duration;
+use tonic::metadata::AsciiMetadataValue;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
@@ -21,6 +23,9 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 #[derive(Clone, Debug)]
 pub struct Farm {
     client: ClientServiceClient<Channel>,
+    access: AccessServiceClient<Channel>,
+    /// The header that a bearer token goes into.
+    bearer: Option<AsciiMetadataValue>,
     endpoint: Endpoint,
 }
 
@@ -34,8 +39,10 @@ impl Farm {
             Settings::resolve(args, &Surroundings::of_process()).map_err(|error| Failure::Usage(chain(&error)))?;
         let endpoint = settings.endpoint().map_err(|error| Failure::Usage(chain(&error)))?;
         let channel = channel::connect(&endpoint).map_err(|error| Failure::Usage(chain(&error)))?;
+        let bearer = bearer(&settings)?;
+        let access = AccessServiceClient::new(channel.clone());
         let client = ClientServiceClient::new(channel).max_decoding_message_size(MESSAGE_MAX_BYTES);
-        let farm = Self { client, endpoint };
+        let farm = Self { client, access, bearer, endpoint };
         let hello = GetFarmRequest { client_version: VERSION.to_owned(), protocol: PROTOCOL };
         let about = farm.client().get_farm(farm.request(hello)).await.map_err(|status| farm.refused(&status))?;
         check_protocol(&farm.endpoint.url, about.get_ref())?;
@@ -45,6 +52,11 @@ impl Farm {
     /// For one call.
     pub fn client(&self) -> ClientServiceClient<Channel> {
         self.client.clone()
+    }
+
+    /// For one call about who comes in.
+    pub fn access(&self) -> AccessServiceClient<Channel> {
+        self.access.clone()
     }
 
     /// Where the controller is.
@@ -63,6 +75,9 @@ impl Farm {
     pub fn stream_request<T>(&self, message: T) -> Request<T> {
         let mut request = Request::new(message);
         telemetry::inject(&tracing::Span::current(), request.metadata_mut());
+        if let Some(bearer) = &self.bearer {
+            request.metadata_mut().insert("authorization", bearer.clone());
+        }
         request
     }
 
@@ -85,6 +100,17 @@ impl Farm {
     }
 }
 
+fn bearer(settings: &Settings) -> Result<Option<AsciiMetadataValue>, Failure> {
+    let token = settings.token().map_err(|error| Failure::Usage(chain(&error)))?;
+    let token = token.map(|token| format!("Bearer {token}").parse::<AsciiMetadataValue>());
+    let mut value =
+        token.transpose().map_err(|_| Failure::Usage("the bearer token has strange characters".to_owned()))?;
+    if let Some(value) = &mut value {
+        value.set_sensitive(true);
+    }
+    Ok(value)
+}
+
 fn refused(url: &str, status: &Status) -> Failure {
     if is_connection_trouble(status) {
         return Failure::Farm(unreachable(url, status));
@@ -99,8 +125,8 @@ fn refused(url: &str, status: &Status) -> Failure {
              protocol: {message}. Use the railyard that the farm runs"
         )),
         (Code::Unauthenticated, _) => Failure::Farm(format!(
-            "the controller at {url} does not know you: {message}. Show a certificate with --cert and --key; \
-             `railyard controller cert` makes one"
+            "the controller at {url} does not know you: {message}. An operator gets you a token \
+             (`railyard token create`), and `railyard login` takes it"
         )),
         (Code::PermissionDenied, _) => Failure::Farm(format!("the farm does not allow it: {message}")),
         (Code::Unimplemented, _) => Failure::Farm(format!(

@@ -6,6 +6,7 @@ mod farm;
 mod patience;
 mod pipeline_file;
 mod render;
+mod secret;
 mod settings;
 mod verbs;
 mod view;
@@ -16,7 +17,9 @@ use failure::Failure;
 use render::Console;
 use std::future::Future;
 use std::process::ExitCode;
-use verbs::{artifacts, backup, builds, change, dev, help, holds, logs, pipeline, serve, submit, watch, workers};
+use verbs::{
+    access, artifacts, backup, builds, change, dev, help, holds, login, logs, pipeline, serve, submit, watch, workers,
+};
 
 fn main() -> ExitCode {
     // Fails only if a provider is installed already, and then it is this one: no other is linked.
@@ -55,6 +58,9 @@ fn run(verb: Verb) -> Result<(), Failure> {
         Verb::Drain(args) => client(holds::drain(&args, &console)),
         Verb::Retire(args) => client(holds::retire(&args, &console)),
         Verb::Uncordon(args) => client(holds::uncordon(&args, &console)),
+        Verb::Login(args) => client(login::login(&args, &console)),
+        Verb::Token(args) => client(access::token(&args.task, &console)),
+        Verb::Revoke(args) => client(access::revoke(&args, &console)),
         Verb::Completions(args) => help::completions(&args, &console),
         Verb::Man(args) => help::man(&args, &console),
     }
@@ -82,6 +88,9 @@ impl Verb {
             Self::Drain(args) => args.hold.ask.output.output,
             Self::Retire(args) => args.hold.ask.output.output,
             Self::Uncordon(args) => args.ask.output.output,
+            Self::Login(args) => args.output.output,
+            Self::Token(args) => args.task.format(),
+            Self::Revoke(args) => args.ask.output.output,
             Self::Man(args) => args.output.output,
         }
     }

@@ -1,10 +1,11 @@
 //! Which farm a client verb talks to, and as whom.
 //!
 //! Layers, the first that says something wins: the flags; the file that `--config` names; `RAILYARD_URL`, `RAILYARD_CA`,
-//! `RAILYARD_CERT` and `RAILYARD_KEY`; the file that `RAILYARD_CONFIG` names; and if no file was named,
+//! `RAILYARD_CERT` and `RAILYARD_KEY`, or `RAILYARD_TOKEN`; the file that `RAILYARD_CONFIG` names; and if no file was named,
 //! `./railyard-data/client.toml` (a development farm in this directory), else the user's own file.
 //!
-//! **Invariant:** certificate and key come from the same layer. A key never meets a stranger's certificate.
+//! **Invariant:** certificate and key come from the same layer. A key never meets a stranger's certificate. Who says who he is
+//! first, by a certificate or a token, is believed.
 
 use crate::args::FarmArgs;
 use railyard_service::channel::Endpoint;
@@ -45,6 +46,17 @@ struct Layer {
     ca: Option<PathBuf>,
     cert: Option<PathBuf>,
     key: Option<PathBuf>,
+    /// A file with a bearer token, instead of certificate and key.
+    token_file: Option<PathBuf>,
+    /// The token itself; from the environment only.
+    #[serde(skip)]
+    token: Option<String>,
+}
+
+impl Layer {
+    fn says_who(&self) -> bool {
+        self.cert.is_some() || self.key.is_some() || self.token_file.is_some() || self.token.is_some()
+    }
 }
 
 /// The surroundings of the process, as data.
@@ -71,6 +83,17 @@ pub struct Settings {
     pub ca: PathBuf,
     /// Certificate and key, if there are any.
     pub identity: Option<(PathBuf, PathBuf)>,
+    /// A bearer token instead.
+    pub token: Option<Bearer>,
+}
+
+/// A bearer token, or where it lies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Bearer {
+    /// It.
+    Token(String),
+    /// A file with it.
+    File(PathBuf),
 }
 
 impl Settings {
@@ -89,15 +112,33 @@ impl Settings {
             return Err(SettingsError::BadUrl { url });
         }
         let ca = first(|layer| layer.ca.as_ref()).ok_or_else(|| SettingsError::NoCa { url: url.clone() })?;
-        let identity = match layers.iter().find(|layer| layer.cert.is_some() || layer.key.is_some()) {
+        let who = layers.iter().find(|layer| layer.says_who());
+        let token = who.and_then(|layer| {
+            let file = layer.token_file.clone().map(Bearer::File);
+            layer.token.clone().map(Bearer::Token).or(file)
+        });
+        let identity = match who {
             None => None,
+            Some(Layer { cert: None, key: None, .. }) => None,
             Some(Layer { cert: Some(cert), key: Some(key), .. }) => Some((cert.clone(), key.clone())),
             Some(Layer { cert: Some(_), .. }) => {
                 return Err(SettingsError::HalfPair { there: "a certificate", missing: "its key" });
             }
             Some(_) => return Err(SettingsError::HalfPair { there: "a key", missing: "its certificate" }),
         };
-        Ok(Self { url, ca, identity })
+        Ok(Self { url, ca, identity, token })
+    }
+
+    /// The bearer token, if there is one.
+    ///
+    /// # Errors
+    /// Names the file that cannot be read.
+    pub fn token(&self) -> Result<Option<String>, SettingsError> {
+        Ok(match &self.token {
+            None => None,
+            Some(Bearer::Token(token)) => Some(token.clone()),
+            Some(Bearer::File(path)) => Some(read("the token", path)?.trim().to_owned()),
+        })
     }
 
     /// Reads the files.
@@ -117,8 +158,13 @@ impl Settings {
 
 fn layers(flags: &FarmArgs, around: &Surroundings) -> Result<Vec<Layer>, SettingsError> {
     let env_path = |name: &str| (around.env)(name).map(PathBuf::from);
-    let mut layers =
-        vec![Layer { url: flags.url.clone(), ca: flags.ca.clone(), cert: flags.cert.clone(), key: flags.key.clone() }];
+    let mut layers = vec![Layer {
+        url: flags.url.clone(),
+        ca: flags.ca.clone(),
+        cert: flags.cert.clone(),
+        key: flags.key.clone(),
+        ..Layer::default()
+    }];
     if let Some(path) = &flags.config {
         layers.push(load(path)?);
     }
@@ -127,6 +173,8 @@ fn layers(flags: &FarmArgs, around: &Surroundings) -> Result<Vec<Layer>, Setting
         ca: env_path("RAILYARD_CA"),
         cert: env_path("RAILYARD_CERT"),
         key: env_path("RAILYARD_KEY"),
+        token_file: None,
+        token: (around.env)("RAILYARD_TOKEN"),
     });
     if flags.config.is_some() {
         return Ok(layers);
@@ -143,7 +191,7 @@ fn layers(flags: &FarmArgs, around: &Surroundings) -> Result<Vec<Layer>, Setting
 }
 
 /// `$XDG_CONFIG_HOME/railyard/config.toml`, by default `~/.config/railyard/config.toml`.
-fn user_config(around: &Surroundings) -> PathBuf {
+pub fn user_config(around: &Surroundings) -> PathBuf {
     let base = match ((around.env)("XDG_CONFIG_HOME"), (around.env)("HOME")) {
         (Some(xdg), _) => PathBuf::from(xdg),
         (None, Some(home)) => Path::new(&home).join(".config"),
@@ -157,7 +205,19 @@ fn load(path: &Path) -> Result<Layer, SettingsError> {
     let layer: Layer = railyard_service::config::load(path).map_err(|error| SettingsError::File(error.to_string()))?;
     let dir = path.parent().unwrap_or(Path::new(""));
     let absolute = |path: Option<PathBuf>| path.map(|path| dir.join(path));
-    Ok(Layer { url: layer.url, ca: absolute(layer.ca), cert: absolute(layer.cert), key: absolute(layer.key) })
+    Ok(Layer {
+        url: layer.url,
+        ca: absolute(layer.ca),
+        cert: absolute(layer.cert),
+        key: absolute(layer.key),
+        token_file: absolute(layer.token_file),
+        token: None,
+    })
+}
+
+/// The farm that a settings file is for, if there is such a file.
+pub fn url_of(path: &Path) -> Option<String> {
+    load(path).ok()?.url.map(|url| url.trim_end_matches('/').to_owned())
 }
 
 fn read(what: &'static str, path: &Path) -> Result<String, SettingsError> {

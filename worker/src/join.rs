@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 pub const DATA_DIR: &str = "/var/lib/railyard-worker";
 
 /// The settings of a worker in its data directory.
-const SETTINGS: &str = "worker.toml";
+pub const SETTINGS: &str = "worker.toml";
 
 /// Joins the farm at `url`, unless that was done with this token before; gives the settings to work with. With `settings`, the
 /// worker has its own; else they are made in `data_dir`, or are there from before.

@@ -159,15 +159,27 @@ pub enum CertRole {
 /// `railyard worker`
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Example:
+Examples:
+  railyard worker --join railyard-join-… https://farm.example:7411
+  railyard worker --join @token.txt https://farm.example:7411 --config /etc/railyard/worker.toml
   railyard worker --config /etc/railyard/worker.toml
 
-`railyard controller cert worker NAME --out DIR` makes the certificate that the configuration names. `labels` and `pool`
-in it say which jobs come here. A worker that is retired (`railyard retire`) ends, and says so.")]
+`railyard token create --worker NAME` makes the token. The farm is known by the fingerprint in it; the key is made here and
+stays here. Without --config the settings are written to worker.toml in the data directory, and read from there ever after.
+The certificate is good for a day and is renewed by itself. `labels` and `pool` in the settings say which jobs come here. A worker that is retired (`railyard retire`) ends, and says so.")]
 pub struct WorkerArgs {
-    /// The worker's configuration file, TOML
+    /// The worker's configuration file, TOML [default: worker.toml in the data directory]
     #[arg(long, value_name = "FILE")]
-    pub config: PathBuf,
+    pub config: Option<PathBuf>,
+    /// Join the farm at URL with this token first; @FILE reads it from a file, - from standard input
+    #[arg(long, value_name = "TOKEN", requires = "controller")]
+    pub join: Option<String>,
+    /// The controller to join, for instance https://farm.example:7411
+    #[arg(value_name = "URL", requires = "join")]
+    pub controller: Option<String>,
+    /// Where the worker keeps everything, unless its configuration says so
+    #[arg(long, value_name = "DIR", default_value = railyard_worker::join::DATA_DIR, conflicts_with = "config")]
+    pub data_dir: PathBuf,
 }
 
 impl ControllerTask {

@@ -73,6 +73,11 @@ pub fn until(at: Timestamp, now: Timestamp) -> String {
     }
 }
 
+/// How long it is until then: `15m`.
+pub fn left(at: Timestamp, now: Timestamp) -> String {
+    duration(millis_between(now, at).div_ceil(1000) * 1000)
+}
+
 /// `1 job`, `2 jobs`.
 pub fn count(number: usize, noun: &str) -> String {
     if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }

@@ -1,5 +1,6 @@
 //! What the verbs do, one file for each group.
 
+pub mod access;
 pub mod artifacts;
 pub mod backup;
 pub mod builds;
@@ -7,6 +8,7 @@ pub mod change;
 pub mod dev;
 pub mod help;
 pub mod holds;
+pub mod login;
 pub mod logs;
 pub mod pipeline;
 pub mod serve;

@@ -4,11 +4,12 @@ use crate::args::{CertArgs, CertRole, ControllerArgs, WorkerArgs};
 use crate::failure::Failure;
 use crate::farm::chain;
 use crate::render::Console;
+use crate::secret;
 use railyard_common::id::WorkerName;
 use railyard_controller::ControllerConfig;
 use railyard_service::tls::{Identity, Role};
 use railyard_service::{config, task};
-use railyard_worker::WorkerConfig;
+use railyard_worker::{WorkerConfig, join};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -32,7 +33,21 @@ pub async fn controller(args: &ControllerArgs) -> Result<(), Failure> {
 /// # Errors
 /// As [`controller`].
 pub async fn worker(args: &WorkerArgs) -> Result<(), Failure> {
-    let config: WorkerConfig = config::load(&args.config).map_err(|error| Failure::Usage(chain(&error)))?;
+    let config: WorkerConfig = match (&args.join, &args.controller) {
+        (Some(token), Some(url)) => {
+            let token = secret::read(token)?;
+            let joined = join::join(url, &token, args.config.as_deref(), &args.data_dir).await;
+            joined.map_err(|error| Failure::Farm(format!("this host does not join: {error:#}")))?
+        }
+        _ => {
+            let path = args.config.clone().unwrap_or_else(|| args.data_dir.join(join::SETTINGS));
+            if args.config.is_none() && !path.is_file() {
+                let message = format!("there is no {}; give --config FILE, or --join TOKEN URL", path.display());
+                return Err(Failure::Usage(message));
+            }
+            config::load(&path).map_err(|error| Failure::Usage(chain(&error)))?
+        }
+    };
     let stop = stop_on_signal()?;
     railyard_worker::run(config, stop).await.map_err(|error| failed("worker", &error))
 }

@@ -4,12 +4,14 @@
 //! States that this client does not know are shown as `unknown`, so that an older client can look at a newer farm.
 
 mod build;
+mod token;
 mod words;
 mod worker;
 
 #[cfg(test)]
 pub use build::Outcome;
 pub use build::{Approval, Artifact, Attempt, Build, BuildState, Job, JobState};
+pub use token::{Token, TokenKind, TokenState};
 #[cfg(test)]
 pub use worker::{Hold, Quarantine, RunningJob};
 pub use worker::{Offer, Worker, WorkerState};
