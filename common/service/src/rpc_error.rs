@@ -34,6 +34,8 @@ pub const BAD_REQUEST: &str = "bad-request";
 pub const PROTOCOL: &str = "protocol";
 /// The caller showed no certificate.
 pub const UNAUTHENTICATED: &str = "unauthenticated";
+/// The caller's certificate was taken back.
+pub const REVOKED: &str = "revoked";
 /// A token is damaged, not known, expired or used.
 pub const BAD_TOKEN: &str = "bad-token";
 /// The caller's role may not do that.

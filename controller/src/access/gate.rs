@@ -1,6 +1,7 @@
 //! What every request passes first: who is it, and may they?
 
 use super::guesses::Guesses;
+use super::revoked::is_revoked;
 use super::table::{self, Refused};
 use crate::audit::{self, Audit};
 use crate::driver::Handle;
@@ -47,6 +48,11 @@ impl Gate {
     fn admit(&self, request: &mut Request) -> Result<Option<Pass>, Status> {
         let peer = request.extensions().get::<Peer>().cloned();
         let mut peer = peer.unwrap_or_else(|| Peer::nobody(SocketAddr::from(([0, 0, 0, 0], 0))));
+        if is_revoked(&self.access.borrow(), &peer) {
+            let message =
+                "this certificate was revoked; whoever is to come back needs a new token (`railyard token create`)";
+            return Err(rpc_error::refusal(Code::Unauthenticated, rpc_error::REVOKED, message));
+        }
         let mut pass = None;
         if let Some(shown) = token_of(request.headers()) {
             let (identity, id, until) = self.believe(&shown?, peer.addr)?;

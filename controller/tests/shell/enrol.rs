@@ -203,8 +203,8 @@ async fn a_revoked_worker_is_cut_off_at_once_and_its_jobs_run_elsewhere() {
     assert_eq!((revoked.tokens, revoked.leases), (2, 1), "the token that it joined with, and the one that nobody used");
     assert!(soon("the end of the stream", anvil.next()).await.is_none());
     let status = anvil.rpc.report(crate::common::worker::report(old, crate::common::worker::succeeded())).await;
-    assert!(status.is_err(), "also on a new connection");
-    assert!(Worker::connect(&endpoint, hello("anvil")).await.is_err());
+    refused(status, Code::Unauthenticated, "revoked");
+    refused(Worker::connect(&endpoint, hello("anvil")).await.map(drop), Code::Unauthenticated, "revoked");
     assert!(why(enrol::join(&controller.url, &unused).await).contains("is not known here"));
 
     let mut hammer = controller.worker("hammer").await;
