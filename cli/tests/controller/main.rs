@@ -1,5 +1,6 @@
 //! The command line against a real controller. Its workers, where a test needs one, speak the protocol and run nothing.
 
+mod access;
 mod operate;
 #[path = "../place/mod.rs"]
 mod place;

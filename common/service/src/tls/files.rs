@@ -89,7 +89,9 @@ pub(super) fn write_atomic(path: &Path, text: &str, mode: u32) -> Result<(), Tls
             let _ = std::fs::remove_file(&part);
         }
         done?;
-        path.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())
+        // The parent of a bare name is "", which is this directory.
+        let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        File::open(dir)?.sync_all()
     };
     attempt().map_err(|source| TlsError::Write { path: path.to_owned(), source })
 }
