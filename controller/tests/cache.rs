@@ -12,6 +12,7 @@ mod proxy;
 mod s3;
 #[path = "cache/sending.rs"]
 mod sending;
+mod store;
 #[path = "cache/suite.rs"]
 mod suite;
 

@@ -37,8 +37,8 @@ pub struct EmbeddedConfig {
 
 /// Settings of a cache in S3.
 ///
-/// The controller ends the uploads of leases that are over. One that it began and died over before it noted that leaves parts
-/// which no listing shows: give the bucket a lifecycle rule (`AbortIncompleteMultipartUpload`, a few days: longer than the
+/// The controller ends the uploads of leases that are over. One that it began and died over before it noted that, or a copy to
+/// a published path that it died over, leaves parts which no listing shows: give the bucket a lifecycle rule (`AbortIncompleteMultipartUpload`, a few days: longer than the
 /// longest upload).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -70,6 +70,27 @@ pub struct S3Config {
     /// by length and by the service's own part checksums, and by everyone who pulls them.
     #[serde(default = "default_read_back")]
     pub read_back: ByteSize,
+    /// What the service copies in one request when a path is published; a longer file is copied in parts of this length. From
+    /// 5 MiB to 5 GiB, as S3 allows; less for a service that takes long.
+    #[serde(default = "default_copy_part")]
+    pub copy_part: ByteSize,
+}
+
+impl S3Config {
+    /// Amazon's service, with every setting at its default.
+    pub fn new(bucket: &str) -> Self {
+        Self {
+            bucket: bucket.to_owned(),
+            region: default_region(),
+            endpoint: None,
+            credentials_file: None,
+            allow_http: false,
+            path_style: false,
+            public_url: None,
+            read_back: default_read_back(),
+            copy_part: default_copy_part(),
+        }
+    }
 }
 
 fn default_region() -> String {
@@ -78,6 +99,10 @@ fn default_region() -> String {
 
 fn default_read_back() -> ByteSize {
     ByteSize::mib(64)
+}
+
+fn default_copy_part() -> ByteSize {
+    ByteSize::gib(1)
 }
 
 #[cfg(test)]

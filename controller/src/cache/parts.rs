@@ -22,6 +22,11 @@ pub(crate) fn part_bytes(stored_bytes: u64) -> u64 {
     wanted.max(stored_bytes.div_ceil(PARTS_MAX)).next_multiple_of(MIB)
 }
 
+/// The length of every part but the last of a copy within the service, `wanted` if that gives no more parts than may be.
+pub(crate) fn copy_part_bytes(bytes: u64, wanted: u64) -> u64 {
+    wanted.max(bytes.div_ceil(PARTS_MAX))
+}
+
 /// The offset and the length of each part.
 pub(crate) fn spans(stored_bytes: u64, part_bytes: u64) -> impl ExactSizeIterator<Item = (u64, u64)> {
     // At most PARTS_MAX, so that it fits any integer.

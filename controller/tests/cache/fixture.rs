@@ -1,5 +1,6 @@
 //! A cache behind a real listener: the embedded one over HTTPS, or S3 over HTTP with s3s-fs as the service.
 
+use crate::store::Store;
 use axum::Router;
 use railyard_common::blob::Blob;
 use railyard_common::digest::Digest;
@@ -14,7 +15,7 @@ use railyard_service::{listener, task};
 use railyard_transfer::{Finished, PartLog, PartUrls, PushError, Settings, Ticket, Transfer, silent};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -60,23 +61,10 @@ pub struct Fixture {
     pub router: Option<Router>,
     pub base_url: String,
     pub authority: Option<Authority>,
-    /// What only S3 has.
-    pub s3: Option<Service>,
+    pub config: CacheConfig,
+    /// The service of S3.
+    store: Option<Store>,
     _shutdown: DropGuard,
-}
-
-/// The service behind an S3 cache.
-pub struct Service {
-    config: S3Config,
-    /// While this is true nobody can read a blob.
-    pub blobs_unreadable: Arc<AtomicBool>,
-}
-
-impl Service {
-    /// The cache as a controller that starts now opens it.
-    pub async fn open(&self) -> Arc<dyn Cache> {
-        cache::open(&CacheConfig::S3(self.config.clone()), "", Arc::new(SystemClock)).await.unwrap().cache
-    }
 }
 
 impl Fixture {
@@ -89,117 +77,79 @@ impl Fixture {
 
     /// The embedded cache, in `root` if one is given.
     pub async fn embedded(public_read: bool, root: Option<&Path>) -> Self {
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let dir = tempfile::tempdir().unwrap();
-        let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let base = format!("https://127.0.0.1:{}", tcp.local_addr().unwrap().port());
-        let cache_dir = root.map_or_else(|| dir.path().join("cache"), Path::to_owned);
-        let config = EmbeddedConfig { dir: cache_dir, public_read, key_file: Some(dir.path().join("cache.key")) };
-        let clock = Arc::new(TestClock::default());
-        let base_url = format!("{base}/cache");
-        let opened = cache::open(&CacheConfig::Embedded(config), &base_url, Arc::clone(&clock) as _).await.unwrap();
-
-        let authority = Authority::open_or_create(&dir.path().join("ca"), "test").unwrap();
-        let pair = authority.issue_server(&["127.0.0.1".to_owned()]).unwrap();
-        let tls = server_config(&pair, authority.ca_pem()).unwrap();
-        let shutdown = CancellationToken::new();
-        let router = opened.router.unwrap();
-        task::spawn(
-            "listener",
-            listener::serve(tcp, tls, router.clone(), None, listener::ShutOut::nobody(), shutdown.clone()),
-        );
-        let endpoint = Endpoint { url: base, ca_pem: authority.ca_pem().to_owned(), identity: None };
-        let http = http_client(&endpoint).unwrap();
-        Self {
-            backend: Backend::Embedded,
-            cache: opened.cache,
-            transfer: Transfer::new(http.clone(), settings()),
-            http,
-            clock,
-            dir,
-            router: Some(router),
-            base_url,
-            authority: Some(authority),
-            s3: None,
-            _shutdown: shutdown.drop_guard(),
-        }
+        Self::listening("https", public_read, root).await
     }
 
     /// The embedded cache without TLS, which the farm never does: so that a bad network can do more to what passes.
     pub async fn embedded_plain() -> Self {
+        Self::listening("http", false, None).await
+    }
+
+    async fn listening(scheme: &str, public_read: bool, root: Option<&Path>) -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let dir = tempfile::tempdir().unwrap();
         let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let base_url = format!("http://{}/cache", tcp.local_addr().unwrap());
+        let url = format!("{scheme}://{}", tcp.local_addr().unwrap());
+        let cache_dir = root.map_or_else(|| dir.path().join("cache"), Path::to_owned);
         let key_file = Some(dir.path().join("cache.key"));
-        let config = EmbeddedConfig { dir: dir.path().join("cache"), public_read: false, key_file };
-        let clock = Arc::new(TestClock::default());
-        let opened = cache::open(&CacheConfig::Embedded(config), &base_url, Arc::clone(&clock) as _).await.unwrap();
-        let (router, shutdown) = (opened.router.unwrap(), CancellationToken::new());
-        let (serving, stop) = (axum::serve(tcp, router.clone()).into_future(), shutdown.clone());
-        task::spawn("listener", async move { stop.run_until_cancelled(serving).await });
-        let http = reqwest::Client::new();
-        Self {
-            backend: Backend::Embedded,
-            cache: opened.cache,
-            transfer: Transfer::new(http.clone(), settings()),
-            http,
-            clock,
-            dir,
-            router: Some(router),
-            base_url,
-            authority: None,
-            s3: None,
-            _shutdown: shutdown.drop_guard(),
+        let config = CacheConfig::Embedded(EmbeddedConfig { dir: cache_dir, public_read, key_file });
+        let opened = Self::opened(config, format!("{url}/cache"), dir).await;
+        let (router, stop) = (opened.router.clone().unwrap(), CancellationToken::new());
+        if scheme == "http" {
+            let serving = axum::serve(tcp, router).into_future();
+            let stopped = stop.clone();
+            task::spawn("listener", async move { stopped.run_until_cancelled(serving).await });
+            return Self { _shutdown: stop.drop_guard(), ..opened };
         }
+        let authority = Authority::open_or_create(&opened.dir.path().join("ca"), "test").unwrap();
+        let pair = authority.issue_server(&["127.0.0.1".to_owned()]).unwrap();
+        let tls = server_config(&pair, authority.ca_pem()).unwrap();
+        let serving = listener::serve(tcp, tls, router, None, listener::ShutOut::nobody(), stop.clone());
+        task::spawn("listener", serving);
+        let http = http_client(&Endpoint { url, ca_pem: authority.ca_pem().to_owned(), identity: None }).unwrap();
+        let transfer = Transfer::new(http.clone(), settings());
+        Self { http, transfer, authority: Some(authority), _shutdown: stop.drop_guard(), ..opened }
     }
 
     pub async fn s3() -> Self {
+        Self::s3_with(|_| {}).await
+    }
+
+    /// The cache in S3 with other settings.
+    pub async fn s3_with(change: impl FnOnce(&mut S3Config)) -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let dir = tempfile::tempdir().unwrap();
-        let root = dir.path().join("cache");
-        std::fs::create_dir_all(root.join("farm")).unwrap();
-        let mut service = s3s::service::S3ServiceBuilder::new(s3s_fs::FileSystem::new(&root).unwrap());
-        service.set_auth(s3s::auth::SimpleAuth::from_single("AKTEST", "secret-of-the-store"));
-        let service = service.build();
+        let store = Store::start(&dir.path().join("cache")).await;
+        let mut config = store.config.clone();
+        change(&mut config);
+        let base_url = format!("{}/{}", config.endpoint.as_ref().unwrap(), config.bucket);
+        Self { store: Some(store), ..Self::opened(CacheConfig::S3(config), base_url, dir).await }
+    }
 
-        let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let endpoint = format!("http://127.0.0.1:{}", tcp.local_addr().unwrap().port());
-        let shutdown = CancellationToken::new();
-        let stop = shutdown.clone();
-        let blobs_unreadable = Arc::new(AtomicBool::new(false));
-        let serving = serve_http(tcp, service, blobs_unreadable.clone());
-        task::spawn("s3s", async move { stop.run_until_cancelled(serving).await });
-        let keys = dir.path().join("credentials");
-        std::fs::write(&keys, "[default]\naws_access_key_id = AKTEST\naws_secret_access_key = secret-of-the-store\n")
-            .unwrap();
-        let config = S3Config {
-            bucket: "farm".to_owned(),
-            region: "us-east-1".to_owned(),
-            endpoint: Some(endpoint.clone()),
-            credentials_file: Some(keys),
-            allow_http: true,
-            path_style: true,
-            public_url: None,
-            read_back: bytesize::ByteSize::mib(64),
-        };
+    async fn opened(config: CacheConfig, base_url: String, dir: TempDir) -> Self {
         let clock = Arc::new(TestClock::default());
-        let opened = cache::open(&CacheConfig::S3(config.clone()), "", Arc::clone(&clock) as _).await.unwrap();
-        assert!(opened.router.is_none());
+        let opened = cache::open(&config, &base_url, Arc::clone(&clock) as _).await.unwrap();
         let http = reqwest::Client::new();
+        let backend = if opened.router.is_some() { Backend::Embedded } else { Backend::S3 };
         Self {
-            backend: Backend::S3,
+            backend,
             cache: opened.cache,
             transfer: Transfer::new(http.clone(), settings()),
             http,
             clock,
             dir,
-            router: None,
-            base_url: format!("{endpoint}/farm"),
+            router: opened.router,
+            base_url,
             authority: None,
-            s3: Some(Service { config, blobs_unreadable }),
-            _shutdown: shutdown.drop_guard(),
+            config,
+            store: None,
+            _shutdown: CancellationToken::new().drop_guard(),
         }
+    }
+
+    /// The service of a cache in S3.
+    pub fn store(&self) -> &Store {
+        self.store.as_ref().expect("the cache is in S3")
     }
 
     /// A client that shows a certificate.
@@ -238,14 +188,7 @@ impl Fixture {
 
     /// The cache as a controller that starts now opens it.
     pub async fn reopen(&self) -> Arc<dyn Cache> {
-        match &self.s3 {
-            Some(service) => service.open().await,
-            None => {
-                let (dir, key_file) = (self.dir.path().join("cache"), Some(self.dir.path().join("cache.key")));
-                let config = CacheConfig::Embedded(EmbeddedConfig { dir, public_read: false, key_file });
-                cache::open(&config, &self.base_url, Arc::clone(&self.clock) as _).await.unwrap().cache
-            }
-        }
+        cache::open(&self.config, &self.base_url, Arc::clone(&self.clock) as _).await.unwrap().cache
     }
 
     /// Bytes of parts that belong to no blob yet.
@@ -353,30 +296,6 @@ fn settings() -> Settings {
     let backoff = railyard_common::backoff::Backoff { base_millis: 5, max_millis: 20 };
     let (stall_timeout, progress_deadline) = (Duration::from_secs(20), Duration::from_secs(40));
     Settings { stall_timeout, progress_deadline, backoff, ..Settings::default() }
-}
-
-async fn serve_http(tcp: TcpListener, service: s3s::service::S3Service, blobs_unreadable: Arc<AtomicBool>) {
-    loop {
-        let (stream, _) = tcp.accept().await.unwrap();
-        let (service, blobs_unreadable) = (service.clone(), blobs_unreadable.clone());
-        let answer = hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| {
-            let service = service.clone();
-            let is_read = request.method() == http::Method::GET && request.uri().path().contains("/blobs/");
-            let denied = is_read && blobs_unreadable.load(Ordering::SeqCst);
-            async move {
-                if denied {
-                    let denied = http::Response::builder().status(403).body(s3s::Body::empty());
-                    return Ok(denied.unwrap());
-                }
-                hyper::service::Service::call(&service, request).await
-            }
-        });
-        task::spawn("s3s connection", async move {
-            let builder = hyper_util::server::conn::auto::Builder::new(hyper_util::rt::TokioExecutor::new());
-            // A client that goes away ends its connection, nothing else.
-            let _ = builder.serve_connection(hyper_util::rt::TokioIo::new(stream), answer).await;
-        });
-    }
 }
 
 pub fn path(text: &str) -> RelPath {

@@ -39,6 +39,8 @@ pub struct S3 {
     /// Where people read; without a slash at the end.
     public_url: String,
     read_back_bytes: u64,
+    /// What the service copies in one request.
+    copy_part_bytes: u64,
     /// Orders the writers of a path for services that do not know conditional writes. This process is the only writer.
     locks: Locks,
     doubts: doubt::Doubts,
@@ -52,6 +54,11 @@ impl S3 {
     /// [`CacheError::Config`] or [`CacheError::Io`].
     pub async fn open(config: &S3Config) -> Result<Self, CacheError> {
         let unusable = |error: &dyn std::error::Error| CacheError::Config { why: error.to_string() };
+        let copy_part_bytes = config.copy_part.as_u64();
+        if !copy::COPY_PART_BYTES.contains(&copy_part_bytes) {
+            let why = format!("copy_part is {}; S3 copies from 5 MiB to 5 GiB in one request", config.copy_part);
+            return Err(CacheError::Config { why });
+        }
         // with_client_options replaces what with_allow_http set: it is set on the options.
         let options = ClientOptions::new().with_allow_http(config.allow_http).with_timeout(REQUEST_TIMEOUT);
         // Keys from a file are never mixed with those of the environment.
@@ -83,6 +90,7 @@ impl S3 {
             bucket: config.bucket.clone(),
             public_url: public_url(config),
             read_back_bytes: config.read_back.as_u64(),
+            copy_part_bytes,
             locks: Locks::default(),
             doubts: doubt::Doubts::default(),
             uploads: begun::Uploads::default(),
@@ -130,10 +138,8 @@ mod tests {
     use super::*;
 
     fn config(endpoint: Option<&str>, path_style: bool) -> S3Config {
-        let mut config: S3Config = serde_json::from_str(r#"{"bucket": "farm", "region": "eu-1"}"#).unwrap();
-        config.endpoint = endpoint.map(str::to_owned);
-        config.path_style = path_style;
-        config
+        let endpoint = endpoint.map(str::to_owned);
+        S3Config { region: "eu-1".to_owned(), endpoint, path_style, ..S3Config::new("farm") }
     }
 
     #[test]

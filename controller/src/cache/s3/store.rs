@@ -237,7 +237,11 @@ impl Cache for S3 {
                     Copied::Done => Ok(()),
                     Copied::Exists => match self.is_published(&blob.digest, path).await? {
                         Some(done) => done,
-                        None => Err(CacheError::Conflict { path: path.clone() }),
+                        // Two writes at the very same time may both fail. That is no conflict: another try places it.
+                        None => {
+                            let source = "the service did not end the copy, and nothing is there".into();
+                            Err(CacheError::Store { what: format!("copy to {path}"), source })
+                        }
                     },
                 }
             }
