@@ -88,6 +88,9 @@ impl Fault {
 
 impl From<CacheError> for Fault {
     fn from(error: CacheError) -> Self {
+        if let CacheError::NoBlob { digest } = error {
+            return Self::new(Code::BlobUnknown, format!("the cache has lost {digest}; run the step again"));
+        }
         // Paths of this machine are for its operator, not for everybody.
         tracing::error!(error = &error as &dyn std::error::Error, "the registry cannot read the cache");
         Self::new(Code::Unknown, "the cache cannot be read; see the controller's log")

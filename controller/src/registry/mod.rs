@@ -228,10 +228,15 @@ impl Registry {
         }
         let layers: BTreeMap<Digest, Blob> =
             images.iter().flat_map(|image| &image.layers).map(|layer| (layer.digest, *layer)).collect();
-        let Some((layer, bytes)) = self.stored.stored_as(digest, &layers).await? else {
+        let unknown = || {
             let message = format!("{name} has no blob {digest}; ask for its manifest first");
-            return Err(Fault::new(Code::BlobUnknown, message));
+            Fault::new(Code::BlobUnknown, message)
         };
+        let (layer, bytes) = self.stored.stored_as(digest, &layers).await?.ok_or_else(unknown)?;
+        // A URL of nothing would be no answer.
+        if self.stored.held(layer).await?.stored_bytes != bytes {
+            return Err(unknown());
+        }
         if *method == Method::HEAD {
             return Ok(answer::blob_head(digest, bytes));
         }

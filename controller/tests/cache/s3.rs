@@ -18,14 +18,14 @@ const PROMISED: &[u8] = b"what was promised";
 async fn unchecked(fixture: &Fixture, bytes: &[u8]) -> (Blob, String, Vec<String>) {
     let blob = blob_of(PROMISED);
     let sent = fixture.send(&blob, &fixture.file("sent", bytes)).await;
-    fixture.store().rule(|request| {
+    fixture.store().rules.set(|request| {
         let is_read = request.method == Method::GET && request.uri.path().contains("/blobs/");
         is_read.then_some(Trouble::Refuse(403))
     });
     let error = fixture.complete(&blob, &sent.upload_id, &sent.etags).await.unwrap_err();
     assert!(matches!(error, CacheError::Store { .. } | CacheError::Io { .. }), "{error}");
     assert!(fixture.cache.find(&blob.digest).await.is_err(), "nobody knows yet whether it is there");
-    fixture.store().heal();
+    fixture.store().rules.heal();
     (blob, sent.upload_id, sent.etags)
 }
 
@@ -115,7 +115,7 @@ async fn copied(
     let blob = fixture.upload_bytes(&noise(12 * MIB, 20)).await;
     let steps = Arc::new(Mutex::new(Vec::new()));
     let (noted, bucket) = (steps.clone(), fixture.store().bucket.clone());
-    fixture.store().rule(move |request| {
+    fixture.store().rules.set(move |request| {
         let step = Step::of(request)?;
         let mut noted = noted.lock().unwrap();
         let before = noted.iter().filter(|known| **known == step).count();
@@ -123,7 +123,7 @@ async fn copied(
         trouble(&bucket, &step, before)
     });
     let published = fixture.cache.publish(&blob, &path(COPY)).await;
-    fixture.store().heal();
+    fixture.store().rules.heal();
     let steps = steps.lock().unwrap().clone();
     (fixture, blob, published, steps)
 }
@@ -147,7 +147,7 @@ async fn what_is_longer_than_one_copy_may_be_is_copied_in_ranges() {
     assert_eq!(steps.len(), 5);
     assert!(ranges.iter().all(|range| steps.contains(&Step::Part((*range).to_owned()))), "{steps:?}");
     // What was published stands: the same again is found, and asks for no copy.
-    fixture.store().rule(|request| Step::of(request).map(|_| Trouble::Refuse(403)));
+    fixture.store().rules.set(|request| Step::of(request).map(|_| Trouble::Refuse(403)));
     fixture.cache.publish(&blob, &path(COPY)).await.unwrap();
 }
 
@@ -222,7 +222,7 @@ async fn a_copy_that_was_cut_off_is_done_again() {
         let blob = fixture.upload_bytes(&noise(12 * MIB, 21)).await;
         let held = Arc::new(Notify::new());
         let (tell, at, to) = (held.clone(), last.clone(), path(COPY));
-        fixture.store().rule(move |request| {
+        fixture.store().rules.set(move |request| {
             let is_last = Step::of(request).as_ref() == Some(&at);
             is_last.then(|| tell.notify_one());
             is_last.then_some(Trouble::Hold)
@@ -232,7 +232,7 @@ async fn a_copy_that_was_cut_off_is_done_again() {
             published = fixture.cache.publish(&blob, &to) => panic!("{last:?}: {published:?}"),
             () = held.notified() => {}
         }
-        fixture.store().heal();
+        fixture.store().rules.heal();
         let next = fixture.reopen().await;
         assert!(next.get_stream(&path(COPY)).await.unwrap().is_none(), "{last:?}");
         next.publish(&blob, &path(COPY)).await.unwrap();

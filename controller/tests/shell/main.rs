@@ -15,6 +15,7 @@ mod leases;
 mod logs;
 mod order;
 mod pki;
+mod placing;
 mod probes;
 mod publish;
 mod registry;
@@ -22,5 +23,7 @@ mod restart;
 mod restore;
 mod sessions;
 mod shutdown;
+#[path = "../store/mod.rs"]
+mod store;
 mod submit;
 mod watch;

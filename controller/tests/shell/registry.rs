@@ -2,7 +2,8 @@
 
 use crate::common::people::submission;
 use crate::common::worker::{hello, lease, report, succeeded};
-use crate::common::{Controller, Worker};
+use crate::common::{Backend, Controller, Worker, on_both};
+use crate::store::SECRET;
 use railyard_common::blob::{Blob, Encoding};
 use railyard_common::digest::Digest;
 use railyard_controller::cache::{CacheConfig, EmbeddedConfig};
@@ -37,6 +38,17 @@ steps:
     image: debian
     script: make
 ";
+
+on_both!(
+    skopeo_takes_images_by_tag_digest_and_platform,
+    documents_and_blobs_have_what_the_specification_says,
+    lists_go_by_pages,
+    what_there_is_not_has_the_specification_s_name,
+    people_pull_and_others_do_not,
+    what_was_pulled_by_digest_is_there_after_a_restart,
+    a_blob_s_bytes_come_from_the_store,
+    what_the_cache_has_lost_is_unknown,
+);
 
 fn tar(name: &str, bytes: &[u8]) -> Vec<u8> {
     let mut tar = tar::Builder::new(Vec::new());
@@ -97,8 +109,8 @@ impl Worker {
 }
 
 /// A farm whose builds of [`IMAGES`] at these versions have succeeded, in this order.
-async fn farm(versions: &[&str]) -> Controller {
-    let controller = Controller::start().await;
+async fn farm(backend: Backend, versions: &[&str]) -> Controller {
+    let controller = Controller::start_on(backend).await;
     build(&controller, versions).await;
     controller
 }
@@ -157,6 +169,14 @@ impl Controller {
         self.ask(self.client(Some(Role::Viewer)).get(format!("{}/v2/{path}", self.url))).await
     }
 
+    /// The digest of the packed layer of `mini/sdk:1.0`.
+    async fn layer(&self) -> String {
+        let index = self.v2("mini/sdk/manifests/1.0").await.json();
+        let manifest =
+            self.v2(&format!("mini/sdk/manifests/{}", index["manifests"][0]["digest"].as_str().unwrap())).await;
+        manifest.json()["layers"][0]["digest"].as_str().unwrap().to_owned()
+    }
+
     /// What `skopeo` wants to know of a registry: its CA and our certificate.
     fn certificates(&self, dir: &Path) {
         let endpoint = self.endpoint(Some((Role::Viewer, "reader")));
@@ -179,9 +199,8 @@ fn read(path: &Path) -> Vec<u8> {
     std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn skopeo_takes_images_by_tag_digest_and_platform() {
-    let controller = farm(&["1.0+nightly", "1.1"]).await;
+async fn skopeo_takes_images_by_tag_digest_and_platform(backend: Backend) {
+    let controller = farm(backend, &["1.0+nightly", "1.1"]).await;
     let dir = tempfile::tempdir().unwrap();
     let (at, certs) = (|name: &str| dir.path().join(name).display().to_string(), dir.path().join("certs"));
     controller.certificates(&certs);
@@ -231,9 +250,8 @@ async fn skopeo_takes_images_by_tag_digest_and_platform() {
     assert!(!denied.status.success() && said.contains("authentication required"), "{said}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn documents_and_blobs_have_what_the_specification_says() {
-    let controller = farm(&["1.0"]).await;
+async fn documents_and_blobs_have_what_the_specification_says(backend: Backend) {
+    let controller = farm(backend, &["1.0"]).await;
     let client = controller.client(Some(Role::Viewer));
     let url = |path: &str| format!("{}/v2/{path}", controller.url);
     assert_eq!(controller.v2("").await.json(), json!({}));
@@ -272,15 +290,58 @@ async fn documents_and_blobs_have_what_the_specification_says() {
     assert_eq!(range.status(), 206);
     let packed = zstd::bulk::compress(&layers("", "")[0], 3).unwrap();
     assert_eq!(range.bytes().await.unwrap(), packed[4..]);
-    let config = controller.v2(&format!("mini/sdk/blobs/{}", manifest["config"]["digest"].as_str().unwrap())).await;
+    let path = format!("mini/sdk/blobs/{}", manifest["config"]["digest"].as_str().unwrap());
+    let config = controller.v2(&path).await;
     assert_eq!((config.status, &config.json()["architecture"]), (200, &json!("amd64")));
+    assert_eq!(Digest::of(&config.body).to_string(), manifest["config"]["digest"]);
+    let head = controller.ask(client.head(url(&path))).await;
+    assert_eq!((head.status, head.header("content-length")), (200, config.body.len().to_string().as_str()));
+    assert_eq!((head.header("docker-content-digest"), head.body.len()), (config.header("docker-content-digest"), 0));
     let path = format!("mini/test.fast/blobs/{}", manifest["config"]["digest"].as_str().unwrap());
     assert_eq!(controller.v2(&path).await.error(), (404, "BLOB_UNKNOWN".to_owned()), "another repository's");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn lists_go_by_pages() {
-    let controller = farm(&["1.0", "1.0+x", "0.9"]).await;
+/// The controller says where they are, to those who may know. The way there needs no certificate, and shows no key.
+async fn a_blob_s_bytes_come_from_the_store(backend: Backend) {
+    let controller = farm(backend, &["1.0"]).await;
+    let digest = controller.layer().await;
+    let path = format!("mini/sdk/blobs/{digest}");
+    let ranged = controller.client(Some(Role::Viewer)).get(format!("{}/v2/{path}", controller.url));
+    for asked in [ranged.try_clone().unwrap(), ranged.header("range", "bytes=0-3").header("if-none-match", "*")] {
+        let there = controller.ask(asked).await;
+        assert_eq!((there.status, there.header("docker-content-digest")), (307, digest.as_str()));
+        assert_eq!((there.header("cache-control"), there.body.len()), ("no-store", 0));
+        let url = there.header("location");
+        assert!(url.starts_with(&controller.store_url()) && !url.contains(SECRET), "{url}");
+    }
+    // Clients that follow at once: with their certificate, as docker and skopeo do, and for a part.
+    let follows = controller.browser().get(format!("{}/v2/{path}", controller.url));
+    let whole = follows.try_clone().unwrap().send().await.unwrap();
+    assert_eq!(whole.status(), 200);
+    let whole = whole.bytes().await.unwrap();
+    assert_eq!(Digest::of(&whole).to_string(), digest);
+    let part = follows.header("range", "bytes=2-5").send().await.unwrap();
+    assert_eq!((part.status().as_u16(), part.bytes().await.unwrap()), (206, whole.slice(2..6)));
+    // Nobody writes by such a URL.
+    let there = controller.v2(&path).await;
+    let written = controller.client(None).put(there.header("location")).body("other").send().await.unwrap();
+    assert!(written.status().is_client_error(), "{}", written.status());
+}
+
+/// Somebody has cleaned up in the store.
+async fn what_the_cache_has_lost_is_unknown(backend: Backend) {
+    let controller = farm(backend, &["1.0"]).await;
+    let digest = controller.layer().await;
+    let plain = layers("", "")[0].clone();
+    let (hex, url) = (Digest::of(&plain).hex(), format!("{}/v2/mini/sdk/blobs/{digest}", controller.url));
+    std::fs::remove_file(controller.objects().join(format!("blobs/sha256/{}/{hex}.zst", &hex[..2]))).unwrap();
+    let client = controller.client(Some(Role::Viewer));
+    assert_eq!(controller.ask(client.head(&url)).await.status, 404);
+    assert_eq!(controller.ask(client.get(&url)).await.error(), (404, "BLOB_UNKNOWN".to_owned()));
+}
+
+async fn lists_go_by_pages(backend: Backend) {
+    let controller = farm(backend, &["1.0", "1.0+x", "0.9"]).await;
     let tags = controller.v2("mini/sdk/tags/list").await;
     assert_eq!(tags.json(), json!({ "name": "mini/sdk", "tags": ["0.9", "1.0", "1.0_x", "latest"] }));
     assert_eq!(tags.header("link"), "");
@@ -303,9 +364,8 @@ async fn lists_go_by_pages() {
     assert_eq!(latest["annotations"]["org.opencontainers.image.version"], "0.9");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_there_is_not_has_the_specification_s_name() {
-    let controller = farm(&["1.0"]).await;
+async fn what_there_is_not_has_the_specification_s_name(backend: Backend) {
+    let controller = farm(backend, &["1.0"]).await;
     let client = controller.client(Some(Role::Submitter));
     let digest = Digest::of(b"nothing");
     for (path, status, code) in [
@@ -330,10 +390,14 @@ async fn what_there_is_not_has_the_specification_s_name() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn people_pull_and_others_do_not() {
-    let controller = farm(&["1.0"]).await;
+async fn people_pull_and_others_do_not(backend: Backend) {
+    let controller = farm(backend, &["1.0"]).await;
     let url = format!("{}/v2/mini/sdk/manifests/1.0", controller.url);
+    let layer = format!("{}/v2/mini/sdk/blobs/{}", controller.url, controller.layer().await);
+    for who in [None, Some(Role::Worker)] {
+        let answer = controller.ask(controller.client(who).get(&layer)).await;
+        assert!(matches!(answer.status, 401 | 403), "{who:?} is told {} {}", answer.status, answer.header("location"));
+    }
     for (who, want) in [
         (None, Some((401, "UNAUTHORIZED"))),
         (Some(Role::Worker), Some((403, "DENIED"))),
@@ -350,6 +414,10 @@ async fn people_pull_and_others_do_not() {
             assert!(!answer.header("www-authenticate").is_empty());
         }
     }
+}
+
+#[tokio::test]
+async fn anybody_pulls_from_a_public_cache() {
     let public = Controller::start_with(|config| {
         let dir = config.data_dir.join("cache");
         config.cache = Some(CacheConfig::Embedded(EmbeddedConfig { dir, public_read: true, key_file: None }));
@@ -361,9 +429,8 @@ async fn people_pull_and_others_do_not() {
     assert_eq!(write.error(), (405, "UNSUPPORTED".to_owned()));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_was_pulled_by_digest_is_there_after_a_restart() {
-    let controller = farm(&["1.0", "1.1"]).await;
+async fn what_was_pulled_by_digest_is_there_after_a_restart(backend: Backend) {
+    let controller = farm(backend, &["1.0", "1.1"]).await;
     let index = controller.v2("mini/sdk/manifests/1.0").await;
     let arm = index.json()["manifests"][1]["digest"].as_str().unwrap().to_owned();
     let manifest = controller.v2(&format!("mini/sdk/manifests/{arm}")).await;
@@ -374,7 +441,7 @@ async fn what_was_pulled_by_digest_is_there_after_a_restart() {
     assert_eq!(controller.v2(&format!("mini/sdk/blobs/{layer}")).await.status, 307);
     assert_eq!(controller.v2(&format!("mini/sdk/manifests/{arm}")).await.body, manifest.body);
     // The digest was kept: nobody has to read the layer again.
-    let beside = controller.data_dir().join("cache/blobs/sha256");
+    let beside = controller.objects().join("blobs/sha256");
     let plain = Digest::of(&layers("", "")[0]).hex();
     let kept = std::fs::read_to_string(beside.join(&plain[..2]).join(format!("{plain}.zst.sha256"))).unwrap();
     assert!(kept.starts_with(&layer), "{kept}");

@@ -35,8 +35,28 @@ pub struct Store {
     pub config: S3Config,
     /// The bucket's objects, as files.
     pub bucket: PathBuf,
-    rule: Arc<Mutex<Rule>>,
+    pub rules: Rules,
     _stop: DropGuard,
+}
+
+/// What goes wrong.
+#[derive(Clone)]
+pub struct Rules(Arc<Mutex<Rule>>);
+
+impl Rules {
+    /// From now on this.
+    pub fn set(&self, rule: impl FnMut(&http::request::Parts) -> Option<Trouble> + Send + 'static) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Box::new(rule);
+    }
+
+    /// From now on nothing.
+    pub fn heal(&self) {
+        self.set(|_| None);
+    }
+
+    fn ask(&self, request: &http::request::Parts) -> Option<Trouble> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)(request)
+    }
 }
 
 impl Store {
@@ -48,8 +68,8 @@ impl Store {
         service.set_auth(s3s::auth::SimpleAuth::from_single("AKTEST", SECRET));
         let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let endpoint = format!("http://{}", tcp.local_addr().unwrap());
-        let rule: Arc<Mutex<Rule>> = Arc::new(Mutex::new(Box::new(|_| None)));
-        let (serving, shutdown) = (serve(tcp, service.build(), rule.clone()), CancellationToken::new());
+        let rules = Rules(Arc::new(Mutex::new(Box::new(|_| None))));
+        let (serving, shutdown) = (serve(tcp, service.build(), rules.clone()), CancellationToken::new());
         let stop = shutdown.clone();
         task::spawn("s3s", async move { stop.run_until_cancelled(serving).await });
 
@@ -63,27 +83,17 @@ impl Store {
             path_style: true,
             ..S3Config::new(BUCKET)
         };
-        Self { config, bucket, rule, _stop: shutdown.drop_guard() }
-    }
-
-    /// From now on this goes wrong.
-    pub fn rule(&self, rule: impl FnMut(&http::request::Parts) -> Option<Trouble> + Send + 'static) {
-        *self.rule.lock().unwrap_or_else(PoisonError::into_inner) = Box::new(rule);
-    }
-
-    /// From now on all is well.
-    pub fn heal(&self) {
-        self.rule(|_| None);
+        Self { config, bucket, rules, _stop: shutdown.drop_guard() }
     }
 }
 
-async fn serve(tcp: TcpListener, service: S3Service, rule: Arc<Mutex<Rule>>) {
+async fn serve(tcp: TcpListener, service: S3Service, rules: Rules) {
     loop {
         let (stream, _) = tcp.accept().await.unwrap();
-        let (service, rule) = (service.clone(), rule.clone());
+        let (service, rules) = (service.clone(), rules.clone());
         let answer = hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| {
             let (head, body) = request.into_parts();
-            let trouble = rule.lock().unwrap_or_else(PoisonError::into_inner)(&head);
+            let trouble = rules.ask(&head);
             let (service, request) = (service.clone(), http::Request::from_parts(head, body));
             async move { answer(&service, request, trouble).await }
         });

@@ -1,5 +1,7 @@
 //! A controller in this process.
 
+use crate::store::Store;
+use railyard_controller::cache::CacheConfig;
 use railyard_controller::setup::Pki;
 use railyard_controller::{ControllerConfig, Ready};
 use railyard_service::channel::{self, Endpoint};
@@ -18,13 +20,27 @@ pub struct Controller {
     pub url: String,
     shutdown: CancellationToken,
     running: JoinHandle<anyhow::Result<()>>,
-    dir: Option<tempfile::TempDir>,
+    around: Around,
 }
 
 /// What is left of a stopped controller.
 pub struct Stopped {
     pub config: ControllerConfig,
-    dir: Option<tempfile::TempDir>,
+    around: Around,
+}
+
+/// What outlives a controller.
+#[derive(Default)]
+struct Around {
+    _dir: Option<tempfile::TempDir>,
+    store: Option<Store>,
+}
+
+/// Where the cache keeps its objects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backend {
+    Embedded,
+    S3,
 }
 
 impl Controller {
@@ -38,15 +54,27 @@ impl Controller {
         let dir = tempfile::tempdir().unwrap();
         let mut config = local(dir.path().join("data"));
         change(&mut config);
-        Self::run(config, Some(dir)).await
+        Self::run(config, Around { _dir: Some(dir), store: None }).await
+    }
+
+    /// A new farm with its cache there.
+    pub async fn start_on(backend: Backend) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let store = match backend {
+            Backend::Embedded => None,
+            Backend::S3 => Some(Store::start(&dir.path().join("s3")).await),
+        };
+        let cache = store.as_ref().map(|store| CacheConfig::S3(store.config.clone()));
+        let config = ControllerConfig { cache, ..local(dir.path().join("data")) };
+        Self::run(config, Around { _dir: Some(dir), store }).await
     }
 
     /// A farm that exists already.
-    pub async fn start_at(data_dir: PathBuf) -> Self {
-        Self::run(local(data_dir), None).await
+    pub async fn start_at(data_dir: PathBuf, cache: Option<CacheConfig>) -> Self {
+        Self::run(ControllerConfig { cache, ..local(data_dir) }, Around::default()).await
     }
 
-    async fn run(config: ControllerConfig, dir: Option<tempfile::TempDir>) -> Self {
+    async fn run(config: ControllerConfig, around: Around) -> Self {
         // Another test of this process may have been first.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let shutdown = CancellationToken::new();
@@ -56,14 +84,14 @@ impl Controller {
             ready = ready => ready.expect("the controller says when it listens"),
             ended = &mut running => panic!("the controller did not start: {ended:?}"),
         };
-        Self { config, url: ready.url, shutdown, running, dir }
+        Self { config, url: ready.url, shutdown, running, around }
     }
 
     /// Tells it to stop, and waits until it has.
     pub async fn stop(self) -> Stopped {
         self.shutdown.cancel();
         super::soon("the controller's stop", self.running).await.unwrap().unwrap();
-        Stopped { config: self.config, dir: self.dir }
+        Stopped { config: self.config, around: self.around }
     }
 
     /// The port, to find it again there.
@@ -92,9 +120,29 @@ impl Controller {
         reqwest::Client::builder().tls_backend_preconfigured(tls).http1_only().build().unwrap()
     }
 
+    /// The service of a cache in S3.
+    pub fn store(&self) -> Option<&Store> {
+        self.around.store.as_ref()
+    }
+
+    /// Where signed URLs lead.
+    pub fn store_url(&self) -> String {
+        let s3 = |store: &Store| format!("{}/{}/", store.config.endpoint.as_deref().unwrap(), store.config.bucket);
+        self.store().map_or_else(|| format!("{}/cache/", self.url), s3)
+    }
+
+    /// The cache's objects, as files.
+    pub fn objects(&self) -> PathBuf {
+        self.store().map_or_else(|| self.data_dir().join("cache"), |store| store.bucket.clone())
+    }
+
     /// An object of the cache, as text.
     pub async fn cached(&self, path: &str) -> Option<String> {
-        let answer = self.browser().get(format!("{}/cache/{path}", self.url)).send().await.unwrap();
+        if self.store().is_some() {
+            return std::fs::read_to_string(self.objects().join(path)).ok();
+        }
+        let url = format!("{}/cache/{}", self.url, path.replace(' ', "%20"));
+        let answer = self.browser().get(url).send().await.unwrap();
         match answer.status().as_u16() {
             200 => Some(answer.text().await.unwrap()),
             404 => None,
@@ -112,7 +160,7 @@ impl Controller {
 impl Stopped {
     /// Starts it again on what it left, at `listen`.
     pub async fn start(self, listen: SocketAddr) -> Controller {
-        Controller::run(ControllerConfig { listen, ..self.config }, self.dir).await
+        Controller::run(ControllerConfig { listen, ..self.config }, self.around).await
     }
 }
 

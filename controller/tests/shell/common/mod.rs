@@ -7,14 +7,38 @@ pub mod people;
 pub mod pipelines;
 pub mod transfers;
 pub mod wait;
+pub mod watched;
 pub mod worker;
 
-pub use controller::Controller;
+pub use controller::{Backend, Controller};
 pub use wait::{soon, until};
 pub use worker::Worker;
 
 use railyard_service::rpc_error;
 use tonic::{Code, Status};
+
+/// Runs cases on both kinds of cache.
+macro_rules! on_both {
+    ($($case:ident),* $(,)?) => {
+        mod on_embedded {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $case() {
+                    super::$case(crate::common::Backend::Embedded).await;
+                }
+            )*
+        }
+        mod on_s3 {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $case() {
+                    super::$case(crate::common::Backend::S3).await;
+                }
+            )*
+        }
+    };
+}
+pub(crate) use on_both;
 
 /// The code, the stable reason and the message of a refusal.
 pub fn refusal<T: std::fmt::Debug>(result: Result<T, Status>) -> (Code, String, String) {
