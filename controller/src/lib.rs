@@ -15,7 +15,7 @@ pub mod backup;
 pub mod cache;
 pub mod config;
 pub mod driver;
-mod finalize;
+pub mod finalize;
 pub mod journal;
 pub mod logs;
 mod registry;

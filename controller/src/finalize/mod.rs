@@ -131,16 +131,8 @@ impl Finalizer {
                 return false;
             }
         };
-        let is_published = error.is_none();
         match self.farm.decide(Command::Finalized { build: id.clone(), error }).await {
-            Ok(_) => {
-                if is_published && let Err(failure) = self.end_placing(id).await {
-                    // It says what was placed, and that is true.
-                    tracing::warn!(build = %id, ?failure, "the list of what was placed cannot be removed");
-                }
-                true
-            }
-            Err(CommandError::Refused(_)) => true,
+            Ok(_) | Err(CommandError::Refused(_)) => true,
             Err(CommandError::Journal(_) | CommandError::Stopping) => false,
         }
     }
@@ -178,6 +170,8 @@ impl Finalizer {
         self.update(&layout::builds_index(&id.pipeline), |old| BuildIndex::with(old, entry.clone(), INDEX_MAX)).await?;
         if manifest.verdict == Verdict::Succeeded {
             self.update(&layout::latest(&id.pipeline), |old| Latest::newer(old, &manifest)).await?;
+            // Before the farm is told, which is the end of it: a list that stays would one day take back what was published.
+            self.end_placing(id).await?;
         }
         published
     }

@@ -2,10 +2,12 @@
 
 use crate::common::controller::{endpoint, local};
 use crate::common::people::{Person, submission};
-use crate::common::pipelines::CHAIN;
+use crate::common::pipelines::{CHAIN, PUBLISH};
 use crate::common::transfers::artifact;
 use crate::common::worker::{hello, lease, report, succeeded};
-use crate::common::{Controller, Worker, soon};
+use crate::common::{Backend, Controller, Worker, on_both, soon, until};
+use crate::store::Store;
+use railyard_controller::cache::CacheConfig;
 use railyard_proto::v1;
 use railyard_proto::v1::client_service_client::ClientServiceClient;
 use railyard_service::channel;
@@ -17,20 +19,25 @@ use tokio::process::{Child, Command};
 
 /// Set in the child: it is the controller of this data directory, and nothing else.
 const DATA_DIR: &str = "RAILYARD_TEST_DATA_DIR";
+/// Set in the child: the settings of its cache, if it is not the usual one.
+const CACHE: &str = "RAILYARD_TEST_CACHE";
+/// What a child runs.
 const TEST: &str = "crash::a_killed_controller_has_lost_nothing_that_it_acknowledged";
 
 /// A controller in a process of its own; killed when it is dropped.
 struct Process {
     child: Child,
     data_dir: PathBuf,
+    cache: Option<CacheConfig>,
     url: String,
 }
 
 impl Process {
-    async fn start(data_dir: &Path) -> Self {
+    async fn start(data_dir: &Path, cache: Option<CacheConfig>) -> Self {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args([TEST, "--exact", "--nocapture"])
             .env(DATA_DIR, data_dir)
+            .env(CACHE, serde_json::to_string(&cache).unwrap())
             .stdout(Stdio::piped())
             .kill_on_drop(true)
             .spawn()
@@ -44,13 +51,19 @@ impl Process {
                 }
             }
         });
-        Self { url: url.await, child, data_dir: data_dir.to_owned() }
+        Self { url: url.await, child, data_dir: data_dir.to_owned(), cache }
     }
 
     /// SIGKILL, and the next one on what is left.
-    async fn kill_and_start(mut self) -> Self {
+    async fn kill_and_start(self) -> Self {
+        self.kill_and_start_after(|| ()).await
+    }
+
+    /// The same, with something done while there is none.
+    async fn kill_and_start_after(mut self, meanwhile: impl FnOnce()) -> Self {
         self.child.kill().await.unwrap();
-        Self::start(&self.data_dir).await
+        meanwhile();
+        Self::start(&self.data_dir, self.cache).await
     }
 
     fn person(&self) -> Person {
@@ -67,12 +80,13 @@ impl Process {
 #[tokio::test]
 async fn a_killed_controller_has_lost_nothing_that_it_acknowledged() {
     if let Some(data_dir) = std::env::var_os(DATA_DIR) {
-        let controller = Controller::start_at(data_dir.into()).await;
+        let cache = serde_json::from_str(&std::env::var(CACHE).unwrap()).unwrap();
+        let controller = Controller::start_at(data_dir.into(), cache).await;
         println!("listening at {}", controller.url);
         return std::future::pending().await;
     }
     let dir = tempfile::tempdir().unwrap();
-    let process = Process::start(dir.path()).await;
+    let process = Process::start(dir.path(), None).await;
     let request = v1::SubmitRequest { idempotency_key: "once".to_owned(), ..submission(CHAIN, "1") };
     let build = process.person().try_submit(request.clone()).await.unwrap().build;
 
@@ -116,4 +130,56 @@ async fn a_killed_controller_has_lost_nothing_that_it_acknowledged() {
     assert_eq!(process.person().log(&build, "base", 0).await, b"acked before the kill\nand after\n");
     let published = dir.path().join("cache/images/amd64/1/disk.raw");
     assert_eq!(std::fs::read(published).unwrap(), b"disk");
+}
+
+on_both!(a_controller_that_is_killed_while_it_places_has_placed_all_or_none_in_the_end);
+
+/// What a build publishes, all in one directory.
+const PLACED: usize = 60;
+/// Kills that must have struck in the middle, of each kind; and how many may miss.
+const HITS: usize = 2;
+const KILLS_MAX: usize = 20;
+
+/// In every other round somebody else has taken the last place by the time when the next controller starts.
+async fn a_controller_that_is_killed_while_it_places_has_placed_all_or_none_in_the_end(backend: Backend) {
+    let dir = tempfile::tempdir().unwrap();
+    let store = match backend {
+        Backend::Embedded => None,
+        Backend::S3 => Some(Store::start(&dir.path().join("s3")).await),
+    };
+    let data = dir.path().join("data");
+    let objects = store.as_ref().map_or_else(|| data.join("cache"), |store| store.bucket.clone());
+    let mut process = Process::start(&data, store.as_ref().map(|store| CacheConfig::S3(store.config.clone()))).await;
+    let names: Vec<String> = (0..PLACED).map(|n| format!("out/{n:03}")).collect();
+    let files: Vec<(&str, &[u8])> = names.iter().map(|name| (name.as_str(), name.as_bytes())).collect();
+    let mut hits = [0; 2];
+    for round in 0.. {
+        let place = objects.join(format!("images/{round}"));
+        let there = || std::fs::read_dir(&place).map_or(0, Iterator::count);
+        let mut worker = process.worker(hello("anvil")).await;
+        let build = process.person().submit(PUBLISH, &round.to_string()).await;
+        let held = lease(&worker.order().await);
+        worker.succeed_with(held, &files).await;
+        until("the first file", async || (there() > 0).then_some(())).await;
+        let (mut is_middle, mut is_taken) = (false, false);
+        process = process
+            .kill_and_start_after(|| {
+                is_middle = there() < PLACED;
+                is_taken = is_middle && round % 2 == 1;
+                if is_taken {
+                    std::fs::write(place.join(format!("{:03}", PLACED - 1)), "somebody else's").unwrap();
+                }
+            })
+            .await;
+        let view = process.person().ended(&build).await;
+        let wanted = if is_taken { v1::BuildState::Failed } else { v1::BuildState::Succeeded };
+        assert_eq!(view.state(), wanted, "{}", view.finalize_error);
+        // With their sums; or nothing but what is somebody else's.
+        assert_eq!(there(), if is_taken { 1 } else { PLACED + 1 });
+        hits[usize::from(is_taken)] += usize::from(is_middle);
+        if hits.iter().all(|hits| *hits >= HITS) {
+            return;
+        }
+        assert!(round < KILLS_MAX, "only {hits:?} of {round} kills struck in the middle");
+    }
 }

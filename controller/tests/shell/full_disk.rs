@@ -15,7 +15,7 @@ use tonic::Code;
 const LONGER_THAN_THE_LEASE: Duration = Duration::from_secs(11);
 
 async fn on(disk: &SmallDisk) -> Controller {
-    Controller::start_at(disk.path().join("data")).await
+    Controller::start_at(disk.path().join("data"), None).await
 }
 
 /// A worker that comes back with a lease, as soon as it is let in.

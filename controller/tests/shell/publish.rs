@@ -4,9 +4,44 @@ use crate::common::people::submission;
 use crate::common::pipelines::{ONE, PUBLISH};
 use crate::common::transfers::blob_of;
 use crate::common::worker::lease;
-use crate::common::{Controller, Worker, refused, until};
+use crate::common::{Backend, Controller, Worker, on_both, refused, until};
+use crate::store::Trouble;
+use railyard_controller::cache::{self, PutMode};
 use railyard_proto::v1;
+use railyard_service::clock::SystemClock;
+use std::sync::Arc;
 use tonic::Code;
+
+on_both!(
+    other_bytes_for_a_published_path_fail_the_build_and_change_nothing,
+    the_same_bytes_again_are_fine_and_sums_are_merged,
+    published_files_are_checked_by_sha256sum,
+    a_pipeline_s_own_sums_stay_as_they_are,
+    a_later_build_does_not_write_over_a_pipeline_s_own_sums,
+    only_what_the_build_itself_placed_is_taken_back,
+    a_build_that_cannot_be_written_out_yet_holds_up_no_other_and_no_stop,
+);
+
+/// For now nothing can be done at these paths and below, by a fault of the disk or of the service. Gives what ends that.
+fn hinder(controller: &Controller, paths: &'static [&str]) -> impl FnOnce() + use<> {
+    let (rules, objects) = (controller.store().map(|store| store.rules.clone()), controller.objects());
+    let places: Vec<_> = paths.iter().map(|path| objects.join(path)).collect();
+    match &rules {
+        Some(rules) => rules.set(move |request| {
+            let is_there = |path: &&str| request.uri.path().contains(path);
+            paths.iter().any(is_there).then_some(Trouble::Refuse(403))
+        }),
+        None => places.iter().for_each(|place| {
+            std::fs::create_dir_all(place.parent().unwrap()).unwrap();
+            // A loop of links is no fault of the build's.
+            std::os::unix::fs::symlink(place.file_name().unwrap(), place).unwrap();
+        }),
+    }
+    move || match rules {
+        Some(rules) => rules.heal(),
+        None => places.iter().for_each(|place| std::fs::remove_file(place).unwrap()),
+    }
+}
 
 /// Runs one build of [`PUBLISH`] that publishes `files` in `place`.
 async fn publish(
@@ -28,9 +63,8 @@ fn sums(files: &[(&str, &[u8])]) -> String {
     files.iter().map(|(name, bytes)| format!("{}  {name}\n", blob_of(bytes).digest.hex())).collect()
 }
 
-#[tokio::test]
-async fn other_bytes_for_a_published_path_fail_the_build_and_change_nothing() {
-    let controller = Controller::start().await;
+async fn other_bytes_for_a_published_path_fail_the_build_and_change_nothing(backend: Backend) {
+    let controller = Controller::start_on(backend).await;
     let mut worker = controller.worker("anvil").await;
     let first = publish(&controller, &mut worker, "1", "stable", &[("out/disk", b"the first")]).await;
     assert_eq!(first.state(), v1::BuildState::Succeeded);
@@ -53,7 +87,7 @@ async fn other_bytes_for_a_published_path_fail_the_build_and_change_nothing() {
     assert_eq!(versions, ["2", "1"]);
 
     // The path is free again: a retry that has nothing to run writes the build out once more.
-    std::fs::remove_file(controller.data_dir().join("cache/stable/disk")).unwrap();
+    std::fs::remove_file(controller.objects().join("stable/disk")).unwrap();
     let retry = v1::RetryRequest { build: second.build.clone(), step: String::new() };
     assert!(controller.operator().rpc.retry(retry).await.unwrap().into_inner().jobs.is_empty());
     let again = controller.operator().ended(&second.build).await;
@@ -61,9 +95,8 @@ async fn other_bytes_for_a_published_path_fail_the_build_and_change_nothing() {
     assert_eq!(controller.cached("stable/disk").await.unwrap(), "the second");
 }
 
-#[tokio::test]
-async fn the_same_bytes_again_are_fine_and_sums_are_merged() {
-    let controller = Controller::start().await;
+async fn the_same_bytes_again_are_fine_and_sums_are_merged(backend: Backend) {
+    let controller = Controller::start_on(backend).await;
     let mut worker = controller.worker("anvil").await;
     let shared: (&str, &[u8]) = ("out/disk", b"the same");
     for (version, own) in [("1", "out/a"), ("2", "out/b")] {
@@ -75,15 +108,14 @@ async fn the_same_bytes_again_are_fine_and_sums_are_merged() {
 }
 
 /// As the manual has it: fetch a published directory, and check it.
-#[tokio::test(flavor = "multi_thread")]
-async fn published_files_are_checked_by_sha256sum() {
-    let controller = Controller::start().await;
+async fn published_files_are_checked_by_sha256sum(backend: Backend) {
+    let controller = Controller::start_on(backend).await;
     let mut worker = controller.worker("anvil").await;
     let files: [(&str, &[u8]); 3] = [("out/disk.raw", b"disk"), ("out/a name", b"spaces"), ("out/empty", b"")];
     publish(&controller, &mut worker, "1", "stable/x", &files).await;
     let dir = tempfile::tempdir().unwrap();
     for name in ["disk.raw", "a name", "empty", "SHA256SUMS"] {
-        let text = controller.cached(&format!("stable/x/{}", name.replace(' ', "%20"))).await.unwrap();
+        let text = controller.cached(&format!("stable/x/{name}")).await.unwrap();
         std::fs::write(dir.path().join(name), text).unwrap();
     }
     let check =
@@ -96,9 +128,8 @@ async fn published_files_are_checked_by_sha256sum() {
 }
 
 /// Many pipelines make their own sums; those are published as they are.
-#[tokio::test]
-async fn a_pipeline_s_own_sums_stay_as_they_are() {
-    let controller = Controller::start().await;
+async fn a_pipeline_s_own_sums_stay_as_they_are(backend: Backend) {
+    let controller = Controller::start_on(backend).await;
     let mut worker = controller.worker("anvil").await;
     let files: [(&str, &[u8]); 2] = [("out/SHA256SUMS", b"made by the step\n"), ("out/disk", b"disk")];
     let view = publish(&controller, &mut worker, "1", "stable", &files).await;
@@ -107,9 +138,8 @@ async fn a_pipeline_s_own_sums_stay_as_they_are() {
 }
 
 /// A published file is immutable, also when its name is one that the farm would write.
-#[tokio::test]
-async fn a_later_build_does_not_write_over_a_pipeline_s_own_sums() {
-    let controller = Controller::start().await;
+async fn a_later_build_does_not_write_over_a_pipeline_s_own_sums(backend: Backend) {
+    let controller = Controller::start_on(backend).await;
     let mut worker = controller.worker("anvil").await;
     let own: (&str, &[u8]) = ("out/SHA256SUMS", b"made by the step\n");
     publish(&controller, &mut worker, "1", "stable", &[own, ("out/disk", b"disk")]).await;
@@ -146,7 +176,7 @@ async fn a_conflict_after_some_paths_were_placed_takes_them_back() {
     assert_eq!(controller.cached("builds/pub/4/placing.json").await, None);
 }
 
-/// One file goes to a place that two builds share, the other to one of the build's own.
+/// One file goes to a place that builds share, the others to one of the build's own.
 const TWO_PLACES: &str = "
 name: pub
 platforms: [linux/amd64]
@@ -156,51 +186,54 @@ steps:
     script: make
     outputs:
       - { path: out/both, publish: shared }
-      - { path: out/own, publish: 'own/{{ version }}' }
+      - { path: 'out/own*', publish: 'own/{{ version }}' }
 ";
 
 /// What an earlier process placed is taken back by the next one; but neither what another build has published meanwhile, nor
 /// what somebody else has put there.
-#[tokio::test]
-async fn only_what_the_build_itself_placed_is_taken_back() {
-    let controller = Controller::start().await;
+async fn only_what_the_build_itself_placed_is_taken_back(backend: Backend) {
+    let controller = Controller::start_on(backend).await;
     let mut worker = controller.worker("anvil").await;
     let person = controller.operator();
-    let cache = controller.data_dir().join("cache");
-    let files: [(&str, &[u8]); 2] = [("out/both", b"both"), ("out/own", b"own")];
-    // Two builds whose sums cannot be written for now: a loop of links is a fault of the disk's.
+    let files: [(&str, &[u8]); 3] = [("out/both", b"both"), ("out/own-1", b"own"), ("out/own-2", b"own, too")];
+    // Two builds whose sums cannot be written for now.
+    let relieve = hinder(&controller, &["own/1/SHA256SUMS", "own/2/SHA256SUMS"]);
     for version in ["1", "2"] {
-        std::fs::create_dir_all(cache.join("own").join(version)).unwrap();
-        std::os::unix::fs::symlink("SHA256SUMS", cache.join("own").join(version).join("SHA256SUMS")).unwrap();
         let stuck = person.submit(TWO_PLACES, version).await;
         let held = lease(&worker.order().await);
         worker.succeed_with(held, &files).await;
         until("the failure", async || Some(person.build(&stuck).await).filter(|view| !view.finalize_error.is_empty()))
             .await;
     }
-    assert_eq!(controller.cached("own/1/own").await.unwrap(), "own");
+    assert_eq!(controller.cached("own/1/own-1").await.unwrap(), "own");
     let placing = controller.cached_json("builds/pub/1/placing.json").await;
-    assert_eq!(placing["paths"].as_object().unwrap().keys().collect::<Vec<_>>(), ["own/1/own", "shared/both"]);
+    let listed: Vec<_> = placing["paths"].as_object().unwrap().keys().collect();
+    assert_eq!(listed, ["own/1/own-1", "own/1/own-2", "shared/both"]);
     let third = person.submit(TWO_PLACES, "3").await;
     let held = lease(&worker.order().await);
     worker.succeed_with(held, &files).await;
     assert_eq!(person.ended(&third).await.state(), v1::BuildState::Succeeded);
 
-    // Then something stands in their way for good.
+    // Then something stands in their way for good: at the first of the one's places, and at the last of the other's.
+    let taken = ["own/1/own-1", "own/2/own-2"];
     let address = controller.address();
     let stopped = controller.stop().await;
-    std::fs::remove_file(cache.join("own/1/own")).unwrap();
-    std::fs::write(cache.join("own/1/own"), "somebody else's").unwrap();
-    std::fs::remove_file(cache.join("own/2/SHA256SUMS")).unwrap();
-    std::fs::create_dir_all(cache.join("builds/pub/2/build.json/x")).unwrap();
+    relieve();
+    let cache = cache::open(&stopped.config.cache(), "https://farm/cache", Arc::new(SystemClock)).await.unwrap().cache;
+    for path in taken {
+        cache.put(&path.parse().unwrap(), "somebody else's".into(), PutMode::Overwrite).await.unwrap();
+    }
     let controller = stopped.start(address).await;
     for build in ["pub/1", "pub/2"] {
         let view = controller.operator().ended(build).await;
         assert_eq!(view.state(), v1::BuildState::Failed, "{}", view.finalize_error);
     }
-    assert_eq!(controller.cached("own/1/own").await.unwrap(), "somebody else's");
-    assert_eq!(controller.cached("own/2/own").await, None);
-    assert_eq!(controller.cached("own/2/SHA256SUMS").await, None);
+    for path in taken {
+        assert_eq!(controller.cached(path).await.unwrap(), "somebody else's");
+    }
+    for gone in ["own/1/own-2", "own/1/SHA256SUMS", "own/2/own-1", "own/2/SHA256SUMS"] {
+        assert_eq!(controller.cached(gone).await, None, "{gone}");
+    }
     assert_eq!(controller.cached("shared/both").await.unwrap(), "both");
     assert_eq!(controller.cached("shared/SHA256SUMS").await.unwrap(), sums(&[("both", b"both")]));
     for version in ["1", "2", "3"] {
@@ -224,15 +257,11 @@ async fn a_path_that_is_a_file_and_a_directory_ends_the_build() {
     assert_eq!(controller.cached("a/stable/disk").await.unwrap(), "disk");
 }
 
-#[tokio::test]
-async fn a_build_that_cannot_be_written_out_yet_holds_up_no_other_and_no_stop() {
-    let controller = Controller::start().await;
+async fn a_build_that_cannot_be_written_out_yet_holds_up_no_other_and_no_stop(backend: Backend) {
+    let controller = Controller::start_on(backend).await;
     let person = controller.operator();
     let mut worker = controller.worker("anvil").await;
-    // A loop of links is a fault of the disk's, not of the build's.
-    let place = controller.data_dir().join("cache/builds/one");
-    std::fs::create_dir_all(place.parent().unwrap()).unwrap();
-    std::os::unix::fs::symlink("one", &place).unwrap();
+    let relieve = hinder(&controller, &["builds/one"]);
     let stuck = person.submit(ONE, "1").await;
     let held = lease(&worker.order().await);
     worker.succeed(held).await;
@@ -247,7 +276,7 @@ async fn a_build_that_cannot_be_written_out_yet_holds_up_no_other_and_no_stop() 
     assert_eq!(other.state(), v1::BuildState::Succeeded);
     let address = controller.address();
     let stopped = controller.stop().await;
-    std::fs::remove_file(&place).unwrap();
+    relieve();
     let controller = stopped.start(address).await;
     assert_eq!(controller.operator().ended(&stuck).await.state(), v1::BuildState::Succeeded);
     assert_eq!(controller.cached_json("builds/one/latest.json").await["version"], "1");

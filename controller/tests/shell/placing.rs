@@ -1,0 +1,396 @@
+//! All of a build's paths or none, whatever happens between two calls of the cache, on both kinds of it.
+//!
+//! Each round is one build that waits to be written out. Its finalizer is struck at one call: gone, or told of an error, before
+//! the call is carried out or after. Then it, or the next one, ends the build.
+
+use crate::common::watched::{Fault, Strike, Watched};
+use crate::common::{Backend, on_both, soon, until};
+use crate::store::{Store, Trouble};
+use bytes::Bytes;
+use futures_util::{StreamExt as _, stream};
+use http::Method;
+use railyard_common::blob::{Artifact, Blob};
+use railyard_common::digest::Digest;
+use railyard_common::id::{BootId, BuildId, JobId, LeaseId};
+use railyard_common::job::Capacity;
+use railyard_common::layout;
+use railyard_common::outcome::Outcome;
+use railyard_common::path::RelPath;
+use railyard_common::pipeline::{Pipeline, Request, Source};
+use railyard_common::platform::PlatformOffer;
+use railyard_common::priority::Priority;
+use railyard_common::time::Millis;
+use railyard_controller::cache::{self, Cache, CacheConfig, EmbeddedConfig, PutMode};
+use railyard_controller::driver::{Driver, Handle, Notices};
+use railyard_controller::finalize::Finalizer;
+use railyard_controller::journal::{Journal, JournalError, Loaded};
+use railyard_core::{BuildState, Event, Next, Snapshot, Trace, Verdict, WorkerOffer};
+use railyard_service::clock::SystemClock;
+use railyard_service::task;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use tokio::sync::{Notify, broadcast};
+use tokio_util::sync::CancellationToken;
+
+on_both!(
+    a_finalizer_that_is_gone_at_any_call_leaves_all_or_none,
+    an_error_of_the_store_at_any_call_leaves_all_or_none,
+    a_conflict_at_any_path_takes_back_those_before_it,
+    a_conflict_that_a_gone_finalizer_has_met_is_taken_back_by_the_next,
+    what_is_impossible_by_the_next_start_is_taken_back,
+);
+
+/// What a build publishes, in the order in which it is placed; sums lie beside them.
+const FILES: [&str; 3] = ["a/first", "a/second", "b/third"];
+/// Rounds at a time.
+const AT_A_TIME: usize = 8;
+
+/// A cache with what every round needs.
+struct Stage {
+    cache: Arc<dyn Cache>,
+    blobs: [Blob; 3],
+    /// Somebody else's.
+    other: Blob,
+    store: Option<Store>,
+    _dir: tempfile::TempDir,
+}
+
+impl Stage {
+    async fn on(backend: Backend) -> Self {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let dir = tempfile::tempdir().unwrap();
+        let (config, store) = match backend {
+            Backend::Embedded => {
+                let dir = dir.path().join("cache");
+                (CacheConfig::Embedded(EmbeddedConfig { dir, public_read: false, key_file: None }), None)
+            }
+            Backend::S3 => {
+                let store = Store::start(&dir.path().join("s3")).await;
+                (CacheConfig::S3(store.config.clone()), Some(store))
+            }
+        };
+        let cache = cache::open(&config, "https://farm/cache", Arc::new(SystemClock)).await.unwrap().cache;
+        let blob = async |text: &'static str| {
+            let blob = Blob::plain(Digest::of(text.as_bytes()), text.len() as u64);
+            cache.put(&layout::blob(&blob), Bytes::from(text), PutMode::Create).await.unwrap();
+            blob
+        };
+        let blobs = [blob("first").await, blob("second").await, blob("third").await];
+        let other = blob("somebody else's").await;
+        Self { cache, blobs, other, store, _dir: dir }
+    }
+
+    /// A build of its own pipeline, which has done its work and is to be written out.
+    async fn round(&self, name: String) -> Round<'_> {
+        let text = format!(
+            "name: {name}\nplatforms: [linux/amd64]\nsteps:\n  - {{ name: make, image: debian, script: make, outputs: [{{ path: out }}] }}\n"
+        );
+        let files = BTreeMap::new();
+        let pipeline = Pipeline::parse(&Source { file_name: "railyard.yaml", text: &text, files: &files }).unwrap();
+        let request = Request { version: "1.0".parse().unwrap(), params: BTreeMap::new(), platforms: Vec::new() };
+        let plan = Arc::new(pipeline.plan(&request).unwrap());
+        let build = plan.build.clone();
+        let paths: Vec<RelPath> = FILES.iter().map(|file| format!("{name}/{file}").parse().unwrap()).collect();
+        let artifacts = paths.iter().zip(self.blobs).map(|(path, blob)| Artifact {
+            path: path.clone(),
+            blob,
+            media_type: "text/plain".to_owned(),
+            published: Some(path.clone()),
+        });
+        let (at, lease) = (Millis(1), LeaseId { job: JobId(1), attempt: 1 });
+        let events = vec![
+            Event::BuildAccepted {
+                at,
+                plan,
+                first_job: lease.job,
+                by: "olga".to_owned(),
+                key: None,
+                trace: Trace::default(),
+                priority: Priority::default(),
+                request: String::new(),
+            },
+            Event::WorkerOnline { at, offer: offer() },
+            Event::JobLeased { at, lease, worker: offer().name },
+            Event::AttemptEnded {
+                at,
+                lease,
+                outcome: Outcome::succeeded(),
+                artifacts: artifacts.collect(),
+                image: None,
+                log_bytes: 0,
+                next: Next::End,
+            },
+        ];
+        let (wake, stop) = (Arc::new(Notify::new()), CancellationToken::new());
+        let notices = Notices { changed: broadcast::Sender::new(16), ended: Vec::new(), finalize: wake.clone() };
+        let (driver, farm) = Driver::open(Box::new(Memory(events)), Arc::new(SystemClock), notices).unwrap();
+        task::spawn("driver", driver.run(stop.clone()));
+        Round { stage: self, farm, wake, build, paths, _stop: stop.drop_guard() }
+    }
+
+    /// As many rounds as a finalizer that nothing happens to has calls, with each of these things that may happen.
+    async fn rounds<F: Future<Output = ()>>(
+        &self,
+        calls: usize,
+        faults: &[Fault],
+        round: impl Fn(String, Strike) -> F,
+    ) {
+        assert!(calls > 10, "only {calls} calls to strike at");
+        let strikes = (0..calls).flat_map(|at| faults.iter().map(move |fault| Strike { at, fault: *fault }));
+        let rounds = strikes.enumerate().map(|(n, strike)| round(format!("p{n}"), strike));
+        stream::iter(rounds).for_each_concurrent(AT_A_TIME, |round| round).await;
+    }
+}
+
+/// Events in memory.
+struct Memory(Vec<Event>);
+
+impl Journal for Memory {
+    fn load(&mut self) -> Result<Loaded, JournalError> {
+        Ok(Loaded { snapshot: None, events: self.0.clone() })
+    }
+
+    fn append(&mut self, events: &[Event]) -> Result<(), JournalError> {
+        self.0.extend_from_slice(events);
+        Ok(())
+    }
+
+    fn wants_snapshot(&self) -> bool {
+        false
+    }
+
+    fn install(&mut self, _: &Snapshot) -> Result<(), JournalError> {
+        Ok(())
+    }
+
+    fn blocks(&self) -> bool {
+        false
+    }
+}
+
+fn offer() -> WorkerOffer {
+    WorkerOffer {
+        name: "anvil".parse().unwrap(),
+        boot: BootId("boot".to_owned()),
+        version: String::new(),
+        platforms: vec![PlatformOffer { platform: "linux/amd64".parse().unwrap(), emulated: false }],
+        capacity: Capacity { cpu_millis: 64_000, memory_bytes: 1 << 40, disk_bytes: 1 << 44, slots: 8 },
+        labels: BTreeMap::new(),
+        pool: None,
+        allows_privileged: false,
+    }
+}
+
+/// One build on its way out.
+struct Round<'s> {
+    stage: &'s Stage,
+    farm: Handle,
+    wake: Arc<Notify>,
+    build: BuildId,
+    paths: Vec<RelPath>,
+    _stop: tokio_util::sync::DropGuard,
+}
+
+impl Round<'_> {
+    /// A finalizer works with this cache until `over`; then it is gone, wherever it is.
+    async fn finalize_until<T>(&self, cache: Arc<dyn Cache>, over: impl Future<Output = T>) -> T {
+        let finalizer = Finalizer::new(self.farm.clone(), cache, Arc::new(SystemClock), self.wake.clone());
+        tokio::select! {
+            biased;
+            over = over => over,
+            () = finalizer.run(CancellationToken::new()) => panic!("nobody has stopped it"),
+        }
+    }
+
+    async fn verdict(&self) -> Option<Verdict> {
+        let build = self.build.clone();
+        let state = self.farm.read(move |farm, _| farm.build(&build).map(|build| build.state.clone())).await.unwrap();
+        match state.unwrap() {
+            BuildState::Ended { verdict, .. } => Some(verdict),
+            _ => None,
+        }
+    }
+
+    async fn ended(&self) {
+        until("the end of the build", || self.verdict()).await;
+    }
+
+    /// A finalizer to which nothing happens ends it; gives its calls.
+    async fn end(&self) -> usize {
+        let watched = Arc::new(Watched::calm(self.stage.cache.clone()));
+        self.finalize_until(watched.clone(), self.ended()).await;
+        watched.calls()
+    }
+
+    async fn bytes(&self, path: &RelPath) -> Option<Bytes> {
+        self.stage.cache.get(path).await.unwrap().map(|(bytes, _)| bytes)
+    }
+
+    async fn is_there(&self, path: &RelPath, blob: &Blob) -> bool {
+        self.bytes(path).await.is_some_and(|bytes| Digest::of(&bytes) == blob.digest)
+    }
+
+    /// The names in the sums beside the files.
+    async fn summed(&self) -> Vec<String> {
+        let mut names = Vec::new();
+        for directory in ["a", "b"] {
+            let sums = format!("{}/{directory}/SHA256SUMS", self.build.pipeline).parse().unwrap();
+            let text = self.bytes(&sums).await.unwrap_or_default();
+            let lines = std::str::from_utf8(&text).unwrap().lines().map(|line| line.split_once("  ").unwrap().1);
+            names.extend(lines.map(|name| format!("{directory}/{name}")));
+        }
+        names
+    }
+
+    async fn manifest(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.bytes(&layout::build_manifest(&self.build)).await.unwrap()).unwrap()
+    }
+
+    async fn is_published(&self, why: &str) {
+        assert_eq!(self.verdict().await, Some(Verdict::Succeeded), "{why}");
+        for (path, blob) in self.paths.iter().zip(&self.stage.blobs) {
+            assert!(self.is_there(path, blob).await, "{why}: {path} is not there");
+        }
+        assert_eq!(self.summed().await, FILES, "{why}");
+        assert_eq!(self.manifest().await["verdict"], "succeeded", "{why}");
+        assert!(self.bytes(&layout::placing(&self.build)).await.is_none(), "{why}");
+    }
+
+    /// Nothing but what somebody else has put at `taken`.
+    async fn is_taken_back(&self, taken: usize, why: &str) {
+        assert_eq!(self.verdict().await, Some(Verdict::Failed), "{why}");
+        for (n, path) in self.paths.iter().enumerate() {
+            match n == taken {
+                true => assert!(self.is_there(path, &self.stage.other).await, "{why}: {path} was changed"),
+                false => assert!(self.bytes(path).await.is_none(), "{why}: {path} is still there"),
+            }
+        }
+        assert!(self.summed().await.is_empty(), "{why}");
+        let manifest = self.manifest().await;
+        assert_eq!(manifest["verdict"], "failed", "{why}");
+        assert!(manifest["error"].as_str().unwrap().contains(self.paths[taken].as_str()), "{why}");
+        assert!(self.bytes(&layout::placing(&self.build)).await.is_none(), "{why}");
+    }
+
+    /// Somebody else puts something there as soon as this build would.
+    fn taken(&self, path: usize) -> Watched {
+        let (path, blob) = (self.paths[path].clone(), self.stage.other);
+        Watched::calm(self.stage.cache.clone()).taken(path, blob)
+    }
+}
+
+const GONE: [Fault; 2] = [Fault::Gone { carried_out: false }, Fault::Gone { carried_out: true }];
+const ERROR: [Fault; 2] = [Fault::Error { carried_out: false }, Fault::Error { carried_out: true }];
+
+async fn a_finalizer_that_is_gone_at_any_call_leaves_all_or_none(backend: Backend) {
+    let stage = &Stage::on(backend).await;
+    let calls = stage.round("calm".to_owned()).await.end().await;
+    let round = async |name, strike: Strike| {
+        let (round, why) = (stage.round(name).await, format!("{strike:?}"));
+        let struck = Arc::new(Watched::calm(stage.cache.clone()).struck(strike));
+        round.finalize_until(struck.clone(), soon("the strike", struck.is_struck())).await;
+        round.end().await;
+        round.is_published(&why).await;
+    };
+    stage.rounds(calls, &GONE, round).await;
+}
+
+async fn an_error_of_the_store_at_any_call_leaves_all_or_none(backend: Backend) {
+    let stage = &Stage::on(backend).await;
+    let calls = stage.round("calm".to_owned()).await.end().await;
+    let round = async |name, strike: Strike| {
+        let (round, why) = (stage.round(name).await, format!("{strike:?}"));
+        let struck = Arc::new(Watched::calm(stage.cache.clone()).struck(strike));
+        // The same finalizer tries again.
+        round.finalize_until(struck.clone(), round.ended()).await;
+        soon("the strike", struck.is_struck()).await;
+        round.is_published(&why).await;
+    };
+    stage.rounds(calls, &ERROR, round).await;
+}
+
+async fn a_conflict_at_any_path_takes_back_those_before_it(backend: Backend) {
+    let stage = &Stage::on(backend).await;
+    for path in 0..FILES.len() {
+        let round = stage.round(format!("p{path}")).await;
+        round.finalize_until(Arc::new(round.taken(path)), round.ended()).await;
+        round.is_taken_back(path, &format!("path {path}")).await;
+    }
+}
+
+async fn a_conflict_that_a_gone_finalizer_has_met_is_taken_back_by_the_next(backend: Backend) {
+    let stage = &Stage::on(backend).await;
+    let round = stage.round("calm".to_owned()).await;
+    let calm = Arc::new(round.taken(2));
+    round.finalize_until(calm.clone(), round.ended()).await;
+    let round = async |name, strike: Strike| {
+        let (round, why) = (stage.round(name).await, format!("{strike:?}"));
+        let struck = Arc::new(round.taken(2).struck(strike));
+        round.finalize_until(struck.clone(), soon("the strike", struck.is_struck())).await;
+        // It may have been gone before there was a conflict.
+        let is_taken = round.is_there(&round.paths[2], &stage.other).await;
+        round.end().await;
+        match is_taken {
+            true => round.is_taken_back(2, &why).await,
+            false => round.is_published(&why).await,
+        }
+    };
+    stage.rounds(calm.calls(), &GONE, round).await;
+}
+
+async fn what_is_impossible_by_the_next_start_is_taken_back(backend: Backend) {
+    let stage = &Stage::on(backend).await;
+    let calls = stage.round("calm".to_owned()).await.end().await;
+    let round = async |name, strike: Strike| {
+        let (round, why) = (stage.round(name).await, format!("{strike:?}"));
+        let struck = Arc::new(Watched::calm(stage.cache.clone()).struck(strike));
+        round.finalize_until(struck.clone(), soon("the strike", struck.is_struck())).await;
+        // Somebody else is faster than the next one, if there is still room.
+        let is_taken = stage.cache.publish(&stage.other, &round.paths[2]).await.is_ok();
+        round.end().await;
+        match is_taken {
+            true => round.is_taken_back(2, &why).await,
+            false => round.is_published(&why).await,
+        }
+    };
+    stage.rounds(calls, &GONE, round).await;
+}
+
+/// The same between two requests that write: one call of the cache is many of the service.
+#[tokio::test]
+async fn a_finalizer_that_is_gone_at_any_request_to_s3_leaves_all_or_none() {
+    let stage = Stage::on(Backend::S3).await;
+    let rules = &stage.store.as_ref().unwrap().rules;
+    for n in 0usize.. {
+        for trouble in [Trouble::Hold, Trouble::Deny(403)] {
+            let (round, why) =
+                (stage.round(format!("p{n}-{}", trouble == Trouble::Hold)).await, format!("{trouble:?} at {n}"));
+            let (struck, mut left) = (Arc::new(Notify::new()), n);
+            let tell = struck.clone();
+            rules.set(move |request| {
+                // Between two that write it does not matter when.
+                if matches!(request.method, Method::GET | Method::HEAD) {
+                    return None;
+                }
+                let is_it = left == 0;
+                left = left.wrapping_sub(1);
+                is_it.then(|| tell.notify_one());
+                is_it.then_some(trouble)
+            });
+            let over = async {
+                tokio::select! {
+                    () = struck.notified() => false,
+                    () = round.ended() => true,
+                }
+            };
+            let is_over = round.finalize_until(stage.cache.clone(), over).await;
+            rules.heal();
+            round.end().await;
+            round.is_published(&why).await;
+            if is_over {
+                assert!(n > 10, "only {n} requests to strike at");
+                return;
+            }
+        }
+    }
+}
