@@ -17,7 +17,7 @@ use crate::log::{JobLog, count};
 use crate::outputs::{self, Found};
 use crate::workshop::Workshop;
 use bytesize::ByteSize;
-use futures_util::future::maybe_done;
+use futures_util::future::{MaybeDone, maybe_done};
 use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
 use railyard_common::blob::{Artifact, Blob, Encoding, media_type_of};
 use railyard_common::compress::{Codec, Compress, Packing};
@@ -47,8 +47,15 @@ const AHEAD_BYTES: u64 = 32 * 1024 * 1024;
 struct Made {
     found: Found,
     upload: Upload,
-    /// The same, packed for the farm already.
-    packed: Option<Upload>,
+    packed: Ahead,
+}
+
+/// The same, packed for the farm while it was hashed.
+enum Ahead {
+    /// Nobody has tried: the cache is asked about all small files at once.
+    Untried,
+    /// Nothing, if that does not pay, has no room, or the cache has the file.
+    Tried(Option<Upload>),
 }
 
 /// What all files of one job share.
@@ -106,7 +113,7 @@ impl Desk<'_> {
             Compress::Auto => return self.make_auto(n, found).await,
             Compress::None => {
                 let upload = plain_upload(&found, hash_file(&found.file).await?);
-                return Ok(Made { found, upload, packed: None });
+                return Ok(Made { found, upload, packed: Ahead::Untried });
             }
         };
         let file = self.dir.join(format!("{n}{}", packing.codec.suffix()));
@@ -123,33 +130,32 @@ impl Desk<'_> {
             ))
             .await?;
         let Sum { digest: Some(digest), bytes } = packed else { unreachable!("the digest was wanted") };
-        Ok(Made { found, upload: Upload { blob: Blob::plain(digest, bytes), file, crc32s: None }, packed: None })
+        let upload = Upload { blob: Blob::plain(digest, bytes), file, crc32s: None };
+        Ok(Made { found, upload, packed: Ahead::Untried })
     }
 
-    /// The file as it is, and packed as well, if it is a big one that compresses and that the cache lacks.
+    /// The file as it is; a big one is packed meanwhile, until the cache turns out to have it.
     async fn make_auto(&self, n: usize, found: Found) -> Result<Made, Fault> {
         let length = tokio::fs::metadata(&found.file).await.map_err(DiskError::at("read", &found.file))?.len();
-        if length < AHEAD_BYTES || !pays(&found.file).await? {
+        if length < AHEAD_BYTES {
             let upload = plain_upload(&found, hash_file(&found.file).await?);
-            return Ok(Made { found, upload, packed: None });
+            return Ok(Made { found, upload, packed: Ahead::Untried });
         }
         let file = self.dir.join(format!("{n}.zst"));
-        let (upload, pressed) = self.hash_and_press(&found, &file).await?;
+        let (upload, pressed) = {
+            let mut packing = Box::pin(maybe_done(self.press_for_the_farm(&found, &file)));
+            let upload = plain_upload(&found, hash_beside(&found.file, packing.as_mut()).await?);
+            let is_over = matches!(*packing, MaybeDone::Done(_));
+            if is_over || self.shop.uplink.look(self.lease, &[upload.blob]).await?.is_empty() {
+                packing.as_mut().await;
+            }
+            (upload, packing.as_mut().take_output().transpose()?.flatten())
+        };
         let packed = pressed.map(|pressed| packed_upload(&upload, &pressed, file)).transpose()?;
-        Ok(Made { found, upload, packed })
+        Ok(Made { found, upload, packed: Ahead::Tried(packed) })
     }
 
-    async fn hash_and_press(&self, found: &Found, to: &Path) -> Result<(Upload, Option<Pressed>), Fault> {
-        let mut packing = Box::pin(maybe_done(self.press_for_the_farm(found, to)));
-        let upload = plain_upload(found, hash_beside(&found.file, packing.as_mut()).await?);
-        if !self.shop.uplink.look(self.lease, &[upload.blob]).await?.is_empty() {
-            return Ok((upload, None));
-        }
-        packing.as_mut().await;
-        Ok((upload, packing.as_mut().take_output().transpose()?.flatten()))
-    }
-
-    /// Packs what the cache lacks, nobody reads by its path, and a sample finds compressible.
+    /// Packs what the cache lacks and nobody reads by its path, as far as that pays.
     async fn pack_for_the_farm(&self, made: &[Made]) -> Result<BTreeMap<Digest, Upload>, Fault> {
         let auto: BTreeMap<Digest, &Made> = made
             .iter()
@@ -169,19 +175,19 @@ impl Desk<'_> {
     }
 
     async fn packed(&self, made: &Made) -> Result<Option<Upload>, Fault> {
-        if made.packed.is_some() {
-            return Ok(made.packed.clone());
-        }
-        if !pays(&made.upload.file).await? {
-            return Ok(None);
+        if let Ahead::Tried(packed) = &made.packed {
+            return Ok(packed.clone());
         }
         let file = self.dir.join(format!("{}.zst", made.upload.blob.digest.hex()));
         let pressed = self.press_for_the_farm(&made.found, &file).await?;
         Ok(pressed.map(|pressed| packed_upload(&made.upload, &pressed, file)).transpose()?)
     }
 
-    /// `None` if there is no room.
+    /// `None` if a sample says that it does not pay, or there is no room.
     async fn press_for_the_farm(&self, found: &Found, to: &Path) -> Result<Option<Pressed>, Fault> {
+        if !pays(&found.file).await? {
+            return Ok(None);
+        }
         match self.press(&found.name, &found.file, to, IN_FARM, Want::Nothing).await {
             Err(Fault::Transfer(TransferError::DiskFull { .. })) => {
                 // Nobody asked for this; the file itself is there.

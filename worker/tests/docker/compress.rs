@@ -2,6 +2,7 @@
 
 use crate::engine::base_image;
 use crate::farm::{Ended, Farm};
+use crate::faults::Small;
 use crate::order::{order, output};
 use railyard_common::blob::{Artifact, Encoding};
 use railyard_common::compress::Codec;
@@ -128,6 +129,26 @@ async fn big_files_are_packed_while_they_are_hashed_unless_the_cache_has_them() 
     assert!(ended.log.contains("saved 2 files, 80.0 MiB (0 B of them sent)"), "{}", ended.log);
     worker.stop().await;
     farm.assert_no_leftovers().await;
+}
+
+/// Big files are packed while they are hashed, others later: both once, and both only where they fit.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_has_no_room_to_be_packed_is_sent_as_it_is_and_that_is_said_once() {
+    for mib in [20, 40] {
+        let farm = Farm::start().await;
+        let _small = Small::mount(&farm.data_dir(), &format!("{}m", mib + 8));
+        let worker = farm.worker().await;
+        let bytes = mib << 20;
+        let mut job =
+            order(1, &base_image().await, &format!("head -c {bytes} /dev/urandom | base64 | head -c {bytes} >big"));
+        Arc::make_mut(&mut job.run).outputs = vec![output("big")];
+        let ended = farm.run(&job).await;
+        let made = artifacts(&ended);
+        assert_eq!((made[0].blob.encoding, made[0].blob.stored_bytes), (Encoding::Identity, bytes));
+        assert_eq!(ended.log.matches("no room to compress big; it is sent as it is").count(), 1, "{}", ended.log);
+        worker.stop().await;
+        farm.assert_no_leftovers().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

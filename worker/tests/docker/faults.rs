@@ -258,10 +258,10 @@ async fn the_log_says_where_another_engine_may_have_missed_something() {
 }
 
 /// A small file system, gone with the value.
-struct Small(PathBuf);
+pub struct Small(PathBuf);
 
 impl Small {
-    fn mount(path: &Path, size: &str) -> Self {
+    pub fn mount(path: &Path, size: &str) -> Self {
         std::fs::create_dir_all(path).unwrap();
         let mounted =
             Command::new("mount").args(["-t", "tmpfs", "-o", &format!("size={size}"), "none"]).arg(path).status();

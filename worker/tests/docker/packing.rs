@@ -1,7 +1,7 @@
 //! A worker that dies over a step's image, and what the next one makes of it.
 
 use crate::engine::{self, base_image};
-use crate::farm::{Ended, Farm};
+use crate::farm::{Ended, Farm, Worker};
 use crate::faulty::Faults;
 use crate::images::{committing, forget_build, image_in};
 use crate::order::order;
@@ -36,6 +36,23 @@ async fn at_stage(farm: &Farm, order: &Order, stage: &str) {
     tokio::time::timeout(Duration::from_secs(60), there).await.expect("the stage is entered");
 }
 
+/// Work for a worker, which died when it was at that stage of the job.
+async fn dead_at(farm: &Farm, worker: Worker, stage: &str) -> Order {
+    let order = committing(1, &base_image().await, SCRIPT);
+    farm.send(&order).await;
+    at_stage(farm, &order, stage).await;
+    worker.crash().await;
+    order
+}
+
+/// The same of a worker that has packed the layer and cannot send it; the next one can.
+async fn dead_before_sending(farm: &Farm) -> Order {
+    farm.service.change(|books| books.no_uploads = true);
+    let order = dead_at(farm, farm.worker().await, "upload").await;
+    farm.service.change(|books| books.no_uploads = false);
+    order
+}
+
 /// The image is a good one: the next job finds in it what the first has made.
 async fn is_used(farm: &Farm, made: &Ended) {
     made.expect_success();
@@ -49,11 +66,7 @@ async fn is_used(farm: &Farm, made: &Ended) {
 async fn a_worker_that_dies_while_it_packs_packs_again() {
     let farm = Farm::start().await;
     let never = Faults { overlay_waits: Some(Arc::new(Semaphore::new(0))), ..Faults::default() };
-    let worker = farm.faulty_worker(farm.config(), never).await;
-    let order = committing(1, &base_image().await, SCRIPT);
-    farm.send(&order).await;
-    at_stage(&farm, &order, "pack").await;
-    worker.crash().await;
+    let order = dead_at(&farm, farm.faulty_worker(farm.config(), never).await, "pack").await;
     // As if it had got somewhere.
     std::fs::write(job_dir(&farm, &order).join("scratch/image/layer.zst"), "half").unwrap();
     let worker = farm.worker().await;
@@ -67,19 +80,13 @@ async fn a_worker_that_dies_while_it_packs_packs_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_packed_is_sent_by_the_next_worker_and_not_packed_again() {
     let farm = Farm::start().await;
-    farm.service.change(|books| books.no_uploads = true);
-    let worker = farm.worker().await;
-    let order = committing(1, &base_image().await, SCRIPT);
-    farm.send(&order).await;
-    at_stage(&farm, &order, "upload").await;
-    worker.crash().await;
+    let order = dead_before_sending(&farm).await;
     // Nobody needs the container any more.
     let engine = engine::runtime().await;
     for container in engine::containers_of(&farm.id).await {
         engine.remove(&container).await.unwrap();
     }
     let worker = farm.worker().await;
-    farm.service.change(|books| books.no_uploads = false);
     let made = farm.ended(order.lease).await;
     assert_eq!(packs(&made.log), 1, "{}", made.log);
     is_used(&farm, &made).await;
@@ -103,17 +110,11 @@ async fn an_engine_that_has_no_room_gets_the_layers_once_more() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_packed_layer_that_was_cut_off_is_not_sent() {
     let farm = Farm::start().await;
-    farm.service.change(|books| books.no_uploads = true);
-    let worker = farm.worker().await;
-    let order = committing(1, &base_image().await, SCRIPT);
-    farm.send(&order).await;
-    at_stage(&farm, &order, "upload").await;
-    worker.crash().await;
+    let order = dead_before_sending(&farm).await;
     let layer = job_dir(&farm, &order).join("scratch/image/layer.zst");
     let length = std::fs::metadata(&layer).unwrap().len();
     std::fs::File::options().write(true).open(&layer).unwrap().set_len(length - 1).unwrap();
     let worker = farm.worker().await;
-    farm.service.change(|books| books.no_uploads = false);
     let ended = farm.ended(order.lease).await;
     ended.expect(OutcomeKind::Lost, Reason::Engine, &format!("has {} bytes, and not the {length}", length - 1));
     worker.stop().await;
