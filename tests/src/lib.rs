@@ -8,6 +8,7 @@ pub mod image;
 pub mod process;
 pub mod processes;
 pub mod proxy;
+pub mod s3;
 pub mod scene;
 pub mod wait;
 

@@ -1,9 +1,11 @@
-//! A worker that is killed over a push of a gigabyte: its next process goes on where it was.
+//! A worker that is killed over a push of a gigabyte, or while it packs what it will push: its next process goes on where it was.
 
 use railyard_tests::engine::Engine;
-use railyard_tests::farm::{Farm, job};
+use railyard_tests::farm::{Farm, files_below, job};
 use railyard_tests::{image, unique, wait};
 use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 /// Builds, each of a gigabyte of its own, and kills in each: twenty rounds.
@@ -33,6 +35,14 @@ fn arrived(farm: &Farm) -> BTreeMap<String, BTreeMap<u32, usize>> {
     uploads
 }
 
+/// Waits until so many parts have arrived, in all uploads.
+fn until_arrived(farm: &Farm, at: usize, build: &str) {
+    wait::until(&format!("part {at}"), PART_LIMIT, || match total(farm) {
+        arrived if arrived >= at => Ok(()),
+        arrived => Err(format!("{arrived} have arrived; {}", farm.show(build))),
+    });
+}
+
 fn total(farm: &Farm) -> usize {
     arrived(farm).values().flat_map(BTreeMap::values).sum()
 }
@@ -56,10 +66,7 @@ fn a_kill_costs_at_most_a_part_for_each_stream() {
         for kill in 1..=KILLS {
             // Somewhere within the parts that are left: another place each time.
             let at = before + kill * PARTS / (KILLS + 1) + (build * 7 + kill * 3) % 5;
-            wait::until(&format!("part {at}"), PART_LIMIT, || match total(&farm) {
-                arrived if arrived >= at => Ok(()),
-                arrived => Err(format!("{arrived} have arrived; {}", farm.show(&name))),
-            });
+            until_arrived(&farm, at, &name);
             worker.process.kill();
             worker.process = farm.start_worker(&worker.name);
         }
@@ -72,4 +79,72 @@ fn a_kill_costs_at_most_a_part_for_each_stream() {
         assert!(sent <= PARTS + KILLS * STREAMS, "{sent} parts were sent for {PARTS}: {:?}", arrived(&farm));
     }
     assert_eq!(arrived(&farm).len(), BUILDS, "each build had one upload");
+}
+
+/// MiB that do not compress, and as many that do, by turns.
+const NOISE_MIB: usize = 160;
+/// Of the packed output.
+const PACKED_PARTS: usize = 11;
+/// Most of them: who began at the beginning again would send more than a kill may cost.
+const MOST_PARTS: usize = 6;
+
+/// Waits until the worker is in the middle of packing: its file has begun, and has not `full` bytes.
+fn until_packing(data: &Path, full: u64) {
+    wait::until("the packing", PART_LIMIT, || {
+        let files =
+            files_below(&data.join("jobs")).into_iter().filter(|path| path.extension().is_some_and(|e| e == "zst"));
+        let lengths: Vec<u64> = files.filter_map(|path| Some(path.metadata().ok()?.len())).collect();
+        match lengths[..] {
+            [length] if length > 1 << 20 && length < full => Ok(()),
+            _ => Err(format!("{lengths:?} bytes, of {full}")),
+        }
+    });
+}
+
+/// The worker packs what stays in the farm by itself, or because the step wants it so.
+#[test]
+fn a_kill_while_it_packs_costs_no_part() {
+    let engine = Engine::shared();
+    let base = format!("railyard-test-{}:1", unique());
+    image::busybox(&engine, &base);
+    let farm = Farm::start_with("", &[("RAILYARD_LOG", "info,railyard_controller::cache=debug")]);
+    let mut worker = farm.worker("w1", &engine, "");
+    for (build, (compress, artifact)) in [("auto", "big"), ("zstd, level: 6", "big.zst")].into_iter().enumerate() {
+        let text = format!(
+            "name: packed-{build}\nsteps:\n  - name: only\n    image: {base}\n    script: |\n      \
+             for i in $(seq {NOISE_MIB}); do head -c 1048576 /dev/urandom; head -c 1048576 /dev/zero; done > big\n      \
+             sha256sum < big\n    outputs: [{{ path: big, compress: {compress} }}]\n"
+        );
+        let before = total(&farm);
+        let name = farm.submit(&farm.pipeline(&format!("packed-{build}"), &text), &[]);
+        // While it packs, while it sends, and while it packs again what it has begun to send.
+        let full = (NOISE_MIB << 20) as u64;
+        until_packing(&worker.data, full);
+        worker.process.kill();
+        assert_eq!(total(&farm), before, "{compress}: it was sending by then");
+        worker.process = farm.start_worker(&worker.name);
+        until_arrived(&farm, before + MOST_PARTS, &name);
+        worker.process.kill();
+        worker.process = farm.spawn_worker(&worker.name);
+        until_packing(&worker.data, full);
+        worker.process.kill();
+        worker.process = farm.start_worker(&worker.name);
+
+        let ended = farm.ended(&name);
+        assert_eq!(ended["state"], "succeeded", "{ended}");
+        let attempts = job(&ended, "only")["attempts"].as_array().unwrap().len();
+        assert_eq!(attempts, 1, "{compress}: the script ran once: {ended}");
+        let sent = total(&farm) - before;
+        println!("{compress}: {sent} parts sent for {PACKED_PARTS}");
+        assert!((PACKED_PARTS..=PACKED_PARTS + STREAMS).contains(&sent), "{compress}: {sent}: {:?}", arrived(&farm));
+        assert_eq!(arrived(&farm).len(), build + 1, "each build had one upload");
+        let out = farm.dir.path().join("fetched");
+        let fetched = farm.cli(&["fetch", &name, artifact, "-o", &out.display().to_string()]);
+        assert_eq!(fetched.code, 0, "{fetched:?}");
+        let unpack = if artifact == "big" { "cat" } else { "zstd -dc" };
+        let sum =
+            Command::new("sh").args(["-c", &format!("{unpack} {artifact} | sha256sum")]).current_dir(&out).output();
+        assert_eq!(String::from_utf8_lossy(&sum.unwrap().stdout).trim(), farm.output(&name).trim(), "{compress}");
+    }
+    engine.query(&["image", "rm", &base]);
 }

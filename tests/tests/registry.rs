@@ -2,6 +2,7 @@
 
 use railyard_tests::engine::Engine;
 use railyard_tests::farm::{Farm, job};
+use railyard_tests::s3::Store;
 use railyard_tests::{image, unique};
 use std::path::Path;
 use std::process::Command;
@@ -44,8 +45,20 @@ fn certificates(pki: &Path, dir: &Path) {
 
 #[test]
 fn an_image_is_one_command_away_and_a_compressed_file_is_what_it_says() {
-    let engine = Engine::shared();
     let farm = Farm::start();
+    let objects = farm.dir.path().join("controller/cache");
+    taken_by_tools(&farm, &objects);
+}
+
+/// The bytes come from the service, by signed URLs; the tools have no key of it.
+#[test]
+fn so_they_are_when_the_cache_is_in_s3() {
+    let store = Store::start();
+    taken_by_tools(&Farm::start_with(&store.config(), &[]), &store.bucket());
+}
+
+fn taken_by_tools(farm: &Farm, objects: &Path) {
+    let engine = Engine::shared();
     let base = format!("railyard-test-{}:1", unique());
     image::busybox(&engine, &base);
     let _worker = farm.worker("maker", &engine, "capacity = { cpu_millis = 2000 }");
@@ -72,7 +85,7 @@ fn an_image_is_one_command_away_and_a_compressed_file_is_what_it_says() {
     assert_eq!(said.trim(), "200000");
 
     // The file, by its published path.
-    let published = farm.dir.path().join("controller/cache/tools/1.0.0+x/numbers.txt.xz");
+    let published = objects.join("tools/1.0.0+x/numbers.txt.xz");
     run(Command::new("xz").arg("-t").arg(&published));
     let plain = run(Command::new("xz").args(["-d", "-c"]).arg(&published));
     assert!(plain.starts_with("1\n2\n") && plain.ends_with("\n200000\n"));

@@ -1,0 +1,75 @@
+//! An S3 service in this process, on a thread of its own: s3s-fs over a directory with one bucket.
+
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use tempfile::TempDir;
+
+const BUCKET: &str = "builds";
+const KEY_ID: &str = "AKTEST";
+/// What no file of a farm may hold.
+pub const SECRET: &str = "canary-of-the-store";
+
+/// A service that runs for as long as the test does.
+pub struct Store {
+    dir: TempDir,
+    address: SocketAddr,
+}
+
+impl Store {
+    /// Starts it.
+    ///
+    /// # Panics
+    /// If this machine does not let us.
+    pub fn start() -> Self {
+        let dir = tempfile::tempdir().expect("a directory can be made");
+        std::fs::create_dir_all(dir.path().join("root").join(BUCKET)).expect("a directory can be made");
+        let text = format!("[default]\naws_access_key_id = {KEY_ID}\naws_secret_access_key = {SECRET}\n");
+        std::fs::write(dir.path().join("credentials"), text).expect("a file can be written");
+        let address = serve(dir.path().join("root"));
+        Self { dir, address }
+    }
+
+    /// The objects, as files.
+    pub fn bucket(&self) -> PathBuf {
+        self.dir.path().join("root").join(BUCKET)
+    }
+
+    /// Lines for the controller's configuration.
+    pub fn config(&self) -> String {
+        format!(
+            "[cache]\nkind = \"s3\"\nbucket = \"{BUCKET}\"\nendpoint = \"http://{}\"\nallow_http = true\npath_style = true\n\
+             credentials_file = \"{}\"\n",
+            self.address,
+            self.dir.path().join("credentials").display()
+        )
+    }
+}
+
+fn serve(root: PathBuf) -> SocketAddr {
+    let tcp = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    tcp.set_nonblocking(true).expect("a socket can be set so");
+    let address = tcp.local_addr().expect("a bound socket has an address");
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime starts");
+        tokio::task::LocalSet::new().block_on(&runtime, accept(&root, tcp));
+    });
+    address
+}
+
+async fn accept(root: &Path, tcp: std::net::TcpListener) {
+    let tcp = tokio::net::TcpListener::from_std(tcp).expect("a socket can be taken over");
+    let mut builder =
+        s3s::service::S3ServiceBuilder::new(s3s_fs::FileSystem::new(root).expect("the directory is there"));
+    builder.set_auth(s3s::auth::SimpleAuth::from_single(KEY_ID, SECRET));
+    let service = builder.build();
+    loop {
+        let (stream, _) = tcp.accept().await.expect("connections come");
+        let service = service.clone();
+        tokio::task::spawn_local(async move {
+            let server = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
+            // A connection that breaks is the client's to notice.
+            let _ = server.serve_connection(TokioIo::new(stream), service).await;
+        });
+    }
+}
