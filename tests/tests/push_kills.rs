@@ -137,7 +137,7 @@ fn a_kill_while_it_packs_costs_no_part() {
         let sent = total(&farm) - before;
         println!("{compress}: {sent} parts sent for {PACKED_PARTS}");
         assert!((PACKED_PARTS..=PACKED_PARTS + STREAMS).contains(&sent), "{compress}: {sent}: {:?}", arrived(&farm));
-        assert_eq!(arrived(&farm).len(), build + 1, "each build had one upload");
+        assert_eq!(arrived(&farm).len(), build + 1, "each build had one upload: {:?}", arrived(&farm));
         let out = farm.dir.path().join("fetched");
         let fetched = farm.cli(&["fetch", &name, artifact, "-o", &out.display().to_string()]);
         assert_eq!(fetched.code, 0, "{fetched:?}");

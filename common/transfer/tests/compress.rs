@@ -166,6 +166,23 @@ async fn files_are_cut_into_blocks_and_say_their_size() {
     }
 }
 
+/// Disk images often are: then zstd's last job is full, and whether an empty one follows must not be a matter of luck.
+#[tokio::test(flavor = "multi_thread")]
+async fn files_that_are_whole_jobs_long_are_always_the_same_bytes() {
+    for (level, mib) in [(1, 2), (1, 8), (3, 4), (3, 16), (6, 16)] {
+        let bench = Bench::with(&noise(level, mib << 20));
+        let packing = Packing { codec: Codec::Zstd, level: level as u8 };
+        let (_, first) = bench.press(packing, 1).await;
+        for threads in [1, 2, 3, 4] {
+            let (_, packed) = bench.press(packing, threads).await;
+            assert!(packed == first, "{mib} MiB, level {level}, {threads} threads");
+            // In front of the checksum: a last block without bytes.
+            assert!(!packed[..packed.len() - 4].ends_with(&[1, 0, 0]), "{mib} MiB, level {level}, {threads} threads");
+        }
+        assert!(tool(Codec::Zstd, &["-d", "-c"], &bench.packed(Codec::Zstd)) == fs::read(bench.plain()).unwrap());
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_packing_is_as_good_as_the_tool_s_own() {
     let bench = Bench::with(&content(Kind::Mixed, 5, 12 << 20));
