@@ -9,7 +9,7 @@ use crate::finalize::{self, Finalizer};
 use crate::journal::{Journal, SledJournal};
 use crate::logs::LogStore;
 use crate::registry;
-use crate::rpc::{AccessControl, Admin, Client, Validity, Workers};
+use crate::rpc::{AccessControl, Admin, Client, Validity, Workers, note_refusals};
 use crate::setup::Pki;
 use crate::uploads;
 use anyhow::Context as _;
@@ -218,12 +218,12 @@ fn routes(config: &ControllerConfig, rooms: Rooms, shutdown: &CancellationToken)
     let validity =
         Validity { worker_secs: config.worker_certificate_secs, person_secs: config.person_certificate_secs };
     let gate = Gate::new(&farm, clock.clone(), guesses.clone(), audit.clone());
-    let access = AccessControl::new(farm.clone(), authority, clock.clone(), guesses, audit, validity)?;
+    let access = AccessControl::new(farm.clone(), authority, clock.clone(), guesses, audit.clone(), validity)?;
     let access = AccessServiceServer::new(access);
-    let client =
-        Client::new(farm.clone(), cache.clone(), logs.clone(), clock.clone(), config.farm.clone(), shutdown.clone());
-    let admin = AdminServiceServer::new(Admin::new(farm.clone()));
-    let probes = probes(farm.clone());
+    let (name, stop) = (config.farm.clone(), shutdown.clone());
+    let client = Client::new(farm.clone(), audit.clone(), cache.clone(), logs.clone(), clock.clone(), name, stop);
+    let admin = AdminServiceServer::new(Admin::new(farm.clone(), audit.clone(), shutdown.clone()));
+    let probes = probes(farm.clone(), audit.clone());
     let registry = registry::router(farm.clone(), cache.clone(), config.cache().is_public());
     let workers = Workers::new(farm, cache, logs, clock, config.farm.clone(), shutdown.clone());
     let client = ClientServiceServer::new(client)
@@ -244,13 +244,15 @@ fn routes(config: &ControllerConfig, rooms: Rooms, shutdown: &CancellationToken)
     if let Some(cache) = cache_router {
         app = app.merge(cache);
     }
-    Ok(app.layer(axum::middleware::from_fn_with_state(gate, access::gate)))
+    let app = app.layer(axum::middleware::from_fn_with_state(gate, access::gate));
+    Ok(app.layer(axum::middleware::from_fn_with_state(audit, note_refusals)))
 }
 
 /// Whether the process lives, and whether it would take new work.
-fn probes(farm: Handle) -> Router {
+fn probes(farm: Handle, audit: Audit) -> Router {
     let ready = move || async move {
-        match farm.ready() {
+        let farm = farm.ready().map_err(|why| why.to_string());
+        match farm.and_then(|()| audit.ready().map_err(|why| why.to_string())) {
             Ok(()) => (StatusCode::OK, "ok\n".to_owned()),
             Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
         }

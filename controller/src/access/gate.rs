@@ -3,7 +3,7 @@
 use super::guesses::Guesses;
 use super::revoked::is_revoked;
 use super::table::{self, Refused};
-use crate::audit::{self, Audit};
+use crate::audit::{self, Audit, Recorded};
 use crate::driver::Handle;
 use axum::body::{Body, HttpBody};
 use axum::extract::{MatchedPath, Request, State};
@@ -55,8 +55,10 @@ impl Gate {
         }
         let mut pass = None;
         if let Some(shown) = token_of(request.headers()) {
-            let (identity, id, until) = self.believe(&shown?, peer.addr)?;
+            let recorded = request.extensions().get::<Recorded>().cloned().unwrap_or_default();
+            let (identity, id, until) = self.believe(&shown?, peer.addr, &recorded)?;
             peer = Peer { identity: Some(identity), proof: Some(Proof::Token(id)), ..peer };
+            recorded.know(&peer);
             pass = Some(Pass { id, until });
         }
         let Some(call) = call_of(request) else { return Ok(pass) };
@@ -72,7 +74,12 @@ impl Gate {
     }
 
     /// Whom a bearer token stands for, and until when.
-    fn believe(&self, shown: &str, from: SocketAddr) -> Result<(Identity, TokenId, Millis), Status> {
+    fn believe(
+        &self,
+        shown: &str,
+        from: SocketAddr,
+        recorded: &Recorded,
+    ) -> Result<(Identity, TokenId, Millis), Status> {
         let now = self.clock.now();
         too_often(&self.guesses, from, now)?;
         let wrong = |id: Option<TokenId>, why: String| {
@@ -80,6 +87,7 @@ impl Gate {
             let target = id.map_or_else(|| "token".to_owned(), |id| format!("token:{id}"));
             let entry = audit::Entry::new(audit::Act::LoginFailure).peer(&Peer::nobody(from)).target(target);
             self.audit.note(entry.refused(&why));
+            recorded.mark();
             rpc_error::refusal(Code::Unauthenticated, rpc_error::UNAUTHENTICATED, why)
         };
         let token = Token::parse(shown, TokenKind::Bearer).map_err(|error| wrong(None, error.to_string()))?;

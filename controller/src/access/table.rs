@@ -67,6 +67,8 @@ pub const TABLE: &[Row] = &[
     row("/railyard.v1.WorkerService/Report",         [NO_,   NO_,   NO_,      NO_,     YES]),
     //                                                nobody viewer submitter operator worker
     row("/railyard.v1.AdminService/Backup",          [NO_,   NO_,   NO_,      YES,     NO_]),
+    row("/railyard.v1.AdminService/ShowAudit",       [NO_,   NO_,   NO_,      YES,     NO_]),
+    row("/railyard.v1.AdminService/VerifyAudit",     [NO_,   NO_,   NO_,      YES,     NO_]),
     row("/railyard.v1.AccessService/Enrol",          [YES,   YES,   YES,      YES,     YES]),
     row("/railyard.v1.AccessService/Renew",          [NO_,   YES,   YES,      YES,     YES]),
     row("/railyard.v1.AccessService/CreateToken",    [NO_,   NO_,   NO_,      YES,     NO_]),

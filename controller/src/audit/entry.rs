@@ -1,7 +1,7 @@
 //! What a caller tells the audit.
 
 use super::Act;
-use railyard_service::listener::Peer;
+use railyard_service::listener::{Peer, Proof};
 use railyard_service::tls::Identity;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -96,10 +96,14 @@ impl Entry {
         }
     }
 
-    /// It was asked over this connection, by whom its certificate speaks for.
+    /// It was asked over this connection, by whom the certificate or token that was shown speaks for.
     pub fn peer(self, peer: &Peer) -> Self {
         let by = peer.identity.clone().map_or(By::Nobody, By::Somebody);
-        Self { by, from: Some(peer.addr.ip()), port: Some(peer.addr.port()), ..self }
+        let via = peer.proof.as_ref().map(|proof| match proof {
+            Proof::Certificate { fingerprint, .. } => format!("cert:{fingerprint}"),
+            Proof::Token(id) => format!("token:{id}"),
+        });
+        Self { by, via: via.or(self.via), from: Some(peer.addr.ip()), port: Some(peer.addr.port()), ..self }
     }
 
     /// Who did it, if the connection does not say, for instance whom a token speaks for.

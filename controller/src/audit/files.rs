@@ -9,6 +9,9 @@ use std::path::{Path, PathBuf};
 const PREFIX: &str = "audit-";
 const SUFFIX: &str = ".jsonl";
 
+/// The name of the segment that every audit begins with.
+pub(super) const FIRST_SEGMENT: &str = "audit-0000000000000001.jsonl";
+
 /// Where the segment whose first record has this number lies.
 pub(super) fn segment(dir: &Path, first: u64) -> PathBuf {
     dir.join(format!("{PREFIX}{first:016}{SUFFIX}"))
@@ -87,5 +90,23 @@ impl HeadFile {
         let line_bytes = 20 + 1 + 64 + 1;
         let synced = self.file.set_len(line_bytes).and_then(|()| self.file.sync_all());
         synced.map_err(AuditError::io("sync", &self.path))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn segments_are_in_the_order_of_their_records() {
+        let dir = tempfile::tempdir().unwrap();
+        for first in [1_000_000, 1, 20, 3] {
+            File::create(segment(dir.path(), first)).unwrap();
+        }
+        for other in ["audit-1.jsonl", "audit-0000000000000007.jsonl.gz", "head", "audit-x.jsonl"] {
+            File::create(dir.path().join(other)).unwrap();
+        }
+        assert_eq!(segments(dir.path()).unwrap(), [1, 3, 20, 1_000_000]);
+        assert_eq!(segment(dir.path(), 1).file_name().unwrap(), FIRST_SEGMENT);
     }
 }

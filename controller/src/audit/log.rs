@@ -2,16 +2,14 @@
 
 use super::AuditError;
 use super::files::{self, HeadFile};
-use super::record::{self, Head, LINE_MAX_BYTES};
+use super::lines::{Line, Lines};
+use super::record::{self, Head};
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
 use std::fs::File;
-use std::io::{BufRead as _, BufReader, Read as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
-/// A segment is not made longer than this: some hundred thousand records, which any tool still opens.
-pub(super) const SEGMENT_MAX_BYTES: u64 = 64 * 1024 * 1024;
 /// Room that is held for records to come: thousands of them. What was allowed can be recorded though the disk is full by then.
 const RESERVE_BYTES: u64 = 1024 * 1024;
 /// With less of it left, more is taken.
@@ -48,8 +46,8 @@ pub(super) struct Found {
 }
 
 impl Log {
-    /// Opens the log in `dir`, or begins one.
-    pub(super) fn open(dir: &Path) -> Result<(Self, Found), AuditError> {
+    /// Opens the log in `dir`, or begins one. A segment gets at most so long, unless what is written at once is longer.
+    pub(super) fn open(dir: &Path, segment_max: u64) -> Result<(Self, Found), AuditError> {
         files::make_dir(dir)?;
         let (segments, noted) = (files::segments(dir)?, files::read_head(dir)?);
         let tail = Tail::find(dir, &segments, noted.as_ref().and_then(|head| head.as_ref().ok()).copied())?;
@@ -82,7 +80,7 @@ impl Log {
                 Segment::begin(dir, head.seq + 1)?
             }
         };
-        let mut log = Self { dir: dir.to_owned(), segment, head, head_file, segment_max: SEGMENT_MAX_BYTES };
+        let mut log = Self { dir: dir.to_owned(), segment, head, head_file, segment_max };
         log.head_file.set(log.head)?;
         // A controller starts on a full disk too, to be looked at.
         if let Err(error) = log.reserve() {
@@ -94,11 +92,6 @@ impl Log {
     /// The last record.
     pub(super) fn head(&self) -> Head {
         self.head
-    }
-
-    #[cfg(test)]
-    pub(super) fn set_segment_max(&mut self, bytes: u64) {
-        self.segment_max = bytes;
     }
 
     /// Appends lines that end in the record `head`, durably.
@@ -223,33 +216,24 @@ impl Tail {
 
     fn read(dir: &Path, first: u64, noted: Option<Head>) -> Result<Self, AuditError> {
         let path = files::segment(dir, first);
-        let file = File::open(&path).map_err(AuditError::io("open", &path))?;
-        let mut reader = BufReader::with_capacity(256 * 1024, file);
+        let mut lines = Lines::open(&path, 0)?;
         let mut tail = Self { head: Head::START, whole_bytes: 0, torn_bytes: 0, broken: None, noted: None };
-        let (mut line, mut number) = (Vec::new(), 0_u64);
-        loop {
-            line.clear();
-            let limit = LINE_MAX_BYTES as u64;
-            let read =
-                reader.by_ref().take(limit).read_until(b'\n', &mut line).map_err(AuditError::io("read", &path))?;
-            if read == 0 {
-                return Ok(tail);
-            }
+        let mut number = 0;
+        while let Some(line) = lines.next()? {
             number += 1;
-            let Some(text) = line.strip_suffix(b"\n") else {
-                // The last line, or one too long to be one; what follows that is not looked at.
-                if (read as u64) < limit {
-                    tail.torn_bytes = read as u64;
-                } else {
-                    tail.note_broken(&path, number, "it is too long");
+            match line {
+                Line::Whole(text) => tail.take(&path, number, first, text, noted),
+                Line::TooLong => tail.note_broken(&path, number, "it is too long"),
+                Line::Torn(bytes) => {
+                    tail.torn_bytes = bytes;
+                    break;
                 }
-                return Ok(tail);
-            };
-            tail.take(&path, number, first, text, noted);
+            }
             if tail.broken.is_none() {
-                tail.whole_bytes += read as u64;
+                tail.whole_bytes = lines.offset();
             }
         }
+        Ok(tail)
     }
 
     /// Looks at one line. After a bad one the chain goes on with the next good one, so that the last good one is found.

@@ -13,13 +13,20 @@ mod act;
 mod entry;
 mod files;
 mod flood;
+mod lines;
 mod log;
 mod owner;
+mod read;
 mod record;
+mod recorded;
+mod verify;
 
 pub use act::Act;
 pub use entry::{By, Entry, Outcome};
+pub use read::{Filter, Follower, Shown};
 pub use record::{BadHead, Hash, Head, Record};
+pub use recorded::Recorded;
+pub use verify::{Fault, Verified, Wanted, verify};
 
 use log::Log;
 use owner::{Owner, Request};
@@ -31,6 +38,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 /// Entries that may wait for the owner: a sync takes about a millisecond, and shares itself among all that wait.
 const QUEUE_LEN: usize = 4_096;
+
+/// A segment is not made longer than this: some hundred thousand records, which any tool still opens.
+const SEGMENT_MAX_BYTES: u64 = 64 * 1024 * 1024;
 
 /// The way to the audit's one owner. Cheap to clone.
 #[derive(Clone)]
@@ -79,7 +89,11 @@ impl Audit {
     /// # Errors
     /// [`AuditError::Io`] if the files cannot be read or written.
     pub fn open(dir: &Path, clock: Arc<dyn Clock>) -> Result<Self, AuditError> {
-        let (log, found) = Log::open(dir)?;
+        Self::open_with(dir, clock, SEGMENT_MAX_BYTES)
+    }
+
+    fn open_with(dir: &Path, clock: Arc<dyn Clock>, segment_max: u64) -> Result<Self, AuditError> {
+        let (log, found) = Log::open(dir, segment_max)?;
         let (requests, waiting) = mpsc::channel(QUEUE_LEN);
         let (is_stuck, stuck) = watch::channel(None);
         let (at, head) = watch::channel(log.head());
@@ -126,6 +140,20 @@ impl Audit {
         *self.head.borrow()
     }
 
+    /// The last record, whenever it changes.
+    pub fn heads(&self) -> watch::Receiver<Head> {
+        self.head.clone()
+    }
+
+    /// Checks the whole chain, up to the last record.
+    ///
+    /// # Errors
+    /// As [`verify()`].
+    pub async fn verify(&self, wanted: Wanted) -> Result<Verified, AuditError> {
+        let (dir, until) = (self.dir.clone(), self.head());
+        task::blocking(move || verify::verify_until(&dir, &wanted, Some(until))).await
+    }
+
     /// Where its files are.
     pub fn dir(&self) -> &Path {
         &self.dir
@@ -143,5 +171,7 @@ impl Audit {
     }
 }
 
+#[cfg(test)]
+mod damage;
 #[cfg(test)]
 mod tests;

@@ -236,7 +236,7 @@ fn append(log: &mut Log, kept: &[(Millis, Entry)]) -> Result<(), AuditError> {
 }
 
 /// What the log's own first record says, if there is something to say.
-fn first_entry(found: Found) -> Option<Entry> {
+pub(super) fn first_entry(found: Found) -> Option<Entry> {
     let torn = Some(found.torn_bytes).filter(|&bytes| bytes > 0);
     if let Some(why) = &found.broken {
         tracing::error!(

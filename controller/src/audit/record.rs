@@ -142,7 +142,7 @@ pub(super) fn seal(entry: &Entry, at: Millis, last: Head, out: &mut Vec<u8>) -> 
 }
 
 /// With milliseconds, in UTC.
-fn rfc3339(at: Millis) -> String {
+pub(super) fn rfc3339(at: Millis) -> String {
     let millis = i64::try_from(at.0).unwrap_or(i64::MAX);
     let time = jiff::Timestamp::from_millisecond(millis).unwrap_or(jiff::Timestamp::MAX);
     format!("{time:.3}")
@@ -196,8 +196,8 @@ pub(super) struct Link {
 pub(super) enum BadLine {
     /// It is no record at all.
     NoRecord(String),
-    /// It has the form of one, but not the content that was hashed.
-    Changed(u64),
+    /// It has the form of one, with this number and hash, but not the content that was hashed.
+    Changed(Head),
 }
 
 /// What the chain needs of a record.
@@ -221,7 +221,9 @@ pub(super) fn check(line: &[u8]) -> Result<Link, BadLine> {
     whole.push(b'}');
     let chained = serde_json::from_slice::<Chained>(&whole);
     if Hash::of(&whole) != hash {
-        return Err(chained.map_or_else(|_| no("it is no JSON"), |chained| BadLine::Changed(chained.seq)));
+        return Err(
+            chained.map_or_else(|_| no("it is no JSON"), |chained| BadLine::Changed(Head { seq: chained.seq, hash }))
+        );
     }
     let chained = chained.map_err(|error| BadLine::NoRecord(error.to_string()))?;
     let prev = Hash::parse(&chained.prev).ok_or_else(|| no("its `prev` is no hash"))?;

@@ -1,9 +1,10 @@
 //! Tokens and certificates, given out and taken back.
 
+use super::audit::Asked;
 use super::auth::{caller, peer};
 use super::{bad_request, command_status};
 use crate::access::{Guesses, forbidden, too_often};
-use crate::audit::{Act, Audit, AuditError, Entry};
+use crate::audit::{Act, Audit, Entry, Recorded};
 use crate::driver::{CommandError, Handle};
 use railyard_common::id::WorkerName;
 use railyard_common::identity::{Identity, PoolLimit, Role};
@@ -53,6 +54,7 @@ fn ttl_secs(kind: TokenKind, role: Role) -> (u64, u64) {
 }
 
 /// The access service.
+#[derive(Clone)]
 pub struct AccessControl {
     farm: Handle,
     authority: Arc<Authority>,
@@ -96,6 +98,15 @@ impl AccessControl {
             Err(CommandError::Refused(refusal)) => Err(Refused::wrong(Some(token.id), refusal.to_string())),
             Err(error) => Err(Refused::Other(command_status(error))),
         }
+    }
+
+    /// A token that is worth nothing: it is counted and recorded.
+    fn wrong(&self, from: &Peer, id: Option<TokenId>, why: String, recorded: &Recorded) -> Status {
+        self.guesses.wrong(from.addr, self.clock.now());
+        let target = id.map_or_else(|| "token".to_owned(), |id| format!("token:{id}"));
+        self.audit.note(Entry::new(Act::LoginFailure).peer(from).target(target).refused(&why));
+        recorded.mark();
+        rpc_error::refusal(Code::Unauthenticated, rpc_error::BAD_TOKEN, why)
     }
 
     fn certify(&self, csr: &[u8], identity: &Identity) -> Result<Certified, Status> {
@@ -177,11 +188,6 @@ fn identity_of(text: &str) -> Result<Identity, Status> {
     Ok(identity)
 }
 
-/// Of an audit that cannot be written, what was done may not be told.
-fn audit_status(error: AuditError) -> Status {
-    rpc_error::refusal(Code::Unavailable, rpc_error::BUSY, railyard_service::error_chain(&error))
-}
-
 fn view(token: &TokenRecord) -> v1::TokenView {
     let kind = match token.kind {
         TokenKind::Join => v1::TokenKind::Join,
@@ -202,24 +208,24 @@ fn view(token: &TokenRecord) -> v1::TokenView {
 impl AccessService for AccessControl {
     async fn enrol(&self, request: Request<v1::EnrolRequest>) -> Result<Response<v1::Certificate>, Status> {
         let from = Peer::nobody(peer(&request)?.addr);
-        let now = self.clock.now();
-        too_often(&self.guesses, from.addr, now)?;
-        self.audit.ready().map_err(audit_status)?;
-        match self.exchange(&request.into_inner()).await {
-            Ok((id, identity, certified)) => {
-                let entry = Entry::new(Act::Enrol).peer(&from).via(format!("token:{id}")).target(identity.to_string());
-                self.audit.record(entry.detail("limits", identity.limits.to_string())).await.map_err(audit_status)?;
-                tracing::info!(%identity, from = %from.addr, "somebody joined with a token");
-                Ok(Response::new(self.certificate(&identity, certified)))
+        too_often(&self.guesses, from.addr, self.clock.now())?;
+        let (asked, access) = (Asked::new(&self.audit, &request, Act::Enrol), self.clone());
+        let recorded = request.extensions().get::<Recorded>().cloned().unwrap_or_default();
+        let (request, addr) = (request.into_inner(), from.addr);
+        let exchange = async move {
+            match access.exchange(&request).await {
+                Err(Refused::Wrong { id, why }) => Err(access.wrong(&from, id, why, &recorded)),
+                Err(Refused::Other(status)) => Err(status),
+                Ok(joined) => Ok(joined),
             }
-            Err(Refused::Wrong { id, why }) => {
-                self.guesses.wrong(from.addr, now);
-                let target = id.map_or_else(|| "token".to_owned(), |id| format!("token:{id}"));
-                self.audit.note(Entry::new(Act::LoginFailure).peer(&from).target(target).refused(&why));
-                Err(rpc_error::refusal(Code::Unauthenticated, rpc_error::BAD_TOKEN, why))
-            }
-            Err(Refused::Other(status)) => Err(status),
-        }
+        };
+        let done = asked.carry_out(exchange, |entry, (id, identity, _)| {
+            let entry = entry.via(format!("token:{id}")).target(identity.to_string());
+            entry.detail("limits", identity.limits.to_string())
+        });
+        let (_, identity, certified) = done.await?;
+        tracing::info!(%identity, from = %addr, "somebody joined with a token");
+        Ok(Response::new(self.certificate(&identity, certified)))
     }
 
     async fn renew(&self, request: Request<v1::RenewRequest>) -> Result<Response<v1::Certificate>, Status> {
@@ -227,10 +233,10 @@ impl AccessService for AccessControl {
         if !matches!(from.proof, Some(Proof::Certificate { .. })) {
             return Err(forbidden("a bearer token is no certificate: there is nothing to renew"));
         }
-        self.audit.ready().map_err(audit_status)?;
-        let certified = self.certify(&request.into_inner().csr, &identity)?;
-        let entry = Entry::new(Act::Renew).peer(&from).target(identity.to_string());
-        self.audit.record(entry).await.map_err(audit_status)?;
+        let asked = Asked::new(&self.audit, &request, Act::Renew).target(&identity.to_string());
+        let (access, whose) = (self.clone(), identity.clone());
+        let certify = async move { access.certify(&request.into_inner().csr, &whose) };
+        let certified = asked.carry_out(certify, |entry, _| entry).await?;
         Ok(Response::new(self.certificate(&identity, certified)))
     }
 
@@ -238,13 +244,16 @@ impl AccessService for AccessControl {
         &self,
         request: Request<v1::CreateTokenRequest>,
     ) -> Result<Response<v1::CreateTokenResponse>, Status> {
-        let (from, by) = (peer(&request)?, caller(&request)?);
-        self.audit.ready().map_err(audit_status)?;
-        let (token, record) = self.make(&by, request.into_inner()).await?;
-        let entry = Entry::new(Act::TokenCreate).peer(&from).target(record.identity.to_string());
-        let entry = entry.detail("token", token.id.to_string()).detail("kind", record.kind.to_string());
-        let entry = entry.detail("limits", record.identity.limits.to_string());
-        self.audit.record(entry).await.map_err(audit_status)?;
+        let by = caller(&request)?;
+        let (asked, access) = (Asked::new(&self.audit, &request, Act::TokenCreate), self.clone());
+        let request = request.into_inner();
+        let asked = asked.target(&request.identity);
+        let make = async move { access.make(&by, request).await };
+        let done = asked.carry_out(make, |entry, (token, record)| {
+            let entry = entry.target(record.identity.to_string()).detail("limits", record.identity.limits.to_string());
+            entry.detail("token", token.id.to_string()).detail("kind", record.kind.to_string())
+        });
+        let (token, record) = done.await?;
         Ok(Response::new(v1::CreateTokenResponse { token: token.reveal(), view: Some(view(&record)) }))
     }
 
@@ -262,28 +271,27 @@ impl AccessService for AccessControl {
         &self,
         request: Request<v1::RevokeTokenRequest>,
     ) -> Result<Response<v1::RevokeTokenResponse>, Status> {
-        let (from, by) = (peer(&request)?, caller(&request)?);
-        self.audit.ready().map_err(audit_status)?;
+        let by = caller(&request)?.to_string();
+        let (asked, farm) = (Asked::new(&self.audit, &request, Act::TokenRevoke), self.farm.clone());
         let id: TokenId = request.into_inner().id.parse().map_err(bad_request)?;
-        self.farm.decide(Command::DropToken { id, by: by.to_string() }).await.map_err(command_status)?;
-        let entry = Entry::new(Act::TokenRevoke).peer(&from).target(format!("token:{id}"));
-        self.audit.record(entry).await.map_err(audit_status)?;
+        let drop_it = async move { farm.decide(Command::DropToken { id, by }).await.map_err(command_status) };
+        asked.target(&format!("token:{id}")).carry_out(drop_it, |entry, _| entry).await?;
         Ok(Response::new(v1::RevokeTokenResponse {}))
     }
 
     async fn revoke(&self, request: Request<v1::RevokeRequest>) -> Result<Response<v1::RevokeResponse>, Status> {
-        let (from, by) = (peer(&request)?, caller(&request)?);
-        self.audit.ready().map_err(audit_status)?;
+        let by = caller(&request)?.to_string();
+        let (asked, farm) = (Asked::new(&self.audit, &request, Act::Revoke), self.farm.clone());
         let request = request.into_inner();
         convert::at_most("why", request.why.len(), TEXT_MAX_BYTES, "bytes")?;
         let identity = identity_of(&request.identity)?;
-        let command = Command::Revoke { identity: identity.clone(), by: by.to_string(), why: request.why.clone() };
-        let events = self.farm.decide(command).await.map_err(command_status)?;
+        let asked = asked.target(&identity.to_string()).detail("why", &request.why);
+        let command = Command::Revoke { identity, by, why: request.why };
+        let revoke = async move { farm.decide(command).await.map_err(command_status) };
+        let events = asked.carry_out(revoke, |entry, _| entry).await?;
         let count = |of: fn(&Event) -> bool| events.iter().filter(|event| of(event)).count() as u32;
         let tokens = count(|event| matches!(event, Event::TokenDropped { .. }));
         let leases = count(|event| matches!(event, Event::AttemptEnded { .. }));
-        let entry = Entry::new(Act::Revoke).peer(&from).target(identity.to_string()).detail("why", request.why);
-        self.audit.record(entry).await.map_err(audit_status)?;
         Ok(Response::new(v1::RevokeResponse { tokens, leases }))
     }
 }

@@ -1,7 +1,9 @@
 //! What people and scripts call.
 
+use super::audit::Asked;
 use super::auth::{caller, in_scope};
 use super::{bad_request, cache_status, check_protocol, command_status, log_status, read, submit, view};
+use crate::audit::{self, Audit};
 use crate::cache::Cache;
 use crate::driver::{Change, Handle};
 use crate::logs::{Growth, LogStore};
@@ -39,8 +41,10 @@ const ARTIFACT_TTL: Duration = Duration::from_secs(3600);
 const WATCH_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The client service.
+#[derive(Clone)]
 pub struct Client {
     pub(super) farm: Handle,
+    audit: Audit,
     cache: Arc<dyn Cache>,
     logs: Arc<LogStore>,
     pub(super) clock: Arc<dyn Clock>,
@@ -52,13 +56,14 @@ impl Client {
     /// Serves clients of `farm`. Watchers and followers are let go at `shutdown`.
     pub fn new(
         farm: Handle,
+        audit: Audit,
         cache: Arc<dyn Cache>,
         logs: Arc<LogStore>,
         clock: Arc<dyn Clock>,
         farm_name: String,
         shutdown: CancellationToken,
     ) -> Self {
-        Self { farm, cache, logs, clock, farm_name, shutdown }
+        Self { farm, audit, cache, logs, clock, farm_name, shutdown }
     }
 
     /// The root of published paths: what stands in front of every one.
@@ -129,7 +134,18 @@ impl ClientService for Client {
     async fn submit(&self, request: Request<v1::SubmitRequest>) -> Result<Response<v1::SubmitResponse>, Status> {
         let identity = caller(&request)?;
         let trace = trace::begin(&telemetry::extract(request.metadata()));
-        Ok(Response::new(self.take_submit(&identity, trace, request.into_inner()).await?))
+        let (asked, client) = (Asked::new(&self.audit, &request, audit::Act::Submit), self.clone());
+        let request = request.into_inner();
+        let asked = asked.detail("priority", &request.priority);
+        // Until there is a build, this is all that says what was wanted.
+        let wanted = asked.detail("version", &request.version).detail("file", &request.file_name);
+        let submit = async move { client.take_submit(&identity, trace, request).await };
+        let done = wanted.carry_out(submit, |entry, done: &v1::SubmitResponse| {
+            let entry = entry.target(&done.build);
+            let entry = if done.existing { entry.detail("existing", "true") } else { entry };
+            if done.superseded.is_empty() { entry } else { entry.detail("superseded", done.superseded.join(" ")) }
+        });
+        Ok(Response::new(done.await?))
     }
 
     async fn list_builds(
@@ -230,17 +246,32 @@ impl ClientService for Client {
 
     async fn cancel(&self, request: Request<v1::CancelRequest>) -> Result<Response<v1::CancelResponse>, Status> {
         let who = caller(&request)?;
-        Ok(Response::new(self.cancel(&who, request.into_inner()).await?))
+        let (asked, client) = (Asked::new(&self.audit, &request, audit::Act::Cancel), self.clone());
+        let request = request.into_inner();
+        let asked = asked.target(&request.build).detail("job", &request.job).detail("why", &request.reason);
+        let cancel = async move { client.cancel(&who, request).await };
+        let done = asked.carry_out(cancel, |entry, done: &v1::CancelResponse| jobs(entry, &done.jobs));
+        Ok(Response::new(done.await?))
     }
 
     async fn approve(&self, request: Request<v1::ApproveRequest>) -> Result<Response<v1::ApproveResponse>, Status> {
         let who = caller(&request)?;
-        Ok(Response::new(self.approve(&who, request.into_inner()).await?))
+        let (asked, client) = (Asked::new(&self.audit, &request, audit::Act::Approve), self.clone());
+        let request = request.into_inner();
+        let asked = asked.target(&request.build).detail("job", &request.job);
+        let approve = async move { client.approve(&who, request).await };
+        let done = asked.carry_out(approve, |entry, done: &v1::ApproveResponse| jobs(entry, &done.jobs));
+        Ok(Response::new(done.await?))
     }
 
     async fn retry(&self, request: Request<v1::RetryRequest>) -> Result<Response<v1::RetryResponse>, Status> {
         let who = caller(&request)?;
-        Ok(Response::new(self.retry(&who, request.into_inner()).await?))
+        let (asked, client) = (Asked::new(&self.audit, &request, audit::Act::Retry), self.clone());
+        let request = request.into_inner();
+        let asked = asked.target(&request.build).detail("step", &request.step);
+        let retry = async move { client.retry(&who, request).await };
+        let done = asked.carry_out(retry, |entry, done: &v1::RetryResponse| jobs(entry, &done.jobs));
+        Ok(Response::new(done.await?))
     }
 
     async fn hold_worker(
@@ -248,7 +279,16 @@ impl ClientService for Client {
         request: Request<v1::HoldWorkerRequest>,
     ) -> Result<Response<v1::HoldWorkerResponse>, Status> {
         let by = caller(&request)?.name;
-        let worker = self.hold(by, request.into_inner()).await?;
+        let act = match request.get_ref().kind() {
+            v1::HoldKind::Cordon | v1::HoldKind::Unspecified => audit::Act::Cordon,
+            v1::HoldKind::Drain => audit::Act::Drain,
+            v1::HoldKind::Retire => audit::Act::Retire,
+        };
+        let (asked, client) = (Asked::new(&self.audit, &request, act), self.clone());
+        let request = request.into_inner();
+        let asked = asked.target(&request.worker).detail("why", &request.why);
+        let hold = async move { client.hold(by, request).await };
+        let worker = asked.carry_out(hold, |entry, _| entry).await?;
         Ok(Response::new(v1::HoldWorkerResponse { worker: Some(worker) }))
     }
 
@@ -257,7 +297,11 @@ impl ClientService for Client {
         request: Request<v1::ReleaseWorkerRequest>,
     ) -> Result<Response<v1::ReleaseWorkerResponse>, Status> {
         let by = caller(&request)?.name;
-        let worker = self.release(by, request.into_inner()).await?;
+        let (asked, client) = (Asked::new(&self.audit, &request, audit::Act::Uncordon), self.clone());
+        let request = request.into_inner();
+        let asked = asked.target(&request.worker);
+        let release = async move { client.release(by, request).await };
+        let worker = asked.carry_out(release, |entry, _| entry).await?;
         Ok(Response::new(v1::ReleaseWorkerResponse { worker: Some(worker) }))
     }
 
@@ -270,6 +314,11 @@ impl ClientService for Client {
             self.farm.read(|farm, live| farm.workers().map(|worker| view::worker(farm, live, worker)).collect());
         Ok(Response::new(v1::ListWorkersResponse { workers: workers.await.map_err(command_status)? }))
     }
+}
+
+/// What a record says of the jobs that it is about: how many, and their names as far as they fit.
+fn jobs(entry: audit::Entry, names: &[String]) -> audit::Entry {
+    entry.detail("count", names.len().to_string()).detail("jobs", names.join(" "))
 }
 
 fn artifacts_of(farm: &Farm, id: &BuildId) -> Vec<(JobName, railyard_common::blob::Artifact)> {

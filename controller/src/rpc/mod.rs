@@ -2,11 +2,13 @@
 
 mod access;
 mod admin;
+mod audit;
 mod auth;
 mod change;
 mod client;
 mod holds;
 mod read;
+mod refusals;
 mod report;
 mod submit;
 mod view;
@@ -15,6 +17,7 @@ mod worker;
 pub use access::{AccessControl, Validity};
 pub use admin::Admin;
 pub use client::Client;
+pub use refusals::note_refusals;
 pub use worker::Workers;
 
 use crate::cache::CacheError;
