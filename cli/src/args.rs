@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
 mod access;
+mod audit;
 mod builds;
 mod pipeline;
 mod services;
@@ -14,6 +15,7 @@ mod workers;
 pub use access::{
     LoginArgs, RevokeArgs, TokenArgs, TokenCreateArgs, TokenListArgs, TokenRevokeArgs, TokenTask, identity,
 };
+pub use audit::{AuditArgs, AuditShowArgs, AuditTask, AuditVerifyArgs};
 pub use builds::{ApproveArgs, BuildArgs, BuildsArgs, CancelArgs, FetchArgs, LogsArgs, RetryArgs, ShowArgs};
 pub use pipeline::{CheckArgs, PlanArgs, RequestArgs, SubmitArgs};
 pub use services::{BackupArgs, CertArgs, CertRole, ControllerArgs, ControllerTask, DevArgs, RestoreArgs, WorkerArgs};
@@ -88,6 +90,8 @@ pub enum Verb {
     Token(TokenArgs),
     /// Shut a worker or a person out, at once
     Revoke(RevokeArgs),
+    /// Show who did what, and check that nobody changed the record of it
+    Audit(AuditArgs),
     /// Print a completion script for a shell
     Completions(CompletionsArgs),
     /// Write the manual pages into a directory

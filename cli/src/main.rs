@@ -11,14 +11,15 @@ mod settings;
 mod verbs;
 mod view;
 
-use args::{Cli, ControllerTask, Format, Verb};
+use args::{AuditTask, Cli, ControllerTask, Format, Verb};
 use clap::Parser as _;
 use failure::Failure;
 use render::Console;
 use std::future::Future;
 use std::process::ExitCode;
 use verbs::{
-    access, artifacts, backup, builds, change, dev, help, holds, login, logs, pipeline, serve, submit, watch, workers,
+    access, artifacts, audit, backup, builds, change, dev, help, holds, login, logs, pipeline, serve, submit, watch,
+    workers,
 };
 
 fn main() -> ExitCode {
@@ -61,6 +62,10 @@ fn run(verb: Verb) -> Result<(), Failure> {
         Verb::Login(args) => client(login::login(&args, &console)),
         Verb::Token(args) => client(access::token(&args.task, &console)),
         Verb::Revoke(args) => client(access::revoke(&args, &console)),
+        Verb::Audit(args) => match &args.task {
+            AuditTask::Show(wanted) => client(audit::show(wanted, &console)),
+            AuditTask::Verify(wanted) => client(audit::verify(wanted, &console)),
+        },
         Verb::Completions(args) => help::completions(&args, &console),
         Verb::Man(args) => help::man(&args, &console),
     }
@@ -91,6 +96,7 @@ impl Verb {
             Self::Login(args) => args.output.output,
             Self::Token(args) => args.task.format(),
             Self::Revoke(args) => args.ask.output.output,
+            Self::Audit(args) => args.task.format(),
             Self::Man(args) => args.output.output,
         }
     }

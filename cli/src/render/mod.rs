@@ -4,6 +4,7 @@
 //! a pipe gets results only.
 
 pub mod ansi;
+pub mod audit;
 pub mod build;
 pub mod changes;
 pub mod graph;

@@ -2,6 +2,7 @@
 
 pub mod access;
 pub mod artifacts;
+pub mod audit;
 pub mod backup;
 pub mod builds;
 pub mod change;

@@ -3,11 +3,13 @@
 //! Field names are stable: they are added, never renamed. Times are RFC 3339, sizes and durations carry their unit.
 //! States that this client does not know are shown as `unknown`, so that an older client can look at a newer farm.
 
+mod audit;
 mod build;
 mod token;
 mod words;
 mod worker;
 
+pub use audit::{AuditCheck, AuditLine, AuditRecord};
 #[cfg(test)]
 pub use build::Outcome;
 pub use build::{Approval, Artifact, Attempt, Build, BuildState, Job, JobState};

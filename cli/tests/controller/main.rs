@@ -1,6 +1,7 @@
 //! The command line against a real controller. Its workers, where a test needs one, speak the protocol and run nothing.
 
 mod access;
+mod audit;
 mod operate;
 #[path = "../place/mod.rs"]
 mod place;

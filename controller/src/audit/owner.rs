@@ -176,7 +176,7 @@ impl Owner {
             return Err(AuditError::Stopping);
         };
         let write = move || {
-            let written = append(&mut log, &kept).and_then(|()| Ok(log.reserve().err()));
+            let written = append(&mut log, &kept).map(|()| log.reserve().err());
             (log, kept, written)
         };
         let (log, kept, written) = task::blocking(write).await;

@@ -2,6 +2,7 @@
 
 mod access;
 mod approval;
+mod audit;
 mod cancel;
 mod common;
 mod crash;
