@@ -96,6 +96,10 @@ impl Owner {
             if self.flood.ends_at().is_some_and(|at| at <= self.clock.monotonic()) {
                 self.end_flood();
             }
+            if is_closing && let Some(trouble) = &mut self.trouble {
+                // The last chance.
+                trouble.retry_at = Duration::ZERO;
+            }
             self.settle().await;
             self.tell_head(TELL_HEAD_EVERY);
         }

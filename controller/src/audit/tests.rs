@@ -106,9 +106,14 @@ async fn while_the_disk_refuses_nothing_is_taken_on_and_nothing_is_forgotten() {
     heads.wait_for(|head| head.seq == 3).await.unwrap();
     audit.record(Entry::new(Act::Retry)).await.unwrap();
     audit.ready().unwrap();
+    // Once more, and the end comes before the next try.
+    let in_the_way = files::segment(dir.path(), 5);
+    fs::create_dir(&in_the_way).unwrap();
+    audit.record(Entry::new(Act::Pin)).await.unwrap_err();
+    fs::remove_dir(&in_the_way).unwrap();
     audit.close(Entry::new(Act::Stop)).await.unwrap();
-    assert_eq!(whats(dir.path()), ["start", "cancel", "approve", "retry", "submit", "stop"]);
-    let counted = &records(dir.path())[4];
+    assert_eq!(whats(dir.path()), ["start", "cancel", "approve", "retry", "pin", "submit", "stop"]);
+    let counted = &records(dir.path())[5];
     assert_eq!((counted.outcome.as_str(), counted.details["more"].as_str()), ("refused", "1"));
     assert_good(dir.path());
 }

@@ -7,11 +7,13 @@ use crate::common::pipelines::ONE;
 use crate::common::{Controller, refused, soon, until};
 use railyard_controller::audit::{Verified, Wanted, verify};
 use railyard_proto::v1;
+use railyard_proto::v1::access_service_client::AccessServiceClient;
 use railyard_proto::v1::admin_service_client::AdminServiceClient;
+use railyard_proto::v1::client_service_client::ClientServiceClient;
 use railyard_service::tls::Role;
 use std::collections::BTreeSet;
 use tonic::transport::Channel;
-use tonic::{Code, Streaming};
+use tonic::{Code, Request, Streaming};
 
 fn admin(controller: &Controller, who: Option<(Role, &str)>) -> AdminServiceClient<Channel> {
     AdminServiceClient::new(controller.channel(who))
@@ -107,8 +109,7 @@ async fn every_act_is_recorded_with_who_and_what_and_whence() {
 #[tokio::test]
 async fn whoever_is_turned_away_is_recorded_once() {
     let controller = Controller::start().await;
-    let nobody =
-        Person { rpc: railyard_proto::v1::client_service_client::ClientServiceClient::new(controller.channel(None)) };
+    let nobody = Person { rpc: ClientServiceClient::new(controller.channel(None)) };
     let viewer = controller.person(Role::Viewer, "victor");
     let submitter = controller.person(Role::Submitter, "ci");
     refused(nobody.cancel("one/1", "").await, Code::Unauthenticated, "unauthenticated");
@@ -269,4 +270,52 @@ async fn while_the_audit_cannot_be_written_nothing_is_changed() {
         submits.iter().filter(|record| record.outcome == "done").map(|one| &one.target).collect();
     assert_eq!(recorded.len(), done);
     assert_good(&controller);
+}
+
+#[tokio::test]
+async fn who_is_let_in_and_shut_out_is_recorded_with_what_they_showed() {
+    let controller = Controller::start().await;
+    let mut access = AccessServiceClient::new(controller.channel(Some((Role::Operator, "olga"))));
+    let request = v1::CreateTokenRequest {
+        kind: v1::TokenKind::Bearer.into(),
+        identity: "railyard://viewer/dash".to_owned(),
+        ..Default::default()
+    };
+    let made = access.create_token(request).await.unwrap().into_inner();
+    let id = made.view.unwrap().id;
+    let nobody = ClientServiceClient::new(controller.channel(None));
+    let with = |token: &str| {
+        let mut request = Request::new(v1::CancelRequest { build: "one/1".to_owned(), ..Default::default() });
+        request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
+        request
+    };
+    // It stands for a viewer; and it is altered.
+    refused(nobody.clone().cancel(with(&made.token)).await, Code::PermissionDenied, "forbidden");
+    let altered = made.token.replace(&made.token[30..34], "aaaa");
+    nobody.clone().cancel(with(&altered)).await.unwrap_err();
+    access.revoke_token(v1::RevokeTokenRequest { id: id.clone() }).await.unwrap();
+    access.revoke_token(v1::RevokeTokenRequest { id: "0011223344556677".to_owned() }).await.unwrap_err();
+    let revoke = v1::RevokeRequest { identity: "railyard://worker/anvil".to_owned(), why: "lost".to_owned() };
+    access.revoke(revoke).await.unwrap();
+
+    let found = refusals(&controller, 3).await;
+    let (viewer, failure) = (&found[0], &found[1]);
+    assert_eq!(story(viewer), ("viewer/dash", "cancel", "/railyard.v1.ClientService/Cancel", "refused"));
+    assert_eq!(viewer.via, format!("token:{id}"));
+    assert_eq!(
+        (failure.by.as_str(), failure.what.as_str(), failure.outcome.as_str()),
+        ("nobody", "login-failure", "refused")
+    );
+    assert_eq!((found.len(), found[2].what.as_str()), (3, "token-revoke"));
+    let olga = look(&controller, v1::ShowAuditRequest { by: "olga".to_owned(), ..Default::default() }).await;
+    let done: Vec<_> = olga.iter().filter(|record| record.outcome == "done").map(story).collect();
+    let want = [
+        ("operator/olga", "token-create", "viewer/dash", "done"),
+        ("operator/olga", "token-revoke", &*format!("token:{id}"), "done"),
+        ("operator/olga", "revoke", "worker/anvil", "done"),
+    ];
+    assert_eq!(done, want);
+    assert!(olga.iter().all(|record| record.via.starts_with("cert:") && record.via.len() == 5 + 64), "{olga:?}");
+    let text = std::fs::read_to_string(controller.data_dir().join("audit/audit-0000000000000001.jsonl")).unwrap();
+    assert!(!text.contains(&made.token) && !text.contains(&made.token[30..60]), "{text}");
 }
