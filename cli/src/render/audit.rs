@@ -11,6 +11,9 @@ use jiff::Timestamp;
 const COLUMNS: [(&str, usize); 7] =
     [(">SEQ", 6), ("TIME", 19), ("BY", 18), ("WHAT", 12), ("OUTCOME", 7), ("TARGET", 24), ("MORE", 0)];
 
+/// Characters of a proof that are shown: all of a token's id, the begin of a certificate's hash. They are ASCII.
+const VIA_SHOWN: usize = 22;
+
 /// Records as a table.
 pub fn table(lines: &[AuditLine], console: &Console) -> Table {
     let mut table = Table::new(&COLUMNS.map(|(heading, _)| heading));
@@ -63,9 +66,17 @@ fn more(record: &AuditRecord) -> String {
     let mut parts = Vec::new();
     parts.extend(record.reason.clone());
     parts.extend(record.details.iter().map(|(name, value)| format!("{name}={value}")));
-    parts.extend(record.via.iter().map(|via| format!("via {via}")));
+    parts.extend(record.via.iter().map(|via| format!("via {}", short(via))));
     parts.extend(record.from.iter().map(|from| format!("from {from}")));
     parts.join(" ")
+}
+
+/// A certificate's hash is told from others by its begin; `-o json` has all of it.
+fn short(via: &str) -> String {
+    match via.split_at_checked(VIA_SHOWN) {
+        Some((begin, rest)) if !rest.is_empty() => format!("{begin}…"),
+        _ => via.to_owned(),
+    }
 }
 
 /// What a check found; faults go line by line.
@@ -104,7 +115,7 @@ mod tests {
             at: "2026-11-22T01:50:59.123Z".to_owned(),
             by: "operator/olga".to_owned(),
             from: Some("10.0.0.7:51234".to_owned()),
-            via: None,
+            via: Some(format!("cert:{}", "2941ec50319fea04".repeat(4))),
             what: "cancel".to_owned(),
             target: Some("mini/1.0".to_owned()),
             outcome: outcome.to_owned(),
@@ -120,13 +131,13 @@ mod tests {
         let lines = [record(9, "done"), record(10, "refused"), AuditLine::Damaged { damaged: "f, byte 3".to_owned() }];
         let want = "\
 SEQ  TIME                 BY             WHAT    OUTCOME  TARGET    MORE
-  9  2026-11-22 01:50:59  operator/olga  cancel  done     mini/1.0  count=2 from 10.0.0.7:51234
- 10  2026-11-22 01:50:59  operator/olga  cancel  refused  mini/1.0  it has ended count=2 from 10.0.0.7:51234
+  9  2026-11-22 01:50:59  operator/olga  cancel  done     mini/1.0  count=2 via cert:2941ec50319fea042… from 10.0.0.7:51234
+ 10  2026-11-22 01:50:59  operator/olga  cancel  refused  mini/1.0  it has ended count=2 via cert:2941ec50319fea042… from 10.0.0.7:51234
                                                                     no record stands at f, byte 3; `railyard audit verify` tells more
 ";
         assert_eq!(table(&lines, &console()).render(Style::PLAIN), want);
         let want = "     9  2026-11-22 01:50:59  operator/olga       cancel        done     mini/1.0                  \
-                    count=2 from 10.0.0.7:51234\n";
+                    count=2 via cert:2941ec50319fea042… from 10.0.0.7:51234\n";
         assert_eq!(line(&lines[0], &console()), want);
     }
 
@@ -134,6 +145,7 @@ SEQ  TIME                 BY             WHAT    OUTCOME  TARGET    MORE
     fn a_record_is_printed_with_the_fields_of_the_file() {
         let AuditLine::Record(record) = record(9, "done") else { panic!("it is one") };
         let want = "{\"seq\":9,\"at\":\"2026-11-22T01:50:59.123Z\",\"by\":\"operator/olga\",\"from\":\"10.0.0.7:51234\",\
+                    \"via\":\"cert:2941ec50319fea042941ec50319fea042941ec50319fea042941ec50319fea04\",\
                     \"what\":\"cancel\",\"target\":\"mini/1.0\",\"outcome\":\"done\",\"details\":{\"count\":\"2\"},\
                     \"prev\":\"00\",\"hash\":\"11\"}";
         assert_eq!(serde_json::to_string(&record).unwrap(), want);

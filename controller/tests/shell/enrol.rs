@@ -39,6 +39,11 @@ impl Controller {
         self.access().revoke(request).await.unwrap().into_inner()
     }
 
+    /// Waits for lines of the audit that have all of these words; what is refused is written a moment after it is told.
+    async fn audited(&self, words: &[&str]) -> usize {
+        until("the line of the audit", async || Some(self.audit_lines(words)).filter(|&lines| lines > 0)).await
+    }
+
     /// Lines of the audit that have all of these words.
     fn audit_lines(&self, words: &[&str]) -> usize {
         let dir = std::fs::read_dir(self.data_dir().join("audit")).unwrap();
@@ -87,8 +92,8 @@ async fn a_token_is_good_once_for_one_key_and_for_its_time() {
         Some(error).filter(|error| error.contains("has expired"))
     });
     expired.await;
-    assert!(controller.audit_lines(&["login-failure", "was used already"]) > 0);
-    assert!(controller.audit_lines(&["login-failure", "has expired"]) > 0);
+    controller.audited(&["login-failure", "was used already"]).await;
+    controller.audited(&["login-failure", "has expired"]).await;
 }
 
 #[tokio::test]
@@ -139,7 +144,7 @@ async fn whoever_guesses_waits() {
     assert!(waits.contains("too many wrong tokens"), "{waits}");
     // Whoever has a certificate is somebody.
     controller.operator().submit(ONE, "1").await;
-    assert!((1..=10).contains(&controller.audit_lines(&["login-failure"])), "written down, and bounded");
+    assert!((1..=10).contains(&controller.audited(&["login-failure"]).await), "written down, and bounded");
 }
 
 #[tokio::test]
