@@ -78,13 +78,25 @@ fn busybox() -> PathBuf {
 
 /// A root file system of busybox and little else. `marker` makes it another image.
 pub fn busybox_root(marker: &str) -> Vec<u8> {
+    busybox_root_with(marker, &[])
+}
+
+/// The same with more files, or others: paths, modes and contents.
+fn busybox_root_with(marker: &str, more: &[(&str, u32, &[u8])]) -> Vec<u8> {
     let mut tar = tar::Builder::new(Vec::new());
+    let mut written = std::collections::BTreeSet::new();
     let mut file = |path: &str, mode: u32, content: &[u8]| {
+        if !written.insert(path.to_owned()) {
+            return;
+        }
         let mut header = tar::Header::new_gnu();
         header.set_size(content.len() as u64);
         header.set_mode(mode);
         tar.append_data(&mut header, path, content).unwrap();
     };
+    for (path, mode, content) in more {
+        file(path, *mode, content);
+    }
     file("bin/busybox", 0o755, &std::fs::read(busybox()).unwrap());
     file("etc/passwd", 0o644, b"root:x:0:0:root:/:/bin/sh\n");
     file("etc/marker", 0o644, marker.as_bytes());
@@ -108,6 +120,34 @@ pub fn busybox_root(marker: &str) -> Vec<u8> {
 /// The base image of the tests, in the engine. The same bytes each time, so that tests that run at once agree.
 pub async fn base_image() -> String {
     image_of("railyard-test-base", &busybox_root("")).await
+}
+
+/// Users of an image whose root has no password.
+const OPEN_ROOT: &[u8] = b"root::0:0:root:/:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n";
+
+/// The base image, with a program in `/opt/setuid` that belongs to root and runs as root, whoever starts it.
+pub async fn setuid_image() -> String {
+    let program = std::fs::read(busybox()).unwrap();
+    let more: [(&str, u32, &[u8]); 2] = [("opt/setuid/busybox", 0o4755, &program), ("etc/passwd", 0o644, OPEN_ROOT)];
+    image_of("railyard-test-setuid", &busybox_root_with("", &more)).await
+}
+
+/// What a script prints in a container with the engine's own defaults, which is none of the worker's.
+pub async fn output_of(image: &str, script: &str) -> String {
+    let body = bollard::models::ContainerCreateBody {
+        image: Some(image.to_owned()),
+        cmd: Some(["/bin/sh", "-c", script].map(str::to_owned).to_vec()),
+        host_config: Some(bollard::models::HostConfig { network_mode: Some("none".to_owned()), ..Default::default() }),
+        ..Default::default()
+    };
+    let client = client();
+    let created = client.create_container(None::<query::CreateContainerOptions>, body).await.unwrap();
+    client.start_container(&created.id, None).await.unwrap();
+    let options = query::LogsOptionsBuilder::default().follow(true).stdout(true).stderr(true).build();
+    let said: Vec<_> = client.logs(&created.id, Some(options)).collect().await;
+    let forced = query::RemoveContainerOptionsBuilder::default().force(true).build();
+    client.remove_container(&created.id, Some(forced)).await.unwrap();
+    said.into_iter().map(|said| said.unwrap().to_string()).collect()
 }
 
 /// An image with nothing but a program that prints its script.

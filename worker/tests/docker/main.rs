@@ -8,6 +8,7 @@ mod engine;
 mod farm;
 mod faults;
 mod faulty;
+mod hostile;
 mod images;
 mod jobs;
 mod kept;

@@ -12,6 +12,7 @@ use railyard_common::id::LeaseId;
 use railyard_proto::v1;
 use railyard_proto::v1::worker_service_server::{WorkerService, WorkerServiceServer};
 use railyard_proto::v1::{controller_message, worker_message};
+use railyard_service::clock::{Clock as _, SystemClock};
 use railyard_service::convert::{FromProto as _, ToProto as _, all};
 use railyard_service::rpc_error;
 use std::collections::{BTreeMap, BTreeSet};
@@ -42,6 +43,8 @@ pub struct Books {
     pub sent: BTreeMap<Digest, u64>,
     /// How often each blob was read.
     pub reads: BTreeMap<Digest, u32>,
+    /// When each heartbeat came.
+    pub beats: Vec<std::time::Duration>,
     /// Heartbeats are not answered.
     pub deaf: bool,
     /// Whatever a worker says first is answered with this.
@@ -285,6 +288,7 @@ impl Service {
     fn hear(&self, kind: Option<worker_message::Kind>, outbound: &mpsc::Sender<Result<v1::ControllerMessage, Status>>) {
         let ack = self.change(|books| match kind {
             Some(worker_message::Kind::Heartbeat(beat)) => {
+                books.beats.push(SystemClock.monotonic());
                 let mut lost = Vec::new();
                 for status in &beat.leases {
                     let lease = LeaseId::from_proto(status.lease.unwrap()).unwrap();
