@@ -29,7 +29,7 @@ fn a_worker_in_a_container_runs_steps_on_the_host_s_engine() {
     image::busybox(&engine, &base);
     let farm = Farm::start();
     // Makes certificate and configuration; the process on the host is not the one that is meant here.
-    let configured = farm.worker("nested", &engine, "host_data_dir = \"HOST\"\n");
+    let configured = farm.worker("nested", &engine, "host_data_dir = \"HOST\"\nnetwork = { unguarded = \"allow\" }\n");
     let (name, host_data) = (configured.name.clone(), configured.data.clone());
     drop(configured);
     let config = farm.dir.path().join(format!("{name}.toml"));

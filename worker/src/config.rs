@@ -1,6 +1,7 @@
 //! The worker's settings, as they stand in its TOML file.
 
 use crate::join::Files;
+use crate::network::NetworkConfig;
 use bytesize::ByteSize;
 use railyard_common::id::{PoolName, WorkerName};
 use railyard_common::platform::PlatformOffer;
@@ -75,6 +76,9 @@ pub struct WorkerConfig {
     /// How strongly image layers are compressed for the cache: a zstd level, 1 (fast) to 19 (small). Default: 1.
     #[serde(default = "layer_compression")]
     pub layer_compression: i32,
+    /// What steps with a network cannot reach.
+    #[serde(default)]
+    pub network: NetworkConfig,
     /// When this host is too busy for more.
     #[serde(default)]
     pub pressure: PressureConfig,
@@ -231,6 +235,7 @@ impl WorkerConfig {
             blob_cache: blob_cache(),
             image_cache: image_cache(),
             layer_compression: layer_compression(),
+            network: NetworkConfig::default(),
             pressure: PressureConfig::default(),
             transfer: TransferConfig::default(),
             log: LogConfig::default(),
@@ -294,6 +299,7 @@ mod tests {
             labels = {{ pool = 'big' }}
             allow_privileged = true
             capacity = {{ cpu_millis = 4000, memory = '8GiB', disk = '100GiB', slots = 3, disk_reserve = '1GiB' }}
+            network = {{ deny = ['host', '10.0.0.0/8'], allow = ['10.0.0.5:3128'], unguarded = 'allow' }}
             pressure = {{ memory_percent = 20, io_percent = 0 }}
             transfer = {{ memory = '64MiB', streams = 2, stall_secs = 5, give_up_secs = 60 }}
             log = {{ batch = '4MiB', flush_millis = 50, max = '10MiB' }}"

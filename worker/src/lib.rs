@@ -23,6 +23,7 @@ pub mod join;
 pub mod keyed;
 pub mod link;
 pub mod log;
+pub mod network;
 pub mod outputs;
 pub mod pressure;
 pub mod renewal;
@@ -126,8 +127,23 @@ pub async fn run_in(config: WorkerConfig, outside: Outside, shutdown: Cancellati
     let left = adopt::find(&shop);
     // Before anything else: whatever runs there without a lease must stop.
     tidy(&shop, &left).await?;
+    guard(&shop).await;
     let (daemon, events) = daemon::Daemon::new(shop, left.is_empty())?;
     Ok(daemon.run(left, events, shutdown).await?)
+}
+
+/// Keeps steps with a network where they belong; says so loudly where that cannot be.
+async fn guard(shop: &Workshop) {
+    let Err(error) = shop.guard.ensure(&*shop.runtime).await else { return };
+    let error = railyard_service::error_chain(&error);
+    match shop.guard.unguarded() {
+        network::Unguarded::Refuse => {
+            tracing::error!(error, "steps with a network are refused: nothing would keep them away from this host");
+        }
+        network::Unguarded::Allow => {
+            tracing::warn!(error, "nothing keeps steps with a network away from this host; the settings allow that");
+        }
+    }
 }
 
 /// Removes what nobody will go on with. What is gone on with may have little time left, and is not kept waiting for that.
@@ -175,6 +191,7 @@ fn open(mut config: WorkerConfig, data: DataDir, outside: Outside) -> anyhow::Re
     let image_bytes = host::image_cache_bytes(&config, engine_dir).context("cannot measure the engine's disk")?;
     let shelf = images::Shelf::open(runtime.clone(), &farm, &config.name, &data.images(), image_bytes)?;
     let layers = images::KnownLayers::default();
+    let guard = network::Guard::new(&config.network);
     let shop = Workshop {
         config,
         farm,
@@ -184,6 +201,7 @@ fn open(mut config: WorkerConfig, data: DataDir, outside: Outside) -> anyhow::Re
         transfer,
         press,
         blobs,
+        guard,
         shelf,
         layers,
         clock,

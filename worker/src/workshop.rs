@@ -4,6 +4,7 @@ use crate::attempt::dirs::DataDir;
 use crate::blobs::Blobs;
 use crate::config::WorkerConfig;
 use crate::images::{KnownLayers, Shelf};
+use crate::network::Guard;
 use crate::runtime::Runtime;
 use crate::uplink::Uplink;
 use railyard_service::clock::Clock;
@@ -30,6 +31,8 @@ pub struct Workshop {
     pub press: Press,
     /// Fetched blobs.
     pub blobs: Blobs,
+    /// The network of steps.
+    pub guard: Guard,
     /// Images in the engine.
     pub shelf: Shelf,
     /// Layers in the cache.

@@ -11,6 +11,7 @@ use crate::images::make::{self, Made};
 use crate::images::{InUse, prepare, save};
 use crate::inputs;
 use crate::log::{JobLog, count};
+use crate::network::{NetworkError, Unguarded};
 use crate::runtime::LocalImage;
 use railyard_common::blob::Blob;
 use railyard_common::order::Order;
@@ -146,7 +147,8 @@ impl Attempt {
         patience: &mut Patience<'_>,
     ) -> Result<Option<Option<Made>>, Fault> {
         let shop = self.shop.clone();
-        let spec = spec::container(&shop.farm, &shop.config, &shop.data, dir, &self.order, &image.id, mounts);
+        let network = self.network(patience).await?;
+        let spec = spec::container(&shop, dir, &self.order, &image.id, mounts, network);
         log.note("running the script").await?;
         let started = shop.clock.boottime();
         let (order, record) = (self.order.clone(), self.record(dir));
@@ -157,6 +159,33 @@ impl Attempt {
         }
         self.ended_well(log, started).await?;
         self.make_image(dir, log, image).await.map(Some)
+    }
+
+    /// The network that the step wants, with everything around it that is to keep it where it belongs.
+    async fn network(&self, patience: &mut Patience<'_>) -> Result<Option<String>, Fault> {
+        let (shop, who) = (&self.shop, &self.shop.config.name);
+        if self.order.run.network_none {
+            return Ok(None);
+        }
+        loop {
+            match unless_stopped(self.stop.clone(), async { Ok(shop.guard.ensure(&*shop.runtime).await) }).await? {
+                Ok(name) => return Ok(Some(name)),
+                Err(NetworkError::Runtime(error)) => {
+                    unless_stopped(self.stop.clone(), patience.after(error.into())).await?;
+                }
+                Err(NetworkError::Unguarded(why)) if shop.guard.unguarded() == Unguarded::Refuse => {
+                    let message = format!(
+                        "worker {who} cannot keep steps with a network away from its host: {why}. Repair that, write `network: none`, or \
+                         let them run all the same with `network = {{ unguarded = \"allow\" }}` in its settings"
+                    );
+                    return Err(Fault::ended(OutcomeKind::Refused, Reason::Unsupported, message));
+                }
+                Err(NetworkError::Unguarded(why)) => {
+                    tracing::warn!(why, "a step with a network runs that nothing keeps away from this host");
+                    return Ok(Some(shop.guard.name().to_owned()));
+                }
+            }
+        }
     }
 
     /// The same with a container that is there.

@@ -1,11 +1,12 @@
 //! A job's container, spelt out.
 
-use super::dirs::{DataDir, JobDir};
+use super::dirs::JobDir;
 use super::fault::Fault;
 use crate::config::WorkerConfig;
 use crate::inputs::InputMount;
 use crate::outputs::WORK_DIR;
 use crate::runtime::{ContainerSpec, DeviceMount, FileMount};
+use crate::workshop::Workshop;
 use railyard_common::job::Device;
 use railyard_common::order::Order;
 use railyard_common::outcome::{OutcomeKind, Reason};
@@ -65,14 +66,14 @@ pub fn container_name(farm: &str, config: &WorkerConfig, order: &Order) -> Strin
 
 /// Everything that the container is created with.
 pub fn container(
-    farm: &str,
-    config: &WorkerConfig,
-    data: &DataDir,
+    shop: &Workshop,
     dir: &JobDir,
     order: &Order,
     image: &str,
     inputs: &[InputMount],
+    network: Option<String>,
 ) -> ContainerSpec {
+    let Workshop { farm, config, data, .. } = shop;
     let mount = |source: &Path, target: &str, read_only| FileMount {
         source: data.on_host(source),
         target: target.to_owned(),
@@ -96,7 +97,7 @@ pub fn container(
         memory_bytes: run.resources.memory_bytes,
         privileged: run.privileged,
         capabilities: ContainerSpec::capabilities_of(&run.capabilities),
-        network_none: run.network_none,
+        network,
         log_bytes: config.log.max.as_u64(),
     }
 }

@@ -5,8 +5,8 @@ use super::forms::{chunk, device_mapping, local_image, mount, with_tag};
 use super::orphans;
 use super::watch::attribute;
 use super::{
-    ByteStream, ContainerSpec, ContainerState, Exit, FoundContainer, Hearing, ImageName, LocalImage, Output, Runtime,
-    RuntimeError,
+    ByteStream, ContainerSpec, ContainerState, EngineNetwork, Exit, FoundContainer, Hearing, ImageName, LocalImage,
+    NetworkSpec, Output, Runtime, RuntimeError,
 };
 use crate::blocking::blocking;
 use crate::image_move::pack;
@@ -168,7 +168,7 @@ impl Docker {
             init: Some(true),
             mounts: Some(spec.mounts.iter().map(mount).collect()),
             devices: Some(spec.devices.iter().map(|device| device_mapping(&device.path)).collect()),
-            network_mode: Some(if spec.network_none { "none" } else { "bridge" }.to_owned()),
+            network_mode: Some(spec.network.as_deref().unwrap_or("none").to_owned()),
             // The worker reads the output as it is written. This is for a worker, or an engine, that comes back.
             log_config: Some(engine_log::driver(spec.log_bytes)),
             privileged: Some(spec.privileged),
@@ -337,6 +337,10 @@ impl Runtime for Docker {
         let options = query::ImportImageOptionsBuilder::default().quiet(true).build();
         let steps = self.long.import_image_stream(options, archive, None);
         steps.map_err(self.error("load an image")).try_for_each(|_| async { Ok(()) }).await
+    }
+
+    async fn network(&self, spec: &NetworkSpec) -> Result<Option<EngineNetwork>, RuntimeError> {
+        self.ensure_network(spec).await.map(Some)
     }
 
     async fn create(&self, spec: &ContainerSpec) -> Result<(), RuntimeError> {

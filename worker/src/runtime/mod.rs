@@ -7,13 +7,14 @@ mod engine_log;
 mod error;
 mod forms;
 mod nameless;
+mod network;
 mod orphans;
 mod spec;
 mod watch;
 
 pub use docker::Docker;
 pub use error::RuntimeError;
-pub use spec::{ContainerSpec, DEFAULT_CAPABILITIES, DeviceMount, FileMount, labels};
+pub use spec::{ContainerSpec, DEFAULT_CAPABILITIES, DeviceMount, EngineNetwork, FileMount, NetworkSpec, labels};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -155,6 +156,12 @@ pub trait Runtime: Hearing {
 
     /// Takes in an archive as `docker load` does; layers that the engine has may be missing from it.
     async fn load(&self, archive: ByteStream) -> Result<(), RuntimeError>;
+
+    /// Makes sure of a network for containers whose packets pass one bridge of that name. `None`: this engine has no such thing,
+    /// and its own network needs no rules of ours.
+    async fn network(&self, _spec: &NetworkSpec) -> Result<Option<EngineNetwork>, RuntimeError> {
+        Ok(None)
+    }
 
     /// Makes a container; does not start it.
     async fn create(&self, spec: &ContainerSpec) -> Result<(), RuntimeError>;

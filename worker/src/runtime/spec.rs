@@ -1,5 +1,6 @@
 //! What a job's container looks like.
 
+use crate::network::peer::Network;
 use railyard_common::id::WorkerName;
 use railyard_common::order::Order;
 use railyard_common::platform::Platform;
@@ -14,6 +15,8 @@ pub mod labels {
     pub const WORKER: &str = "railyard.worker";
     /// Which lease.
     pub const LEASE: &str = "railyard.lease";
+    /// On a network for steps: its bridge.
+    pub const NETWORK: &str = "railyard.network";
     /// Which build, for people.
     pub const BUILD: &str = "railyard.build";
     /// Which job, for people.
@@ -47,6 +50,24 @@ pub struct FileMount {
     pub target: String,
     /// The container cannot write there.
     pub read_only: bool,
+}
+
+/// A network for steps.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NetworkSpec {
+    /// Its name on the engine.
+    pub name: String,
+    /// The name of its bridge on the engine's host.
+    pub bridge: String,
+}
+
+/// Such a network, as the engine has made it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EngineNetwork {
+    /// The addresses of its containers.
+    pub subnets: Vec<Network>,
+    /// The engine's process, if this one can see it.
+    pub pid: Option<i32>,
 }
 
 /// A device of the host in the container, at the same path.
@@ -85,8 +106,8 @@ pub struct ContainerSpec {
     pub privileged: bool,
     /// What is kept of the capabilities, without `CAP_`.
     pub capabilities: Vec<String>,
-    /// No network at all.
-    pub network_none: bool,
+    /// The engine's network that it is in; `None`: no network at all.
+    pub network: Option<String>,
     /// How much of its output the engine keeps, at least.
     pub log_bytes: u64,
 }

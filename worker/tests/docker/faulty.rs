@@ -6,8 +6,8 @@ use futures_util::stream;
 use railyard_common::digest::Digest;
 use railyard_common::platform::Platform;
 use railyard_worker::runtime::{
-    ByteStream, ContainerSpec, ContainerState, Docker, Exit, FoundContainer, Hearing, ImageName, LocalImage, Output,
-    Runtime, RuntimeError,
+    ByteStream, ContainerSpec, ContainerState, Docker, EngineNetwork, Exit, FoundContainer, Hearing, ImageName,
+    LocalImage, NetworkSpec, Output, Runtime, RuntimeError,
 };
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -38,6 +38,8 @@ pub struct Faults {
     pub load_fails: AtomicU32,
     /// The worker cannot read what the engine keeps of a container.
     pub no_overlay: bool,
+    /// The network of its containers is on another host than the worker.
+    pub network_elsewhere: bool,
     /// It can only with a permit of this.
     pub overlay_waits: Option<Arc<Semaphore>>,
 }
@@ -57,6 +59,7 @@ impl Default for Faults {
             disk: None,
             load_fails: 0.into(),
             no_overlay: false,
+            network_elsewhere: false,
             overlay_waits: None,
         }
     }
@@ -102,6 +105,13 @@ impl Hearing for Faulty {
 impl Runtime for Faulty {
     fn disk(&self) -> Option<&Path> {
         self.faults.disk.as_deref().or_else(|| self.engine.disk())
+    }
+
+    async fn network(&self, spec: &NetworkSpec) -> Result<Option<EngineNetwork>, RuntimeError> {
+        match self.faults.network_elsewhere {
+            true => Ok(Some(EngineNetwork { subnets: Vec::new(), pid: None })),
+            false => self.engine.network(spec).await,
+        }
     }
 
     async fn create(&self, spec: &ContainerSpec) -> Result<(), RuntimeError> {

@@ -1,0 +1,150 @@
+//! What steps with a network cannot reach: the host that they run on, its cloud's metadata, each other, and whatever the worker's
+//! settings name besides.
+//!
+//! Steps have a bridge of their own in the engine. Whatever comes from it passes a chain of the kernel's packet filter first,
+//! in `mangle`'s `PREROUTING`: before ports that containers publish on the host are looked up, before the host's own sockets,
+//! and before other bridges. The engine and most firewalls leave that table alone. Looked at before each step that has a network,
+//! and put back where somebody has flushed it.
+//!
+//! Bridge and chain are named by the digest of the settings: all workers of an engine with the same settings share them, and a
+//! worker that was killed leaves nothing behind that the next one does not use. Both stay when a worker ends; its steps may run on.
+//!
+//! **Invariant:** a step has a network only when these rules are there, unless the settings say otherwise.
+
+mod host;
+pub mod peer;
+mod rules;
+
+pub use rules::Rules;
+
+use crate::blocking::blocking;
+use crate::runtime::{EngineNetwork, NetworkSpec, Runtime, RuntimeError};
+use host::Namespace;
+use peer::{Allowed, Denied};
+use railyard_common::digest::Digest;
+use serde::Deserialize;
+
+/// What engines call the network of containers that name none.
+pub const ENGINE_DEFAULT: &str = "bridge";
+
+/// Hex digits of the digest in names. The name of an interface has at most 15 characters.
+const DIGEST_LEN: usize = 12;
+
+/// What steps with a network cannot reach.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct NetworkConfig {
+    /// What no step reaches: `host` (every address of this host, and what is published there), `link-local` (169.254.0.0/16, where
+    /// clouds have their metadata), networks such as `10.0.0.0/8`, and addresses. The name servers of this host are always
+    /// reached, at their port. Steps have no IPv6. Default: `["host", "link-local"]`.
+    pub deny: Vec<Denied>,
+    /// Exceptions, such as `10.0.0.5` or `10.0.0.0/24`; with a port (`10.0.0.5:3128`) only that one, by TCP. Default: none.
+    pub allow: Vec<Allowed>,
+    /// What becomes of steps with a network where the rules cannot be made, because the worker is not root on the engine's host, or
+    /// there is no `iptables`: `refuse` gives them back, `allow` runs them. Default: `refuse`.
+    pub unguarded: Unguarded,
+}
+
+impl Default for NetworkConfig {
+    fn default() -> Self {
+        Self { deny: vec![Denied::Host, Denied::LinkLocal], allow: Vec::new(), unguarded: Unguarded::Refuse }
+    }
+}
+
+/// What becomes of steps that nothing keeps from reaching the host.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Unguarded {
+    /// They are not run here.
+    #[default]
+    Refuse,
+    /// They run.
+    Allow,
+}
+
+/// A step cannot have a network, or only one without rules.
+#[derive(Debug, thiserror::Error)]
+pub enum NetworkError {
+    /// The engine did not make it.
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
+    /// The rules cannot be made, and this is why.
+    #[error("{0}")]
+    Unguarded(String),
+}
+
+/// The network of this worker's steps.
+pub struct Guard {
+    config: NetworkConfig,
+    spec: NetworkSpec,
+    chain: String,
+    /// The rules as the kernel lists them, since they were last made; held while they are looked at.
+    installed: tokio::sync::Mutex<Option<Installed>>,
+}
+
+struct Installed {
+    rules: Rules,
+    namespace: Namespace,
+    listed: String,
+}
+
+impl Guard {
+    /// For a worker with these settings. Does nothing yet.
+    pub fn new(config: &NetworkConfig) -> Self {
+        let digest = Digest::of(format!("{:?} {:?}", config.deny, config.allow).as_bytes());
+        let id = &digest.hex()[..DIGEST_LEN];
+        Self {
+            config: config.clone(),
+            spec: NetworkSpec { name: format!("railyard-{id}"), bridge: format!("ry-{id}") },
+            chain: format!("RAILYARD-{id}"),
+            installed: tokio::sync::Mutex::new(None),
+        }
+    }
+
+    /// The name of the network.
+    pub fn name(&self) -> &str {
+        &self.spec.name
+    }
+
+    /// What becomes of steps where the rules cannot be made.
+    pub fn unguarded(&self) -> Unguarded {
+        self.config.unguarded
+    }
+
+    /// Makes sure of network and rules; gives the network's name. Milliseconds, when both are there.
+    ///
+    /// # Errors
+    /// [`NetworkError`].
+    pub async fn ensure(&self, runtime: &dyn Runtime) -> Result<String, NetworkError> {
+        // Before anything else: two that make the same rules at once would see each other's halves.
+        let mut installed = self.installed.lock().await;
+        let Some(engine) = runtime.network(&self.spec).await? else { return Ok(ENGINE_DEFAULT.to_owned()) };
+        let (chain, bridge) = (self.chain.clone(), self.spec.bridge.clone());
+        let config = self.config.clone();
+        let known = installed.take();
+        *installed = Some(blocking(move || install(chain, bridge, &config, &engine, known)).await?);
+        Ok(self.spec.name.clone())
+    }
+}
+
+fn install(
+    chain: String,
+    bridge: String,
+    config: &NetworkConfig,
+    engine: &EngineNetwork,
+    known: Option<Installed>,
+) -> Result<Installed, NetworkError> {
+    let namespace = Namespace::with(&bridge, engine.pid).map_err(NetworkError::Unguarded)?;
+    let rules = Rules::new(chain, bridge, config, &host::name_servers(), &engine.subnets);
+    if let Some(known) = known
+        && known.rules == rules
+        && known.namespace == namespace
+        && namespace.list(&rules).is_ok_and(|listed| listed == known.listed)
+    {
+        return Ok(known);
+    }
+    namespace.install(&rules).map_err(NetworkError::Unguarded)?;
+    let listed = namespace.list(&rules).map_err(NetworkError::Unguarded)?;
+    tracing::info!(bridge = rules.bridge(), ?namespace, "the rules for the network of steps are made");
+    Ok(Installed { rules, namespace, listed })
+}

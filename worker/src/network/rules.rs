@@ -1,0 +1,122 @@
+//! The rules, as text for `iptables-restore`.
+
+use super::NetworkConfig;
+use super::peer::{Denied, Network};
+use std::fmt::Write as _;
+use std::net::Ipv4Addr;
+
+/// Where clouds have their metadata.
+const LINK_LOCAL: &str = "169.254.0.0/16";
+
+/// Where names are asked for.
+const DNS_PORT: u16 = 53;
+
+/// What becomes of packets that come from a bridge.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rules {
+    chain: String,
+    bridge: String,
+    v4: String,
+}
+
+impl Rules {
+    /// For packets from `bridge`. `subnets` are the bridge's own: steps do not reach each other.
+    pub fn new(
+        chain: String,
+        bridge: String,
+        config: &NetworkConfig,
+        name_servers: &[Ipv4Addr],
+        subnets: &[Network],
+    ) -> Self {
+        let mut lines = vec!["-m conntrack --ctstate RELATED,ESTABLISHED -j RETURN".to_owned()];
+        for server in name_servers {
+            lines.extend(["udp", "tcp"].map(|by| format!("-d {server}/32 -p {by} --dport {DNS_PORT} -j RETURN")));
+        }
+        for allowed in &config.allow {
+            let port = allowed.port.map(|port| format!(" -p tcp --dport {port}")).unwrap_or_default();
+            lines.push(format!("-d {}{port} -j RETURN", allowed.network));
+        }
+        for denied in &config.deny {
+            match denied {
+                Denied::Host => lines.extend(
+                    ["LOCAL", "BROADCAST", "MULTICAST"].map(|kind| format!("-m addrtype --dst-type {kind} -j DROP")),
+                ),
+                Denied::LinkLocal => lines.push(format!("-d {LINK_LOCAL} -j DROP")),
+                Denied::Network(network) => lines.push(format!("-d {network} -j DROP")),
+            }
+        }
+        lines.extend(subnets.iter().map(|subnet| format!("-d {subnet} -j DROP")));
+        let v4 = table(&chain, lines);
+        Self { chain, bridge, v4 }
+    }
+
+    /// Their chain.
+    pub fn chain(&self) -> &str {
+        &self.chain
+    }
+
+    /// The bridge.
+    pub fn bridge(&self) -> &str {
+        &self.bridge
+    }
+
+    /// Replaces the chain at one blow. Nothing sends packets through it yet.
+    pub(super) fn v4(&self) -> &str {
+        &self.v4
+    }
+
+    /// The bridge has no IPv6; a step that makes its own packets is not heard.
+    pub(super) fn v6(&self) -> String {
+        table(&self.chain, ["-j DROP".to_owned()])
+    }
+
+    /// What sends the packets through the chain.
+    pub(super) fn jump(&self) -> [&str; 5] {
+        ["PREROUTING", "-i", &self.bridge, "-j", &self.chain]
+    }
+}
+
+fn table(chain: &str, lines: impl IntoIterator<Item = String>) -> String {
+    let mut text = format!("*mangle\n:{chain} - [0:0]\n");
+    for line in lines {
+        writeln!(text, "-A {chain} {line}").expect("a string takes text");
+    }
+    text + "COMMIT\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::network::peer::Allowed;
+
+    #[test]
+    fn exceptions_come_before_what_is_denied() {
+        let config = NetworkConfig {
+            deny: vec![Denied::Host, Denied::LinkLocal, Denied::try_from("10.0.0.0/8".to_owned()).unwrap()],
+            allow: ["10.0.0.5", "172.17.0.1:3128"].map(|text| Allowed::try_from(text.to_owned()).unwrap()).to_vec(),
+            ..NetworkConfig::default()
+        };
+        let rules = Rules::new(
+            "C".to_owned(),
+            "b0".to_owned(),
+            &config,
+            &["169.254.169.253".parse().unwrap()],
+            &["172.20.0.0/16".parse().unwrap()],
+        );
+        let want = "*mangle\n:C - [0:0]\n\
+            -A C -m conntrack --ctstate RELATED,ESTABLISHED -j RETURN\n\
+            -A C -d 169.254.169.253/32 -p udp --dport 53 -j RETURN\n\
+            -A C -d 169.254.169.253/32 -p tcp --dport 53 -j RETURN\n\
+            -A C -d 10.0.0.5/32 -j RETURN\n\
+            -A C -d 172.17.0.1/32 -p tcp --dport 3128 -j RETURN\n\
+            -A C -m addrtype --dst-type LOCAL -j DROP\n\
+            -A C -m addrtype --dst-type BROADCAST -j DROP\n\
+            -A C -m addrtype --dst-type MULTICAST -j DROP\n\
+            -A C -d 169.254.0.0/16 -j DROP\n\
+            -A C -d 10.0.0.0/8 -j DROP\n\
+            -A C -d 172.20.0.0/16 -j DROP\n\
+            COMMIT\n";
+        assert_eq!(rules.v4(), want);
+        assert_eq!(rules.v6(), "*mangle\n:C - [0:0]\n-A C -j DROP\nCOMMIT\n");
+    }
+}
