@@ -53,6 +53,8 @@ pub enum Reason {
     Signal,
     /// The kernel killed it: the step's memory limit.
     Oom,
+    /// It took more of the disk than it reserves.
+    DiskLimit,
     /// A required output matched nothing.
     OutputMissing,
     /// An output is not a plain file inside the work directory.
@@ -84,11 +86,12 @@ pub enum Reason {
 }
 
 impl Reason {
-    const ALL: [Reason; 18] = [
+    const ALL: [Reason; 19] = [
         Self::Done,
         Self::ExitCode,
         Self::Signal,
         Self::Oom,
+        Self::DiskLimit,
         Self::OutputMissing,
         Self::OutputBad,
         Self::ImageMissing,
@@ -112,6 +115,7 @@ impl Reason {
             Self::ExitCode => "exit-code",
             Self::Signal => "signal",
             Self::Oom => "oom",
+            Self::DiskLimit => "disk-limit",
             Self::OutputMissing => "output-missing",
             Self::OutputBad => "output-bad",
             Self::ImageMissing => "image-missing",

@@ -58,7 +58,7 @@ fn a_kill_costs_at_most_a_part_for_each_stream() {
         let pipeline = farm.pipeline(
             &format!("big-{build}"),
             &format!(
-                "name: big-{build}\nsteps:\n  - name: make\n    image: {base}\n    script: dd if=/dev/urandom of=big bs=1048576 count=1024\n    outputs: [big]\n"
+                "name: big-{build}\nsteps:\n  - name: make\n    image: {base}\n    script: dd if=/dev/urandom of=big bs=1048576 count=1024\n    outputs: [big]\n    resources: {{ disk: 2GiB }}\n"
             ),
         );
         let before = total(&farm);

@@ -54,6 +54,9 @@ pub struct WorkerConfig {
     /// Jobs may be privileged here. Such a job can do anything to this host. Default: false.
     #[serde(default)]
     pub allow_privileged: bool,
+    /// Steps that take more of the disk than they reserve (`disk`) are ended. Default: true.
+    #[serde(default = "enforce_disk")]
+    pub enforce_disk: bool,
     /// At shutdown, how long running jobs may go on before they are stopped and given back. Default: 0.
     #[serde(default)]
     pub drain_grace_secs: u64,
@@ -192,6 +195,10 @@ fn docker_socket() -> PathBuf {
     PathBuf::from("/var/run/docker.sock")
 }
 
+fn enforce_disk() -> bool {
+    true
+}
+
 fn stop_grace_secs() -> u64 {
     5
 }
@@ -229,6 +236,7 @@ impl WorkerConfig {
             pool: None,
             capacity: CapacityConfig::default(),
             allow_privileged: false,
+            enforce_disk: enforce_disk(),
             drain_grace_secs: 0,
             stop_grace_secs: stop_grace_secs(),
             engine_grace_secs: engine_grace_secs(),

@@ -30,6 +30,7 @@ pub mod renewal;
 pub mod runtime;
 pub mod session;
 pub mod uplink;
+pub mod usage;
 pub mod workshop;
 
 pub use config::WorkerConfig;

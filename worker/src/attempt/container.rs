@@ -1,5 +1,6 @@
 //! A container from its start to its end: its output, its limits, and why it ended.
 
+use super::disk_watch;
 use super::fault::Fault;
 use super::patience::Patience;
 use super::record::{Record, RunStage, Stage};
@@ -25,7 +26,8 @@ const ENGINE_PAUSE: Duration = Duration::from_secs(1);
 enum End {
     Exited(Seen),
     Stopped(Stop),
-    TimedOut(Reason, String),
+    /// It went too far, and may have so much time to end.
+    Exceeded(Outcome, Duration),
 }
 
 /// What a container runs in: everything about its attempt that its end needs.
@@ -117,7 +119,7 @@ pub async fn resume(room: &Room<'_>, stage: RunStage, stop: &mut watch::Receiver
     let vigil = Vigil::resumed(shop.runtime.clone(), name, room.record).await;
     let tap = Tap::resumed(shop.runtime.clone(), name, log, vigil).await?;
     if let Some(ending) = stage.ending {
-        halt(shop, name, tap, log, stop).await?;
+        halt(shop, name, shop.config.stop_grace(), tap, log, stop).await?;
         return Err(Fault::Ended(ending));
     }
     room.watch_to_end(stage, tap, witness, stop).await.map(|()| Ran::Well)
@@ -134,7 +136,7 @@ impl Room<'_> {
         let Room { shop, name, log, .. } = self;
         let started = Duration::from_millis(stage.started_millis);
         let exit = std::pin::pin!(exit_of(shop, name, witness));
-        match watch_it(shop, self.order, started, &mut tap, exit, log, stop).await? {
+        match self.watch_it(started, &mut tap, exit, stop).await? {
             End::Exited(seen) => {
                 if seen.witness == Witness::EngineAway {
                     tap.doubt();
@@ -154,14 +156,68 @@ impl Room<'_> {
                     let ending = Outcome::new(OutcomeKind::Cancelled, Reason::Cancelled, why.clone());
                     self.note_ending(stage, ending).await;
                 }
-                halt(shop, name, tap, log, stop).await?;
+                halt(shop, name, shop.config.stop_grace(), tap, log, stop).await?;
                 Err(Fault::Stopped(why))
             }
-            End::TimedOut(reason, message) => {
-                let ending = Outcome::new(OutcomeKind::TimedOut, reason, message);
+            End::Exceeded(ending, grace) => {
                 self.note_ending(stage, ending.clone()).await;
-                halt(shop, name, tap, log, stop).await?;
+                halt(shop, name, grace, tap, log, stop).await?;
                 Err(Fault::Ended(ending))
+            }
+        }
+    }
+
+    /// Keeps the output, and watches the limits.
+    async fn watch_it(
+        &self,
+        started: Duration,
+        tap: &mut Tap,
+        mut exit: impl Future<Output = Result<Seen, RuntimeError>> + Unpin,
+        stop: &mut watch::Receiver<Option<Stop>>,
+    ) -> Result<End, Fault> {
+        let Room { shop, order, name, work, log, .. } = self;
+        let timed_out = |reason, message: String| {
+            let outcome = Outcome::new(OutcomeKind::TimedOut, reason, message);
+            Ok(End::Exceeded(outcome, shop.config.stop_grace()))
+        };
+        let mut over = std::pin::pin!(disk_watch::over(shop, order, name, work));
+        let wall = Duration::from_secs(order.run.timeout_secs);
+        let silence = (order.run.silence_timeout_secs > 0).then(|| Duration::from_secs(order.run.silence_timeout_secs));
+        let mut heard_at = shop.clock.boottime();
+        loop {
+            // Asked here and not only by the timer below, which a container that never stops writing would starve.
+            let now = shop.clock.boottime();
+            let wall_left = (started + wall).saturating_sub(now);
+            // Nobody can tell whether it is silent while nobody listens.
+            let silence = silence.filter(|_| tap.is_attached());
+            if silence.is_none() {
+                heard_at = now;
+            }
+            let silence_left = silence.map(|silence| (heard_at + silence).saturating_sub(now));
+            if wall_left.is_zero() {
+                let limit = humantime::format_duration(wall);
+                let message = format!("it ran longer than its timeout of {limit}; raise `timeout` if it needs longer");
+                return timed_out(Reason::WallClock, message);
+            }
+            if let Some((silence, Duration::ZERO)) = silence.zip(silence_left) {
+                let limit = humantime::format_duration(silence);
+                let message = format!("it wrote nothing for its silence timeout of {limit}; it seems to hang");
+                return timed_out(Reason::Silence, message);
+            }
+            tokio::select! {
+                biased;
+                why = stopped(stop) => return Ok(End::Stopped(why)),
+                message = &mut over => {
+                    // At once: whatever it is given it fills.
+                    let outcome = Outcome::new(OutcomeKind::Failed, Reason::DiskLimit, message);
+                    return Ok(End::Exceeded(outcome, Duration::ZERO));
+                }
+                heard = tap.next(log) => {
+                    heard_at = shop.clock.boottime();
+                    keep(heard?, log).await?;
+                }
+                exit = &mut exit => return Ok(End::Exited(exit?)),
+                () = tokio::time::sleep(silence_left.unwrap_or(wall_left).min(wall_left)) => {}
             }
         }
     }
@@ -238,56 +294,11 @@ async fn create(
     }
 }
 
-/// Keeps the output, and watches the limits.
-async fn watch_it(
-    shop: &Workshop,
-    order: &Order,
-    started: Duration,
-    tap: &mut Tap,
-    mut exit: impl Future<Output = Result<Seen, RuntimeError>> + Unpin,
-    log: &JobLog,
-    stop: &mut watch::Receiver<Option<Stop>>,
-) -> Result<End, Fault> {
-    let wall = Duration::from_secs(order.run.timeout_secs);
-    let silence = (order.run.silence_timeout_secs > 0).then(|| Duration::from_secs(order.run.silence_timeout_secs));
-    let mut heard_at = shop.clock.boottime();
-    loop {
-        // Asked here and not only by the timer below, which a container that never stops writing would starve.
-        let now = shop.clock.boottime();
-        let wall_left = (started + wall).saturating_sub(now);
-        // Nobody can tell whether it is silent while nobody listens.
-        let silence = silence.filter(|_| tap.is_attached());
-        if silence.is_none() {
-            heard_at = now;
-        }
-        let silence_left = silence.map(|silence| (heard_at + silence).saturating_sub(now));
-        if wall_left.is_zero() {
-            let limit = humantime::format_duration(wall);
-            let message = format!("it ran longer than its timeout of {limit}; raise `timeout` if it needs longer");
-            return Ok(End::TimedOut(Reason::WallClock, message));
-        }
-        if let Some((silence, Duration::ZERO)) = silence.zip(silence_left) {
-            let limit = humantime::format_duration(silence);
-            let message = format!("it wrote nothing for its silence timeout of {limit}; it seems to hang");
-            return Ok(End::TimedOut(Reason::Silence, message));
-        }
-        tokio::select! {
-            biased;
-            why = stopped(stop) => return Ok(End::Stopped(why)),
-            heard = tap.next(log) => {
-                heard_at = shop.clock.boottime();
-                keep(heard?, log).await?;
-            }
-            exit = &mut exit => return Ok(End::Exited(exit?)),
-            () = tokio::time::sleep(silence_left.unwrap_or(wall_left).min(wall_left)) => {}
-        }
-    }
-}
-
 /// Stops the container, and keeps what it writes meanwhile. It has its grace only while the lease has time for it.
 async fn halt(
     shop: &Workshop,
     name: &str,
+    grace: Duration,
     mut tap: Tap,
     log: &JobLog,
     stop: &mut watch::Receiver<Option<Stop>>,
@@ -296,7 +307,7 @@ async fn halt(
         tokio::select! {
             biased;
             () = urgent(stop) => shop.runtime.stop(name, Duration::ZERO).await,
-            done = shop.runtime.stop(name, shop.config.stop_grace()) => done,
+            done = shop.runtime.stop(name, grace) => done,
         }
     };
     match tap.read_until(stopping, log).await? {

@@ -5,6 +5,7 @@
 mod artifacts;
 mod container;
 pub mod dirs;
+mod disk_watch;
 pub mod fault;
 mod patience;
 mod phases;

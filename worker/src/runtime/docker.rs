@@ -1,7 +1,7 @@
 //! The Docker engine, over its socket.
 
 use super::engine_log::{self, Lines};
-use super::forms::{chunk, device_mapping, local_image, mount, with_tag};
+use super::forms::{chunk, device_mapping, local_image, mount, with_tag, writable};
 use super::orphans;
 use super::watch::attribute;
 use super::{
@@ -10,6 +10,7 @@ use super::{
 };
 use crate::blocking::blocking;
 use crate::image_move::pack;
+use crate::usage::Writable;
 use async_trait::async_trait;
 use bollard::models::{
     ContainerConfig, ContainerCreateBody, ContainerStateStatusEnum, ExecConfig, HostConfig, ImageInspect,
@@ -408,6 +409,12 @@ impl Runtime for Docker {
         let upper = driver.and_then(|mut driver| driver.data.remove("UpperDir")).map(PathBuf::from);
         // The name of the directory is a random one: what is there under it is the engine's, in whatever container this runs.
         Ok(upper.filter(|dir| dir.is_dir()))
+    }
+
+    async fn writable(&self, container: &str) -> Result<Option<Writable>, RuntimeError> {
+        let doing = format!("inspect container {container}");
+        let found = self.short.inspect_container(container, None).await.map_err(self.error(&doing))?;
+        Ok(Some(writable(found)))
     }
 
     async fn commit(&self, container: &str, name: &ImageName) -> Result<(), RuntimeError> {

@@ -1,8 +1,13 @@
 //! Between the engine's forms and the worker's.
 
 use super::{Chunk, FileMount, LocalImage, Source};
+use crate::usage::Writable;
 use bollard::container::LogOutput;
-use bollard::models::{DeviceMapping, ImageInspect, Mount, MountType};
+use bollard::models::{ContainerInspectResponse, DeviceMapping, ImageInspect, Mount, MountType};
+use std::path::PathBuf;
+
+/// What engines call a mount that they keep themselves.
+const VOLUME: &str = "volume";
 
 pub(super) fn chunk(output: LogOutput) -> Chunk {
     let source = match output {
@@ -28,6 +33,17 @@ pub(super) fn device_mapping(path: &str) -> DeviceMapping {
         path_in_container: Some(path.to_owned()),
         cgroup_permissions: Some("rwm".to_owned()),
     }
+}
+
+/// Its root's changes, the volumes that its image asks for, and the files that the engine mounts into each container.
+pub(super) fn writable(inspect: ContainerInspectResponse) -> Writable {
+    let upper = inspect.graph_driver.and_then(|mut driver| driver.data.remove("UpperDir"));
+    let mounts = inspect.mounts.unwrap_or_default();
+    let volumes = mounts.into_iter().filter(|mount| mount.typ.as_deref() == Some(VOLUME));
+    let files = [inspect.hosts_path, inspect.hostname_path, inspect.resolv_conf_path];
+    let paths = upper.into_iter().chain(volumes.filter_map(|mount| mount.source)).chain(files.into_iter().flatten());
+    let paths = paths.map(PathBuf::from).filter(|path| path.exists()).collect();
+    Writable { paths, container: inspect.id.unwrap_or_default() }
 }
 
 pub(super) fn local_image(inspect: ImageInspect) -> Option<LocalImage> {

@@ -16,6 +16,7 @@ pub use docker::Docker;
 pub use error::RuntimeError;
 pub use spec::{ContainerSpec, DEFAULT_CAPABILITIES, DeviceMount, EngineNetwork, FileMount, NetworkSpec, labels};
 
+use crate::usage::Writable;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
@@ -185,6 +186,12 @@ pub trait Runtime: Hearing {
 
     /// Where the engine keeps what a container has changed, if this process can read that as the kernel's overlay has written it.
     async fn overlay(&self, _container: &str) -> Result<Option<PathBuf>, RuntimeError> {
+        Ok(None)
+    }
+
+    /// Where a container writes on the host, as far as this process can see that, besides what is mounted from there. `None`: nothing
+    /// of that can be counted.
+    async fn writable(&self, _container: &str) -> Result<Option<Writable>, RuntimeError> {
         Ok(None)
     }
 

@@ -9,6 +9,7 @@ use railyard_worker::runtime::{
     ByteStream, ContainerSpec, ContainerState, Docker, EngineNetwork, Exit, FoundContainer, Hearing, ImageName,
     LocalImage, NetworkSpec, Output, Runtime, RuntimeError,
 };
+use railyard_worker::usage::Writable;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -112,6 +113,10 @@ impl Runtime for Faulty {
             true => Ok(Some(EngineNetwork { subnets: Vec::new(), pid: None })),
             false => self.engine.network(spec).await,
         }
+    }
+
+    async fn writable(&self, container: &str) -> Result<Option<Writable>, RuntimeError> {
+        self.engine.writable(container).await
     }
 
     async fn create(&self, spec: &ContainerSpec) -> Result<(), RuntimeError> {

@@ -9,6 +9,7 @@ mod farm;
 mod faults;
 mod faulty;
 mod hostile;
+mod hostile_disk;
 mod hostile_network;
 mod images;
 mod jobs;
