@@ -54,6 +54,10 @@ pub struct WorkerConfig {
     /// Jobs may be privileged here. Such a job can do anything to this host. Default: false.
     #[serde(default)]
     pub allow_privileged: bool,
+    /// The control group of the engine's that steps' containers are made in: `railyard.slice` where the engine uses systemd for them,
+    /// a path such as `/railyard` where it does not. With limits of its own it bounds all steps together. Default: the engine's own.
+    #[serde(default)]
+    pub cgroup_parent: Option<String>,
     /// Steps that take more of the disk than they reserve (`disk`) are ended. Default: true.
     #[serde(default = "enforce_disk")]
     pub enforce_disk: bool,
@@ -236,6 +240,7 @@ impl WorkerConfig {
             pool: None,
             capacity: CapacityConfig::default(),
             allow_privileged: false,
+            cgroup_parent: None,
             enforce_disk: enforce_disk(),
             drain_grace_secs: 0,
             stop_grace_secs: stop_grace_secs(),
@@ -303,6 +308,8 @@ mod tests {
         let config = parse(&format!(
             "{SMALLEST}
             host_data_dir = '/srv/railyard'
+            cgroup_parent = 'railyard.slice'
+            enforce_disk = false
             platforms = [{{ platform = 'linux/arm64', emulated = true }}]
             labels = {{ pool = 'big' }}
             allow_privileged = true

@@ -19,6 +19,23 @@ const SLOTS_PER_CPU: u32 = 2;
 /// room more.
 const CACHE_PART: u64 = 4;
 
+/// Where the kernel looks up whom to end first when the host has no memory left: -1000 is never, 1000 at once.
+const OOM_SCORE: &str = "/proc/self/oom_score_adj";
+
+/// The worker goes after everything that is not of the system itself: without it nobody ends the steps that took the memory.
+const OOM_SCORE_ADJ: i32 = -900;
+
+/// Keeps this process from being ended for what steps do to the host's memory, where it may.
+pub fn protect() {
+    let now = std::fs::read_to_string(OOM_SCORE).ok().and_then(|text| text.trim().parse::<i32>().ok());
+    if now.is_some_and(|now| now <= OOM_SCORE_ADJ) {
+        return;
+    }
+    if let Err(error) = std::fs::write(OOM_SCORE, OOM_SCORE_ADJ.to_string()) {
+        tracing::warn!(%error, "this worker may be ended when the host runs out of memory: it is not allowed to lower its OOM score");
+    }
+}
+
 /// The platforms that jobs can have here.
 pub fn platforms(config: &WorkerConfig) -> Vec<PlatformOffer> {
     config.platforms.clone().unwrap_or_else(|| detect_platforms(Path::new(BINFMT_DIR), native()))

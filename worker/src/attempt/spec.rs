@@ -98,6 +98,7 @@ pub fn container(
         privileged: run.privileged,
         capabilities: ContainerSpec::capabilities_of(&run.capabilities),
         network,
+        cgroup_parent: config.cgroup_parent.clone(),
         log_bytes: config.log.max.as_u64(),
     }
 }

@@ -59,6 +59,21 @@ const MERGE_OUTPUT: [&str; 4] = [SHELL, "-c", "exec \"$@\" 2>&1", "railyard"];
 /// Processes in one container: plenty for a parallel compile, far from what a host can bear.
 const PIDS_MAX: i64 = 8192;
 
+/// When the whole host runs out of memory, a step goes before anything else on it.
+const OOM_SCORE_ADJ: i64 = 800;
+
+/// A step's share of busy processors for each that it reserves, and the most that it gets. The worker, the engine and everybody
+/// else on the host have 1024.
+const SHARES_PER_CPU: i64 = 128;
+const SHARES_MAX: i64 = 512;
+
+/// The least that the kernel takes.
+const SHARES_MIN: i64 = 2;
+
+fn cpu_shares(cpu_millis: u32) -> i64 {
+    (i64::from(cpu_millis) * SHARES_PER_CPU / 1000).clamp(SHARES_MIN, SHARES_MAX)
+}
+
 /// The Docker engine. Cheap to clone.
 #[derive(Clone)]
 pub struct Docker {
@@ -163,8 +178,11 @@ impl Docker {
         let cpu_millis = spec.cpu_millis.min(self.host_cpu_millis);
         HostConfig {
             nano_cpus: (cpu_millis > 0).then(|| i64::from(cpu_millis) * 1_000_000),
+            cpu_shares: Some(cpu_shares(cpu_millis)),
             memory,
             memory_swap: memory,
+            oom_score_adj: Some(OOM_SCORE_ADJ),
+            cgroup_parent: spec.cgroup_parent.clone(),
             pids_limit: Some(PIDS_MAX),
             init: Some(true),
             mounts: Some(spec.mounts.iter().map(mount).collect()),

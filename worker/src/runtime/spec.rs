@@ -108,6 +108,8 @@ pub struct ContainerSpec {
     pub capabilities: Vec<String>,
     /// The engine's network that it is in; `None`: no network at all.
     pub network: Option<String>,
+    /// The control group that its own is made in; `None`: the engine's usual one.
+    pub cgroup_parent: Option<String>,
     /// How much of its output the engine keeps, at least.
     pub log_bytes: u64,
 }

@@ -188,6 +188,46 @@ async fn processes_that_nobody_waits_for_are_reaped() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn steps_are_ended_before_the_worker_and_have_a_control_group_of_their_own() {
+    let farm = Farm::start().await;
+    let (image, parent) = (base_image().await, format!("/{}", canary()));
+    let mut config = farm.config();
+    config.cgroup_parent = Some(parent.clone());
+    let worker = farm.worker_with(config).await;
+    let script = "cat /proc/self/oom_score_adj; cat /sys/fs/cgroup/cpu/cpu.shares || cat /sys/fs/cgroup/cpu.weight
+        echo -1000 >/proc/self/oom_score_adj; cat /proc/self/oom_score_adj\necho ready; exec sleep 600";
+    let mut order = order(1, &image, &format!("set +e; exec 2>/dev/null\n{script}"));
+    Arc::make_mut(&mut order.run).timeout_secs = 5;
+    farm.send(&order).await;
+    farm.logged(order.lease, "ready\n").await;
+    let groups = processes_with("RAILYARD_JOB=step1@")
+        .into_iter()
+        .map(|path| std::fs::read_to_string(format!("{path}/cgroup")).unwrap_or_default());
+    let groups: Vec<String> = groups.filter(|groups| groups.contains(&parent)).collect();
+    let own = std::fs::read_to_string("/proc/self/cgroup").unwrap();
+    assert!(!groups.is_empty() && !own.contains(&parent), "{groups:?} {own}");
+    // Not everybody may be better off than others; who may is.
+    let mut may = std::process::Command::new("/bin/sh");
+    may.args(["-c", "echo -900 >/proc/self/oom_score_adj"]).stderr(std::process::Stdio::null());
+    let want = if may.status().unwrap().success() { "-900" } else { "0" };
+    assert_eq!(std::fs::read_to_string("/proc/self/oom_score_adj").unwrap().trim(), want);
+    let ended = farm.ended(order.lease).await;
+    // The shares are the kernel's weight of 1024 for others; version 2 of control groups has 100 for them.
+    assert!(
+        ended.log.contains("\n800\n128\n800\nready\n") || ended.log.contains("\n800\n5\n800\nready\n"),
+        "{}",
+        ended.log
+    );
+    worker.stop().await;
+    farm.assert_no_leftovers().await;
+    for controller in std::fs::read_dir("/sys/fs/cgroup").unwrap().flatten() {
+        // Empty by now; in version 2 there is only one, and no directory for each controller.
+        let _ = std::fs::remove_dir(controller.path().join(&parent[1..]));
+    }
+    let _ = std::fs::remove_dir(Path::new("/sys/fs/cgroup").join(&parent[1..]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_worker_heartbeats_on_while_steps_fork_and_eat_what_they_can() {
     let farm = Farm::start().await;
     let worker = farm.worker().await;
@@ -215,9 +255,11 @@ async fn a_worker_heartbeats_on_while_steps_fork_and_eat_what_they_can() {
     for lease in [eater.lease, shared.lease] {
         farm.ended(lease).await.expect(OutcomeKind::Failed, Reason::Oom, "more memory than its limit");
     }
+    println!("{:?}", ended.outcome);
     let beats = farm.service.books().beats[from..].to_vec();
     let gap = beats.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap();
     assert!(beats.len() > 10 && gap < GAP_MAX, "{} heartbeats, the longest gap {gap:?}", beats.len());
+    println!("{} heartbeats, the longest gap {gap:?}", beats.len());
     // The worker, its engine and this machine go on.
     farm.run(&order(4, &image, "true")).await.expect_success();
     worker.stop().await;
