@@ -136,6 +136,18 @@ pub struct Device {
     pub optional: bool,
 }
 
+/// A directory or file of the host in the container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostPath {
+    /// Absolute, on the host.
+    pub source: String,
+    /// Absolute, in the container.
+    pub target: String,
+    /// The step may write there.
+    #[serde(default)]
+    pub writable: bool,
+}
+
 /// What happens in the container: the part of a job that a worker needs as it is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunSpec {
@@ -161,6 +173,9 @@ pub struct RunSpec {
     pub capabilities: Vec<String>,
     /// No network at all.
     pub network_none: bool,
+    /// Directories and files of the host.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub host_paths: Vec<HostPath>,
 }
 
 /// Jobs of one group run at most `limit` at a time, across all builds and pipelines, in the order in which they became ready.

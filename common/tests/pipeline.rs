@@ -121,6 +121,10 @@ fn show_job(out: &mut String, job: &JobSpec) {
     .unwrap();
     let devices: Vec<String> =
         run.devices.iter().map(|device| format!("{}{}", device.path, if device.optional { "?" } else { "" })).collect();
+    let paths = run.host_paths.iter();
+    let paths: Vec<String> = paths
+        .map(|path| format!("{}:{}{}", path.source, path.target, if path.writable { ":rw" } else { "" }))
+        .collect();
     job.approval.iter().for_each(|what| writeln!(out, "  awaits  approval {what:?}").unwrap());
     if let Some(concurrency) = &job.concurrency {
         writeln!(out, "  group   {}, {} at a time", concurrency.group, concurrency.limit).unwrap();
@@ -132,6 +136,7 @@ fn show_job(out: &mut String, job: &JobSpec) {
         ("privileged", run.privileged.then(String::new)),
         ("no network", run.network_none.then(String::new)),
         ("devices", Some(devices.join(" ")).filter(|text| !text.is_empty())),
+        ("host paths", Some(paths.join(" ")).filter(|text| !text.is_empty())),
         ("capabilities", Some(run.capabilities.join(" ")).filter(|text| !text.is_empty())),
     ] {
         if let Some(value) = value {

@@ -191,6 +191,7 @@ fn hello(name: &str, boot: &str, held: &[LeaseId]) -> anyhow::Result<Command> {
         capacity: Capacity { cpu_millis: 8_000, memory_bytes: 1 << 36, disk_bytes: 1 << 40, slots: 4 },
         labels: BTreeMap::from([("zone".to_owned(), "a".to_owned())]),
         allows_privileged: true,
+        allows: Vec::new(),
         pool: None,
     };
     Ok(Command::Hello { offer: Box::new(offer), held: held.to_vec() })

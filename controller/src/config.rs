@@ -1,6 +1,7 @@
 //! The controller's settings.
 
 use crate::cache::{CacheConfig, EmbeddedConfig};
+use crate::policy::PolicyRule;
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
@@ -30,6 +31,10 @@ pub struct ControllerConfig {
     /// URL or a certificate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cache: Option<CacheConfig>,
+    /// What steps of some pipelines may have besides what all steps have, as a list of tables with `name`, `pipelines` and `allow`.
+    /// A worker has to allow it as well. Default: nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub policy: Vec<PolicyRule>,
     /// Longest log of an attempt; what is longer is cut, with a note that says how much.
     #[serde(default = "default_log_max")]
     pub log_max: ByteSize,
@@ -72,6 +77,7 @@ impl ControllerConfig {
             public_url: None,
             names: Vec::new(),
             cache: None,
+            policy: Vec::new(),
             log_max: default_log_max(),
             worker_certificate_secs: default_worker_certificate(),
             person_certificate_secs: default_person_certificate(),

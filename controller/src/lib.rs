@@ -18,6 +18,7 @@ pub mod driver;
 pub mod finalize;
 pub mod journal;
 pub mod logs;
+pub mod policy;
 mod registry;
 mod rpc;
 mod server;

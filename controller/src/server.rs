@@ -8,6 +8,7 @@ use crate::driver::{Driver, Handle, Notices};
 use crate::finalize::{self, Finalizer};
 use crate::journal::{Journal, SledJournal};
 use crate::logs::LogStore;
+use crate::policy::Policy;
 use crate::registry;
 use crate::rpc::{AccessControl, Admin, Client, Validity, Workers, note_refusals};
 use crate::setup::Pki;
@@ -221,7 +222,8 @@ fn routes(config: &ControllerConfig, rooms: Rooms, shutdown: &CancellationToken)
     let access = AccessControl::new(farm.clone(), authority, clock.clone(), guesses, audit.clone(), validity)?;
     let access = AccessServiceServer::new(access);
     let (name, stop) = (config.farm.clone(), shutdown.clone());
-    let client = Client::new(farm.clone(), audit.clone(), cache.clone(), logs.clone(), clock.clone(), name, stop);
+    let client = Client::new(farm.clone(), audit.clone(), cache.clone(), logs.clone(), clock.clone(), name, stop)
+        .with_policy(Policy::new(config.policy.clone()));
     let admin = AdminServiceServer::new(Admin::new(farm.clone(), audit.clone(), shutdown.clone()));
     let probes = probes(farm.clone(), audit.clone());
     let registry = registry::router(farm.clone(), cache.clone(), config.cache().is_public());

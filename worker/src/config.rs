@@ -5,6 +5,7 @@ use crate::network::NetworkConfig;
 use bytesize::ByteSize;
 use railyard_common::id::{PoolName, WorkerName};
 use railyard_common::platform::PlatformOffer;
+use railyard_common::rights::{self, Right};
 use railyard_transfer::Settings;
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -51,9 +52,14 @@ pub struct WorkerConfig {
     /// What jobs can use, where it differs from what the host has.
     #[serde(default)]
     pub capacity: CapacityConfig,
-    /// Jobs may be privileged here. Such a job can do anything to this host. Default: false.
+    /// Jobs may be privileged here, if the operator's policy lets their pipeline. Such a job can do anything to this host; so it may
+    /// have everything that `allow` can name. Default: false.
     #[serde(default)]
     pub allow_privileged: bool,
+    /// What else jobs may have here, if the operator's policy lets their pipeline: `capabilities:NAME`, `devices:/dev/NAME`,
+    /// `host-paths:/PATH` and `host-paths:/PATH:rw`. A `*` may stand at the end of a capability or device. Default: nothing.
+    #[serde(default)]
+    pub allow: Vec<Right>,
     /// The control group of the engine's that steps' containers are made in: `railyard.slice` where the engine uses systemd for them,
     /// a path such as `/railyard` where it does not. With limits of its own it bounds all steps together. Default: the engine's own.
     #[serde(default)]
@@ -240,6 +246,7 @@ impl WorkerConfig {
             pool: None,
             capacity: CapacityConfig::default(),
             allow_privileged: false,
+            allow: Vec::new(),
             cgroup_parent: None,
             enforce_disk: enforce_disk(),
             drain_grace_secs: 0,
@@ -260,6 +267,11 @@ impl WorkerConfig {
         let Files { ca, cert, key } = Files::in_dir(&self.data_dir.join("pki"));
         let or = |given: &Option<PathBuf>, usual| given.clone().unwrap_or(usual);
         Files { ca: or(&self.ca, ca), cert: or(&self.cert, cert), key: or(&self.key, key) }
+    }
+
+    /// Whether a job may have that here.
+    pub fn allows(&self, right: &Right) -> bool {
+        (self.allow_privileged && Right::Privileged.covers(right)) || rights::allows(&self.allow, right)
     }
 
     /// Time between SIGTERM and SIGKILL.
@@ -313,6 +325,7 @@ mod tests {
             platforms = [{{ platform = 'linux/arm64', emulated = true }}]
             labels = {{ pool = 'big' }}
             allow_privileged = true
+            allow = ['devices:/dev/kvm', 'capabilities:SYS_*', 'host-paths:/srv/ccache:rw']
             capacity = {{ cpu_millis = 4000, memory = '8GiB', disk = '100GiB', slots = 3, disk_reserve = '1GiB' }}
             network = {{ deny = ['host', '10.0.0.0/8'], allow = ['10.0.0.5:3128'], unguarded = 'allow' }}
             pressure = {{ memory_percent = 20, io_percent = 0 }}

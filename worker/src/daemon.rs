@@ -264,6 +264,7 @@ impl Daemon {
             held: all(&held),
             builds: self.shop.shelf.builds().iter().map(ToString::to_string).collect(),
             allows_privileged: config.allow_privileged,
+            allows: config.allow.iter().map(ToString::to_string).collect(),
             pool: config.pool.as_ref().map(ToString::to_string).unwrap_or_default(),
             host_boot: record::kernel_boot(),
             uptime_millis: u64::try_from(self.now().as_millis()).unwrap_or(u64::MAX),

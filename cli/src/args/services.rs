@@ -36,7 +36,7 @@ pub struct DevArgs {
     /// Scratch space for jobs, for instance 50GiB [default: what is free, but for a reserve]
     #[arg(long, value_name = "SIZE")]
     pub disk: Option<ByteSize>,
-    /// Let steps be privileged: they can do anything to this machine
+    /// Let steps be privileged, in every pipeline: they can do anything to this machine. Without it they may have /dev/kvm
     #[arg(long)]
     pub allow_privileged: bool,
 }

@@ -6,7 +6,9 @@ use crate::failure::Failure;
 use crate::render::Console;
 use crate::settings::DEV_CONFIG;
 use railyard_common::id::WorkerName;
+use railyard_common::rights::Right;
 use railyard_controller::cache::{CacheConfig, EmbeddedConfig};
+use railyard_controller::policy::PolicyRule;
 use railyard_controller::{ControllerConfig, Ready};
 use railyard_service::task;
 use railyard_service::tls::{Identity, Role};
@@ -28,6 +30,15 @@ struct Service {
     running: Option<JoinHandle<anyhow::Result<()>>>,
 }
 
+/// The name of the one rule.
+const POLICY: &str = "railyard dev";
+
+/// What steps may have on this machine: to boot what they have built, and everything if its user wants it so.
+fn allowed(args: &DevArgs) -> Vec<Right> {
+    let kvm = Right::Device("/dev/kvm".to_owned());
+    if args.allow_privileged { vec![kvm, Right::Privileged] } else { vec![kvm] }
+}
+
 /// Runs the farm until it is told to stop.
 ///
 /// # Errors
@@ -37,7 +48,8 @@ pub async fn dev(args: &DevArgs, console: &Console) -> Result<(), Failure> {
     // Whoever reaches a farm on the loopback may read what it built: `curl` needs no certificate.
     let cache = EmbeddedConfig { dir: data.join("cache"), public_read: args.listen.ip().is_loopback(), key_file: None };
     let cache = Some(CacheConfig::Embedded(cache));
-    let config = ControllerConfig { listen: args.listen, cache, ..ControllerConfig::new(data.clone()) };
+    let policy = vec![PolicyRule { name: POLICY.to_owned(), pipelines: vec!["*".to_owned()], allow: allowed(args) }];
+    let config = ControllerConfig { listen: args.listen, cache, policy, ..ControllerConfig::new(data.clone()) };
     let stop = stop_on_signal()?;
 
     let (tell_ready, ready) = oneshot::channel();
@@ -114,6 +126,7 @@ fn worker_config(args: &DevArgs, controller: &ControllerConfig, ready: &Ready) -
     config.capacity.memory = args.memory;
     config.capacity.disk = args.disk;
     config.allow_privileged = args.allow_privileged;
+    config.allow = allowed(args);
     // Whoever is not root of this machine has no packet filter, and builds on it all the same.
     config.network.unguarded = Unguarded::Allow;
     Ok(config)

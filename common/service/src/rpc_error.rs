@@ -40,6 +40,8 @@ pub const REVOKED: &str = "revoked";
 pub const BAD_TOKEN: &str = "bad-token";
 /// The caller's role may not do that.
 pub const FORBIDDEN: &str = "forbidden";
+/// A step wants what the operator's policy does not allow its pipeline.
+pub const POLICY: &str = "policy";
 /// An upload is not complete, or its bytes are not what was promised.
 pub const BAD_UPLOAD: &str = "bad-upload";
 /// Log bytes do not continue where the log ends.

@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Directories of the container that inputs must leave alone: the farm's and the kernel's.
-const RESERVED_MOUNTS: [&str; 5] = ["/work", "/railyard", "/proc", "/sys", "/dev"];
+pub(super) const RESERVED_MOUNTS: [&str; 5] = ["/work", "/railyard", "/proc", "/sys", "/dev"];
 
 pub(super) struct Expander<'a> {
     pub pipeline: &'a Pipeline,
@@ -106,6 +106,7 @@ impl<'a> Expander<'a> {
                 devices: step.devices.clone(),
                 capabilities: step.capabilities.clone(),
                 network_none: step.network_none,
+                host_paths: step.host_paths.clone(),
             }),
         })
     }

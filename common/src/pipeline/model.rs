@@ -4,7 +4,7 @@ use super::diagnostic::Position;
 use super::template::Template;
 use crate::compress::Compress;
 use crate::id::{PipelineName, StepName, Variant};
-use crate::job::{Capacity, Device};
+use crate::job::{Capacity, Device, HostPath};
 use crate::platform::Platform;
 
 /// A checked pipeline.
@@ -63,6 +63,7 @@ pub(super) struct Step {
     pub privileged: bool,
     pub devices: Vec<Device>,
     pub capabilities: Vec<String>,
+    pub host_paths: Vec<HostPath>,
     pub network_none: bool,
     pub placing: Placing,
 }

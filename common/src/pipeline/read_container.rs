@@ -9,7 +9,7 @@ use super::model::Step;
 use super::reader::{Fields, Reader};
 use super::values;
 use super::yaml::Node;
-use crate::job::{Capacity, Device};
+use crate::job::{Capacity, Device, HostPath};
 use std::ops::RangeInclusive;
 
 pub(super) const RESOURCE_FIELDS: [&str; 3] = ["cpu", "memory", "disk"];
@@ -31,6 +31,7 @@ impl Reader<'_> {
         }
         step.devices = fields.get("devices").map(|node| self.devices(node)).unwrap_or_default();
         step.capabilities = fields.get("capabilities").map(|node| self.capabilities(node)).unwrap_or_default();
+        step.host_paths = fields.get("host_paths").map(|node| self.host_paths(node)).unwrap_or_default();
         if let Some(node) = fields.get("network") {
             let parse = |text: &str| match text {
                 "none" => Ok(true),
@@ -74,6 +75,19 @@ impl Reader<'_> {
             }
         }
         devices
+    }
+
+    fn host_paths(&mut self, node: &Node) -> Vec<HostPath> {
+        let mut paths: Vec<HostPath> = Vec::new();
+        for (_, item) in self.texts(node, "`host_paths`") {
+            let Some(path) = self.parsed(item, "a host path", values::host_path) else { continue };
+            if paths.iter().any(|other| other.target == path.target) {
+                self.problems.add(item.at, format!("two of `host_paths` are mounted at {}", quote(&path.target)));
+            } else {
+                paths.push(path);
+            }
+        }
+        paths
     }
 
     fn capabilities(&mut self, node: &Node) -> Vec<String> {

@@ -16,7 +16,7 @@ use crate::job::Capacity;
 use crate::path::RelPath;
 use crate::platform::Platform;
 
-const FIELDS: [&str; 24] = [
+const FIELDS: [&str; 25] = [
     "name",
     "description",
     "needs",
@@ -36,6 +36,7 @@ const FIELDS: [&str; 24] = [
     "privileged",
     "devices",
     "capabilities",
+    "host_paths",
     "network",
     "approval",
     "concurrency",
@@ -117,6 +118,7 @@ fn blank(node: &Node, platforms: &[Platform]) -> Step {
         privileged: false,
         devices: Vec::new(),
         capabilities: Vec::new(),
+        host_paths: Vec::new(),
         network_none: false,
         placing: Placing::default(),
     }

@@ -1,8 +1,9 @@
 //! Durations, sizes and the other small forms. Each gives the form that it expects as its error.
 
+use super::expand::RESERVED_MOUNTS;
 use super::limits::{CPU_MAX_MILLIS, CPU_MIN_MILLIS};
 use crate::digest::Digest;
-use crate::job::Device;
+use crate::job::{Device, HostPath};
 use crate::path::RelPath;
 use std::ops::RangeInclusive;
 use std::str::FromStr as _;
@@ -122,6 +123,25 @@ pub(super) fn device(text: &str) -> Result<Device, String> {
     }
 }
 
+/// `/HOST/PATH`, `/HOST/PATH:/PATH`, and `:rw` behind either.
+pub(super) fn host_path(text: &str) -> Result<HostPath, String> {
+    let (paths, writable) = text.strip_suffix(":rw").map_or((text, false), |paths| (paths, true));
+    let (source, target) = paths.split_once(':').unwrap_or((paths, paths));
+    let is_path = |path: &str| {
+        path.strip_prefix('/').is_some_and(|rest| rest.parse::<RelPath>().is_ok()) && !path.contains([':', ','])
+    };
+    let is_free = !RESERVED_MOUNTS
+        .iter()
+        .any(|reserved| target.strip_prefix(reserved).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')));
+    if is_path(source) && is_path(target) && is_free {
+        Ok(HostPath { source: source.to_owned(), target: target.to_owned(), writable })
+    } else {
+        Err("a path on the host such as `/srv/ccache`, with the path in the container (`/srv/ccache:/ccache`, not below /work, \
+             /railyard, /proc, /sys or /dev) and `:rw` behind it where they are needed"
+            .to_owned())
+    }
+}
+
 /// `default`, or a capability without its `CAP_`. The error is the list of what there is.
 pub(super) fn capability(text: &str) -> Result<String, Vec<&'static str>> {
     let upper = text.to_ascii_uppercase();
@@ -221,6 +241,19 @@ mod tests {
         assert_eq!(device("/dev/kvm?"), Ok(Device { path: "/dev/kvm".to_owned(), optional: true }));
         for bad in ["kvm", "/dev/", "/dev/../etc/shadow", "/etc/shadow", "/dev/kvm:/dev/x", "?"] {
             assert!(device(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn host_paths_are_absolute_and_leave_the_farm_s_own_alone() {
+        let path = |source: &str, target: &str, writable| {
+            Ok(HostPath { source: source.to_owned(), target: target.to_owned(), writable })
+        };
+        assert_eq!(host_path("/srv/ccache"), path("/srv/ccache", "/srv/ccache", false));
+        assert_eq!(host_path("/srv/c:/ccache:rw"), path("/srv/c", "/ccache", true));
+        assert_eq!(host_path("/srv/c:rw"), path("/srv/c", "/srv/c", true));
+        for bad in ["", "/", "srv", "/srv/../etc", "/srv:x", "/srv:/work/x", "/proc", "/srv:/x:ro", "/srv:/", "/a,b"] {
+            assert!(host_path(bad).is_err(), "{bad}");
         }
     }
 

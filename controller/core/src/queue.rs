@@ -9,6 +9,7 @@ use railyard_common::id::{GroupName, JobId, PipelineName, PoolName};
 use railyard_common::job::{Capacity, JobSpec};
 use railyard_common::platform::Platform;
 use railyard_common::priority::Priority;
+use railyard_common::rights::{Right, Wanted};
 use railyard_common::time::Millis;
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -19,7 +20,7 @@ use std::sync::Arc;
 pub(crate) struct Shape {
     pub platform: Platform,
     pub resources: Capacity,
-    pub privileged: bool,
+    pub rights: Vec<Right>,
     pub pool: Option<PoolName>,
     pub labels: BTreeMap<String, String>,
 }
@@ -39,7 +40,7 @@ impl Line {
             shape: Shape {
                 platform: spec.name.platform,
                 resources: spec.run.resources,
-                privileged: spec.run.privileged,
+                rights: Wanted::of(&spec.run).required,
                 pool: spec.pool.clone(),
                 labels: spec.labels.clone(),
             },

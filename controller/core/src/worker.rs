@@ -7,6 +7,7 @@ use railyard_common::id::{BootId, LeaseId, PoolName, WorkerName};
 use railyard_common::job::{Capacity, JobSpec};
 use railyard_common::planted::{self, Bug};
 use railyard_common::platform::{Platform, PlatformOffer};
+use railyard_common::rights::{self, Right, Wanted};
 use railyard_common::time::Millis;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -39,6 +40,9 @@ pub struct WorkerOffer {
     /// Jobs may be privileged there.
     #[serde(default)]
     pub allows_privileged: bool,
+    /// What else they may have there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allows: Vec<Right>,
 }
 
 impl WorkerOffer {
@@ -47,28 +51,33 @@ impl WorkerOffer {
         self.platforms.iter().find(|offer| offer.platform == platform).map(|offer| offer.emulated)
     }
 
+    /// Whether its settings let a step have that.
+    fn allows(&self, right: &Right) -> bool {
+        (self.allows_privileged && Right::Privileged.covers(right)) || rights::allows(&self.allows, right)
+    }
+
     /// Whether it could run `spec` when idle: [`WorkerOffer::objection`] without the words.
     pub fn suits(&self, spec: &JobSpec) -> bool {
         self.capacity.fits(&spec.run.resources)
-            && self.admits(spec.name.platform, spec.pool.as_ref(), spec.run.privileged, &spec.labels)
+            && self.admits(spec.name.platform, spec.pool.as_ref(), &Wanted::of(&spec.run).required, &spec.labels)
     }
 
     /// Whether it could run jobs of this shape when idle.
     pub(crate) fn suits_shape(&self, shape: &Shape) -> bool {
         self.capacity.fits(&shape.resources)
-            && self.admits(shape.platform, shape.pool.as_ref(), shape.privileged, &shape.labels)
+            && self.admits(shape.platform, shape.pool.as_ref(), &shape.rights, &shape.labels)
     }
 
     fn admits(
         &self,
         platform: Platform,
         pool: Option<&PoolName>,
-        privileged: bool,
+        rights: &[Right],
         labels: &BTreeMap<String, String>,
     ) -> bool {
         (self.offers(platform).is_some() || planted::is(Bug::PlatformIgnored))
             && (self.pool.as_ref() == pool || planted::is(Bug::PoolIgnored))
-            && (self.allows_privileged || !privileged)
+            && rights.iter().all(|right| self.allows(right))
             && labels.iter().all(|(label, value)| self.labels.get(label) == Some(value))
     }
 
@@ -86,8 +95,11 @@ impl WorkerOffer {
             (None, Some(pool)) => return Some(format!("{name} takes only jobs for pool {pool}")),
             _ => {}
         }
-        if spec.run.privileged && !self.allows_privileged {
-            return Some(format!("{name} does not allow privileged jobs"));
+        if let Some(right) = Wanted::of(&spec.run).required.iter().find(|right| !self.allows(right)) {
+            return Some(match right {
+                Right::Privileged => format!("{name} does not allow privileged jobs"),
+                right => format!("{name} does not allow {right}"),
+            });
         }
         let missing = spec.labels.iter().find(|(label, value)| self.labels.get(*label) != Some(value));
         if let Some((label, value)) = missing {

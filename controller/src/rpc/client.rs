@@ -7,11 +7,13 @@ use crate::audit::{self, Audit};
 use crate::cache::Cache;
 use crate::driver::{Change, Handle};
 use crate::logs::{Growth, LogStore};
+use crate::policy::{Denied, Policy};
 use crate::trace;
 use futures_util::Stream;
 use railyard_common::id::{BuildId, JobName, LeaseId, PipelineName};
 use railyard_common::layout;
 use railyard_common::path::{Glob, RelPath};
+use railyard_common::plan::Plan;
 use railyard_core::{Farm, Refusal};
 use railyard_proto::v1;
 use railyard_proto::v1::client_service_server::ClientService;
@@ -49,6 +51,7 @@ pub struct Client {
     logs: Arc<LogStore>,
     pub(super) clock: Arc<dyn Clock>,
     farm_name: String,
+    policy: Policy,
     shutdown: CancellationToken,
 }
 
@@ -63,7 +66,19 @@ impl Client {
         farm_name: String,
         shutdown: CancellationToken,
     ) -> Self {
-        Self { farm, audit, cache, logs, clock, farm_name, shutdown }
+        Self { farm, audit, cache, logs, clock, farm_name, policy: Policy::default(), shutdown }
+    }
+
+    /// Lets pipelines have what `policy` allows. Without one they have what all have.
+    #[must_use]
+    pub fn with_policy(self, policy: Policy) -> Self {
+        Self { policy, ..self }
+    }
+
+    /// Refuses a plan that wants more than its pipeline may have; a line for each thing that was taken out of it.
+    pub(super) fn check_policy(&self, plan: &mut Plan) -> Result<Vec<String>, Status> {
+        let denied = |denied: Denied| rpc_error::refusal(Code::PermissionDenied, rpc_error::POLICY, denied.to_string());
+        self.policy.apply(plan).map_err(denied)
     }
 
     /// The root of published paths: what stands in front of every one.
@@ -122,11 +137,12 @@ impl ClientService for Client {
         let now = self.clock.now();
         let checked = submit::Checked::new(request.into_inner())?;
         in_scope(&who, checked.pipeline())?;
-        let plan = checked.plan(&self.farm, now).await?;
+        let mut plan = checked.plan(&self.farm, now).await?;
+        let left_out = self.check_policy(&mut plan)?;
         let response = self.farm.read(move |farm, _| v1::PlanResponse {
             pipeline: plan.build.pipeline.to_string(),
             jobs: plan.jobs.iter().map(|spec| view::planned(farm, spec, now)).collect(),
-            warnings: submit::warnings(farm, &plan),
+            warnings: left_out.into_iter().chain(submit::warnings(farm, &plan)).collect(),
         });
         Ok(Response::new(response.await.map_err(command_status)?))
     }

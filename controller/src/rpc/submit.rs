@@ -46,8 +46,9 @@ impl Client {
         // The key is its submitter's and its pipeline's: others may happen to use the same one.
         let key = key.map(|key| format!("{}/{}/{key}", by.name, checked.pipeline()));
         let mut races = 0;
-        let (events, plan) = loop {
-            let plan = checked.plan(&self.farm, self.clock.now()).await?;
+        let (events, plan, left_out) = loop {
+            let mut plan = checked.plan(&self.farm, self.clock.now()).await?;
+            let left_out = self.check_policy(&mut plan)?;
             let (key, request, by, trace) = (key.clone(), digest.clone(), by.name.clone(), trace.clone());
             let submission = Submission { plan: plan.clone(), key, request, priority, by, trace };
             match self.farm.decide(Command::Submit(Box::new(submission))).await {
@@ -57,7 +58,7 @@ impl Client {
                 {
                     races += 1;
                 }
-                decided => break (decided.map_err(command_status)?, plan),
+                decided => break (decided.map_err(command_status)?, plan, left_out),
             }
         };
         let mut build = plan.build.clone();
@@ -71,7 +72,8 @@ impl Client {
             _ => None,
         });
         let superseded = superseded.collect();
-        let warnings = self.farm.read(move |farm, _| warnings(farm, &plan)).await.map_err(command_status)?;
+        let waiting = self.farm.read(move |farm, _| warnings(farm, &plan)).await.map_err(command_status)?;
+        let warnings = left_out.into_iter().chain(waiting).collect();
         Ok(v1::SubmitResponse { build: build.to_string(), existing, warnings, superseded })
     }
 }

@@ -11,6 +11,7 @@ use railyard_common::digest::Digest;
 use railyard_common::id::{BootId, BuildId, LeaseId, WorkerName};
 use railyard_common::layout;
 use railyard_common::order::{Order, OrderImage};
+use railyard_common::rights::Right;
 use railyard_core::{Act, Said, WorkerOffer};
 use railyard_proto::v1;
 use railyard_proto::v1::worker_service_server::WorkerService;
@@ -204,6 +205,13 @@ fn offer_of(hello: v1::Hello, name: WorkerName) -> Result<WorkerOffer, Status> {
     for text in hello.labels.iter().flat_map(|(name, value)| [name, value]) {
         convert::at_most("labels", text.len(), OFFER_TEXT_MAX_BYTES, "bytes")?;
     }
+    convert::at_most("allows", hello.allows.len(), LABELS_MAX, "entries")?;
+    let mut allows = Vec::with_capacity(hello.allows.len());
+    for text in &hello.allows {
+        convert::at_most("allows", text.len(), OFFER_TEXT_MAX_BYTES, "bytes")?;
+        // One that a newer worker knows and this controller does not is nothing that a job here could want.
+        allows.extend(text.parse::<Right>());
+    }
     Ok(WorkerOffer {
         name,
         boot: BootId(hello.boot_id),
@@ -213,6 +221,7 @@ fn offer_of(hello: v1::Hello, name: WorkerName) -> Result<WorkerOffer, Status> {
         labels: hello.labels.into_iter().collect(),
         pool: convert::parsed_if_given("pool", &hello.pool)?,
         allows_privileged: hello.allows_privileged,
+        allows,
     })
 }
 

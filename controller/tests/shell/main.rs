@@ -17,6 +17,7 @@ mod logs;
 mod order;
 mod pki;
 mod placing;
+mod policy;
 mod probes;
 mod publish;
 mod registry;

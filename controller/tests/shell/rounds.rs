@@ -171,6 +171,7 @@ fn offer(name: &str) -> WorkerOffer {
         labels: BTreeMap::new(),
         pool: None,
         allows_privileged: false,
+        allows: Vec::new(),
     }
 }
 

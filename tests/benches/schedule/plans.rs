@@ -76,6 +76,7 @@ pub fn job(name: &str, shape: Shape) -> JobSpec {
             devices: Vec::new(),
             capabilities: vec!["default".to_owned()],
             network_none: false,
+            host_paths: Vec::new(),
         }),
     }
 }
@@ -144,6 +145,7 @@ pub fn offer(number: usize, capacity: Capacity) -> WorkerOffer {
         labels: BTreeMap::from([("rack".to_owned(), format!("r{}", number % 8))]),
         pool: None,
         allows_privileged: false,
+        allows: Vec::new(),
     }
 }
 

@@ -131,6 +131,7 @@ fn spec(dice: &mut Dice, needs: &[JobName], jobs: &[JobSpec]) -> JobSpec {
             devices: Vec::new(),
             capabilities: Vec::new(),
             network_none: false,
+            host_paths: Vec::new(),
         }),
     }
 }

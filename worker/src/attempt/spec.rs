@@ -10,6 +10,7 @@ use crate::workshop::Workshop;
 use railyard_common::job::Device;
 use railyard_common::order::Order;
 use railyard_common::outcome::{OutcomeKind, Reason};
+use railyard_common::rights::{Right, Wanted};
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -28,11 +29,21 @@ const REMOUNTS: &str = "SYS_ADMIN";
 /// [`Fault`]: refused.
 pub fn check(config: &WorkerConfig, order: &Order) -> Result<(), Fault> {
     let refuse = |message: String| Err(Fault::ended(OutcomeKind::Refused, Reason::Unsupported, message));
-    if order.run.privileged && !config.allow_privileged {
-        return refuse(format!(
-            "the job is privileged, and worker {} does not allow that; set `allow_privileged` there, or use another worker",
-            config.name
-        ));
+    // The controller has asked its own policy. Whoever has that has not this host yet.
+    match Wanted::of(&order.run).required.iter().find(|right| !config.allows(right)) {
+        Some(Right::Privileged) => {
+            return refuse(format!(
+                "the job is privileged, and worker {} does not allow that; set `allow_privileged` there, or use another worker",
+                config.name
+            ));
+        }
+        Some(right) => {
+            return refuse(format!(
+                "the job wants `{right}`, and worker {} does not allow that; add \"{right}\" to `allow` there, or use another worker",
+                config.name
+            ));
+        }
+        None => {}
     }
     match order.run.devices.iter().find(|device| !device.optional && !is_there(device)) {
         Some(device) => {
@@ -82,7 +93,14 @@ pub fn container(
     let mut mounts = vec![mount(&dir.work(), WORK_DIR, false), mount(&dir.script(), SCRIPT, true)];
     mounts.extend(inputs.iter().map(|input| mount(&input.source, &input.target, true)));
     let run = &order.run;
-    let devices = run.devices.iter().filter(|device| is_there(device));
+    mounts.extend(run.host_paths.iter().map(|path| FileMount {
+        source: path.source.clone().into(),
+        target: path.target.clone(),
+        read_only: !path.writable,
+    }));
+    // What the job can do without it gets where it may.
+    let may_have = |device: &&Device| config.allows(&Right::Device(device.path.clone()));
+    let devices = run.devices.iter().filter(|device| is_there(device)).filter(may_have);
     ContainerSpec {
         name: container_name(farm, config, order),
         image: image.to_owned(),

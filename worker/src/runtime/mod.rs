@@ -14,7 +14,7 @@ mod watch;
 
 pub use docker::Docker;
 pub use error::RuntimeError;
-pub use spec::{ContainerSpec, DEFAULT_CAPABILITIES, DeviceMount, EngineNetwork, FileMount, NetworkSpec, labels};
+pub use spec::{ContainerSpec, DeviceMount, EngineNetwork, FileMount, NetworkSpec, labels};
 
 use crate::usage::Writable;
 use async_trait::async_trait;

@@ -4,6 +4,7 @@ use crate::network::peer::Network;
 use railyard_common::id::WorkerName;
 use railyard_common::order::Order;
 use railyard_common::platform::Platform;
+use railyard_common::rights::DEFAULT_CAPABILITIES;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -22,24 +23,6 @@ pub mod labels {
     /// Which job, for people.
     pub const JOB: &str = "railyard.job";
 }
-
-/// What `default` stands for in a step's capabilities: the set that Docker gives to containers.
-pub const DEFAULT_CAPABILITIES: [&str; 14] = [
-    "AUDIT_WRITE",
-    "CHOWN",
-    "DAC_OVERRIDE",
-    "FOWNER",
-    "FSETID",
-    "KILL",
-    "MKNOD",
-    "NET_BIND_SERVICE",
-    "NET_RAW",
-    "SETFCAP",
-    "SETGID",
-    "SETPCAP",
-    "SETUID",
-    "SYS_CHROOT",
-];
 
 /// A file or directory of the host in the container.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -5,7 +5,7 @@ use crate::farm::Farm;
 use crate::order::{order, output};
 use railyard_common::blob::Artifact;
 use railyard_common::digest::Digest;
-use railyard_common::job::Device;
+use railyard_common::job::{Device, HostPath};
 use railyard_common::order::{InputArtifact, OrderImage};
 use railyard_common::outcome::{OutcomeKind, Reason};
 use railyard_service::convert::FromProto as _;
@@ -168,12 +168,28 @@ async fn what_this_worker_does_not_allow_is_refused() {
     farm.run(&privileged).await.expect(OutcomeKind::Refused, Reason::Unsupported, "allow_privileged");
     let mut device = order(2, &image, "[ ! -e /dev/nothing ]; echo fine >/dev/full || exit 0");
     Arc::make_mut(&mut device.run).devices = vec![Device { path: "/dev/nothing".into(), optional: false }];
-    farm.run(&device).await.expect(OutcomeKind::Refused, Reason::Unsupported, "/dev/nothing");
+    farm.run(&device).await.expect(
+        OutcomeKind::Refused,
+        Reason::Unsupported,
+        "add \"devices:/dev/nothing\" to `allow`",
+    );
+    let mut capable = order(5, &image, "true");
+    Arc::make_mut(&mut capable.run).capabilities = vec!["default".into(), "SYS_ADMIN".into()];
+    farm.run(&capable).await.expect(OutcomeKind::Refused, Reason::Unsupported, "capabilities:SYS_ADMIN");
+    let mut path = order(6, &image, "true");
+    Arc::make_mut(&mut path.run).host_paths = vec![host_path("/etc", "/host-etc", false)];
+    farm.run(&path).await.expect(OutcomeKind::Refused, Reason::Unsupported, "host-paths:/etc");
     device.lease.job.0 = 3;
     Arc::make_mut(&mut device.run).devices[0].optional = true;
     farm.run(&device).await.expect_success();
     worker.stop().await;
     let mut config = farm.config();
+    config.allow = vec!["devices:/dev/n*".parse().unwrap()];
+    let worker = farm.worker_with(config.clone()).await;
+    device.lease.job.0 = 7;
+    Arc::make_mut(&mut device.run).devices[0].optional = false;
+    farm.run(&device).await.expect(OutcomeKind::Refused, Reason::Unsupported, "has no /dev/nothing");
+    worker.stop().await;
     config.allow_privileged = true;
     let worker = farm.worker_with(config).await;
     privileged.lease.job.0 = 4;
@@ -184,6 +200,47 @@ async fn what_this_worker_does_not_allow_is_refused() {
         None => ended.expect_success(),
         Some(why) => ended.expect(OutcomeKind::Lost, Reason::Engine, why.trim()),
     }
+    worker.stop().await;
+    farm.assert_no_leftovers().await;
+}
+
+fn host_path(source: &str, target: &str, writable: bool) -> HostPath {
+    HostPath { source: source.to_owned(), target: target.to_owned(), writable }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_this_worker_allows_is_there_and_no_more() {
+    let farm = Farm::start().await;
+    let (shared, image) = (tempfile::tempdir().unwrap(), base_image().await);
+    let source = shared.path().to_str().unwrap();
+    std::fs::write(shared.path().join("file"), "from the host").unwrap();
+    let mut config = farm.config();
+    config.allow = vec![
+        format!("host-paths:{source}").parse().unwrap(),
+        "devices:/dev/net/*".parse().unwrap(),
+        "capabilities:SYS_PTRACE".parse().unwrap(),
+    ];
+    let worker = farm.worker_with(config.clone()).await;
+    let script =
+        "cat /shared/file; ! touch /shared/new; [ -c /dev/net/tun ]; [ ! -e /dev/fuse ]; grep CapEff /proc/self/status";
+    let mut given = order(1, &image, script);
+    let run = Arc::make_mut(&mut given.run);
+    run.host_paths = vec![host_path(source, "/shared", false)];
+    run.devices = ["/dev/net/tun", "/dev/fuse"].map(|path| Device { path: path.into(), optional: true }).to_vec();
+    run.capabilities = vec!["SYS_PTRACE".into()];
+    let ended = farm.run(&given).await;
+    ended.expect_success();
+    assert!(ended.log.contains("from the host") && ended.log.contains("CapEff:\t0000000000080000\n"), "{}", ended.log);
+    let mut more = order(2, &image, "echo by a step >/shared/new");
+    Arc::make_mut(&mut more.run).host_paths = vec![host_path(source, "/shared", true)];
+    farm.run(&more).await.expect(OutcomeKind::Refused, Reason::Unsupported, &format!("host-paths:{source}:rw"));
+    worker.stop().await;
+
+    config.allow = vec![format!("host-paths:{source}:rw").parse().unwrap()];
+    let worker = farm.worker_with(config).await;
+    more.lease.job.0 = 3;
+    farm.run(&more).await.expect_success();
+    assert_eq!(std::fs::read_to_string(shared.path().join("new")).unwrap(), "by a step\n");
     worker.stop().await;
     farm.assert_no_leftovers().await;
 }

@@ -89,6 +89,10 @@ async fn capabilities_and_limits_are_those_of_the_step() {
     {
         assert!(ended.log.contains(line), "{line:?} is not in {}", ended.log);
     }
+    worker.stop().await;
+    let mut config = farm.config();
+    config.allow = vec!["capabilities:SYS_PTRACE".parse().unwrap()];
+    let worker = farm.worker_with(config).await;
     let mut more = order(2, &image, script);
     Arc::make_mut(&mut more.run).capabilities = vec!["default".into(), "SYS_PTRACE".into()];
     let ended = farm.run(&more).await;

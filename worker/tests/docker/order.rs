@@ -32,6 +32,7 @@ pub fn order(job: u64, image: &str, script: &str) -> Order {
             devices: Vec::new(),
             capabilities: Vec::new(),
             network_none: true,
+            host_paths: Vec::new(),
         }),
         traceparent: String::new(),
     }

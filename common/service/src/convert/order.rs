@@ -5,7 +5,7 @@ use super::{
     list, parsed, parsed_if_given, required,
 };
 use railyard_common::blob::{Artifact, Image};
-use railyard_common::job::{Device, OutputSpec, RunSpec};
+use railyard_common::job::{Device, HostPath, OutputSpec, RunSpec};
 use railyard_common::order::{InputArtifact, Order, OrderImage};
 use railyard_proto::v1;
 use railyard_proto::v1::lease_order;
@@ -54,6 +54,22 @@ impl FromProto<v1::Device> for Device {
     }
 }
 
+impl ToProto for HostPath {
+    type Proto = v1::HostPath;
+
+    fn to_proto(&self) -> v1::HostPath {
+        v1::HostPath { source: self.source.clone(), target: self.target.clone(), writable: self.writable }
+    }
+}
+
+impl FromProto<v1::HostPath> for HostPath {
+    fn from_proto(proto: v1::HostPath) -> Result<Self, BadMessage> {
+        absolute("source", &proto.source)?;
+        absolute("target", &proto.target)?;
+        Ok(Self { source: proto.source, target: proto.target, writable: proto.writable })
+    }
+}
+
 impl ToProto for InputArtifact {
     type Proto = v1::InputArtifact;
 
@@ -85,6 +101,7 @@ impl ToProto for RunSpec {
             devices: all(&self.devices),
             capabilities: self.capabilities.clone(),
             network_none: self.network_none,
+            host_paths: all(&self.host_paths),
         }
     }
 }
@@ -115,6 +132,7 @@ impl FromProto<v1::RunSpec> for RunSpec {
             devices: list("devices", proto.devices)?,
             capabilities: proto.capabilities,
             network_none: proto.network_none,
+            host_paths: list("host_paths", proto.host_paths)?,
         })
     }
 }

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use railyard_common::blob::{Artifact, Blob, Encoding, Image};
 use railyard_common::digest::Digest;
 use railyard_common::id::{BuildId, JobName};
-use railyard_common::job::{Device, OutputSpec, RunSpec};
+use railyard_common::job::{Device, HostPath, OutputSpec, RunSpec};
 use railyard_common::order::{InputArtifact, Order, OrderImage};
 use railyard_common::outcome::{LOG_TAIL_LINES, Outcome, OutcomeKind, Reason};
 use railyard_common::path::{Glob, RelPath};
@@ -60,12 +60,18 @@ fn run_spec() -> impl Strategy<Value = RunSpec> {
             OutputSpec { glob, publish, optional, compress: compress.parse().unwrap() }
         });
     let device = ("/dev/[a-z]{1,8}", any::<bool>()).prop_map(|(path, optional)| Device { path, optional });
-    let container = (vec(device, 0..3), vec("[A-Z_]{1,12}", 0..3), any::<[bool; 3]>(), capacity());
+    let host_path = ("/srv/[a-z]{1,8}", "/[a-z]{1,8}", any::<bool>()).prop_map(|(source, target, writable)| HostPath {
+        source,
+        target,
+        writable,
+    });
+    let container =
+        (vec(device, 0..3), vec("[A-Z_]{1,12}", 0..3), any::<[bool; 3]>(), capacity(), vec(host_path, 0..2));
     let script = (".{0,64}", btree_map("[A-Z_]{1,8}", "[^\0]{0,16}", 0..4), vec(output, 0..3));
     (script, container, 1..u64::MAX, any::<u64>()).prop_map(
         |(script, container, timeout_secs, silence_timeout_secs)| {
             let (script, env, outputs) = script;
-            let (devices, capabilities, [commit, privileged, network_none], resources) = container;
+            let (devices, capabilities, [commit, privileged, network_none], resources, host_paths) = container;
             RunSpec {
                 script,
                 env,
@@ -78,6 +84,7 @@ fn run_spec() -> impl Strategy<Value = RunSpec> {
                 devices,
                 capabilities,
                 network_none,
+                host_paths,
             }
         },
     )
@@ -162,6 +169,7 @@ fn small_order() -> v1::LeaseOrder {
         devices: vec![Device { path: "/dev/kvm".to_owned(), optional: true }],
         capabilities: vec!["default".to_owned()],
         network_none: false,
+        host_paths: Vec::new(),
     };
     let artifact = Artifact {
         path: "out/a".parse().unwrap(),

@@ -21,6 +21,7 @@ fn offer() -> Box<WorkerOffer> {
         labels: BTreeMap::new(),
         pool: None,
         allows_privileged: false,
+        allows: Vec::new(),
     })
 }
 
@@ -38,6 +39,7 @@ fn submit(ticket: u64, build: &str) -> Input {
         devices: Vec::new(),
         capabilities: Vec::new(),
         network_none: false,
+        host_paths: Vec::new(),
     };
     let job = JobSpec {
         name,

@@ -61,6 +61,7 @@ fn offer(name: &str, cpu_millis: u32) -> WorkerOffer {
         labels: BTreeMap::new(),
         pool: None,
         allows_privileged: false,
+        allows: Vec::new(),
     }
 }
 

@@ -193,6 +193,7 @@ impl Host {
             labels: self.labels.clone(),
             pool: self.pool.clone(),
             allows_privileged: false,
+            allows: Vec::new(),
         })
     }
 

@@ -33,6 +33,7 @@ pub fn worker_offer(name: WorkerName, boot: BootId, offer: &Offer) -> WorkerOffe
         labels: offer.label.then(|| ("kvm".to_owned(), "yes".to_owned())).into_iter().collect(),
         pool: offer.pool.then(pool),
         allows_privileged: offer.privileged,
+        allows: Vec::new(),
     }
 }
 

@@ -35,6 +35,7 @@ pub fn job_spec(name: JobName) -> JobSpec {
             devices: Vec::new(),
             capabilities: Vec::new(),
             network_none: false,
+            host_paths: Vec::new(),
         }),
     }
 }

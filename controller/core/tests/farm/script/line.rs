@@ -162,6 +162,7 @@ fn read_worker(name: &str, platforms: &str, options: &[&str]) -> Result<WorkerOf
         labels: BTreeMap::new(),
         pool: None,
         allows_privileged: false,
+        allows: Vec::new(),
     };
     for option in options {
         match option.split_once('=') {

@@ -1,0 +1,231 @@
+//! What a step does not have by itself: rights that a worker and an operator's policy have to allow, both.
+//!
+//! ```text
+//! privileged   capabilities:SYS_ADMIN   devices:/dev/kvm   host-paths:/srv/ccache   host-paths:/srv/ccache:rw
+//! ```
+//! In what is allowed, a `*` at the end of a capability or a device stands for the rest: `devices:/dev/loop*`. A host path is
+//! allowed as it is written and not what lies below: whoever may write there could lead a path below it out by a link.
+
+use crate::job::{HostPath, RunSpec};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::str::FromStr;
+
+/// What `default` stands for in a step's capabilities: the set that Docker gives to containers. Everybody has it who asks.
+pub const DEFAULT_CAPABILITIES: [&str; 14] = [
+    "AUDIT_WRITE",
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "MKNOD",
+    "NET_BIND_SERVICE",
+    "NET_RAW",
+    "SETFCAP",
+    "SETGID",
+    "SETPCAP",
+    "SETUID",
+    "SYS_CHROOT",
+];
+
+/// A right. In what is allowed, names may end in a `*`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Right {
+    /// Everything: whoever has it can do anything to the host.
+    Privileged,
+    /// A capability beyond the default ones, without `CAP_`.
+    Capability(String),
+    /// A device of the host.
+    Device(String),
+    /// A directory or file of the host.
+    HostPath {
+        /// Where it is there.
+        source: String,
+        /// The step writes there.
+        writable: bool,
+    },
+}
+
+/// A text that is no right.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "`{0}` is not a right: expected `privileged`, `capabilities:NAME`, `devices:/dev/NAME`, `host-paths:/PATH` or `host-paths:/PATH:rw`"
+)]
+pub struct BadRight(String);
+
+/// What a step wants.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// What it cannot run without.
+    pub required: Vec<Right>,
+    /// What it can do without.
+    pub optional: Vec<Right>,
+}
+
+impl Wanted {
+    /// Everything that `run` wants beyond what all steps have.
+    pub fn of(run: &RunSpec) -> Self {
+        let mut wanted = Self::default();
+        if run.privileged {
+            wanted.required.push(Right::Privileged);
+        }
+        for name in &run.capabilities {
+            let name = name.to_ascii_uppercase();
+            let name = name.strip_prefix("CAP_").unwrap_or(&name);
+            if name != "DEFAULT" && !DEFAULT_CAPABILITIES.contains(&name) {
+                wanted.required.push(Right::Capability(name.to_owned()));
+            }
+        }
+        for device in &run.devices {
+            let list = if device.optional { &mut wanted.optional } else { &mut wanted.required };
+            list.push(Right::Device(device.path.clone()));
+        }
+        wanted.required.extend(run.host_paths.iter().map(Right::of_host_path));
+        wanted
+    }
+}
+
+impl Right {
+    fn of_host_path(path: &HostPath) -> Self {
+        Self::HostPath { source: path.source.clone(), writable: path.writable }
+    }
+
+    /// Whether this, where it is allowed, covers `wanted`.
+    pub fn covers(&self, wanted: &Self) -> bool {
+        match (self, wanted) {
+            // It could take all of that by itself.
+            (Self::Privileged, _) => true,
+            (Self::Capability(allowed), Self::Capability(name)) | (Self::Device(allowed), Self::Device(name)) => {
+                allowed == name || allowed.strip_suffix('*').is_some_and(|start| name.starts_with(start))
+            }
+            (
+                Self::HostPath { source: allowed, writable: may_write },
+                Self::HostPath { source, writable: wants_to_write },
+            ) => allowed == source && (*may_write || !wants_to_write),
+            _ => false,
+        }
+    }
+}
+
+/// Whether any of `allowed` covers `wanted`.
+pub fn allows(allowed: &[Right], wanted: &Right) -> bool {
+    allowed.iter().any(|right| right.covers(wanted))
+}
+
+impl fmt::Display for Right {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Privileged => f.write_str("privileged"),
+            Self::Capability(name) => write!(f, "capabilities:{name}"),
+            Self::Device(path) => write!(f, "devices:{path}"),
+            Self::HostPath { source, writable: false } => write!(f, "host-paths:{source}"),
+            Self::HostPath { source, writable: true } => write!(f, "host-paths:{source}:rw"),
+        }
+    }
+}
+
+impl FromStr for Right {
+    type Err = BadRight;
+
+    fn from_str(text: &str) -> Result<Self, BadRight> {
+        let bad = || BadRight(text.to_owned());
+        let (kind, name) = text.split_once(':').unwrap_or((text, ""));
+        match kind {
+            "privileged" if text == kind => Ok(Self::Privileged),
+            "capabilities" if is_capability(name) => Ok(Self::Capability(name.to_owned())),
+            "devices" if name.starts_with("/dev/") && is_path(name) => Ok(Self::Device(name.to_owned())),
+            "host-paths" => {
+                let (source, writable) = name.strip_suffix(":rw").map_or((name, false), |source| (source, true));
+                let right = Self::HostPath { source: source.to_owned(), writable };
+                is_path(source).then_some(right).ok_or_else(bad)
+            }
+            _ => Err(bad()),
+        }
+    }
+}
+
+fn is_capability(name: &str) -> bool {
+    let bare = name.strip_suffix('*').unwrap_or(name);
+    !name.is_empty() && bare.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_')
+}
+
+/// Absolute, without anything that climbs, and without what the engine's own forms use.
+fn is_path(path: &str) -> bool {
+    let rest = path.strip_prefix('/');
+    rest.is_some_and(|rest| rest.parse::<crate::path::RelPath>().is_ok()) && !path.contains([':', ','])
+}
+
+impl TryFrom<String> for Right {
+    type Error = BadRight;
+
+    fn try_from(text: String) -> Result<Self, BadRight> {
+        text.parse()
+    }
+}
+
+impl From<Right> for String {
+    fn from(right: Right) -> Self {
+        right.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn right(text: &str) -> Right {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn rights_are_read_as_they_are_written() {
+        for text in [
+            "privileged",
+            "capabilities:SYS_ADMIN",
+            "capabilities:*",
+            "devices:/dev/kvm",
+            "devices:/dev/loop*",
+            "host-paths:/srv/ccache",
+            "host-paths:/srv/ccache:rw",
+        ] {
+            assert_eq!(right(text).to_string(), text);
+        }
+        for bad in [
+            "",
+            "privileged:yes",
+            "capabilities:",
+            "capabilities:sys_admin",
+            "devices:/etc/shadow",
+            "devices:/dev/../etc",
+            "host-paths:/",
+            "host-paths:srv",
+            "host-paths:/srv/../etc",
+            "host-paths:/srv:ro",
+            "root",
+        ] {
+            assert!(bad.parse::<Right>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_is_allowed_covers_itself_and_no_more() {
+        for (allowed, wanted, want) in [
+            ("privileged", "devices:/dev/sda", true),
+            ("devices:/dev/sda", "privileged", false),
+            ("devices:/dev/loop*", "devices:/dev/loop-control", true),
+            ("devices:/dev/loop", "devices:/dev/loop0", false),
+            ("capabilities:*", "capabilities:SYS_ADMIN", true),
+            ("capabilities:*", "privileged", false),
+            ("capabilities:SYS_ADMIN", "capabilities:SYS_MODULE", false),
+            ("host-paths:/srv", "host-paths:/srv", true),
+            ("host-paths:/srv", "host-paths:/srv:rw", false),
+            ("host-paths:/srv:rw", "host-paths:/srv", true),
+            ("host-paths:/srv:rw", "host-paths:/srv/deep", false),
+        ] {
+            assert_eq!(allows(&[right(allowed)], &right(wanted)), want, "{allowed} and {wanted}");
+        }
+        assert!(!allows(&[], &Right::Privileged));
+    }
+}

@@ -1,0 +1,78 @@
+//! What steps may have: by the operator's policy at submit, and by the worker's settings where they run.
+
+use crate::common::people::submission;
+use crate::common::worker::hello;
+use crate::common::{Controller, refused};
+use railyard_controller::policy::PolicyRule;
+use railyard_proto::v1;
+use tonic::Code;
+
+/// A pipeline whose one step has more fields.
+fn pipeline(name: &str, more: &str) -> String {
+    format!("name: {name}\nsteps:\n  - name: work\n    image: debian:bookworm\n    script: work\n    {more}\n")
+}
+
+async fn farm() -> Controller {
+    let rule = |name: &str, pipeline: &str, allow: &[&str]| PolicyRule {
+        name: name.to_owned(),
+        pipelines: vec![pipeline.to_owned()],
+        allow: allow.iter().map(|text| text.parse().unwrap()).collect(),
+    };
+    Controller::start_with(|config| {
+        config.policy = vec![rule("images", "os-*", &["privileged"]), rule("boot", "vm", &["devices:/dev/kvm"])];
+    })
+    .await
+}
+
+#[tokio::test]
+async fn what_no_rule_allows_is_refused_at_submit_with_the_rule_s_name() {
+    let controller = farm().await;
+    let person = controller.operator();
+    for (name, more, words) in [
+        ("any", "privileged: true", ["`privileged`", "no rule is for pipeline any"]),
+        ("vm", "privileged: true", ["`privileged`", "rule `boot` allows only devices:/dev/kvm"]),
+        ("vm", "devices: [/dev/sda]", ["`devices:/dev/sda`", "rule `boot`"]),
+        ("vm", "capabilities: [SYS_ADMIN]", ["`capabilities:SYS_ADMIN`", "rule `boot`"]),
+        ("vm", "host_paths: [/etc]", ["`host-paths:/etc`", "[[policy]]"]),
+    ] {
+        let text = pipeline(name, more);
+        let message = refused(person.try_submit(submission(&text, "1")).await, Code::PermissionDenied, "policy");
+        assert!(words.iter().all(|word| message.contains(word)) && message.contains("work@linux/amd64"), "{message}");
+        let planned = person.rpc.clone().plan(submission(&text, "1")).await;
+        refused(planned.map(tonic::Response::into_inner), Code::PermissionDenied, "policy");
+    }
+    let all = person.rpc.clone().list_builds(v1::ListBuildsRequest::default()).await.unwrap().into_inner().builds;
+    assert_eq!(all.len(), 0, "what is refused leaves nothing");
+    for (name, more) in
+        [("os-one", "privileged: true"), ("os-two", "host_paths: [/etc]"), ("any", "capabilities: [default]")]
+    {
+        person.submit(&pipeline(name, more), "1").await;
+    }
+}
+
+#[tokio::test]
+async fn a_job_goes_only_to_a_worker_that_allows_what_it_needs() {
+    let controller = farm().await;
+    let person = controller.operator();
+    let _plain = controller.worker("plain").await;
+    let build = person.submit(&pipeline("vm", "devices: [/dev/kvm]"), "1").await;
+    assert_eq!(person.job(&build, "work@linux/amd64").await.why, "plain does not allow devices:/dev/kvm");
+    let allows = vec!["devices:/dev/k*".to_owned(), "something-newer:x".to_owned()];
+    let mut kvm = controller.worker_saying(v1::Hello { allows, ..hello("kvm") }).await;
+    let order = kvm.order().await;
+    assert_eq!((order.build.as_str(), order.run.unwrap().devices[0].path.as_str()), ("vm/1", "/dev/kvm"));
+}
+
+#[tokio::test]
+async fn a_device_that_a_step_can_do_without_is_left_out_and_that_is_said() {
+    let controller = farm().await;
+    let (person, mut worker) = (controller.operator(), controller.worker("w1").await);
+    let text = pipeline("any", "devices: ['/dev/kvm?']");
+    let words = "work@linux/amd64 does without `devices:/dev/kvm`: no rule is for pipeline any";
+    assert_eq!(person.plan(&text).await.warnings, [words]);
+    assert_eq!(person.try_submit(submission(&text, "1")).await.unwrap().warnings, [words]);
+    assert!(worker.order().await.run.unwrap().devices.is_empty());
+    // Where it is allowed, it is for the worker to look whether it is there.
+    person.submit(&pipeline("vm", "devices: ['/dev/kvm?']"), "1").await;
+    assert_eq!(worker.order().await.run.unwrap().devices.len(), 1);
+}
