@@ -242,7 +242,7 @@ async fn while_the_audit_cannot_be_written_nothing_is_changed() {
     let data_dir = dir.path().join("data");
     std::fs::create_dir(&data_dir).unwrap();
     std::os::unix::fs::symlink(disk.path(), data_dir.join("audit")).unwrap();
-    let controller = Controller::start_at(local(data_dir).data_dir).await;
+    let controller = Controller::start_at(local(data_dir).data_dir, None).await;
     let olga = controller.operator();
     disk.fill(0);
     // Room for so much is held: what was allowed is recorded, and long before it is used up nothing is allowed any more.

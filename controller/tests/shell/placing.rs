@@ -178,6 +178,7 @@ fn offer() -> WorkerOffer {
         labels: BTreeMap::new(),
         pool: None,
         allows_privileged: false,
+        allows: Vec::new(),
     }
 }
 
