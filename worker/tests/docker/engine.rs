@@ -218,6 +218,13 @@ pub async fn exists(container: &str) -> bool {
     client().inspect_container(container, None).await.is_ok()
 }
 
+/// How many processes a container has now.
+pub async fn process_count(container: &str) -> u64 {
+    let options = query::StatsOptionsBuilder::default().stream(false).one_shot(true).build();
+    let stats = client().stats(container, Some(options)).next().await.unwrap().unwrap();
+    stats.pids_stats.and_then(|pids| pids.current).unwrap_or_default()
+}
+
 /// Waits until the engine has removed the container.
 pub async fn removed(container: &str) {
     let options = query::WaitContainerOptionsBuilder::default().condition("removed").build();
