@@ -3,6 +3,7 @@
 use crate::cache::{CacheConfig, EmbeddedConfig};
 use crate::policy::PolicyRule;
 use bytesize::ByteSize;
+use railyard_service::listener::Limits;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -45,6 +46,9 @@ pub struct ControllerConfig {
     /// How long a certificate is good that a person gets with `railyard login`, in seconds. Default: 2592000, 30 days.
     #[serde(default = "default_person_certificate")]
     pub person_certificate_secs: u64,
+    /// What one client may take of the port.
+    #[serde(default)]
+    pub limits: Limits,
 }
 
 fn default_farm() -> String {
@@ -81,6 +85,7 @@ impl ControllerConfig {
             log_max: default_log_max(),
             worker_certificate_secs: default_worker_certificate(),
             person_certificate_secs: default_person_certificate(),
+            limits: Limits::default(),
         }
     }
 

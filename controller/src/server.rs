@@ -24,7 +24,7 @@ use railyard_proto::v1::admin_service_server::AdminServiceServer;
 use railyard_proto::v1::client_service_server::ClientServiceServer;
 use railyard_proto::v1::worker_service_server::WorkerServiceServer;
 use railyard_service::clock::{Clock, SystemClock};
-use railyard_service::listener::{self, Listener};
+use railyard_service::listener::{self, Listener, Serving};
 use railyard_service::tls::Authority;
 use railyard_service::{MESSAGE_MAX_BYTES, error_chain, task, tls};
 use std::path::{Path, PathBuf};
@@ -147,7 +147,8 @@ pub async fn run_in<L: Listener>(
     let finalizer = Finalizer::new(farm, cache, clock, finalize);
     let mut background = finalize::start(finalizer, logs, ended_logs, &shutdown);
     background.push(sweeping);
-    let mut server = task::spawn("listener", listener::serve(tcp, tls, app, bulk, shut_out, shutdown.clone()));
+    let serving = Serving { app, bulk, shut_out, limits: config.limits.clone() };
+    let mut server = task::spawn("listener", listener::serve_within(tcp, tls, serving, shutdown.clone()));
     let cache_url = format!("{url}/cache");
     tracing::info!(%url, data = %data.display(), "the controller listens");
     // Whoever started this may have stopped waiting.
@@ -198,6 +199,9 @@ async fn end_audit(audit: &Audit) {
     }
 }
 
+/// Largest message to a service that everybody may call: the name of a service or of a message.
+const PUBLIC_MESSAGE_MAX_BYTES: usize = 64 * 1024;
+
 /// Changed builds that a slow watcher may be behind before it reads everything again.
 const CHANGES_LEN: usize = 4_096;
 
@@ -235,11 +239,14 @@ fn routes(config: &ControllerConfig, rooms: Rooms, shutdown: &CancellationToken)
         .max_decoding_message_size(MESSAGE_MAX_BYTES)
         .max_encoding_message_size(MESSAGE_MAX_BYTES);
     let (health, health_service) = tonic_health::server::health_reporter();
+    // These two are for everybody, and what is asked of them is short.
+    let health_service = health_service.max_decoding_message_size(PUBLIC_MESSAGE_MAX_BYTES);
     task::spawn("health", tell_health(health, shutdown.clone()));
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(v1::DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .build_v1()?;
+        .build_v1()?
+        .max_decoding_message_size(PUBLIC_MESSAGE_MAX_BYTES);
     let grpc = Routes::new(client).add_service(workers).add_service(admin).add_service(access);
     let grpc = grpc.add_service(health_service).add_service(reflection);
     let mut app = grpc.prepare().into_axum_router().merge(probes).merge(registry);

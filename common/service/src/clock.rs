@@ -44,6 +44,12 @@ impl Clock for SystemClock {
     }
 }
 
+/// The time of the runtime's timers. Never goes back; a simulation moves it as it likes.
+#[allow(clippy::disallowed_methods, reason = "this is the seam that the ban points to")]
+pub(crate) fn runtime_now() -> tokio::time::Instant {
+    tokio::time::Instant::now()
+}
+
 /// A point in time as the standard library writes it, for certificates and spans.
 pub(crate) fn system_time(at: Millis) -> SystemTime {
     UNIX_EPOCH + Duration::from_millis(at.0)

@@ -1,25 +1,56 @@
 //! The one TLS port: gRPC, cache and web on the same listener.
 //!
 //! Every connection is a task of the listener's own set. A peer that stalls costs a slot for a bounded time: in the
-//! handshake, before its first request, in a request's head. After the shutdown signal nothing new is accepted, running
-//! requests get [`DRAIN_DEADLINE`], and what is left then is cut.
+//! handshake, before its first request, in a request's head, in its body, and where it does not read the answer. What one
+//! client may take is limited, whether it stalls or not: see [`Limits`]. After the shutdown signal nothing new is accepted,
+//! running requests get [`DRAIN_DEADLINE`], and what is left then is cut.
+//!
+//! ```text
+//! accept ─► a place for a handshake (per address) ─► TLS ─► a connection of the client (certificate or address)
+//!        ─► bytes within limits ─► HTTP ─► a request of the client (rate, number) ─► its body within limits ─► the app
+//! ```
+
+mod bucket;
+mod frames;
+mod handshakes;
+mod ledger;
+mod limits;
+mod line;
+mod pace;
+mod refuse;
+
+pub use limits::Limits;
 
 use crate::channel::{CONNECTION_WINDOW_BYTES, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, STREAM_WINDOW_BYTES};
+use crate::clock::runtime_now;
 use crate::tls::{Identity, Shown, shown};
 use axum::Router;
+use axum::body::Body;
 use axum::extract::Request;
+use axum::response::Response;
+use bucket::Bucket;
 use futures_util::future::BoxFuture;
+use handshakes::{Handshake, Handshakes, Place};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use ledger::{Account, Client, Connected, Ledger, Over};
+use limits::{
+    CONNECTIONS_MAX, EARLY_RESETS_MAX, ERROR_RESETS_MAX, HTTP1_HEAD_MAX_BYTES, HTTP1_HEADERS_MAX, HTTP2_HEAD_MAX_BYTES,
+    NAMELESS_MAX, REFUSALS_MAX, STREAMS_MAX, TELLING_MAX, TELLING_TIME,
+};
+use line::Line;
+use pace::Paced;
 use railyard_common::time::Millis;
 use railyard_common::token::TokenId;
+use std::convert::Infallible;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
@@ -36,16 +67,6 @@ use tower::ServiceExt as _;
 /// How long running requests may go on after the shutdown signal.
 pub const DRAIN_DEADLINE: Duration = Duration::from_secs(10);
 
-/// TLS handshakes at a time: each costs a signature, about a tenth of a millisecond, and the rest wait in the backlog.
-const HANDSHAKES_MAX: usize = 256;
-/// Connections at a time: 10,000 workers, and as many again for people, transfers and reconnects.
-const CONNECTIONS_MAX: usize = 20_000;
-/// A handshake takes two round trips; who needs longer is stalling.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a connection may stand open before its first request, and an HTTP/1 connection between two.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
-/// Streams of one HTTP/2 connection at a time: a worker has a few per job.
-const STREAMS_MAX: u32 = 256;
 /// Wait after a failed accept, which mostly means that file descriptors have run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -139,13 +160,24 @@ impl Listener for TcpListener {
     }
 }
 
-/// Serves `app` on `tcp` until `shutdown`, then drains. Returns when no connection is left or [`DRAIN_DEADLINE`] is over.
-///
-/// HTTP/1.1 carries gigabytes to and from the cache: with `bulk`, another runtime, it is served there, and takes no time from
-/// HTTP/2, which carries the farm's calls. Whoever `shut_out` names loses the connection, with everything that runs on it.
+/// What is served, and how much of it to whom.
+#[derive(Clone, Debug)]
+pub struct Serving {
+    /// The routes.
+    pub app: Router,
+    /// HTTP/1.1 carries gigabytes to and from the cache: on another runtime, if there is one here, it takes no time from
+    /// HTTP/2, which carries the farm's calls.
+    pub bulk: Option<Handle>,
+    /// Whoever it names loses the connection, with everything that runs on it.
+    pub shut_out: ShutOut,
+    /// What one client may take.
+    pub limits: Limits,
+}
+
+/// Serves `app` on `tcp` until `shutdown`, then drains, with the default limits. See [`serve_within`].
 ///
 /// # Errors
-/// If `tcp` is not a listening socket. A failed accept is retried; a connection's failure ends that connection only.
+/// As [`serve_within`].
 pub async fn serve(
     tcp: impl Listener,
     tls: Arc<rustls::ServerConfig>,
@@ -154,31 +186,41 @@ pub async fn serve(
     shut_out: ShutOut,
     shutdown: CancellationToken,
 ) -> io::Result<()> {
-    serve_and_drain(tcp, tls, House { app, bulk, shut_out, shutdown }, DRAIN_DEADLINE).await
+    serve_within(tcp, tls, Serving { app, bulk, shut_out, limits: Limits::default() }, shutdown).await
+}
+
+/// Serves on `tcp` until `shutdown`, then drains. Returns when no connection is left or [`DRAIN_DEADLINE`] is over.
+///
+/// # Errors
+/// If `tcp` is not a listening socket. A failed accept is retried; a connection's failure ends that connection only.
+pub async fn serve_within(
+    tcp: impl Listener,
+    tls: Arc<rustls::ServerConfig>,
+    serving: Serving,
+    shutdown: CancellationToken,
+) -> io::Result<()> {
+    serve_and_drain(tcp, tls, serving, shutdown, DRAIN_DEADLINE).await
 }
 
 async fn serve_and_drain(
     tcp: impl Listener,
     tls: Arc<rustls::ServerConfig>,
-    house: House,
+    serving: Serving,
+    shutdown: CancellationToken,
     deadline: Duration,
 ) -> io::Result<()> {
     tracing::debug!(address = %tcp.local_addr()?, "listening");
-    let door = Door {
-        acceptor: TlsAcceptor::from(tls),
-        handshakes: Arc::new(Semaphore::new(HANDSHAKES_MAX)),
-        connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
-    };
+    let house = Arc::new(House::new(tls, serving, shutdown.clone()));
     let mut tasks = JoinSet::new();
     loop {
         tokio::select! {
             biased;
-            () = house.shutdown.cancelled() => break,
+            () = shutdown.cancelled() => break,
             Some(ended) = tasks.join_next() => note_panic(ended),
-            guest = door.accept(&tcp) => match guest {
-                Ok(guest) => {
-                    tasks.spawn(guest.entertain(door.acceptor.clone(), house.clone()));
-                }
+            guest = house.accept(&tcp) => match guest {
+                Ok(Some(guest)) => drop(tasks.spawn(Arc::clone(&house).entertain(guest))),
+                // Its address has had enough.
+                Ok(None) => {}
                 // The peer gave up while it waited in the backlog.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) => {
@@ -203,30 +245,136 @@ fn note_panic(ended: Result<(), JoinError>) {
     }
 }
 
-/// What every connection is given.
-#[derive(Clone)]
+/// What decides who comes in, and what all guests have in common.
 struct House {
+    acceptor: TlsAcceptor,
     app: Router,
     bulk: Option<Handle>,
     shut_out: ShutOut,
+    limits: Arc<Limits>,
     shutdown: CancellationToken,
-}
-
-/// What decides who comes in.
-struct Door {
-    acceptor: TlsAcceptor,
-    handshakes: Arc<Semaphore>,
+    ledger: Ledger,
+    handshakes: Handshakes,
     connections: Arc<Semaphore>,
+    nameless: Arc<Semaphore>,
+    telling: Arc<Semaphore>,
 }
 
-impl Door {
-    /// The next connection, once there is room for it. Can be dropped at any time without losing one.
-    async fn accept<L: Listener>(&self, tcp: &L) -> io::Result<Guest<L::Io>> {
-        let closed = |_| io::Error::other("the listener is closed");
-        let connection = Arc::clone(&self.connections).acquire_owned().await.map_err(closed)?;
-        let handshake = Arc::clone(&self.handshakes).acquire_owned().await.map_err(closed)?;
+impl House {
+    fn new(tls: Arc<rustls::ServerConfig>, serving: Serving, shutdown: CancellationToken) -> Self {
+        let Serving { app, bulk, shut_out, limits } = serving;
+        let limits = Arc::new(limits);
+        Self {
+            acceptor: TlsAcceptor::from(tls),
+            app,
+            bulk,
+            shut_out,
+            ledger: Ledger::new(Arc::clone(&limits)),
+            handshakes: Handshakes::new(limits.handshakes_per_address),
+            limits,
+            shutdown,
+            connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+            nameless: Arc::new(Semaphore::new(NAMELESS_MAX)),
+            telling: Arc::new(Semaphore::new(TELLING_MAX)),
+        }
+    }
+
+    /// The next connection, once there is room for it; `None` for one that is turned away. Can be dropped at any time
+    /// without losing one.
+    async fn accept<L: Listener>(&self, tcp: &L) -> io::Result<Option<Guest<L::Io>>> {
+        let closed = || io::Error::other("the listener is closed");
+        let connection = Arc::clone(&self.connections).acquire_owned().await.map_err(|_| closed())?;
+        let place = self.handshakes.place().await.ok_or_else(closed)?;
         let (stream, addr) = tcp.accept().await?;
-        Ok(Guest { stream, addr, handshake, _connection: connection })
+        let account = self.ledger.account(Client::at(addr.ip()));
+        match self.begin(&account, place) {
+            Ok(handshake) => Ok(Some(Guest { stream, addr, account, handshake, _connection: connection })),
+            Err(over) => {
+                account.tell(over);
+                Ok(None)
+            }
+        }
+    }
+
+    fn begin(&self, account: &Account, place: Place) -> Result<Handshake, Over> {
+        account.arrive()?;
+        self.handshakes.begin(account.client.clone(), place)
+    }
+
+    async fn entertain<Io>(self: Arc<Self>, guest: Guest<Io>)
+    where
+        Io: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let Guest { stream, addr, account, handshake, _connection } = guest;
+        let done = tokio::select! {
+            biased;
+            () = self.shutdown.cancelled() => return,
+            () = handshake.cut.cancelled() => {
+                return tracing::debug!(peer = %addr, "a TLS handshake that did not go on gave way to another one");
+            }
+            done = timeout(self.limits.handshake(), self.acceptor.accept(stream)) => done,
+        };
+        drop(handshake);
+        let stream = match done {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => return tracing::debug!(peer = %addr, %error, "TLS handshake failed"),
+            Err(_) => return tracing::debug!(peer = %addr, "TLS handshake took too long"),
+        };
+        let peer = shown_by(&stream, addr).map_or_else(|| Peer::nobody(addr), |shown| Peer::certified(shown, addr));
+        // Those without a name have fewer places than there are, and their address answers for them.
+        let (account, place) = match &peer.identity {
+            Some(identity) => (self.ledger.account(Client::known(identity)), Some(None)),
+            None => (account, Arc::clone(&self.nameless).try_acquire_owned().ok().map(Some)),
+        };
+        let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+        let line = Line::new(stream, is_http2, self.limits.answer());
+        let connected = match place {
+            Some(place) => account.connect().map(|connected| (connected, place)),
+            None => Err(Over::Connections),
+        };
+        match connected {
+            Ok(connected) => {
+                let bulk = self.bulk.clone().filter(|_| !is_http2);
+                let serving = Serve { house: self, peer, account, is_http2, connected }.run(line);
+                match bulk {
+                    // A panic there was logged there; this is the end of the connection in any case.
+                    Some(bulk) => drop(AbortOnDropHandle::new(bulk.spawn(serving)).await),
+                    None => serving.await,
+                }
+            }
+            Err(over) => {
+                account.tell(over);
+                self.turn_away(line, over, is_http2).await;
+            }
+        }
+    }
+
+    /// Tells a client why it is not served, if there is room for that.
+    async fn turn_away<Io>(&self, line: Line<Io>, over: Over, is_http2: bool)
+    where
+        Io: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let Ok(_telling) = self.telling.try_acquire() else { return };
+        let told = CancellationToken::new();
+        let (seen, service_told) = (told.clone(), told);
+        let service = service_fn(move |request: Request<Incoming>| {
+            service_told.cancel();
+            let answer = refuse::over(over, request.headers());
+            std::future::ready(Ok::<_, Infallible>(answer))
+        });
+        let builder = builder(is_http2, self.limits.head());
+        let mut connection = pin!(builder.serve_connection(TokioIo::new(line), service));
+        let telling = async {
+            tokio::select! {
+                biased;
+                () = seen.cancelled() => {}
+                // Whatever went wrong, it is over.
+                _ = connection.as_mut() => return,
+            }
+            connection.as_mut().graceful_shutdown();
+            let _ = connection.await;
+        };
+        let _ = timeout(TELLING_TIME, telling).await;
     }
 }
 
@@ -234,36 +382,9 @@ impl Door {
 struct Guest<Io> {
     stream: Io,
     addr: SocketAddr,
-    handshake: OwnedSemaphorePermit,
+    account: Arc<Account>,
+    handshake: Handshake,
     _connection: OwnedSemaphorePermit,
-}
-
-impl<Io: AsyncRead + AsyncWrite + Send + Unpin + 'static> Guest<Io> {
-    async fn entertain(self, acceptor: TlsAcceptor, house: House) {
-        let addr = self.addr;
-        let handshake = tokio::select! {
-            biased;
-            () = house.shutdown.cancelled() => return,
-            done = timeout(HANDSHAKE_TIMEOUT, acceptor.accept(self.stream)) => done,
-        };
-        drop(self.handshake);
-        match handshake {
-            Ok(Ok(stream)) => {
-                let peer =
-                    shown_by(&stream, addr).map_or_else(|| Peer::nobody(addr), |shown| Peer::certified(shown, addr));
-                let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-                let bulk = house.bulk.clone();
-                let serving = serve_connection(stream, peer, house);
-                match bulk.filter(|_| !is_http2) {
-                    // A panic there was logged there; this is the end of the connection in any case.
-                    Some(bulk) => drop(AbortOnDropHandle::new(bulk.spawn(serving)).await),
-                    None => serving.await,
-                }
-            }
-            Ok(Err(error)) => tracing::debug!(peer = %addr, %error, "TLS handshake failed"),
-            Err(_) => tracing::debug!(peer = %addr, "TLS handshake took too long"),
-        }
-    }
 }
 
 fn shown_by<Io>(stream: &TlsStream<Io>, addr: SocketAddr) -> Option<Shown> {
@@ -272,60 +393,171 @@ fn shown_by<Io>(stream: &TlsStream<Io>, addr: SocketAddr) -> Option<Shown> {
     shown(certs).inspect_err(|error| tracing::warn!(peer = %addr, %error, "treating the peer as nobody")).ok()
 }
 
-async fn serve_connection<Io>(stream: TlsStream<Io>, peer: Peer, house: House)
-where
-    Io: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-{
-    let House { app, shut_out, shutdown, .. } = house;
-    let (addr, shut_out) = (peer.addr, shut_out.0(&peer));
-    let first_request = CancellationToken::new();
-    let seen = first_request.clone();
-    let service = service_fn(move |mut request: Request<Incoming>| {
-        seen.cancel();
-        request.extensions_mut().insert(peer.clone());
-        app.clone().oneshot(request)
-    });
-    let builder = builder(stream.get_ref().1.alpn_protocol() == Some(b"h2"));
-    let mut connection = pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
-    let done = tokio::select! {
-        biased;
-        () = shut_out => {
-            tracing::info!(peer = %addr, "the peer is shut out; closing the connection");
-            return;
+/// One connection, from its handshake to its end.
+struct Serve {
+    house: Arc<House>,
+    peer: Peer,
+    account: Arc<Account>,
+    is_http2: bool,
+    /// Held while it lasts: that it is one of its client's, and one of the nameless.
+    connected: (Connected, Option<OwnedSemaphorePermit>),
+}
+
+/// What one connection has asked so far.
+struct Asked {
+    /// Requests that began.
+    begun: AtomicU64,
+    /// And that were answered.
+    ended: AtomicU64,
+    first: CancellationToken,
+    /// It may be refused so many times.
+    refusals: Mutex<Bucket>,
+    /// It was refused too often.
+    cut: CancellationToken,
+}
+
+impl Serve {
+    async fn run<Io>(self, line: Line<Io>)
+    where
+        Io: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let Self { house, peer, account, is_http2, connected } = self;
+        let (addr, is_nameless) = (peer.addr, peer.identity.is_none());
+        let shut_out = house.shut_out.0(&peer);
+        let asked = Arc::new(Asked::new());
+        let (answering, within) = (Arc::clone(&asked), Arc::clone(&house));
+        let service = service_fn(move |request: Request<Incoming>| {
+            answer(Arc::clone(&within), Arc::clone(&account), Arc::clone(&answering), peer.clone(), request)
+        });
+        let builder = builder(is_http2, house.limits.head());
+        let mut connection = pin!(builder.serve_connection_with_upgrades(TokioIo::new(line), service));
+        let done = tokio::select! {
+            biased;
+            () = shut_out => {
+                tracing::info!(peer = %addr, "the peer is shut out; closing the connection");
+                return;
+            }
+            done = connection.as_mut() => done,
+            () = house.shutdown.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+            () = asked.too_quiet(house.limits.head(), is_nameless) => {
+                tracing::debug!(peer = %addr, "no request; closing the connection");
+                return;
+            }
+            () = asked.cut.cancelled() => {
+                tracing::debug!(peer = %addr, "it goes on asking though it was refused; closing the connection");
+                return;
+            }
+        };
+        drop(connected);
+        if let Err(error) = done {
+            tracing::debug!(peer = %addr, error, "connection ended");
         }
-        done = connection.as_mut() => done,
-        () = shutdown.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-        () = too_quiet(first_request) => {
-            tracing::debug!(peer = %addr, "no request; closing the connection");
-            return;
-        }
-    };
-    if let Err(error) = done {
-        tracing::debug!(peer = %addr, error, "connection ended");
     }
 }
 
-/// Ends when no first request came in time; never, once it came.
-async fn too_quiet(first_request: CancellationToken) {
-    if timeout(HEADER_TIMEOUT, first_request.cancelled()).await.is_ok() {
-        std::future::pending::<()>().await;
+/// Hands a request to the app, if its client may ask one more.
+async fn answer(
+    house: Arc<House>,
+    account: Arc<Account>,
+    asked: Arc<Asked>,
+    peer: Peer,
+    request: Request<Incoming>,
+) -> Result<Response, Infallible> {
+    let _counted = asked.begin();
+    let running = match account.request() {
+        Ok(running) => running,
+        Err(over) => {
+            account.tell(over);
+            asked.refused();
+            return Ok(refuse::over(over, request.headers()));
+        }
+    };
+    let (mut head, body) = request.into_parts();
+    if let Some(refusal) = refuse::bad_head(&head) {
+        return Ok(refusal);
+    }
+    head.extensions.insert(peer);
+    let grpc = refuse::is_grpc(&head.headers).then_some(&*account);
+    let body = Paced::new(body, house.limits.body(), grpc);
+    let response = house.app.clone().oneshot(Request::from_parts(head, body)).await?;
+    Ok(response.map(|body| Body::new(refuse::Held::new(body, running))))
+}
+
+impl Asked {
+    fn new() -> Self {
+        let refusals = Bucket::new(REFUSALS_MAX, 1, runtime_now());
+        Self {
+            begun: AtomicU64::new(0),
+            ended: AtomicU64::new(0),
+            first: CancellationToken::new(),
+            refusals: Mutex::new(refusals),
+            cut: CancellationToken::new(),
+        }
+    }
+
+    fn begin(self: &Arc<Self>) -> impl Drop + Send + use<> {
+        struct Counted(Arc<Asked>);
+        impl Drop for Counted {
+            fn drop(&mut self) {
+                self.0.ended.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        if self.begun.fetch_add(1, Ordering::Relaxed) == 0 {
+            self.first.cancel();
+        }
+        Counted(Arc::clone(self))
+    }
+
+    /// A request was refused. Whoever goes on regardless is not listened to any more.
+    fn refused(&self) {
+        let taken = self.refusals.lock().unwrap_or_else(PoisonError::into_inner).take(runtime_now());
+        if taken.is_err() {
+            self.cut.cancel();
+        }
+    }
+
+    /// Ends when no first request came in time, or from a peer without a name no other one; otherwise never.
+    async fn too_quiet(&self, patience: Duration, is_nameless: bool) {
+        if timeout(patience, self.first.cancelled()).await.is_err() {
+            return;
+        }
+        if !is_nameless {
+            std::future::pending::<()>().await;
+        }
+        let mut before = None;
+        loop {
+            let (begun, ended) = (self.begun.load(Ordering::Relaxed), self.ended.load(Ordering::Relaxed));
+            if begun == ended && before == Some(begun) {
+                return;
+            }
+            before = Some(begun);
+            sleep(patience).await;
+        }
     }
 }
 
 /// The protocol is the one that the TLS handshake agreed on; sniffing it would wait for bytes without a limit.
-fn builder(http2: bool) -> auto::Builder<TokioExecutor> {
+fn builder(http2: bool, head: Duration) -> auto::Builder<TokioExecutor> {
     let builder = auto::Builder::new(TokioExecutor::new());
     let mut builder = if http2 { builder.http2_only() } else { builder.http1_only() };
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(head)
+        .max_buf_size(HTTP1_HEAD_MAX_BYTES)
+        .max_headers(HTTP1_HEADERS_MAX);
     builder
         .http2()
         .timer(TokioTimer::new())
         .keep_alive_interval(KEEPALIVE_INTERVAL)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)
         .max_concurrent_streams(STREAMS_MAX)
+        .max_header_list_size(HTTP2_HEAD_MAX_BYTES)
+        .max_pending_accept_reset_streams(EARLY_RESETS_MAX)
+        .max_local_error_reset_streams(ERROR_RESETS_MAX)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
     builder
@@ -354,9 +586,8 @@ mod tests {
             std::future::pending::<()>().await;
         };
         let app = Router::new().route("/", get(endless));
-        let (bulk, shut_out) = (None, ShutOut::nobody());
-        let house = House { app, bulk, shut_out, shutdown: shutdown.clone() };
-        let served = serve_and_drain(tcp, tls, house, Duration::from_millis(50));
+        let serving = Serving { app, bulk: None, shut_out: ShutOut::nobody(), limits: Limits::default() };
+        let served = serve_and_drain(tcp, tls, serving, shutdown.clone(), Duration::from_millis(50));
         let served = task::spawn("listener", served);
 
         let config = Arc::new(client_config(authority.ca_pem(), None).unwrap());
