@@ -20,6 +20,7 @@ mod pace;
 mod refuse;
 
 pub use limits::Limits;
+pub use pace::TooSlow;
 
 use crate::channel::{CONNECTION_WINDOW_BYTES, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, STREAM_WINDOW_BYTES};
 use crate::clock::runtime_now;
@@ -67,6 +68,8 @@ use tower::ServiceExt as _;
 /// How long running requests may go on after the shutdown signal.
 pub const DRAIN_DEADLINE: Duration = Duration::from_secs(10);
 
+/// How long bytes may lie in the kernel that the other side does not take.
+const UNACKED_MAX_MILLIS: u32 = 120_000;
 /// Wait after a failed accept, which mostly means that file descriptors have run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -150,8 +153,10 @@ impl Listener for TcpListener {
 
     async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
         let (stream, addr) = TcpListener::accept(self).await?;
-        // Fails only on a connection that is dead already, which the handshake will find.
+        // Both fail only on a connection that is dead already, which the handshake will find.
         let _ = stream.set_nodelay(true);
+        // Also of a connection that was closed here: what lies in the kernel to be sent would otherwise stay for a long time.
+        let _ = rustix::net::sockopt::set_tcp_user_timeout(&stream, UNACKED_MAX_MILLIS);
         Ok((stream, addr))
     }
 
@@ -430,7 +435,7 @@ impl Serve {
             answer(Arc::clone(&within), Arc::clone(&account), Arc::clone(&answering), peer.clone(), request)
         });
         let builder = builder(is_http2, house.limits.head());
-        let mut connection = pin!(builder.serve_connection_with_upgrades(TokioIo::new(line), service));
+        let mut connection = pin!(builder.serve_connection(TokioIo::new(line), service));
         let done = tokio::select! {
             biased;
             () = shut_out => {
@@ -539,7 +544,9 @@ impl Asked {
     }
 }
 
-/// The protocol is the one that the TLS handshake agreed on; sniffing it would wait for bytes without a limit.
+/// The protocol is the one that the TLS handshake agreed on, HTTP/1.1 if it agreed on none; sniffing it would wait for bytes
+/// without a limit, and let a client choose HTTP/2 where its frames are not counted. (Who serves a connection *with upgrades*
+/// has it sniffed, whatever the builder says.)
 fn builder(http2: bool, head: Duration) -> auto::Builder<TokioExecutor> {
     let builder = auto::Builder::new(TokioExecutor::new());
     let mut builder = if http2 { builder.http2_only() } else { builder.http1_only() };

@@ -123,7 +123,8 @@ async fn clients_of_another_protocol_are_told_so() {
 async fn without_a_certificate_a_message_is_not_even_read() {
     let controller = Controller::start().await;
     let endpoint = controller.endpoint(None);
-    let tls = railyard_service::tls::client_config(&endpoint.ca_pem, None).unwrap();
+    let mut tls = railyard_service::tls::client_config(&endpoint.ca_pem, None).unwrap();
+    tls.alpn_protocols = vec![b"h2".to_vec()];
     let http = reqwest::Client::builder().tls_backend_preconfigured(tls).http2_prior_knowledge().build().unwrap();
     let endless = futures_util::stream::pending::<Result<Vec<u8>, std::io::Error>>();
     let call = http.post(format!("{}/railyard.v1.ClientService/Submit", controller.url));

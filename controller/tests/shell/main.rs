@@ -12,6 +12,7 @@ mod flow;
 mod full_disk;
 mod gate;
 mod holds;
+mod hostile;
 mod leases;
 mod logs;
 mod order;

@@ -5,9 +5,13 @@ use super::limits::{HANDSHAKE_GRACE, HANDSHAKES_MAX};
 use crate::clock::runtime_now;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::Instant;
+use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
+
+/// How often those who wait look for one that stalls.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// All of them. Where they are too many, the oldest that stalls gives way.
 #[derive(Debug)]
@@ -42,12 +46,16 @@ impl Handshakes {
     /// Waits for a place. Can be dropped at any time.
     pub(super) async fn place(&self) -> Option<Place> {
         loop {
-            let place = Arc::clone(&self.places).acquire_owned();
-            match tokio::time::timeout(HANDSHAKE_GRACE, place).await {
+            match Arc::clone(&self.places).try_acquire_owned() {
+                Ok(place) => return Some(place),
+                Err(TryAcquireError::NoPermits) => lock(&self.open).evict(None, runtime_now()),
                 // Nobody closes the semaphore.
-                Ok(place) => return place.ok(),
-                Err(_) => lock(&self.open).evict(None, runtime_now()),
+                Err(TryAcquireError::Closed) => return None,
             };
+            let place = Arc::clone(&self.places).acquire_owned();
+            if let Ok(place) = timeout(LOOK_EVERY, place).await {
+                return place.ok();
+            }
         }
     }
 

@@ -12,13 +12,14 @@ use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::sync::PollSemaphore;
+use tonic::Status;
 
 type BoxError = Box<dyn Error + Send + Sync>;
 
 /// The body came too slowly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the body of the request came too slowly")]
-pub(super) struct TooSlow;
+pub struct TooSlow;
 
 /// A body.
 pub(super) struct Paced<B> {
@@ -35,6 +36,12 @@ impl<B> Paced<B> {
     pub(super) fn new(body: B, patience: Duration, grpc: Option<&Account>) -> Self {
         let messages = grpc.map(|account| Messages::new(PollSemaphore::new(Arc::clone(&account.messages))));
         Self { body, pace: Pace::new(patience), messages, held: None }
+    }
+
+    /// gRPC hands a status on to the client as it is.
+    fn too_slow(&self) -> BoxError {
+        let status = || Status::deadline_exceeded(TooSlow.to_string());
+        if self.messages.is_some() { status().into() } else { TooSlow.into() }
     }
 }
 
@@ -55,7 +62,7 @@ where
                 }
                 Poll::Pending => {
                     ready!(this.pace.poll_wait(cx));
-                    return Poll::Ready(Some(Err(TooSlow.into())));
+                    return Poll::Ready(Some(Err(this.too_slow())));
                 }
                 Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
                     Ok(bytes) => {
@@ -292,7 +299,7 @@ mod tests {
         }
         assert_eq!(next(&mut body).await.unwrap().unwrap().len(), 12);
         let begun = runtime_now();
-        assert_eq!(next(&mut body).await.unwrap_err(), TooSlow.to_string());
+        assert!(next(&mut body).await.unwrap_err().contains(&TooSlow.to_string()));
         assert!(runtime_now() - begun <= PATIENCE * 2);
         drop(body);
         sending.await.unwrap();

@@ -1,7 +1,7 @@
 //! Telling a client that it has reached a limit.
 
 use super::ledger::{Over, Running};
-use super::limits::URL_MAX_BYTES;
+use super::limits::{HTTP1_HEAD_MAX_BYTES, URL_MAX_BYTES};
 use crate::rpc_error;
 use axum::body::Body;
 use axum::response::{IntoResponse as _, Response};
@@ -35,12 +35,17 @@ pub(super) fn over(over: Over, headers: &HeaderMap) -> Response {
     (StatusCode::TOO_MANY_REQUESTS, [(RETRY_AFTER, secs.to_string())], format!("Busy: {message}\n")).into_response()
 }
 
-/// What is wrong with a request's head, if anything is.
+/// What is wrong with a request's head, if anything is. The buffer that it came through may have held more than it should.
 pub(super) fn bad_head(head: &request::Parts) -> Option<Response> {
     let length = head.uri.path_and_query().map_or(0, |text| text.as_str().len());
-    (length > URL_MAX_BYTES).then(|| {
+    if length > URL_MAX_BYTES {
         let text = format!("UriTooLong: the URL has {length} bytes; the limit is {URL_MAX_BYTES}\n");
-        (StatusCode::URI_TOO_LONG, text).into_response()
+        return Some((StatusCode::URI_TOO_LONG, text).into_response());
+    }
+    let length: usize = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+    (length > HTTP1_HEAD_MAX_BYTES).then(|| {
+        let text = format!("HeadersTooLong: they have {length} bytes; the limit is {HTTP1_HEAD_MAX_BYTES}\n");
+        (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, text).into_response()
     })
 }
 

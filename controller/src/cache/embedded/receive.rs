@@ -13,6 +13,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
+use railyard_service::listener::TooSlow;
 use railyard_transfer::write_sparse;
 use std::fs::File;
 use std::io;
@@ -41,6 +42,7 @@ enum Fault {
     Superseded,
     TooLong,
     Short(u64),
+    Slow,
     BadDigest,
     Disk(io::Error),
 }
@@ -116,7 +118,7 @@ async fn receive(writer: PartWriter, announced: Announced, body: &mut BodyDataSt
         let gathered = superseded.run_until_cancelled(gather(body)).await;
         // Waited for in any case: whoever takes over writes into the same place.
         let sink = blocking_join(writing).await?;
-        let chunks = gathered.ok_or(Fault::Superseded)?;
+        let chunks = gathered.ok_or(Fault::Superseded)??;
         if chunks.is_empty() {
             let written = Arc::new(blocking_join(write(move || sink.finish()).await).await?);
             // Nobody waits for these: the end of the upload does what they have not done.
@@ -129,16 +131,31 @@ async fn receive(writer: PartWriter, announced: Announced, body: &mut BodyDataSt
     }
 }
 
-/// The next chunks; none at the end.
-async fn gather(body: &mut BodyDataStream) -> Vec<Bytes> {
+/// The next chunks; none at the end, which may have come too early.
+async fn gather(body: &mut BodyDataStream) -> Result<Vec<Bytes>, Fault> {
     let (mut chunks, mut bytes) = (Vec::new(), 0);
-    while bytes < GATHER_BYTES
-        && let Ok(Some(Ok(chunk))) = tokio::time::timeout(SILENCE_MAX, body.next()).await
-    {
-        bytes += chunk.len();
-        chunks.push(chunk);
+    while bytes < GATHER_BYTES {
+        match tokio::time::timeout(SILENCE_MAX, body.next()).await {
+            Ok(Some(Ok(chunk))) => {
+                bytes += chunk.len();
+                chunks.push(chunk);
+            }
+            Ok(Some(Err(error))) if is_too_slow(&error) => return Err(Fault::Slow),
+            Ok(Some(Err(_)) | None) | Err(_) => break,
+        }
     }
-    chunks
+    Ok(chunks)
+}
+
+/// Whether the listener has lost its patience with the sender.
+fn is_too_slow(error: &axum::Error) -> bool {
+    let mut error: Option<&dyn std::error::Error> = Some(error);
+    std::iter::from_fn(|| {
+        let this = error?;
+        error = this.source();
+        Some(this)
+    })
+    .any(<dyn std::error::Error>::is::<TooSlow>)
 }
 
 /// Starts a short piece of writing as soon as there is a thread for it.
@@ -162,6 +179,7 @@ fn refusal(fault: Fault, length: u64) -> Refusal {
         Fault::Short(found) => {
             Refusal::new(StatusCode::BAD_REQUEST, format!("IncompleteBody: got {found} of {length} bytes"))
         }
+        Fault::Slow => Refusal::new(StatusCode::REQUEST_TIMEOUT, "RequestTimeout: the bytes came too slowly"),
         Fault::BadDigest => {
             Refusal::new(StatusCode::BAD_REQUEST, "BadDigest: the bytes do not have the announced x-amz-checksum-crc32")
         }
