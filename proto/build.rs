@@ -16,9 +16,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let descriptors = protox::compile(files, ["."])?;
     let out = std::path::PathBuf::from(std::env::var("OUT_DIR")?);
     std::fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
+    // The codec looks up what a message may be by its name.
+    let mut config = tonic_prost_build::Config::new();
+    config.enable_type_names();
     tonic_prost_build::configure()
         .bytes(".railyard.v1.LogBatch.data")
         .bytes(".railyard.v1.LogChunk.data")
-        .compile_fds(descriptors)?;
+        .codec_path("crate::bounded::Codec")
+        .compile_fds_with_config(descriptors, config)?;
     Ok(())
 }

@@ -1,6 +1,8 @@
-//! The farm's protocol, `railyard.v1`: generated code and nothing else.
+//! The farm's protocol, `railyard.v1`: generated code, and the codec that it is read by.
 //!
 //! Domain types live in `railyard-common`; `railyard-service` converts between the two at the edge.
+
+pub mod bounded;
 
 /// Version 1 of the protocol.
 #[allow(missing_docs, clippy::all)]
