@@ -15,6 +15,7 @@ pub mod cleanup;
 pub mod config;
 mod daemon;
 pub mod disk;
+pub mod fuzz;
 pub mod host;
 pub mod image_move;
 pub mod images;

@@ -111,9 +111,11 @@ impl Peer {
     }
 }
 
+type When = dyn Fn(&Peer) -> BoxFuture<'static, ()> + Send + Sync;
+
 /// Tells when a peer is not to be served any more: the future ends then, at once if it is so already.
 #[derive(Clone)]
-pub struct ShutOut(Arc<dyn Fn(&Peer) -> BoxFuture<'static, ()> + Send + Sync>);
+pub struct ShutOut(Arc<When>);
 
 impl ShutOut {
     /// As `when` says.

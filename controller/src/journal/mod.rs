@@ -2,6 +2,7 @@
 //!
 //! **Invariant:** when [`Journal::append`] returns, its events survive a loss of power.
 
+pub mod fuzz;
 mod mark;
 mod record;
 mod room;

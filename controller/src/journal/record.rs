@@ -90,7 +90,7 @@ pub(super) fn encode_large<T: Serialize>(value: &T) -> Vec<u8> {
     seal(record)
 }
 
-fn seal(mut record: Vec<u8>) -> Vec<u8> {
+pub(super) fn seal(mut record: Vec<u8>) -> Vec<u8> {
     let sum = crc32fast::hash(&record[HEADER_BYTES..]);
     record[1..HEADER_BYTES].copy_from_slice(&sum.to_le_bytes());
     record

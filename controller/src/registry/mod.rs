@@ -12,6 +12,7 @@ mod answer;
 mod asked;
 mod document;
 mod fault;
+pub mod fuzz;
 mod images;
 mod stored;
 

@@ -6,6 +6,7 @@ mod audit;
 mod auth;
 mod change;
 mod client;
+pub mod fuzz;
 mod holds;
 mod read;
 mod refusals;

@@ -151,6 +151,13 @@ impl Checked {
         })
     }
 
+    /// The plan under any version, of a request that may be anything.
+    pub(super) fn plan_for_fuzz(&self) -> Result<(), Status> {
+        let version = self.version.clone().map_or_else(|| "1".parse().map_err(bad_request), Ok)?;
+        let request = Request { version, params: self.params.clone(), platforms: self.platforms.clone() };
+        self.pipeline.plan(&request).map(drop).map_err(|problems| bad_pipeline(&problems))
+    }
+
     /// The pipeline's name.
     pub(super) fn pipeline(&self) -> &PipelineName {
         self.pipeline.name()

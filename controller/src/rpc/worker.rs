@@ -189,6 +189,17 @@ pub(super) fn lease_of(lease: Option<v1::LeaseId>) -> Result<LeaseId, Status> {
     Ok(LeaseId::from_proto(lease)?)
 }
 
+/// What a session begins with, from any message.
+pub(super) fn fuzz_hello(message: v1::WorkerMessage) -> Result<(), Status> {
+    let Some(v1::worker_message::Kind::Hello(mut hello)) = message.kind else {
+        return Err(bad_request("the first message of a session is a hello"));
+    };
+    let name = hello.worker.parse().map_err(bad_request)?;
+    convert::list::<_, LeaseId>("held", std::mem::take(&mut hello.held))?;
+    said_of(&hello)?;
+    offer_of(hello, name).map(drop)
+}
+
 /// When the hello was said; workers of before do not tell.
 fn said_of(hello: &v1::Hello) -> Result<Option<Said>, Status> {
     convert::at_most("host_boot", hello.host_boot.len(), OFFER_TEXT_MAX_BYTES, "bytes")?;

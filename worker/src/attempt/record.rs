@@ -263,6 +263,19 @@ pub fn read(dir: &JobDir, worker: &WorkerName) -> Result<Left, Unusable> {
     Ok(Left { order, stage: state.at, confirmed_at: Duration::from_millis(millis) })
 }
 
+/// The stage that a file tells of, whatever is in it: see [`crate::fuzz`].
+pub fn fuzz(bytes: &[u8]) -> String {
+    match serde_json::from_slice::<StateFile>(bytes) {
+        Err(error) => error.to_string(),
+        Ok(state) => {
+            let json = serde_json::to_string(&state).expect("what was read can be written");
+            let again: StateFile = serde_json::from_str(&json).expect("what was written can be read");
+            assert_eq!(serde_json::to_string(&again).ok(), Some(json));
+            format!("{} {}", state.version, state.at.image().is_some())
+        }
+    }
+}
+
 /// This boot of the kernel; empty if the kernel does not say.
 /// This start of the host's kernel.
 pub fn kernel_boot() -> String {

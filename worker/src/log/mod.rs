@@ -1,6 +1,7 @@
 //! An attempt's log: first into a file on this disk, from there to the controller.
 
 mod catchup;
+pub mod fuzz;
 mod place;
 mod ship;
 mod spool;

@@ -6,6 +6,7 @@ mod docker;
 mod engine_log;
 mod error;
 mod forms;
+pub mod fuzz;
 mod nameless;
 mod network;
 mod orphans;

@@ -12,6 +12,7 @@ mod access;
 mod ahead;
 mod conditions;
 mod files;
+pub mod fuzz;
 mod listing;
 mod page;
 mod read;

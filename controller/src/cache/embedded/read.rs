@@ -164,7 +164,7 @@ fn read_next(file: File, left: u64) -> Option<JoinHandle<io::Result<(File, Bytes
 
 /// What a `Range` header asks for.
 #[derive(Debug, PartialEq, Eq)]
-enum Range {
+pub(super) enum Range {
     /// Everything: also for several ranges and for what does not parse, as RFC 9110 allows.
     Whole,
     Part {
@@ -175,7 +175,7 @@ enum Range {
 }
 
 impl Range {
-    fn parse(text: &str, size: u64) -> Self {
+    pub(super) fn parse(text: &str, size: u64) -> Self {
         let Some((first, last)) = text.strip_prefix("bytes=").and_then(|spec| spec.trim().split_once('-')) else {
             return Self::Whole;
         };

@@ -208,6 +208,11 @@ fn announced(headers: &HeaderMap, length: u64) -> Result<Announced, Refusal> {
     Ok(Announced { crc32: u32::from_be_bytes(crc32), length })
 }
 
+/// Whether the headers announce a part of that length.
+pub(super) fn is_announced(headers: &HeaderMap, length: u64) -> bool {
+    announced(headers, length).is_ok()
+}
+
 impl Sink {
     fn open(writer: PartWriter, announced: Announced) -> Result<Self, Fault> {
         if writer.superseded.is_cancelled() {

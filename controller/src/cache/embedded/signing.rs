@@ -45,6 +45,11 @@ pub(super) enum Unsigned {
 }
 
 impl UrlKey {
+    /// One that is known.
+    pub(super) fn of(key: [u8; KEY_BYTES]) -> Self {
+        Self(key)
+    }
+
     /// Reads the key, or makes one at first start.
     pub(super) fn open_or_create(file: &Path) -> Result<Self, CacheError> {
         match Self::open(file) {
