@@ -16,7 +16,6 @@ pub mod cache;
 pub mod config;
 pub mod driver;
 pub mod finalize;
-mod finalize;
 pub mod fuzz;
 pub mod journal;
 pub mod logs;
