@@ -4,6 +4,7 @@ use railyard_tests::engine::Engine;
 use railyard_tests::farm::{Farm, job, list};
 use railyard_tests::scene::{Scene, one_step};
 use railyard_tests::{image, unique};
+use std::process::Command;
 
 /// More processes than it may have, each of which makes two more, until its time is over.
 const BOMB: &str = "    timeout: 15s
@@ -30,6 +31,24 @@ fn a_fork_bomb_costs_its_step_and_neither_the_worker_nor_its_lease() {
     let after = scene.one_step("after", "    script: 'true'");
     let after = scene.farm.submit(&after, &[]);
     scene.farm.succeeded_at_once(&after);
+}
+
+#[test]
+fn an_engine_with_a_network_of_its_own_has_the_rules_there() {
+    let engine = Engine::private();
+    let image = format!("railyard-test-{}:1", unique());
+    image::busybox(&engine, &image);
+    let farm = Farm::start();
+    let _worker = farm.worker("w", &engine, "");
+    let build = farm.submit(&one_step(&farm, "net", &image, "    script: 'true'"), &[]);
+    farm.succeeded_at_once(&build);
+    let pid = std::fs::read_to_string(engine.dir().unwrap().join("dockerd.pid")).unwrap();
+    let mut rules = Command::new("nsenter");
+    rules.arg(format!("--net=/proc/{}/ns/net", pid.trim())).args(["iptables", "--wait", "10", "-t", "mangle", "-S"]);
+    let rules = String::from_utf8(rules.output().unwrap().stdout).unwrap();
+    for line in ["-A PREROUTING -i ry-", "--dst-type LOCAL -j DROP", "-d 169.254.0.0/16 -j DROP"] {
+        assert!(rules.contains(line), "{line} is not in {rules}");
+    }
 }
 
 #[test]

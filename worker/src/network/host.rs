@@ -26,15 +26,20 @@ pub(super) enum Namespace {
 }
 
 impl Namespace {
-    /// The one that has `bridge`: this process's, or else the engine's.
+    /// The one that has `bridge`: the engine's. That of this process counts only where the engine's cannot be seen, or has none:
+    /// two engines of one machine, each in a network of its own, have bridges of the same name.
     pub(super) fn with(bridge: &str, engine: Option<i32>) -> Result<Self, String> {
         let has = |process: &str| {
             fs::read_to_string(format!("/proc/{process}/net/dev"))
                 .is_ok_and(|text| text.lines().any(|line| line.trim_start().starts_with(&format!("{bridge}:"))))
         };
+        let namespace = |process: &str| fs::read_link(format!("/proc/{process}/ns/net")).ok();
         match engine {
+            Some(pid) if has(&pid.to_string()) => {
+                let is_own = namespace("self").is_some_and(|own| Some(own) == namespace(&pid.to_string()));
+                Ok(if is_own { Self::Own } else { Self::Of(pid) })
+            }
             _ if has("self") => Ok(Self::Own),
-            Some(pid) if has(&pid.to_string()) => Ok(Self::Of(pid)),
             _ => Err(format!(
                 "the engine's bridge {bridge} is in a network that this worker does not see; run it on the engine's host, or in a \
                  container with the host's network and processes"
