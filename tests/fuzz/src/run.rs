@@ -39,8 +39,10 @@ pub enum Budget {
 pub struct Report {
     /// Inputs that were parsed.
     pub inputs: u64,
-    /// Inputs with which the parser said something new.
+    /// Inputs with which the parser said something new, examples not counted.
     pub kept: usize,
+    /// How many different things it said.
+    pub said: usize,
     /// How long it took.
     pub time: Duration,
     /// The most memory that one took.
@@ -130,7 +132,8 @@ fn message(panic: &(dyn Any + Send)) -> &str {
 pub fn run(target: &Target, seed: u64, budget: Budget) -> Result<Report, Finding> {
     let mut rng = Rng::with_seed(seed);
     let begun = SystemClock.monotonic();
-    let mut report = Report { inputs: 0, kept: 0, time: Duration::ZERO, memory_bytes: 0, slowest: Duration::ZERO };
+    let mut report =
+        Report { inputs: 0, kept: 0, said: 0, time: Duration::ZERO, memory_bytes: 0, slowest: Duration::ZERO };
     let mut known = BTreeSet::new();
     let mut kept = Vec::new();
     let mut waiting = corpus(target).expect("the corpus is there");
@@ -154,6 +157,7 @@ pub fn run(target: &Target, seed: u64, budget: Budget) -> Result<Report, Finding
         report.memory_bytes = report.memory_bytes.max(parsed.memory_bytes);
         report.slowest = report.slowest.max(parsed.time);
         let is_new = known.len() < KEPT_MAX && known.insert(outline(&parsed.said));
+        report.said = known.len();
         if is_example || is_new {
             report.kept += usize::from(!is_example);
             kept.push(input);

@@ -16,7 +16,7 @@ fn feed(name: &str) {
         number("RAILYARD_FUZZ_SECS").map_or(Budget::Inputs(INPUTS), |secs| Budget::Time(Duration::from_secs(secs)));
     let report =
         run(target, number("RAILYARD_FUZZ_SEED").unwrap_or(1), budget).unwrap_or_else(|found| panic!("{found}"));
-    assert!(report.inputs >= INPUTS.min(report.inputs) && report.kept > 0, "{name} says always the same: {report:?}");
+    assert!(report.inputs > 100 && report.said > 1, "{name} says always the same: {report:?}");
 }
 
 /// A test for each target, by name.
