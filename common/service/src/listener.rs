@@ -17,20 +17,23 @@ mod ledger;
 mod limits;
 mod line;
 mod pace;
+mod peer;
 mod refuse;
+mod source;
 
 pub use limits::Limits;
 pub use pace::TooSlow;
+pub use peer::{Peer, Proof, ShutOut};
+pub use source::Listener;
 
 use crate::channel::{CONNECTION_WINDOW_BYTES, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, STREAM_WINDOW_BYTES};
 use crate::clock::runtime_now;
-use crate::tls::{Identity, Shown, shown};
+use crate::tls::{Shown, shown};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
 use axum::response::Response;
 use bucket::Bucket;
-use futures_util::future::BoxFuture;
 use handshakes::{Handshake, Handshakes, Place};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -43,10 +46,7 @@ use limits::{
 };
 use line::Line;
 use pace::Paced;
-use railyard_common::time::Millis;
-use railyard_common::token::TokenId;
 use std::convert::Infallible;
-use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -54,7 +54,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::{JoinError, JoinSet};
@@ -68,104 +67,8 @@ use tower::ServiceExt as _;
 /// How long running requests may go on after the shutdown signal.
 pub const DRAIN_DEADLINE: Duration = Duration::from_secs(10);
 
-/// How long bytes may lie in the kernel that the other side does not take.
-const UNACKED_MAX_MILLIS: u32 = 120_000;
 /// Wait after a failed accept, which mostly means that file descriptors have run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
-/// Who is at the other end; in the extensions of every request.
-#[derive(Clone, Debug)]
-pub struct Peer {
-    /// Who it is; `None` if it showed nothing that tells.
-    pub identity: Option<Identity>,
-    /// What it showed for that.
-    pub proof: Option<Proof>,
-    /// Where it comes from.
-    pub addr: SocketAddr,
-}
-
-/// What somebody shows to be believed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Proof {
-    /// A certificate of the farm's CA.
-    Certificate {
-        /// When it was issued.
-        issued: Millis,
-        /// The SHA-256 of it, as hex.
-        fingerprint: String,
-    },
-    /// A bearer token.
-    Token(TokenId),
-}
-
-impl Peer {
-    /// Somebody at `addr` who showed nothing.
-    pub fn nobody(addr: SocketAddr) -> Self {
-        Self { identity: None, proof: None, addr }
-    }
-
-    /// Whoever a certificate speaks for, at `addr`.
-    pub fn certified(shown: Shown, addr: SocketAddr) -> Self {
-        let Shown { identity, issued, fingerprint } = shown;
-        Self { identity: Some(identity), proof: Some(Proof::Certificate { issued, fingerprint }), addr }
-    }
-}
-
-type When = dyn Fn(&Peer) -> BoxFuture<'static, ()> + Send + Sync;
-
-/// Tells when a peer is not to be served any more: the future ends then, at once if it is so already.
-#[derive(Clone)]
-pub struct ShutOut(Arc<When>);
-
-impl ShutOut {
-    /// As `when` says.
-    pub fn when(when: impl Fn(&Peer) -> BoxFuture<'static, ()> + Send + Sync + 'static) -> Self {
-        Self(Arc::new(when))
-    }
-
-    /// Whoever came in may stay.
-    pub fn nobody() -> Self {
-        Self::when(|_| Box::pin(std::future::pending()))
-    }
-}
-
-impl fmt::Debug for ShutOut {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("ShutOut")
-    }
-}
-
-/// Where connections come from: TCP sockets, or a simulated network.
-pub trait Listener: Send + Sync + 'static {
-    /// One connection's bytes.
-    type Io: AsyncRead + AsyncWrite + Send + Unpin + 'static;
-
-    /// The next connection, and where it comes from. Can be dropped at any time without losing one.
-    fn accept(&self) -> impl Future<Output = io::Result<(Self::Io, SocketAddr)>> + Send;
-
-    /// Where it listens.
-    ///
-    /// # Errors
-    /// If the socket is none that listens.
-    fn local_addr(&self) -> io::Result<SocketAddr>;
-}
-
-impl Listener for TcpListener {
-    type Io = TcpStream;
-
-    async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
-        let (stream, addr) = TcpListener::accept(self).await?;
-        // Both fail only on a connection that is dead already, which the handshake will find.
-        let _ = stream.set_nodelay(true);
-        // Also of a connection that was closed here: what lies in the kernel to be sent would otherwise stay for a long time.
-        let _ = rustix::net::sockopt::set_tcp_user_timeout(&stream, UNACKED_MAX_MILLIS);
-        Ok((stream, addr))
-    }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        TcpListener::local_addr(self)
-    }
-}
 
 /// What is served, and how much of it to whom.
 #[derive(Clone, Debug)]
@@ -430,7 +333,7 @@ impl Serve {
     {
         let Self { house, peer, account, is_http2, connected } = self;
         let (addr, is_nameless) = (peer.addr, peer.identity.is_none());
-        let shut_out = house.shut_out.0(&peer);
+        let shut_out = house.shut_out.of(&peer);
         let asked = Arc::new(Asked::new());
         let (answering, within) = (Arc::clone(&asked), Arc::clone(&house));
         let service = service_fn(move |request: Request<Incoming>| {
@@ -573,43 +476,4 @@ fn builder(http2: bool, head: Duration) -> auto::Builder<TokioExecutor> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::task;
-    use crate::tls::{Authority, client_config, server_config};
-    use axum::routing::get;
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-
-    #[tokio::test]
-    async fn a_request_without_an_end_is_cut_at_the_deadline() {
-        let dir = tempfile::tempdir().unwrap();
-        let authority = Authority::open_or_create(dir.path(), "test").unwrap();
-        let pair = authority.issue_server(&["127.0.0.1".to_owned()]).unwrap();
-        let tls = server_config(&pair, authority.ca_pem()).unwrap();
-        let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let addr = tcp.local_addr().unwrap();
-        let (shutdown, begun) = (CancellationToken::new(), CancellationToken::new());
-        let reached = begun.clone();
-        let endless = move || async move {
-            reached.cancel();
-            std::future::pending::<()>().await;
-        };
-        let app = Router::new().route("/", get(endless));
-        let serving = Serving { app, bulk: None, shut_out: ShutOut::nobody(), limits: Limits::default() };
-        let served = serve_and_drain(tcp, tls, serving, shutdown.clone(), Duration::from_millis(50));
-        let served = task::spawn("listener", served);
-
-        let config = Arc::new(client_config(authority.ca_pem(), None).unwrap());
-        let stream = TcpStream::connect(addr).await.unwrap();
-        let name = addr.ip().into();
-        let mut stream = tokio_rustls::TlsConnector::from(config).connect(name, stream).await.unwrap();
-        stream.write_all(b"GET / HTTP/1.1\r\nHost: here\r\n\r\n").await.unwrap();
-        begun.cancelled().await;
-        shutdown.cancel();
-        served.await.unwrap().unwrap();
-        let mut answer = Vec::new();
-        // Cut without a close_notify: an error or an end, but no answer.
-        let _ = stream.read_to_end(&mut answer).await;
-        assert_eq!(answer, b"");
-    }
-}
+mod tests;

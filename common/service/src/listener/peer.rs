@@ -1,0 +1,76 @@
+//! Who is at the other end of a connection, and for how long.
+
+use crate::tls::{Identity, Shown};
+use futures_util::future::BoxFuture;
+use railyard_common::time::Millis;
+use railyard_common::token::TokenId;
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+/// Who is at the other end; in the extensions of every request.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// Who it is; `None` if it showed nothing that tells.
+    pub identity: Option<Identity>,
+    /// What it showed for that.
+    pub proof: Option<Proof>,
+    /// Where it comes from.
+    pub addr: SocketAddr,
+}
+
+/// What somebody shows to be believed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Proof {
+    /// A certificate of the farm's CA.
+    Certificate {
+        /// When it was issued.
+        issued: Millis,
+        /// The SHA-256 of it, as hex.
+        fingerprint: String,
+    },
+    /// A bearer token.
+    Token(TokenId),
+}
+
+impl Peer {
+    /// Somebody at `addr` who showed nothing.
+    pub fn nobody(addr: SocketAddr) -> Self {
+        Self { identity: None, proof: None, addr }
+    }
+
+    /// Whoever a certificate speaks for, at `addr`.
+    pub fn certified(shown: Shown, addr: SocketAddr) -> Self {
+        let Shown { identity, issued, fingerprint } = shown;
+        Self { identity: Some(identity), proof: Some(Proof::Certificate { issued, fingerprint }), addr }
+    }
+}
+
+type When = dyn Fn(&Peer) -> BoxFuture<'static, ()> + Send + Sync;
+
+/// Tells when a peer is not to be served any more: the future ends then, at once if it is so already.
+#[derive(Clone)]
+pub struct ShutOut(Arc<When>);
+
+impl ShutOut {
+    /// As `when` says.
+    pub fn when(when: impl Fn(&Peer) -> BoxFuture<'static, ()> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(when))
+    }
+
+    /// Ends when `peer` is not to be served any more.
+    pub(super) fn of(&self, peer: &Peer) -> BoxFuture<'static, ()> {
+        (self.0)(peer)
+    }
+
+    /// Whoever came in may stay.
+    pub fn nobody() -> Self {
+        Self::when(|_| Box::pin(std::future::pending()))
+    }
+}
+
+impl fmt::Debug for ShutOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ShutOut")
+    }
+}
