@@ -229,7 +229,8 @@ fn a_full_disk_on_the_worker_is_the_farm_s_fault_and_is_named() {
     let disk = SmallDisk::mount("24m");
     let farm = Farm::start();
     let data = disk.0.path().join("data");
-    let worker = farm.worker("small", &engine, "capacity = { disk = \"1GiB\", disk_reserve = \"0B\" }");
+    let worker =
+        farm.worker("small", &engine, "capacity = { disk = \"1GiB\", disk_reserve = \"0B\" }\nenforce_disk = false");
     // The same worker, with its data on the small disk.
     drop(worker.process);
     let config = farm.dir.path().join(format!("{}.toml", worker.name));
@@ -241,7 +242,7 @@ fn a_full_disk_on_the_worker_is_the_farm_s_fault_and_is_named() {
 
     let text = format!(
         "name: bad\nsteps:\n  - name: only\n    image: {image}\n    script: dd if=/dev/zero of=big bs=1048576 count=64\n    \
-         outputs: [big]\n    resources: {{ cpu: 0.5, memory: 64MiB, disk: 256MiB }}\n"
+         outputs: [big]\n    resources: {{ cpu: 0.5, memory: 64MiB, disk: 8MiB }}\n"
     );
     let build = farm.submit(&farm.pipeline("bad", &text), &[]);
     let outcome = wait::until("the first outcome", BUILD_LIMIT, || {
