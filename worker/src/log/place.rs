@@ -104,12 +104,13 @@ impl Place {
         Self { author: Author::Worker, offset: 0, before: Counts::default(), heads: [Vec::new(), Vec::new()] }
     }
 
-    /// What was taken of each stream, if the log's file has `length` bytes; `None` if it cannot be that short.
+    /// What was taken of each stream, if the log's file has `length` bytes; `None` if the two files do not fit together.
     pub(super) fn taken(&self, length: u64) -> Option<Counts> {
         let behind = length.checked_sub(self.offset)?;
         let mut counts = self.before;
         if let Author::Container(source) = self.author {
-            counts.add(source, behind);
+            // A damaged file may say anything.
+            counts.set(source, counts.of(source).checked_add(behind)?);
         }
         Some(counts)
     }
@@ -192,6 +193,9 @@ mod tests {
             Some((3, 14))
         );
         assert_eq!(place.taken(699), None);
+        assert_eq!(place.taken(u64::MAX), Some(Counts { stdout: 3, stderr: 4 + (u64::MAX - 700) }));
+        place.before.stderr = u64::MAX;
+        assert_eq!(place.taken(701), None, "a damaged file");
         file.write_all_at(b"X", 0).unwrap();
         assert!(Place::read(&file).is_err());
     }
