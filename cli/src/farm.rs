@@ -220,7 +220,7 @@ mod tests {
             (Code::InvalidArgument, rpc_error::BAD_PIPELINE, 2, "no good"),
             (Code::NotFound, rpc_error::UNKNOWN_BUILD, 3, "no good"),
             (Code::FailedPrecondition, rpc_error::PROTOCOL, 3, "do not speak the same protocol: no good"),
-            (Code::Unauthenticated, rpc_error::UNAUTHENTICATED, 3, "--cert and --key"),
+            (Code::Unauthenticated, rpc_error::UNAUTHENTICATED, 3, "`railyard login` takes it"),
             (Code::PermissionDenied, rpc_error::FORBIDDEN, 3, "does not allow it: no good"),
             (Code::Unavailable, rpc_error::STOPPING, 3, "no good"),
         ] {
