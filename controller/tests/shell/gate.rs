@@ -28,13 +28,16 @@ struct Caller {
 impl Caller {
     fn new(endpoint: &Endpoint) -> Self {
         let tls = client_config(&endpoint.ca_pem, endpoint.identity.as_ref()).unwrap();
-        let client =
-            || reqwest::Client::builder().tls_backend_preconfigured(tls.clone()).timeout(Duration::from_secs(20));
+        let client = |protocol: &str| {
+            let mut tls = tls.clone();
+            tls.alpn_protocols = vec![protocol.as_bytes().to_vec()];
+            reqwest::Client::builder().tls_backend_preconfigured(tls).timeout(Duration::from_secs(20))
+        };
         let redirect = reqwest::redirect::Policy::none();
         Self {
             url: endpoint.url.clone(),
-            grpc: client().http2_prior_knowledge().build().unwrap(),
-            http: client().http1_only().redirect(redirect).build().unwrap(),
+            grpc: client("h2").http2_prior_knowledge().build().unwrap(),
+            http: client("http/1.1").http1_only().redirect(redirect).build().unwrap(),
             token: None,
         }
     }
