@@ -61,9 +61,8 @@ async fn a_message_that_drips_is_cut() {
     let mut http2 = Http2::connect(&controller, address(1), Some((Role::Operator, "mallory"))).await;
     http2.send(&frame(HEADERS, END_HEADERS, 1, &call("/railyard.v1.ClientService/Submit"))).await.unwrap();
     http2.send(&frame(DATA, 0, 1, &[0, 0, 1, 0, 0, 10])).await.unwrap();
-    let answer = http2.wait_for(HEADERS, 1).await.unwrap();
-    let text = String::from_utf8_lossy(&answer.payload).into_owned();
-    assert!(text.contains("grpc-status") || !answer.payload.is_empty(), "{text}");
+    // An answer, though the message never ends.
+    http2.wait_for(HEADERS, 1).await.unwrap();
     bystander.is_served().await;
     // A stream of messages may be as quiet as it likes.
     let worker = controller.worker("anvil").await;
