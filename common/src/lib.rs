@@ -20,6 +20,7 @@ pub mod plan;
 pub mod planted;
 pub mod platform;
 pub mod priority;
+pub mod redact;
 pub mod rights;
 pub mod time;
 pub mod token;
