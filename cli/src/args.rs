@@ -9,6 +9,7 @@ mod access;
 mod audit;
 mod builds;
 mod pipeline;
+mod secrets;
 mod services;
 mod workers;
 
@@ -18,6 +19,7 @@ pub use access::{
 pub use audit::{AuditArgs, AuditShowArgs, AuditTask, AuditVerifyArgs};
 pub use builds::{ApproveArgs, BuildArgs, BuildsArgs, CancelArgs, FetchArgs, LogsArgs, RetryArgs, ShowArgs};
 pub use pipeline::{CheckArgs, PlanArgs, RequestArgs, SubmitArgs};
+pub use secrets::{SecretArgs, SecretListArgs, SecretRemoveArgs, SecretSetArgs, SecretTask};
 pub use services::{BackupArgs, CertArgs, CertRole, ControllerArgs, ControllerTask, DevArgs, RestoreArgs, WorkerArgs};
 pub use workers::{CordonArgs, DrainArgs, HoldArgs, PatienceArgs, RetireArgs, UncordonArgs, WorkersArgs};
 
@@ -90,6 +92,8 @@ pub enum Verb {
     Token(TokenArgs),
     /// Shut a worker or a person out, at once
     Revoke(RevokeArgs),
+    /// Store secrets for steps, list and remove them
+    Secret(SecretArgs),
     /// Show who did what, and check that nobody changed the record of it
     Audit(AuditArgs),
     /// Print a completion script for a shell

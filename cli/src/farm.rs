@@ -6,6 +6,7 @@ use crate::settings::{Settings, Surroundings};
 use crate::view::Build;
 use railyard_common::{PROTOCOL, VERSION};
 use railyard_proto::v1::access_service_client::AccessServiceClient;
+use railyard_proto::v1::admin_service_client::AdminServiceClient;
 use railyard_proto::v1::client_service_client::ClientServiceClient;
 use railyard_proto::v1::{self, GetBuildRequest, GetFarmRequest, GetFarmResponse};
 use railyard_service::channel::{self, Endpoint};
@@ -24,6 +25,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 pub struct Farm {
     client: ClientServiceClient<Channel>,
     access: AccessServiceClient<Channel>,
+    admin: AdminServiceClient<Channel>,
     /// The header that a bearer token goes into.
     bearer: Option<AsciiMetadataValue>,
     endpoint: Endpoint,
@@ -41,8 +43,9 @@ impl Farm {
         let channel = channel::connect(&endpoint).map_err(|error| Failure::Usage(chain(&error)))?;
         let bearer = bearer(&settings)?;
         let access = AccessServiceClient::new(channel.clone());
+        let admin = AdminServiceClient::new(channel.clone());
         let client = ClientServiceClient::new(channel).max_decoding_message_size(MESSAGE_MAX_BYTES);
-        let farm = Self { client, access, bearer, endpoint };
+        let farm = Self { client, access, admin, bearer, endpoint };
         let hello = GetFarmRequest { client_version: VERSION.to_owned(), protocol: PROTOCOL };
         let about = farm.client().get_farm(farm.request(hello)).await.map_err(|status| farm.refused(&status))?;
         check_protocol(&farm.endpoint.url, about.get_ref())?;
@@ -57,6 +60,11 @@ impl Farm {
     /// For one call about who comes in.
     pub fn access(&self) -> AccessServiceClient<Channel> {
         self.access.clone()
+    }
+
+    /// For one call about the controller itself: its audit, its secrets.
+    pub fn admin(&self) -> AdminServiceClient<Channel> {
+        self.admin.clone()
     }
 
     /// Where the controller is.

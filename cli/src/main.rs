@@ -18,8 +18,8 @@ use render::Console;
 use std::future::Future;
 use std::process::ExitCode;
 use verbs::{
-    access, artifacts, audit, backup, builds, change, dev, help, holds, login, logs, pipeline, serve, submit, watch,
-    workers,
+    access, artifacts, audit, backup, builds, change, dev, help, holds, login, logs, pipeline, secrets, serve, submit,
+    watch, workers,
 };
 
 fn main() -> ExitCode {
@@ -62,6 +62,7 @@ fn run(verb: Verb) -> Result<(), Failure> {
         Verb::Login(args) => client(login::login(&args, &console)),
         Verb::Token(args) => client(access::token(&args.task, &console)),
         Verb::Revoke(args) => client(access::revoke(&args, &console)),
+        Verb::Secret(args) => client(secrets::secret(&args.task, &console)),
         Verb::Audit(args) => match &args.task {
             AuditTask::Show(wanted) => client(audit::show(wanted, &console)),
             AuditTask::Verify(wanted) => client(audit::verify(wanted, &console)),
@@ -96,6 +97,7 @@ impl Verb {
             Self::Login(args) => args.output.output,
             Self::Token(args) => args.task.format(),
             Self::Revoke(args) => args.ask.output.output,
+            Self::Secret(args) => args.task.format(),
             Self::Audit(args) => args.task.format(),
             Self::Man(args) => args.output.output,
         }

@@ -169,6 +169,11 @@ text_id!(
     Variant, "matrix variant", is_variant, "1 to 63 letters, digits, `.`, `-` or `_`, starting with a letter or digit"
 );
 
+text_id!(
+    /// A secret that an operator has stored: also the name of its file in a step.
+    SecretName, "secret name", is_variant, "1 to 63 letters, digits, `.`, `-` or `_`, starting with a letter or digit"
+);
+
 /// Only in tables is a copy needed.
 fn padded(f: &mut fmt::Formatter<'_>, text: fmt::Arguments<'_>) -> fmt::Result {
     if f.width().is_none() && f.precision().is_none() { f.write_fmt(text) } else { f.pad(&text.to_string()) }

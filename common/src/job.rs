@@ -1,7 +1,7 @@
 //! A job with nothing left to substitute: what a worker needs to know, and no more.
 
 use crate::compress::{ArtifactMatcher, Compress};
-use crate::id::{GroupName, JobName, PoolName};
+use crate::id::{GroupName, JobName, PoolName, SecretName};
 use crate::path::{BadPath, Glob, RelPath};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -148,6 +148,19 @@ pub struct HostPath {
     pub writable: bool,
 }
 
+/// A secret that a step gets: as the file `/run/secrets/NAME`, and as a variable if it asks for one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SecretRef {
+    /// Under which name the operator stored it. Its value is in no plan and no order.
+    pub name: SecretName,
+    /// The environment variable that the script finds it in, too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub env: Option<String>,
+    /// Left out where there is none for the step, and for the build of an untrusted change.
+    #[serde(default)]
+    pub optional: bool,
+}
+
 /// What happens in the container: the part of a job that a worker needs as it is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunSpec {
@@ -176,6 +189,9 @@ pub struct RunSpec {
     /// Directories and files of the host.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub host_paths: Vec<HostPath>,
+    /// Secrets that it gets.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secrets: Vec<SecretRef>,
 }
 
 /// Jobs of one group run at most `limit` at a time, across all builds and pipelines, in the order in which they became ready.

@@ -22,6 +22,7 @@ pub mod platform;
 pub mod priority;
 pub mod redact;
 pub mod rights;
+pub mod secret;
 pub mod time;
 pub mod token;
 

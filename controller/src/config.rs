@@ -36,6 +36,10 @@ pub struct ControllerConfig {
     /// A worker has to allow it as well. Default: nothing.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub policy: Vec<PolicyRule>,
+    /// The key under which secrets of steps are stored: 64 hexadecimal digits, readable by the controller only. Made at the first
+    /// start. Default: `pki/secrets.key` in `data_dir`. Keep a copy elsewhere: without it the stored secrets are worth nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret_key_file: Option<PathBuf>,
     /// Longest log of an attempt; what is longer is cut, with a note that says how much.
     #[serde(default = "default_log_max")]
     pub log_max: ByteSize,
@@ -82,6 +86,7 @@ impl ControllerConfig {
             names: Vec::new(),
             cache: None,
             policy: Vec::new(),
+            secret_key_file: None,
             log_max: default_log_max(),
             worker_certificate_secs: default_worker_certificate(),
             person_certificate_secs: default_person_certificate(),
@@ -93,6 +98,11 @@ impl ControllerConfig {
     pub fn cache(&self) -> CacheConfig {
         let embedded = || EmbeddedConfig { dir: self.data_dir.join("cache"), public_read: false, key_file: None };
         self.cache.clone().unwrap_or_else(|| CacheConfig::Embedded(embedded()))
+    }
+
+    /// Where the key of the secrets lies.
+    pub fn secret_key_file(&self) -> PathBuf {
+        self.secret_key_file.clone().unwrap_or_else(|| self.data_dir.join("pki").join("secrets.key"))
     }
 
     /// How the port is reached, when it really listens at `bound`.

@@ -22,6 +22,7 @@ pub mod logs;
 pub mod policy;
 mod registry;
 mod rpc;
+pub mod secrets;
 mod server;
 pub mod setup;
 mod trace;

@@ -10,7 +10,8 @@ use crate::journal::{Journal, SledJournal};
 use crate::logs::LogStore;
 use crate::policy::Policy;
 use crate::registry;
-use crate::rpc::{AccessControl, Admin, Client, Validity, Workers, note_refusals};
+use crate::rpc::{AccessControl, Admin, Client, Giver, Validity, Workers, note_refusals};
+use crate::secrets::Secrets;
 use crate::setup::Pki;
 use crate::uploads;
 use anyhow::Context as _;
@@ -135,6 +136,7 @@ pub async fn run_in<L: Listener>(
         clock: clock.clone(),
         authority: pki.authority(),
         audit: audit.clone(),
+        secrets: Secrets::open(data.join("secrets"), config.secret_key_file())?,
     };
     let app = routes(&config, rooms, &shutdown)?;
     let tls = tls::server_config(&pki.server(&config.server_names())?, pki.ca_pem())?;
@@ -215,10 +217,11 @@ struct Rooms {
     clock: Arc<dyn Clock>,
     authority: Arc<Authority>,
     audit: Audit,
+    secrets: Secrets,
 }
 
 fn routes(config: &ControllerConfig, rooms: Rooms, shutdown: &CancellationToken) -> anyhow::Result<Router> {
-    let Rooms { farm, cache, cache_router, logs, clock, authority, audit } = rooms;
+    let Rooms { farm, cache, cache_router, logs, clock, authority, audit, secrets } = rooms;
     let guesses = Arc::new(Guesses::default());
     let validity =
         Validity { worker_secs: config.worker_certificate_secs, person_secs: config.person_certificate_secs };
@@ -226,12 +229,21 @@ fn routes(config: &ControllerConfig, rooms: Rooms, shutdown: &CancellationToken)
     let access = AccessControl::new(farm.clone(), authority, clock.clone(), guesses, audit.clone(), validity)?;
     let access = AccessServiceServer::new(access);
     let (name, stop) = (config.farm.clone(), shutdown.clone());
-    let client = Client::new(farm.clone(), audit.clone(), cache.clone(), logs.clone(), clock.clone(), name, stop)
-        .with_policy(Policy::new(config.policy.clone()));
-    let admin = AdminServiceServer::new(Admin::new(farm.clone(), audit.clone(), shutdown.clone()));
+    let (client_cache, client_logs) = (cache.clone(), logs.clone());
+    let client =
+        Client::new(farm.clone(), audit.clone(), client_cache, client_logs, clock.clone(), secrets.clone(), name, stop)
+            .with_policy(Policy::new(config.policy.clone()));
+    let admin = AdminServiceServer::new(Admin::new(
+        farm.clone(),
+        audit.clone(),
+        secrets.clone(),
+        clock.clone(),
+        shutdown.clone(),
+    ));
+    let giver = Giver::new(secrets, audit.clone());
     let probes = probes(farm.clone(), audit.clone());
     let registry = registry::router(farm.clone(), cache.clone(), config.cache().is_public());
-    let workers = Workers::new(farm, cache, logs, clock, config.farm.clone(), shutdown.clone());
+    let workers = Workers::new(farm, cache, logs, clock, giver, config.farm.clone(), shutdown.clone());
     let client = ClientServiceServer::new(client)
         .max_decoding_message_size(MESSAGE_MAX_BYTES)
         .max_encoding_message_size(MESSAGE_MAX_BYTES);

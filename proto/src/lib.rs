@@ -3,6 +3,7 @@
 //! Domain types live in `railyard-common`; `railyard-service` converts between the two at the edge.
 
 pub mod bounded;
+mod quiet;
 
 /// Version 1 of the protocol.
 #[allow(missing_docs, clippy::all)]

@@ -40,10 +40,17 @@ pub async fn find(shop: &Workshop, keep: &BTreeSet<LeaseId>) -> Result<Dead, Run
     };
     let kept: BTreeSet<String> = keep.iter().map(ToString::to_string).collect();
     let dead = found.into_iter().filter(|found| !found.labels.get(labels::LEASE).is_some_and(|of| kept.contains(of)));
-    let dirs = directories(&shop.data.jobs(), &kept).await.unwrap_or_else(|error| {
+    let mut dirs = directories(&shop.data.jobs(), &kept).await.unwrap_or_else(|error| {
         tracing::warn!(%error, "directories of an earlier life cannot be found");
         Vec::new()
     });
+    let (secrets, keep) = (shop.secrets.clone(), keep.clone());
+    match blocking(move || secrets.others(&keep)).await {
+        Ok(others) => dirs.extend(others),
+        Err(error) => {
+            tracing::warn!(error = railyard_service::error_chain(&error), "secrets of an earlier life cannot be found")
+        }
+    }
     Ok(Dead { containers: dead.map(|found| found.id).collect(), dirs })
 }
 

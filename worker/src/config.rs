@@ -36,6 +36,10 @@ pub struct WorkerConfig {
     /// offers jobs no devices. Default: the same as `data_dir`.
     #[serde(default)]
     pub host_data_dir: Option<PathBuf>,
+    /// A directory on a tmpfs, where the secrets of running steps lie; the engine's host must see it at the same path. Default: `/run`,
+    /// or `/dev/shm` where that is no tmpfs; none for a worker in a container, which has to name one that is mounted from the host.
+    #[serde(default)]
+    pub secrets_dir: Option<PathBuf>,
     /// The engine's socket. Default: `/var/run/docker.sock`.
     #[serde(default = "docker_socket")]
     pub docker_socket: PathBuf,
@@ -240,6 +244,7 @@ impl WorkerConfig {
             name,
             data_dir: data_dir.into(),
             host_data_dir: None,
+            secrets_dir: None,
             docker_socket: docker_socket(),
             platforms: None,
             labels: BTreeMap::new(),

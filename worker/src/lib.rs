@@ -29,6 +29,7 @@ pub mod outputs;
 pub mod pressure;
 pub mod renewal;
 pub mod runtime;
+pub mod secrets;
 pub mod session;
 pub mod uplink;
 pub mod usage;
@@ -195,6 +196,7 @@ fn open(mut config: WorkerConfig, data: DataDir, outside: Outside) -> anyhow::Re
     let shelf = images::Shelf::open(runtime.clone(), &farm, &config.name, &data.images(), image_bytes)?;
     let layers = images::KnownLayers::default();
     let guard = network::Guard::new(&config.network);
+    let secrets = secrets::SecretsDir::new(&config, &farm);
     let shop = Workshop {
         config,
         farm,
@@ -205,6 +207,7 @@ fn open(mut config: WorkerConfig, data: DataDir, outside: Outside) -> anyhow::Re
         press,
         blobs,
         guard,
+        secrets,
         shelf,
         layers,
         clock,

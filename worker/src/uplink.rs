@@ -3,11 +3,12 @@
 use futures_util::Stream;
 use railyard_common::backoff::Backoff;
 use railyard_common::blob::{Blob, PartChecksum};
-use railyard_common::id::LeaseId;
+use railyard_common::id::{LeaseId, SecretName};
+use railyard_common::secret::SecretValue;
 use railyard_proto::v1;
 use railyard_proto::v1::worker_service_client::WorkerServiceClient;
 use railyard_service::channel::ChannelError;
-use railyard_service::convert::{BadMessage, FromProto as _, ToProto as _, all, required};
+use railyard_service::convert::{BadMessage, FromProto as _, ToProto as _, all, parsed, required};
 use railyard_service::{MESSAGE_MAX_BYTES, rpc_error};
 use railyard_transfer::{Finished, Ticket};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -240,6 +241,23 @@ impl Uplink {
             urls.extend(response.urls);
         }
         Ok(urls)
+    }
+
+    /// The secrets of the lease's step.
+    ///
+    /// # Errors
+    /// [`UplinkError`].
+    pub async fn fetch_secrets(&self, lease: LeaseId) -> Result<Vec<(SecretName, SecretValue)>, UplinkError> {
+        const CALL: &str = "the secrets";
+        let request = v1::FetchSecretsRequest { lease: Some(lease.to_proto()) };
+        let response = self
+            .persist(CALL, || request, |mut client, request| async move { client.fetch_secrets(request).await })
+            .await?;
+        // All of them first, so that all are wiped.
+        let files = response.secrets.into_iter().map(|file| (file.name, SecretValue::new(file.value)));
+        let files: Vec<(String, SecretValue)> = files.collect();
+        let named = files.into_iter().map(|(name, value)| Ok((parsed("name", &name)?, value)));
+        named.collect::<Result<_, _>>().map_err(|source| UplinkError::Answer { call: CALL, source })
     }
 
     /// Reports an attempt's end, until the controller has it.

@@ -6,6 +6,7 @@ use crate::config::WorkerConfig;
 use crate::images::{KnownLayers, Shelf};
 use crate::network::Guard;
 use crate::runtime::Runtime;
+use crate::secrets::SecretsDir;
 use crate::uplink::Uplink;
 use railyard_service::clock::Clock;
 use railyard_transfer::{Press, Transfer};
@@ -33,6 +34,8 @@ pub struct Workshop {
     pub blobs: Blobs,
     /// The network of steps.
     pub guard: Guard,
+    /// Secrets of running steps.
+    pub secrets: SecretsDir,
     /// Images in the engine.
     pub shelf: Shelf,
     /// Layers in the cache.

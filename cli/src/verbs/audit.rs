@@ -7,11 +7,8 @@ use crate::render::{Console, audit as render};
 use crate::view::{AuditCheck, AuditLine};
 use jiff::Timestamp;
 use railyard_controller::audit::{self, Head, Wanted};
-use railyard_proto::v1::admin_service_client::AdminServiceClient;
 use railyard_proto::v1::{ShowAuditRequest, VerifyAuditRequest};
-use railyard_service::channel;
 use std::path::Path;
-use tonic::transport::Channel;
 
 /// Shows who did what.
 ///
@@ -30,7 +27,7 @@ pub async fn show(args: &AuditShowArgs, console: &Console) -> Result<(), Failure
         limit: args.limit,
         follow: args.follow,
     };
-    let records = admin(&farm)?.show_audit(farm.stream_request(request)).await;
+    let records = farm.admin().show_audit(farm.stream_request(request)).await;
     let mut records = records.map_err(|status| farm.refused(&status))?.into_inner();
     let mut lines = Vec::new();
     while let Some(record) = records.message().await.map_err(|status| farm.refused(&status))? {
@@ -83,11 +80,6 @@ async fn there(args: &AuditVerifyArgs) -> Result<AuditCheck, Failure> {
     let text = |head: Option<Head>| head.map(|head| head.to_string()).unwrap_or_default();
     let request = VerifyAuditRequest { expect: text(args.expect), from: text(args.from) };
     // As long as it takes: it reads every file.
-    let answer = admin(&farm)?.verify_audit(farm.stream_request(request)).await;
+    let answer = farm.admin().verify_audit(farm.stream_request(request)).await;
     Ok(answer.map_err(|status| farm.refused(&status))?.into_inner().into())
-}
-
-fn admin(farm: &Farm) -> Result<AdminServiceClient<Channel>, Failure> {
-    let channel = channel::connect(farm.endpoint()).map_err(|error| Failure::Usage(chain(&error)))?;
-    Ok(AdminServiceClient::new(channel))
 }

@@ -12,6 +12,7 @@ pub mod holds;
 pub mod login;
 pub mod logs;
 pub mod pipeline;
+pub mod secrets;
 pub mod serve;
 pub mod submit;
 pub mod watch;

@@ -5,6 +5,7 @@
 
 mod audit;
 mod build;
+mod secret;
 mod token;
 mod words;
 mod worker;
@@ -13,6 +14,7 @@ pub use audit::{AuditCheck, AuditLine, AuditRecord};
 #[cfg(test)]
 pub use build::Outcome;
 pub use build::{Approval, Artifact, Attempt, Build, BuildState, Job, JobState};
+pub use secret::Secret;
 pub use token::{Token, TokenKind, TokenState};
 #[cfg(test)]
 pub use worker::{Hold, Quarantine, RunningJob};

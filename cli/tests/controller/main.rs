@@ -5,6 +5,7 @@ mod audit;
 mod operate;
 #[path = "../place/mod.rs"]
 mod place;
+mod secrets;
 mod worker;
 mod workers;
 

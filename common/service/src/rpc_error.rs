@@ -42,6 +42,8 @@ pub const BAD_TOKEN: &str = "bad-token";
 pub const FORBIDDEN: &str = "forbidden";
 /// A step wants what the operator's policy does not allow its pipeline.
 pub const POLICY: &str = "policy";
+/// A secret is missing, or cannot be opened.
+pub const SECRET: &str = "secret";
 /// An upload is not complete, or its bytes are not what was promised.
 pub const BAD_UPLOAD: &str = "bad-upload";
 /// Log bytes do not continue where the log ends.

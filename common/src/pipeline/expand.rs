@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Directories of the container that inputs must leave alone: the farm's and the kernel's.
-pub(super) const RESERVED_MOUNTS: [&str; 5] = ["/work", "/railyard", "/proc", "/sys", "/dev"];
+pub(super) const RESERVED_MOUNTS: [&str; 6] = ["/work", "/railyard", "/run/secrets", "/proc", "/sys", "/dev"];
 
 pub(super) struct Expander<'a> {
     pub pipeline: &'a Pipeline,
@@ -107,6 +107,7 @@ impl<'a> Expander<'a> {
                 capabilities: step.capabilities.clone(),
                 network_none: step.network_none,
                 host_paths: step.host_paths.clone(),
+                secrets: step.secrets.clone(),
             }),
         })
     }

@@ -21,6 +21,7 @@ mod read;
 mod read_container;
 mod read_outputs;
 mod read_placing;
+mod read_secrets;
 mod read_step;
 mod reader;
 mod suggest;

@@ -4,7 +4,7 @@ use super::diagnostic::Position;
 use super::template::Template;
 use crate::compress::Compress;
 use crate::id::{PipelineName, StepName, Variant};
-use crate::job::{Capacity, Device, HostPath};
+use crate::job::{Capacity, Device, HostPath, SecretRef};
 use crate::platform::Platform;
 
 /// A checked pipeline.
@@ -64,6 +64,7 @@ pub(super) struct Step {
     pub devices: Vec<Device>,
     pub capabilities: Vec<String>,
     pub host_paths: Vec<HostPath>,
+    pub secrets: Vec<SecretRef>,
     pub network_none: bool,
     pub placing: Placing,
 }

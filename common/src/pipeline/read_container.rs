@@ -32,6 +32,7 @@ impl Reader<'_> {
         step.devices = fields.get("devices").map(|node| self.devices(node)).unwrap_or_default();
         step.capabilities = fields.get("capabilities").map(|node| self.capabilities(node)).unwrap_or_default();
         step.host_paths = fields.get("host_paths").map(|node| self.host_paths(node)).unwrap_or_default();
+        step.secrets = fields.get("secrets").map(|node| self.secrets(node, &step.env)).unwrap_or_default();
         if let Some(node) = fields.get("network") {
             let parse = |text: &str| match text {
                 "none" => Ok(true),

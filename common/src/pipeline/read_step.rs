@@ -16,7 +16,7 @@ use crate::job::Capacity;
 use crate::path::RelPath;
 use crate::platform::Platform;
 
-const FIELDS: [&str; 25] = [
+const FIELDS: [&str; 26] = [
     "name",
     "description",
     "needs",
@@ -37,6 +37,7 @@ const FIELDS: [&str; 25] = [
     "devices",
     "capabilities",
     "host_paths",
+    "secrets",
     "network",
     "approval",
     "concurrency",
@@ -119,6 +120,7 @@ fn blank(node: &Node, platforms: &[Platform]) -> Step {
         devices: Vec::new(),
         capabilities: Vec::new(),
         host_paths: Vec::new(),
+        secrets: Vec::new(),
         network_none: false,
         placing: Placing::default(),
     }

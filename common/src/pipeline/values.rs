@@ -3,6 +3,7 @@
 use super::expand::RESERVED_MOUNTS;
 use super::limits::{CPU_MAX_MILLIS, CPU_MIN_MILLIS};
 use crate::digest::Digest;
+use crate::id::SecretName;
 use crate::job::{Device, HostPath};
 use crate::path::RelPath;
 use std::ops::RangeInclusive;
@@ -123,6 +124,15 @@ pub(super) fn device(text: &str) -> Result<Device, String> {
     }
 }
 
+/// A secret's name; a `?` behind it makes it optional.
+pub(super) fn secret(text: &str) -> Result<(SecretName, bool), String> {
+    let (name, optional) = text.strip_suffix('?').map_or((text, false), |name| (name, true));
+    let name = name
+        .parse()
+        .map_err(|_| "the name of a secret, such as `signing-key`, with a `?` behind it if the step can do without");
+    Ok((name?, optional))
+}
+
 /// `/HOST/PATH`, `/HOST/PATH:/PATH`, and `:rw` behind either.
 pub(super) fn host_path(text: &str) -> Result<HostPath, String> {
     let (paths, writable) = text.strip_suffix(":rw").map_or((text, false), |paths| (paths, true));
@@ -137,7 +147,7 @@ pub(super) fn host_path(text: &str) -> Result<HostPath, String> {
         Ok(HostPath { source: source.to_owned(), target: target.to_owned(), writable })
     } else {
         Err("a path on the host such as `/srv/ccache`, with the path in the container (`/srv/ccache:/ccache`, not below /work, \
-             /railyard, /proc, /sys or /dev) and `:rw` behind it where they are needed"
+             /railyard, /run/secrets, /proc, /sys or /dev) and `:rw` behind it where they are needed"
             .to_owned())
     }
 }

@@ -155,14 +155,24 @@ impl Masker {
         let from = self.bytes.len();
         self.bytes.extend_from_slice(bytes);
         self.read(&patterns, from);
-        let held = patterns.plain.depth(self.plain).max(self.wrapped.held(&patterns.wrapped));
         // The beginning of what is masked anyway may be told and forgotten.
-        self.tell(self.bytes.len().saturating_sub(held), told);
+        self.tell(self.bytes.len().saturating_sub(self.open()), told);
     }
 
-    /// The stream has ended: returns the rest of it. What is pushed after this is another stream.
+    /// How many of the last bytes may be the beginning of a form.
+    fn open(&self) -> usize {
+        let open =
+            |patterns: &Arc<Patterns>| patterns.plain.depth(self.plain).max(self.wrapped.held(&patterns.wrapped));
+        self.patterns.as_ref().map_or(0, open)
+    }
+
+    /// The stream has ended: returns the rest of it. What is pushed after this is another stream. The beginning of a form that is as
+    /// long as a secret is masked as well: a step may have been killed while it wrote one.
     pub fn finish(&mut self) -> Vec<u8> {
         let mut told = Vec::with_capacity(self.held());
+        if self.open() >= MIN_SECRET_BYTES {
+            self.find(self.told..self.bytes.len());
+        }
         self.tell(self.bytes.len(), &mut told);
         self.forget_told();
         self.plain = ROOT;

@@ -77,6 +77,12 @@ impl Simple {
             let wrapped = active.first().map_or(0, |first| at + 1 - first);
             masked.may_wait.push(wrapped.max(at + 1 - open));
         }
+        // The beginning of a form at the end of the stream.
+        if let Some(waits) = masked.may_wait.last().copied().filter(|waits| *waits >= MIN_SECRET_BYTES) {
+            for byte in masked.text[text.len() - waits..].iter_mut().filter(|byte| !b"\r\n".contains(*byte)) {
+                *byte = b'*';
+            }
+        }
         masked
     }
 }

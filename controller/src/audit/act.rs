@@ -73,6 +73,8 @@ acts! {
     SecretSet = "secret-set",
     /// A secret was removed.
     SecretRemove = "secret-remove",
+    /// A worker was given the secrets of a step.
+    SecretGive = "secret-give",
     /// What the operator allows has changed.
     PolicyChange = "policy-change",
     /// Retention deleted what nothing needs.

@@ -3,7 +3,7 @@
 //! ```text
 //! railyard-backup\n
 //! {"format":1,"made_at":…,"software":"0.1.0","builds":12,…}\n      for people and programs: `head -2 FILE`
-//! zstd of a tar: snapshot, pki/ca.pem, pki/ca.key, …, client.toml
+//! zstd of a tar: snapshot, pki/ca.pem, pki/ca.key, …, secrets/NAME.json (sealed), …, client.toml
 //! SHA-256 of all that, 64 hex digits and \n
 //! ```
 
@@ -83,17 +83,19 @@ impl Backup {
     }
 }
 
-/// `pki/*` and `client.toml`.
+/// `pki/*`, `secrets/*` and `client.toml`.
 fn small_files(data_dir: &Path) -> Result<BTreeMap<PathBuf, (u32, Vec<u8>)>, BackupError> {
     let pki = data_dir.join("pki");
     if !pki.join("ca.key").is_file() {
         return Err(BackupError::NoFarm { path: data_dir.to_owned(), missing: "pki/ca.key" });
     }
     let mut files = BTreeMap::new();
-    let entries = std::fs::read_dir(&pki).map_err(BackupError::io("list", &pki))?;
     let mut paths = vec![data_dir.join("client.toml")];
-    for entry in entries {
-        paths.push(entry.map_err(BackupError::io("list", &pki))?.path());
+    let secrets = data_dir.join("secrets");
+    for dir in [&pki, &secrets].into_iter().filter(|dir| dir.is_dir()) {
+        for entry in std::fs::read_dir(dir).map_err(BackupError::io("list", dir))? {
+            paths.push(entry.map_err(BackupError::io("list", dir))?.path());
+        }
     }
     for path in paths.into_iter().filter(|path| path.is_file()) {
         let bytes = std::fs::read(&path).map_err(BackupError::io("read", &path))?;

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! take ─► from a running controller by rpc, else from its journal   ─► Backup ─► write: one file, 0600, at once or not at all
-//! restore: read, verify ─► DATA/restoring ─► journal, pki, client.toml in their places, the old ones aside
+//! restore: read, verify ─► DATA/restoring ─► journal, pki, secrets, client.toml in their places, the old ones aside
 //! ```
 //!
 //! The state travels by rpc; keys do not: they are read from the data directory, by whoever may read it.

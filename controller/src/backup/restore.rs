@@ -10,7 +10,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 /// What a restore puts in its place, the journal last: with it the farm is back.
-const PARTS: [&str; 3] = ["pki", "client.toml", "journal"];
+const PARTS: [&str; 4] = ["pki", "secrets", "client.toml", "journal"];
 /// While this is in the data directory no controller starts.
 const STAGING: &str = "restoring";
 
@@ -105,7 +105,7 @@ fn lay_out(backup: &Backup, dir: &Path, now: Millis) -> Result<(), BackupError> 
     journal.install(&backup.snapshot)?;
     // Whatever was given out after the backup may still run somewhere: its numbers are never given again.
     journal.append(&[Event::ControllerRestored { at: now }])?;
-    for sub in [dir.join("pki"), dir.to_owned()] {
+    for sub in [dir.join("pki"), dir.join("secrets"), dir.to_owned()] {
         if sub.is_dir() {
             sync(&sub)?;
         }

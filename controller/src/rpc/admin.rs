@@ -2,14 +2,17 @@
 
 use super::audit::{self, Asked, Outbound};
 use super::auth::caller;
-use super::command_status;
+use super::{bad_request, command_status, secrets};
 use crate::audit::{Act, Audit};
 use crate::driver::Handle;
 use crate::journal;
+use crate::secrets::Secrets;
+use railyard_common::id::SecretName;
 use railyard_proto::v1;
 use railyard_proto::v1::admin_service_server::AdminService;
-use railyard_service::error_chain;
-use railyard_service::rpc_error;
+use railyard_service::clock::Clock;
+use railyard_service::{error_chain, rpc_error};
+use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status};
 
@@ -20,13 +23,21 @@ const CHUNK_BYTES: usize = 1024 * 1024;
 pub struct Admin {
     farm: Handle,
     audit: Audit,
+    secrets: Secrets,
+    clock: Arc<dyn Clock>,
     shutdown: CancellationToken,
 }
 
 impl Admin {
     /// Serves operators of `farm`. Who follows the audit is let go at `shutdown`.
-    pub fn new(farm: Handle, audit: Audit, shutdown: CancellationToken) -> Self {
-        Self { farm, audit, shutdown }
+    pub fn new(
+        farm: Handle,
+        audit: Audit,
+        secrets: Secrets,
+        clock: Arc<dyn Clock>,
+        shutdown: CancellationToken,
+    ) -> Self {
+        Self { farm, audit, secrets, clock, shutdown }
     }
 }
 
@@ -65,5 +76,43 @@ impl AdminService for Admin {
         request: Request<v1::VerifyAuditRequest>,
     ) -> Result<Response<v1::VerifyAuditResponse>, Status> {
         Ok(Response::new(audit::verify(&self.audit, request.into_inner()).await?))
+    }
+
+    async fn set_secret(
+        &self,
+        request: Request<v1::SetSecretRequest>,
+    ) -> Result<Response<v1::SetSecretResponse>, Status> {
+        let (at, by) = (self.clock.now(), caller(&request)?.to_string());
+        let asked = Asked::new(&self.audit, &request, Act::SecretSet);
+        let (request, secrets) = (request.into_inner(), self.secrets.clone());
+        let asked = asked.target(&format!("secret:{}", request.name));
+        let wanted = secrets::Set::of(request);
+        let asked = match &wanted {
+            Ok(set) => asked.detail("for", &set.scope()),
+            Err(_) => asked,
+        };
+        let set = async move { wanted?.store(&secrets, at, by).await };
+        let replaced = asked.carry_out(set, |entry, replaced| entry.detail("replaced", replaced.to_string())).await?;
+        Ok(Response::new(v1::SetSecretResponse { replaced }))
+    }
+
+    async fn list_secrets(
+        &self,
+        _request: Request<v1::ListSecretsRequest>,
+    ) -> Result<Response<v1::ListSecretsResponse>, Status> {
+        Ok(Response::new(v1::ListSecretsResponse { secrets: secrets::list(&self.secrets).await? }))
+    }
+
+    async fn remove_secret(
+        &self,
+        request: Request<v1::RemoveSecretRequest>,
+    ) -> Result<Response<v1::RemoveSecretResponse>, Status> {
+        let asked = Asked::new(&self.audit, &request, Act::SecretRemove);
+        let (request, secrets) = (request.into_inner(), self.secrets.clone());
+        let name: SecretName = request.name.parse().map_err(bad_request)?;
+        let asked = asked.target(&format!("secret:{name}"));
+        let remove = async move { secrets::remove(&secrets, name).await };
+        asked.carry_out(remove, |entry, ()| entry).await?;
+        Ok(Response::new(v1::RemoveSecretResponse {}))
     }
 }

@@ -2,12 +2,13 @@
 
 use super::audit::Asked;
 use super::auth::{caller, in_scope};
-use super::{bad_request, cache_status, check_protocol, command_status, log_status, read, submit, view};
+use super::{bad_request, cache_status, check_protocol, command_status, log_status, read, secrets, submit, view};
 use crate::audit::{self, Audit};
 use crate::cache::Cache;
 use crate::driver::{Change, Handle};
 use crate::logs::{Growth, LogStore};
 use crate::policy::{Denied, Policy};
+use crate::secrets::Secrets;
 use crate::trace;
 use futures_util::Stream;
 use railyard_common::id::{BuildId, JobName, LeaseId, PipelineName};
@@ -52,6 +53,7 @@ pub struct Client {
     pub(super) clock: Arc<dyn Clock>,
     farm_name: String,
     policy: Policy,
+    secrets: Secrets,
     shutdown: CancellationToken,
 }
 
@@ -63,10 +65,11 @@ impl Client {
         cache: Arc<dyn Cache>,
         logs: Arc<LogStore>,
         clock: Arc<dyn Clock>,
+        secrets: Secrets,
         farm_name: String,
         shutdown: CancellationToken,
     ) -> Self {
-        Self { farm, audit, cache, logs, clock, farm_name, policy: Policy::default(), shutdown }
+        Self { farm, audit, cache, logs, clock, secrets, farm_name, policy: Policy::default(), shutdown }
     }
 
     /// Lets pipelines have what `policy` allows. Without one they have what all have.
@@ -79,6 +82,11 @@ impl Client {
     pub(super) fn check_policy(&self, plan: &mut Plan) -> Result<Vec<String>, Status> {
         let denied = |denied: Denied| rpc_error::refusal(Code::PermissionDenied, rpc_error::POLICY, denied.to_string());
         self.policy.apply(plan).map_err(denied)
+    }
+
+    /// Refuses a plan that wants secrets that its steps cannot have; a line for each that was taken out of it.
+    pub(super) async fn check_secrets(&self, plan: Plan) -> Result<(Plan, Vec<String>), Status> {
+        secrets::check(&self.secrets, plan).await
     }
 
     /// The root of published paths: what stands in front of every one.
@@ -139,6 +147,8 @@ impl ClientService for Client {
         in_scope(&who, checked.pipeline())?;
         let mut plan = checked.plan(&self.farm, now).await?;
         let left_out = self.check_policy(&mut plan)?;
+        let (plan, without) = self.check_secrets(plan).await?;
+        let left_out = [left_out, without].concat();
         let response = self.farm.read(move |farm, _| v1::PlanResponse {
             pipeline: plan.build.pipeline.to_string(),
             jobs: plan.jobs.iter().map(|spec| view::planned(farm, spec, now)).collect(),

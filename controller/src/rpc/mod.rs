@@ -11,6 +11,7 @@ mod holds;
 mod read;
 mod refusals;
 mod report;
+mod secrets;
 mod submit;
 mod view;
 mod worker;
@@ -19,6 +20,7 @@ pub use access::{AccessControl, Validity};
 pub use admin::Admin;
 pub use client::Client;
 pub use refusals::note_refusals;
+pub use secrets::Giver;
 pub use worker::Workers;
 
 use crate::cache::CacheError;

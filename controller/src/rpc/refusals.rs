@@ -79,6 +79,9 @@ fn act_of(method: &str) -> Act {
         "Retry" => Act::Retry,
         "ReleaseWorker" => Act::Uncordon,
         "Backup" => Act::Backup,
+        "SetSecret" => Act::SecretSet,
+        "RemoveSecret" => Act::SecretRemove,
+        "FetchSecrets" => Act::SecretGive,
         _ => Act::Refused,
     }
 }

@@ -49,6 +49,8 @@ impl Client {
         let (events, plan, left_out) = loop {
             let mut plan = checked.plan(&self.farm, self.clock.now()).await?;
             let left_out = self.check_policy(&mut plan)?;
+            let (plan, without) = self.check_secrets(plan).await?;
+            let left_out = [left_out, without].concat();
             let (key, request, by, trace) = (key.clone(), digest.clone(), by.name.clone(), trace.clone());
             let submission = Submission { plan: plan.clone(), key, request, priority, by, trace };
             match self.farm.decide(Command::Submit(Box::new(submission))).await {

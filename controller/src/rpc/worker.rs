@@ -1,6 +1,7 @@
 //! What workers call. Everything that acts for a job carries its lease, and a stale one is refused.
 
 use super::access::check_offer;
+use super::secrets::Giver;
 use super::{auth, bad_request, cache_status, check_protocol, command_status, log_status};
 use crate::cache::{Begun, Cache, CacheError, Grant};
 use crate::driver::{CommandError, Handle, Hello, Link};
@@ -59,6 +60,7 @@ pub struct Workers {
     pub(super) cache: Arc<dyn Cache>,
     logs: Arc<LogStore>,
     clock: Arc<dyn Clock>,
+    giver: Giver,
     farm_name: String,
     shutdown: CancellationToken,
 }
@@ -70,10 +72,11 @@ impl Workers {
         cache: Arc<dyn Cache>,
         logs: Arc<LogStore>,
         clock: Arc<dyn Clock>,
+        giver: Giver,
         farm_name: String,
         shutdown: CancellationToken,
     ) -> Self {
-        Self { farm, cache, logs, clock, farm_name, shutdown }
+        Self { farm, cache, logs, clock, giver, farm_name, shutdown }
     }
 
     async fn held_by(&self, act: Act, lease: Option<v1::LeaseId>, worker: &WorkerName) -> Result<LeaseId, Status> {
@@ -346,6 +349,16 @@ impl WorkerService for Workers {
             urls.push(self.cache.sign_get(&path, DOWNLOAD_TTL).await.map_err(|error| cache_status(&error))?);
         }
         Ok(Response::new(v1::PrepareDownloadResponse { urls }))
+    }
+
+    async fn fetch_secrets(
+        &self,
+        request: Request<v1::FetchSecretsRequest>,
+    ) -> Result<Response<v1::FetchSecretsResponse>, Status> {
+        let worker = auth::worker(&request)?;
+        // Only to start a step: what is fetched for one that has ended is of use to nobody.
+        let lease = self.held_by(Act::Download, request.get_ref().lease, &worker).await?;
+        Ok(Response::new(self.giver.give(&request, &self.farm, lease).await?))
     }
 
     async fn append_log(

@@ -6,6 +6,7 @@ use crate::common::{Controller, refused};
 use railyard_common::time::Millis;
 use railyard_controller::backup::{self, Backup, BackupError};
 use railyard_proto::v1;
+use railyard_proto::v1::admin_service_client::AdminServiceClient;
 use railyard_service::clock::{Clock as _, SystemClock};
 use railyard_service::tls::Role;
 use std::os::unix::fs::PermissionsExt as _;
@@ -173,4 +174,33 @@ async fn a_restore_that_was_cut_off_does_not_start_as_an_empty_farm() {
     let (tx, _ready) = tokio::sync::oneshot::channel();
     let error = railyard_controller::run(config, tokio_util::sync::CancellationToken::new(), tx).await.unwrap_err();
     assert!(error.to_string().contains("railyard controller restore"), "{error:#}");
+}
+
+#[tokio::test]
+async fn secrets_come_back_with_their_key() {
+    let kept = tempfile::tempdir().unwrap();
+    let file = kept.path().join("farm.backup");
+    let controller = Controller::start().await;
+    let admin = || AdminServiceClient::new(controller.channel(Some((Role::Operator, "olga"))));
+    let set = |name: &str, value: &str| v1::SetSecretRequest {
+        name: name.to_owned(),
+        value: value.as_bytes().to_vec(),
+        pipelines: vec!["one".to_owned()],
+        steps: Vec::new(),
+    };
+    admin().set_secret(set("key", "the first value")).await.unwrap();
+    back_up(&controller, &file).await;
+    // Only after the backup.
+    admin().set_secret(set("later", "another value")).await.unwrap();
+    let address = controller.address();
+    let stopped = controller.stop().await;
+    let data_dir = stopped.config.data_dir.clone();
+    let restored = backup::restore(&file, &data_dir, true, SystemClock.now()).unwrap();
+    let aside = restored.moved_aside.unwrap();
+    assert!(aside.join("secrets/later.json").exists() && aside.join("pki/secrets.key").exists());
+    let controller = stopped.start(address).await;
+    let mut admin = AdminServiceClient::new(controller.channel(Some((Role::Operator, "olga"))));
+    let listed = admin.list_secrets(v1::ListSecretsRequest {}).await.unwrap().into_inner().secrets;
+    let told: Vec<_> = listed.iter().map(|secret| (secret.name.as_str(), secret.fault.as_str())).collect();
+    assert_eq!(told, [("key", "")], "it is there and can be opened");
 }

@@ -77,6 +77,7 @@ pub fn job(name: &str, shape: Shape) -> JobSpec {
             capabilities: vec!["default".to_owned()],
             network_none: false,
             host_paths: Vec::new(),
+            secrets: Vec::new(),
         }),
     }
 }

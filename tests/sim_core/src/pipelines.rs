@@ -132,6 +132,7 @@ fn spec(dice: &mut Dice, needs: &[JobName], jobs: &[JobSpec]) -> JobSpec {
             capabilities: Vec::new(),
             network_none: false,
             host_paths: Vec::new(),
+            secrets: Vec::new(),
         }),
     }
 }

@@ -2,6 +2,7 @@
 
 use super::disk_watch;
 use super::fault::Fault;
+use super::mask;
 use super::patience::Patience;
 use super::record::{Record, RunStage, Stage};
 use super::tap::{Tap, keep};
@@ -10,12 +11,14 @@ use super::vigil::Vigil;
 use super::{Stop, stopped, unless_stopped};
 use crate::cleanup::remove_until_gone;
 use crate::log::JobLog;
-use crate::runtime::{ContainerSpec, ContainerState, RuntimeError};
+use crate::runtime::{ContainerSpec, ContainerState, Hearing, RuntimeError};
 use crate::workshop::Workshop;
 use railyard_common::order::Order;
 use railyard_common::outcome::{Outcome, OutcomeKind, Reason};
+use railyard_common::redact::Masks;
 use railyard_service::task;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -44,6 +47,8 @@ pub struct Room<'a> {
     pub log: &'a JobLog,
     /// What the worker's next process will find.
     pub record: &'a Record,
+    /// What must not be seen in its output.
+    pub masks: &'a Masks,
 }
 
 /// What became of a container that was to run.
@@ -88,7 +93,7 @@ pub async fn run(
     };
     let vigil =
         unless_stopped(stop.clone(), async { Ok(Vigil::begin(shop.runtime.clone(), &spec.name, room.record).await) });
-    let tap = Tap::live(shop.runtime.clone(), &spec.name, output, vigil.await?);
+    let tap = Tap::live(room.hearing(), &spec.name, mask::live(output, room.masks), vigil.await?);
     room.watch_to_end(stage, tap, Witness::Process, stop).await.map(|()| Ran::Well)
 }
 
@@ -117,7 +122,7 @@ pub async fn resume(room: &Room<'_>, stage: RunStage, stop: &mut watch::Receiver
         }
     };
     let vigil = Vigil::resumed(shop.runtime.clone(), name, room.record).await;
-    let tap = Tap::resumed(shop.runtime.clone(), name, log, vigil).await?;
+    let tap = Tap::resumed(room.hearing(), name, log, vigil).await?;
     if let Some(ending) = stage.ending {
         halt(shop, name, shop.config.stop_grace(), tap, log, stop).await?;
         return Err(Fault::Ended(ending));
@@ -126,6 +131,11 @@ pub async fn resume(room: &Room<'_>, stage: RunStage, stop: &mut watch::Receiver
 }
 
 impl Room<'_> {
+    /// The engine, without what must not be seen.
+    fn hearing(&self) -> Arc<dyn Hearing> {
+        mask::hearing(self.shop.runtime.clone(), self.masks)
+    }
+
     async fn watch_to_end(
         &self,
         stage: RunStage,

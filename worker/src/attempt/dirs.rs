@@ -107,6 +107,11 @@ impl JobDir {
         self.root.join("script")
     }
 
+    /// Mounted at `/railyard/start`, if the step wants secrets in its environment.
+    pub fn start(&self) -> PathBuf {
+        self.root.join("start")
+    }
+
     /// The log's file.
     pub fn log(&self) -> PathBuf {
         self.root.join("log")

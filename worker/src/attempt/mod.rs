@@ -7,6 +7,7 @@ mod container;
 pub mod dirs;
 mod disk_watch;
 pub mod fault;
+mod mask;
 mod patience;
 mod phases;
 pub mod record;
@@ -155,6 +156,7 @@ impl Attempt {
             }
             Err(error) => {
                 self.remove_container().await;
+                self.remove_secrets().await;
                 if let Err(error) = JobDir::of(&self.shop.data, lease).remove().await {
                     tracing::warn!(%lease, %error, "a job's directory could not be removed; the next start tries again");
                 }
@@ -189,6 +191,7 @@ impl Attempt {
             stage => self.finish(dir, &log, stage).await,
         };
         self.remove_container().await;
+        self.remove_secrets().await;
         // Before the report: what the job had reserved is free when the controller hears that it is over.
         if let Err(error) = dir.clear().await {
             tracing::warn!(lease = %self.order.lease, %error, "a job's files could not be removed");
@@ -280,6 +283,15 @@ impl Attempt {
     /// Where the engine writes, if this worker can see that; else its own directory, most often on the same disk.
     fn engine_dir(&self) -> &std::path::Path {
         self.shop.runtime.disk().filter(|dir| dir.exists()).unwrap_or_else(|| self.shop.data.root())
+    }
+
+    /// The secrets of the step are of use only while its container runs.
+    async fn remove_secrets(&self) {
+        let (secrets, lease) = (self.shop.secrets.clone(), self.order.lease);
+        if let Err(error) = crate::blocking::blocking(move || secrets.remove(lease)).await {
+            let error = railyard_service::error_chain(&error);
+            tracing::error!(%lease, error, "secrets of a step that has ended are still in memory; the next start tries again");
+        }
     }
 
     /// Removes the container, now or as soon as the engine lets it go.

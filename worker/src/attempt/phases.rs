@@ -13,10 +13,15 @@ use crate::inputs;
 use crate::log::{JobLog, count};
 use crate::network::{NetworkError, Unguarded};
 use crate::runtime::LocalImage;
+use crate::uplink::UplinkError;
 use railyard_common::blob::Blob;
 use railyard_common::order::Order;
 use railyard_common::outcome::{OutcomeKind, Reason};
+use railyard_common::redact::Masks;
+use railyard_common::secret::SecretValue;
 use railyard_proto::v1::Phase;
+use railyard_service::rpc_error;
+use std::path::PathBuf;
 use std::time::Duration;
 use tracing::{Instrument as _, info_span};
 
@@ -103,6 +108,7 @@ impl Attempt {
             Began::Before => {
                 self.record(dir).enter(&Stage::Fetch).await;
                 self.remove_container().await;
+                self.remove_secrets().await;
                 dir.clear().await?;
                 JobDir::create(&self.shop.data, *lease)?;
                 log.note(&format!("worker {who} or its engine was restarted; beginning again")).await?;
@@ -134,7 +140,54 @@ impl Attempt {
         }
         let script = dir.script();
         write_script(&script, &spec::script(&order.run.script)).await.map_err(DiskError::at("write", &script))?;
+        if let Some(text) = spec::start(order) {
+            let start = dir.start();
+            write_script(&start, &text).await.map_err(DiskError::at("write", &start))?;
+        }
+        self.fetch_secrets(log).await?;
         Ok((image, in_use, mounts))
+    }
+
+    /// Fetches the secrets of the step, if it has some.
+    async fn fetch_secrets(&self, log: &JobLog) -> Result<(), Fault> {
+        let (shop, lease) = (&self.shop, self.order.lease);
+        if self.order.run.secrets.is_empty() {
+            return Ok(());
+        }
+        let secrets = shop.uplink.fetch_secrets(lease).await.map_err(refused_secret)?;
+        log.note(&format!("fetched {}", count(secrets.len(), "secret"))).await?;
+        let dir = shop.secrets.clone();
+        let written = crate::blocking::blocking(move || dir.write(lease, &secrets)).await;
+        written.map(drop).map_err(|error| {
+            let error = railyard_service::error_chain(&error);
+            let message = format!("worker {} cannot keep the secrets of this job: {error}", shop.config.name);
+            Fault::ended(OutcomeKind::Lost, Reason::Engine, message)
+        })
+    }
+
+    /// Where the secrets of the step are, if it has some.
+    fn secrets_dir(&self) -> Result<Option<PathBuf>, Fault> {
+        if self.order.run.secrets.is_empty() {
+            return Ok(None);
+        }
+        let found = self.shop.secrets.of(self.order.lease);
+        found.map(Some).map_err(|error| Fault::ended(OutcomeKind::Lost, Reason::Engine, error.to_string()))
+    }
+
+    /// Hides the secrets of the step in what its container writes.
+    async fn masks(&self) -> Result<Masks, Fault> {
+        if self.order.run.secrets.is_empty() {
+            return Ok(Masks::default());
+        }
+        let (dir, lease) = (self.shop.secrets.clone(), self.order.lease);
+        let values = crate::blocking::blocking(move || {
+            dir.read(lease).map(|values| Masks::new(values.iter().map(SecretValue::reveal)))
+        });
+        values.await.map_err(|error| {
+            let error = railyard_service::error_chain(&error);
+            let message = format!("its secrets are gone, and nothing could hide them in its output: {error}");
+            Fault::ended(OutcomeKind::Lost, Reason::Engine, message)
+        })
     }
 
     /// Runs the container and, where the step wants it, makes an image of it. `None` if there was none to run.
@@ -148,14 +201,24 @@ impl Attempt {
     ) -> Result<Option<Option<Made>>, Fault> {
         let shop = self.shop.clone();
         let network = self.network(patience).await?;
-        let spec = spec::container(&shop, dir, &self.order, &image.id, mounts, network);
+        let secrets = self.secrets_dir()?;
+        let spec = spec::container(&shop, dir, &self.order, &image.id, mounts, secrets, network);
         log.note("running the script").await?;
         let started = shop.clock.boottime();
-        let (order, record) = (self.order.clone(), self.record(dir));
-        let room = Room { shop: &shop, order: &order, name: &spec.name, work: &dir.work(), log, record: &record };
-        match container::run(&room, &spec, &image.id, patience, &mut self.stop).await? {
-            Ran::Well => {}
-            Ran::Never => return Ok(None),
+        let (order, record, masks) = (self.order.clone(), self.record(dir), self.masks().await?);
+        let room = Room {
+            shop: &shop,
+            order: &order,
+            name: &spec.name,
+            work: &dir.work(),
+            log,
+            record: &record,
+            masks: &masks,
+        };
+        let ran = container::run(&room, &spec, &image.id, patience, &mut self.stop).await;
+        self.remove_secrets().await;
+        if ran? == Ran::Never {
+            return Ok(None);
         }
         self.ended_well(log, started).await?;
         self.make_image(dir, log, image).await.map(Some)
@@ -194,9 +257,12 @@ impl Attempt {
         let name = spec::container_name(&shop.farm, &shop.config, &self.order);
         let started = Duration::from_millis(stage.started_millis);
         let id = stage.image.clone();
-        let (order, record) = (self.order.clone(), self.record(dir));
-        let room = Room { shop: &shop, order: &order, name: &name, work: &dir.work(), log, record: &record };
-        if container::resume(&room, stage, &mut self.stop).await? == Ran::Never {
+        let (order, record, masks) = (self.order.clone(), self.record(dir), self.masks().await?);
+        let room =
+            Room { shop: &shop, order: &order, name: &name, work: &dir.work(), log, record: &record, masks: &masks };
+        let ran = container::resume(&room, stage, &mut self.stop).await;
+        self.remove_secrets().await;
+        if ran? == Ran::Never {
             return Ok(None);
         }
         self.ended_well(log, started).await?;
@@ -259,6 +325,16 @@ impl Attempt {
                 Err(fault) => patience.after(fault).await?,
             }
         }
+    }
+}
+
+/// A secret that is missing will be missing for the next worker, too.
+fn refused_secret(error: UplinkError) -> Fault {
+    match error {
+        UplinkError::Refused { status, .. } if rpc_error::reason_of(&status).as_deref() == Some(rpc_error::SECRET) => {
+            Fault::ended(OutcomeKind::Refused, Reason::Unsupported, status.message())
+        }
+        error => error.into(),
     }
 }
 

@@ -12,10 +12,16 @@ use railyard_common::order::Order;
 use railyard_common::outcome::{OutcomeKind, Reason};
 use railyard_common::rights::{Right, Wanted};
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Where the script is in the container.
 const SCRIPT: &str = "/railyard/script";
+
+/// Where its secrets are, as in other engines' containers.
+pub const SECRETS: &str = "/run/secrets";
+
+/// What runs first in a container with secrets in its environment.
+const START: &str = "/railyard/start";
 
 /// What runs a script that does not say.
 const DEFAULT_INTERPRETER: &str = "#!/bin/sh -e\n";
@@ -70,6 +76,21 @@ pub fn script(text: &str) -> String {
     if text.starts_with("#!") { text.to_owned() } else { format!("{DEFAULT_INTERPRETER}{text}") }
 }
 
+/// What puts secrets into the environment and becomes the script; `None` if the step wants none there. The container itself is made
+/// without them: an engine writes the environment of its containers to the disk, and puts it into images that are made of them.
+pub fn start(order: &Order) -> Option<String> {
+    let secrets = order.run.secrets.iter();
+    let lines: Vec<String> = secrets
+        .filter_map(|secret| {
+            let (env, file) = (secret.env.as_deref()?, format!("{SECRETS}/{}", secret.name));
+            let take = format!("{env}=$(cat {file}) && export {env} || exit 1\n");
+            // It may be that there is none.
+            Some(if secret.optional { format!("if [ -e {file} ]; then {}; fi\n", take.trim_end()) } else { take })
+        })
+        .collect();
+    (!lines.is_empty()).then(|| format!("#!/bin/sh\n{}exec {SCRIPT}\n", lines.concat()))
+}
+
 /// The container's name on the engine. The farm is in it for engines that serve two farms with workers of one name.
 pub fn container_name(farm: &str, config: &WorkerConfig, order: &Order) -> String {
     format!("railyard-{farm}-{}-{}", config.name, order.lease)
@@ -82,6 +103,7 @@ pub fn container(
     order: &Order,
     image: &str,
     inputs: &[InputMount],
+    secrets: Option<PathBuf>,
     network: Option<String>,
 ) -> ContainerSpec {
     let Workshop { farm, config, data, .. } = shop;
@@ -91,6 +113,14 @@ pub fn container(
         read_only,
     };
     let mut mounts = vec![mount(&dir.work(), WORK_DIR, false), mount(&dir.script(), SCRIPT, true)];
+    let starts = start(order).is_some();
+    if starts {
+        mounts.push(mount(&dir.start(), START, true));
+    }
+    // The engine's host sees it at the same path.
+    let secrets = secrets.map(|source| FileMount { source, target: SECRETS.to_owned(), read_only: true });
+    let has_secrets = secrets.is_some();
+    mounts.extend(secrets);
     mounts.extend(inputs.iter().map(|input| mount(&input.source, &input.target, true)));
     let run = &order.run;
     mounts.extend(run.host_paths.iter().map(|path| FileMount {
@@ -109,13 +139,14 @@ pub fn container(
         env: environment(order),
         mounts,
         devices: devices.map(|device| DeviceMount { path: device.path.clone() }).collect(),
-        command: vec![SCRIPT.to_owned()],
+        command: vec![if starts { START } else { SCRIPT }.to_owned()],
         work_dir: WORK_DIR.to_owned(),
         cpu_millis: run.resources.cpu_millis,
         memory_bytes: run.resources.memory_bytes,
         privileged: run.privileged,
         capabilities: ContainerSpec::capabilities_of(&run.capabilities),
         network,
+        core_dumps: !has_secrets,
         cgroup_parent: config.cgroup_parent.clone(),
         log_bytes: config.log.max.as_u64(),
     }

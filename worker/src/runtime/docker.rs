@@ -14,6 +14,7 @@ use crate::usage::Writable;
 use async_trait::async_trait;
 use bollard::models::{
     ContainerConfig, ContainerCreateBody, ContainerStateStatusEnum, ExecConfig, HostConfig, ImageInspect,
+    ResourcesUlimits,
 };
 use bollard::query_parameters as query;
 use futures_util::{StreamExt as _, TryStreamExt as _};
@@ -184,6 +185,7 @@ impl Docker {
             oom_score_adj: Some(OOM_SCORE_ADJ),
             cgroup_parent: spec.cgroup_parent.clone(),
             pids_limit: Some(PIDS_MAX),
+            ulimits: (!spec.core_dumps).then(|| vec![no_core()]),
             init: Some(true),
             mounts: Some(spec.mounts.iter().map(mount).collect()),
             devices: Some(spec.devices.iter().map(|device| device_mapping(&device.path)).collect()),
@@ -211,6 +213,11 @@ impl Docker {
             Err(error) => Err(error),
         }
     }
+}
+
+/// No memory of what crashes goes into a file.
+fn no_core() -> ResourcesUlimits {
+    ResourcesUlimits { name: Some("core".to_owned()), soft: Some(0), hard: Some(0) }
 }
 
 #[async_trait]

@@ -91,6 +91,8 @@ pub struct ContainerSpec {
     pub capabilities: Vec<String>,
     /// The engine's network that it is in; `None`: no network at all.
     pub network: Option<String>,
+    /// What crashes in it may leave its memory in a file.
+    pub core_dumps: bool,
     /// The control group that its own is made in; `None`: the engine's usual one.
     pub cgroup_parent: Option<String>,
     /// How much of its output the engine keeps, at least.

@@ -18,4 +18,5 @@ mod limits;
 mod order;
 mod packing;
 mod pull;
+mod secrets;
 mod service;

@@ -33,6 +33,7 @@ pub fn order(job: u64, image: &str, script: &str) -> Order {
             capabilities: Vec::new(),
             network_none: true,
             host_paths: Vec::new(),
+            secrets: Vec::new(),
         }),
         traceparent: String::new(),
     }

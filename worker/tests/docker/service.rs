@@ -55,6 +55,8 @@ pub struct Books {
     pub stale: BTreeSet<LeaseId>,
     /// Nothing can be sent now.
     pub no_uploads: bool,
+    /// The secrets of steps; a lease without an entry hears that there is none.
+    pub secrets: BTreeMap<LeaseId, Vec<v1::SecretFile>>,
 }
 
 /// The farm. Cheap to clone.
@@ -246,6 +248,16 @@ impl WorkerService for Service {
         let books = self.books();
         let url = |blob: v1::Blob| format!("{}/blob/{}", books.url, blob.digest.trim_start_matches("sha256:"));
         Ok(Response::new(v1::PrepareDownloadResponse { urls: request.blobs.into_iter().map(url).collect() }))
+    }
+
+    async fn fetch_secrets(
+        &self,
+        request: Request<v1::FetchSecretsRequest>,
+    ) -> Result<Response<v1::FetchSecretsResponse>, Status> {
+        let lease = self.check(request.into_inner().lease)?;
+        let none = || rpc_error::refusal(Code::FailedPrecondition, rpc_error::SECRET, "there is none of that name");
+        let secrets = self.books().secrets.get(&lease).cloned().ok_or_else(none)?;
+        Ok(Response::new(v1::FetchSecretsResponse { secrets }))
     }
 
     async fn append_log(

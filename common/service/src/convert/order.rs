@@ -5,7 +5,7 @@ use super::{
     list, parsed, parsed_if_given, required,
 };
 use railyard_common::blob::{Artifact, Image};
-use railyard_common::job::{Device, HostPath, OutputSpec, RunSpec};
+use railyard_common::job::{Device, HostPath, OutputSpec, RunSpec, SecretRef};
 use railyard_common::order::{InputArtifact, Order, OrderImage};
 use railyard_proto::v1;
 use railyard_proto::v1::lease_order;
@@ -85,6 +85,27 @@ impl FromProto<v1::InputArtifact> for InputArtifact {
     }
 }
 
+impl ToProto for SecretRef {
+    type Proto = v1::SecretRef;
+
+    fn to_proto(&self) -> v1::SecretRef {
+        let env = self.env.clone().unwrap_or_default();
+        v1::SecretRef { name: self.name.to_string(), env, optional: self.optional }
+    }
+}
+
+impl FromProto<v1::SecretRef> for SecretRef {
+    fn from_proto(proto: v1::SecretRef) -> Result<Self, BadMessage> {
+        // It is written into a script of the worker's own.
+        if !proto.env.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
+            return Err(BadMessage::new("env", "it is not the name of an environment variable"));
+        }
+        let env = Some(proto.env).filter(|env| !env.is_empty());
+        env.as_deref().map_or(Ok(()), |env| short_text("env", env))?;
+        Ok(Self { name: parsed("name", &proto.name)?, env, optional: proto.optional })
+    }
+}
+
 impl ToProto for RunSpec {
     type Proto = v1::RunSpec;
 
@@ -102,6 +123,7 @@ impl ToProto for RunSpec {
             capabilities: self.capabilities.clone(),
             network_none: self.network_none,
             host_paths: all(&self.host_paths),
+            secrets: all(&self.secrets),
         }
     }
 }
@@ -133,6 +155,7 @@ impl FromProto<v1::RunSpec> for RunSpec {
             capabilities: proto.capabilities,
             network_none: proto.network_none,
             host_paths: list("host_paths", proto.host_paths)?,
+            secrets: list("secrets", proto.secrets)?,
         })
     }
 }

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use railyard_common::blob::{Artifact, Blob, Encoding, Image};
 use railyard_common::digest::Digest;
 use railyard_common::id::{BuildId, JobName};
-use railyard_common::job::{Device, HostPath, OutputSpec, RunSpec};
+use railyard_common::job::{Device, HostPath, OutputSpec, RunSpec, SecretRef};
 use railyard_common::order::{InputArtifact, Order, OrderImage};
 use railyard_common::outcome::{LOG_TAIL_LINES, Outcome, OutcomeKind, Reason};
 use railyard_common::path::{Glob, RelPath};
@@ -65,13 +65,21 @@ fn run_spec() -> impl Strategy<Value = RunSpec> {
         target,
         writable,
     });
-    let container =
-        (vec(device, 0..3), vec("[A-Z_]{1,12}", 0..3), any::<[bool; 3]>(), capacity(), vec(host_path, 0..2));
+    let secret = ("[a-z][a-z0-9.-]{0,8}", option::of("[A-Z_]{1,8}"), any::<bool>())
+        .prop_map(|(name, env, optional)| SecretRef { name: name.parse().unwrap(), env, optional });
+    let container = (
+        vec(device, 0..3),
+        vec("[A-Z_]{1,12}", 0..3),
+        any::<[bool; 3]>(),
+        capacity(),
+        vec(host_path, 0..2),
+        vec(secret, 0..2),
+    );
     let script = (".{0,64}", btree_map("[A-Z_]{1,8}", "[^\0]{0,16}", 0..4), vec(output, 0..3));
     (script, container, 1..u64::MAX, any::<u64>()).prop_map(
         |(script, container, timeout_secs, silence_timeout_secs)| {
             let (script, env, outputs) = script;
-            let (devices, capabilities, [commit, privileged, network_none], resources, host_paths) = container;
+            let (devices, capabilities, [commit, privileged, network_none], resources, host_paths, secrets) = container;
             RunSpec {
                 script,
                 env,
@@ -85,6 +93,7 @@ fn run_spec() -> impl Strategy<Value = RunSpec> {
                 capabilities,
                 network_none,
                 host_paths,
+                secrets,
             }
         },
     )
@@ -170,6 +179,7 @@ fn small_order() -> v1::LeaseOrder {
         capabilities: vec!["default".to_owned()],
         network_none: false,
         host_paths: Vec::new(),
+        secrets: Vec::new(),
     };
     let artifact = Artifact {
         path: "out/a".parse().unwrap(),

@@ -40,6 +40,7 @@ fn submit(ticket: u64, build: &str) -> Input {
         capabilities: Vec::new(),
         network_none: false,
         host_paths: Vec::new(),
+        secrets: Vec::new(),
     };
     let job = JobSpec {
         name,

@@ -36,6 +36,7 @@ pub fn job_spec(name: JobName) -> JobSpec {
             capabilities: Vec::new(),
             network_none: false,
             host_paths: Vec::new(),
+            secrets: Vec::new(),
         }),
     }
 }
