@@ -164,6 +164,11 @@ text_id!(
     /// A build's version, for instance `4799.0.0+nightly-20261121-2100`.
     Version, "version", is_version, "1 to 128 letters, digits, `.`, `-`, `+` or `_`, starting with a letter or digit; not builds.json or latest.json"
 );
+impl Version {
+    /// Longest version, in characters.
+    pub const MAX_LEN: usize = VERSION_MAX_LEN;
+}
+
 text_id!(
     /// A matrix variant: the values of the matrix, joined by `-`.
     Variant, "matrix variant", is_variant, "1 to 63 letters, digits, `.`, `-` or `_`, starting with a letter or digit"

@@ -3,6 +3,7 @@
 //! ```text
 //! railyard://worker/rack-3?platform=linux/amd64,linux/arm64&pool=signing
 //! railyard://submitter/ana?pipeline=flatcar,sdk
+//! railyard://submitter/ci-changes?pipeline=flatcar&tier=untrusted
 //! ```
 
 use crate::id::{PipelineName, PoolName};
@@ -68,6 +69,8 @@ pub struct Limits {
     pub platforms: BTreeSet<Platform>,
     /// The pool that a worker may work for.
     pub pool: PoolLimit,
+    /// Whatever a submitter submits is untrusted, and it may change no other builds ([`crate::tier`]).
+    pub untrusted: bool,
 }
 
 /// Which pool a worker may work for.
@@ -115,6 +118,9 @@ impl fmt::Display for Limits {
             PoolLimit::Outside => parts.push("pool=".to_owned()),
             PoolLimit::Only(pool) => parts.push(format!("pool={pool}")),
         }
+        if self.untrusted {
+            parts.push(format!("tier={UNTRUSTED}"));
+        }
         f.write_str(&parts.join("&"))
     }
 }
@@ -142,6 +148,8 @@ pub struct BadIdentity {
     why: String,
 }
 
+/// The value of the limit `tier`.
+const UNTRUSTED: &str = "untrusted";
 /// The scheme of an identity's URI.
 pub const SCHEME: &str = "railyard://";
 /// Longest name: worker names have 63, people's names and mail addresses fit easily.
@@ -167,7 +175,7 @@ impl Identity {
     /// The same within limits.
     ///
     /// # Errors
-    /// [`BadIdentity`] if they do not fit the role: pipelines limit people, platforms and pools limit workers.
+    /// [`BadIdentity`] if they do not fit the role: pipelines limit people, platforms and pools limit workers, the tier submitters.
     pub fn within(mut self, limits: Limits) -> Result<Self, BadIdentity> {
         let bad = |why: &str| BadIdentity { text: self.to_string(), why: why.to_owned() };
         let of_worker = !limits.platforms.is_empty() || limits.pool != PoolLimit::Any;
@@ -178,6 +186,9 @@ impl Identity {
             }
             Role::Operator if !limits.pipelines.is_empty() => {
                 return Err(bad("an operator has the whole farm; a submitter or viewer can be limited to pipelines"));
+            }
+            Role::Worker | Role::Operator | Role::Viewer if limits.untrusted => {
+                return Err(bad("the tier limits submitters only"));
             }
             _ => {}
         }
@@ -234,6 +245,8 @@ fn parse_limits(query: &str) -> Result<Limits, String> {
             "platform" => limits.platforms = parse_set(value)?,
             "pool" if value.is_empty() => limits.pool = PoolLimit::Outside,
             "pool" => limits.pool = PoolLimit::Only(value.parse::<PoolName>().map_err(|error| error.to_string())?),
+            "tier" if value == UNTRUSTED => limits.untrusted = true,
+            "tier" => return Err(format!("`{value}` is no tier to be limited to: expected {UNTRUSTED}")),
             _ => return Err(format!("`{name}` is no limit that is known here")),
         }
     }
@@ -273,9 +286,13 @@ mod tests {
             "railyard://worker/rack-3?platform=linux/amd64,linux/arm64&pool=signing",
             "railyard://worker/rack-3?pool=",
             "railyard://submitter/ana@example.org?pipeline=flatcar,sdk",
+            "railyard://submitter/ci?tier=untrusted",
+            "railyard://submitter/ci?pipeline=flatcar&tier=untrusted",
         ] {
             assert_eq!(identity(uri).uri(), uri);
         }
+        assert!(identity("railyard://submitter/ci?tier=untrusted").limits.untrusted);
+        assert!(!identity("railyard://submitter/ci").limits.untrusted);
         let worker = identity("railyard://worker/w?platform=linux/arm64&pool=signing");
         assert_eq!(worker.to_string(), "worker/w");
         let signing = "signing".parse().unwrap();
@@ -298,6 +315,11 @@ mod tests {
             ("railyard://viewer/v?pool=a", "platforms and pools limit workers"),
             ("railyard://viewer/v?pipeline=", "is not a pipeline name"),
             ("railyard://worker/w?platform=linux/riscv64", "is not a platform"),
+            ("railyard://viewer/v?tier=untrusted", "the tier limits submitters only"),
+            ("railyard://operator/o?tier=untrusted", "the tier limits submitters only"),
+            ("railyard://worker/w?tier=untrusted", "the tier limits submitters only"),
+            ("railyard://submitter/s?tier=trusted", "`trusted` is no tier"),
+            ("railyard://submitter/s?tier=", "`` is no tier"),
             ("railyard://viewer/v?until=2030", "no limit that is known here"),
             ("railyard://viewer/v?pipeline", "is no limit"),
         ] {

@@ -23,6 +23,7 @@ pub mod priority;
 pub mod redact;
 pub mod rights;
 pub mod secret;
+pub mod tier;
 pub mod time;
 pub mod token;
 

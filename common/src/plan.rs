@@ -17,7 +17,10 @@ pub struct Plan {
     pub params: BTreeMap<String, String>,
     /// The platforms of this build.
     pub platforms: Vec<Platform>,
-    /// A build of the same pipeline and group cancels this one, if it comes while this one still waits for its first worker.
+    /// Nobody has looked at what it builds: nothing that it leaves is read by a release. See [`crate::tier`].
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub untrusted: bool,
+    /// A build of the same pipeline, tier and group cancels this one, if it comes while this one still waits for its first worker.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub supersede: Option<GroupName>,
     /// Dependencies first.

@@ -162,6 +162,7 @@ impl Pipeline {
             build: BuildId { pipeline: self.name.clone(), version: request.version.clone() },
             params: values,
             platforms: self.platforms.iter().copied().filter(|platform| needed.contains(platform)).collect(),
+            untrusted: false,
             supersede,
             jobs,
         })

@@ -110,6 +110,11 @@ impl Build {
         &self.plan.build
     }
 
+    /// Whether nobody has looked at what it builds: nothing that it leaves is read by a release.
+    pub fn is_untrusted(&self) -> bool {
+        self.plan.untrusted
+    }
+
     /// Its jobs, in the plan's order.
     pub fn jobs(&self) -> impl Iterator<Item = JobId> + use<> {
         (self.first_job.0..).take(self.plan.jobs.len()).map(JobId)

@@ -150,9 +150,10 @@ impl Farm {
         self.builds.values()
     }
 
-    /// The newest build of a pipeline.
+    /// The newest build of a pipeline: whoever means an untrusted one has to name it.
     pub fn newest(&self, pipeline: &PipelineName) -> Option<&Build> {
-        self.builds.values().filter(|build| build.id().pipeline == *pipeline).max_by_key(|build| build.first_job)
+        let builds = self.builds.values().filter(|build| build.id().pipeline == *pipeline && !build.is_untrusted());
+        builds.max_by_key(|build| build.first_job)
     }
 
     /// The build that was submitted under a key.
@@ -183,6 +184,12 @@ impl Farm {
     /// A worker.
     pub fn worker(&self, name: &WorkerName) -> Option<&Worker> {
         self.workers.get(name)
+    }
+
+    /// Whether an attempt is one of an untrusted build; `None` if there is no such job.
+    pub fn is_untrusted(&self, lease: LeaseId) -> Option<bool> {
+        let job = self.jobs.get(&lease.job)?;
+        Some(self.builds.get(&job.build)?.is_untrusted())
     }
 
     /// The worker that holds a lease now.

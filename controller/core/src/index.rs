@@ -55,7 +55,7 @@ impl PlanIndex {
         }
         let mut known: BTreeMap<Line, Arc<Line>> = BTreeMap::new();
         let lines = plan.jobs.iter().map(|spec| {
-            let line = Line::of(&plan.build.pipeline, priority, spec);
+            let line = Line::of(plan, priority, spec);
             known.entry(line.clone()).or_insert_with(|| Arc::new(line)).clone()
         });
         Self { plan: Some(plan.clone()), lines: lines.collect(), needs, dependents, path_lens, by_name }

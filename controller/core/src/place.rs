@@ -158,12 +158,7 @@ impl<'a> Pass<'a> {
             if pass.is_worth_a_look(&line.shape, oldest) {
                 // As a rank goes; the line itself settles the rest.
                 jobs.sort_unstable_by_key(|job| {
-                    Reverse((
-                        Reverse(class(line.priority, job.ready_at, now)),
-                        Reverse(job.path_len),
-                        job.ticket,
-                        job.id,
-                    ))
+                    Reverse((Reverse(class(line, job.ready_at, now)), Reverse(job.path_len), job.ticket, job.id))
                 });
                 pass.add(Source::Due(line, jobs));
             }
@@ -233,7 +228,7 @@ impl<'a> Pass<'a> {
                 while by_age.next_if(|((_, _, id), _)| taken.contains(id)).is_some() {}
                 let aged =
                     by_age.peek().map(|((ready_at, ticket, id), path)| (*ready_at, Reverse(**path), *ticket, *id));
-                let raised = aged.filter(|(ready_at, ..)| class(line.priority, *ready_at, now) > line.priority);
+                let raised = aged.filter(|(ready_at, ..)| class(line, *ready_at, now) > line.priority);
                 let longest = || by_path.peek().map(|((path, ticket, id), ready_at)| (**ready_at, *path, *ticket, *id));
                 raised.or_else(longest).map(|next| (*line, next))
             }
@@ -249,7 +244,7 @@ impl<'a> Pass<'a> {
         };
         let Some((line, (ready_at, path, ticket, id))) = next else { return };
         let pipeline = self.pipeline(&line.pipeline);
-        let class = class(line.priority, ready_at, now);
+        let class = class(line, ready_at, now);
         let rank = Rank(Reverse(class), self.usage[pipeline], path, ticket, id);
         self.heads.push(Reverse(Head { rank, source, pipeline }));
     }
@@ -338,9 +333,10 @@ impl Room<'_> {
     }
 }
 
-/// The class of a job that became ready then.
-fn class(priority: Priority, ready_at: Millis, now: Millis) -> Priority {
-    priority.raised(now.since(ready_at) / AGEING_MILLIS)
+/// The class of a job that became ready then. However long an untrusted one waits, a release goes first.
+fn class(line: &Line, ready_at: Millis, now: Millis) -> Priority {
+    let raised = line.priority.raised(now.since(ready_at) / AGEING_MILLIS);
+    if line.untrusted { raised.min(Priority::Manual) } else { raised }
 }
 
 /// How often each worker lost the job or would not start it. Counted, so that a loss elsewhere does not send a job back to

@@ -7,6 +7,7 @@
 use crate::BACKOFF_MAX_MILLIS;
 use railyard_common::id::{GroupName, JobId, PipelineName, PoolName};
 use railyard_common::job::{Capacity, JobSpec};
+use railyard_common::plan::Plan;
 use railyard_common::platform::Platform;
 use railyard_common::priority::Priority;
 use railyard_common::rights::{Right, Wanted};
@@ -30,12 +31,13 @@ pub(crate) struct Shape {
 pub(crate) struct Line {
     pub shape: Shape,
     pub priority: Priority,
+    pub untrusted: bool,
     pub pipeline: PipelineName,
     pub group: Option<GroupName>,
 }
 
 impl Line {
-    pub fn of(pipeline: &PipelineName, priority: Priority, spec: &JobSpec) -> Self {
+    pub fn of(plan: &Plan, priority: Priority, spec: &JobSpec) -> Self {
         Self {
             shape: Shape {
                 platform: spec.name.platform,
@@ -45,7 +47,8 @@ impl Line {
                 labels: spec.labels.clone(),
             },
             priority,
-            pipeline: pipeline.clone(),
+            untrusted: plan.untrusted,
+            pipeline: plan.build.pipeline.clone(),
             group: spec.concurrency.as_ref().map(|concurrency| concurrency.group.clone()),
         }
     }

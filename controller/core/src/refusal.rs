@@ -1,6 +1,7 @@
 //! Why the farm will not do what it was asked.
 
 use railyard_common::id::{BuildId, LeaseId, WorkerName};
+use railyard_common::priority::Priority;
 use railyard_common::token::TokenId;
 
 /// A command that cannot be carried out. Nothing has changed.
@@ -76,6 +77,9 @@ pub enum Refusal {
     /// The plan's own fault; a checked pipeline never makes one.
     #[error("the plan cannot be run: {0}")]
     BadPlan(String),
+    /// Untrusted builds let all others go first.
+    #[error("an untrusted build has priority change, not {0}: every other build goes first")]
+    TooUrgent(Priority),
     /// A token that nobody has, or whose secret is another.
     #[error(
         "this token is not known here: it was taken back, is long over, or is another farm's; ask an operator for a new one"
@@ -133,7 +137,7 @@ impl Refusal {
             Self::NothingToRetry { .. } | Self::NoSuchJob { .. } | Self::UnknownWorker(_) => RefusalKind::NotFound,
             Self::NothingToApprove(_) | Self::NotHeld(_) | Self::Retired { .. } => RefusalKind::State,
             Self::StaleLease(_) | Self::LateHello(_) => RefusalKind::Stale,
-            Self::BadPlan(_) => RefusalKind::Invalid,
+            Self::BadPlan(_) | Self::TooUrgent(_) => RefusalKind::Invalid,
             Self::UnknownToken | Self::TokenExpired(_) | Self::TokenUsed(_) => RefusalKind::Unproven,
             Self::NoSuchToken(_) => RefusalKind::NotFound,
             Self::TokenExists(_) => RefusalKind::Exists,
@@ -160,6 +164,7 @@ impl Refusal {
             Self::LateHello(_) => "busy",
             Self::StaleLease(_) => "stale-lease",
             Self::BadPlan(_) => "bad-plan",
+            Self::TooUrgent(_) => "bad-request",
             Self::UnknownToken => "unknown-token",
             Self::NoSuchToken(_) => "no-such-token",
             Self::TokenExpired(_) => "token-expired",

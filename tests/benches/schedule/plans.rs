@@ -88,6 +88,7 @@ pub fn plan(pipeline: &str, version: &str, jobs: Vec<JobSpec>) -> Plan {
         build: format!("{pipeline}/{version}").parse().expect("a build's name"),
         params: BTreeMap::from([("channel".to_owned(), "nightly".to_owned())]),
         platforms: Platform::ALL.to_vec(),
+        untrusted: false,
         supersede: None,
         jobs,
     }

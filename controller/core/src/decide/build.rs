@@ -10,6 +10,7 @@ use railyard_common::id::{BuildId, JobId, JobSelector};
 use railyard_common::plan::Plan;
 use railyard_common::planted::{self, Bug};
 use railyard_common::priority::Priority;
+use railyard_common::tier;
 use railyard_common::time::Millis;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -31,6 +32,9 @@ impl Farm {
             return Err(Refusal::BuildExists(plan.build.clone()));
         }
         check_plan(plan)?;
+        if plan.untrusted && submission.priority > Priority::Change {
+            return Err(Refusal::TooUrgent(submission.priority));
+        }
         if self.unfinished + plan.jobs.len() > UNFINISHED_JOBS_MAX {
             return Err(Refusal::Full(self.unfinished));
         }
@@ -63,12 +67,13 @@ impl Farm {
         Ok(Vec::new())
     }
 
-    /// Older builds of the same pipeline and group for which no worker has begun to work. Never a release.
+    /// Older builds of the same pipeline, tier and group for which no worker has begun to work. Never a release.
     fn superseded_by<'a>(&'a self, plan: &'a Plan) -> impl Iterator<Item = &'a Build> {
         let group = plan.supersede.as_ref();
         let all = group.into_iter().flat_map(|_| self.builds.values());
         let same = all
-            .filter(move |older| older.plan.supersede.as_ref() == group && older.id().pipeline == plan.build.pipeline);
+            .filter(move |older| older.plan.supersede.as_ref() == group && older.id().pipeline == plan.build.pipeline)
+            .filter(|older| older.is_untrusted() == plan.untrusted);
         same.filter(|older| older.is_running() && older.priority != Priority::Release && !self.has_begun(older))
     }
 
@@ -239,6 +244,9 @@ impl Farm {
 fn check_plan(plan: &Plan) -> Result<(), Refusal> {
     if plan.jobs.is_empty() {
         return Err(Refusal::BadPlan("it has no jobs".to_owned()));
+    }
+    if let Some(fault) = tier::fault(plan) {
+        return Err(Refusal::BadPlan(fault));
     }
     let mut seen = BTreeSet::new();
     for spec in &plan.jobs {

@@ -60,6 +60,7 @@ fn submit(ticket: u64, build: &str) -> Input {
         params: BTreeMap::new(),
         jobs: vec![job],
         platforms: Vec::new(),
+        untrusted: false,
         supersede: None,
     };
     let submission = Submission {

@@ -78,6 +78,7 @@ fn plan(version: usize) -> Plan {
         params: BTreeMap::new(),
         jobs: (0..JOBS_PER_BUILD).map(job).collect(),
         platforms: Vec::new(),
+        untrusted: false,
         supersede: None,
     }
 }

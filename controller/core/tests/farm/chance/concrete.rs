@@ -65,6 +65,7 @@ pub fn plan(version: u8, steps: &[Step], supersede: bool) -> Plan {
         build: format!("chance/{version}").parse().expect("a build's name"),
         params: BTreeMap::new(),
         platforms: Platform::ALL.to_vec(),
+        untrusted: false,
         supersede: supersede.then(|| "main".parse().expect("a group's name")),
         jobs: jobs.collect(),
     }

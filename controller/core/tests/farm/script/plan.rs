@@ -10,6 +10,7 @@ use crate::script::line::{millis, parsed, set_resource};
 use railyard_common::id::{BuildId, GroupName, JobName, JobSelector};
 use railyard_common::job::{Concurrency, ImageSource, InputSpec, JobSpec};
 use railyard_common::plan::Plan;
+use railyard_common::tier;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -21,7 +22,8 @@ pub fn read(build: BuildId, supersede: Option<GroupName>, text: &str) -> Result<
         jobs.push(spec);
     }
     let platforms: BTreeSet<_> = jobs.iter().map(|job| job.name.platform).collect();
-    Ok(Plan { build, params: BTreeMap::new(), platforms: platforms.into_iter().collect(), supersede, jobs })
+    let (untrusted, platforms) = (tier::is_untrusted(&build.version), platforms.into_iter().collect());
+    Ok(Plan { build, params: BTreeMap::new(), platforms, untrusted, supersede, jobs })
 }
 
 fn read_job(item: &str, earlier: &[JobSpec]) -> Result<JobSpec, String> {
