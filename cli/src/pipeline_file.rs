@@ -8,6 +8,7 @@ use railyard_common::id::Version;
 use railyard_common::path::RelPath;
 use railyard_common::pipeline::{Diagnostic, Pipeline, Request, Source, script_files};
 use railyard_common::plan::Plan;
+use railyard_common::tier;
 use railyard_proto::v1::SubmitRequest;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -78,8 +79,10 @@ impl PipelineFile {
     /// [`Failure::Usage`], or [`Failure::Told`] after the faults have been shown.
     pub fn request(self, args: &RequestArgs, console: &Console) -> Result<SubmitRequest, Failure> {
         let params = params(&args.params)?;
+        let version = args.version.clone().map(|version| tier::version_of(version, args.untrusted)).transpose();
+        let version = version.map_err(|bad| Failure::Usage(bad.to_string()))?;
         self.parse()
-            .and_then(|pipeline| expand(&pipeline, args.version.clone(), &params, args))
+            .and_then(|pipeline| expand(&pipeline, version, &params, args))
             .map_err(|faults| self.show(&faults, console))?;
         Ok(SubmitRequest {
             pipeline: self.text,
@@ -90,6 +93,7 @@ impl PipelineFile {
             platforms: args.platforms.iter().map(ToString::to_string).collect(),
             idempotency_key: String::new(),
             priority: String::new(),
+            untrusted: args.untrusted,
         })
     }
 

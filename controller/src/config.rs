@@ -3,6 +3,7 @@
 use crate::cache::{CacheConfig, EmbeddedConfig};
 use crate::policy::PolicyRule;
 use bytesize::ByteSize;
+use railyard_common::id::PoolName;
 use railyard_service::listener::Limits;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
@@ -33,13 +34,17 @@ pub struct ControllerConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cache: Option<CacheConfig>,
     /// What steps of some pipelines may have besides what all steps have, as a list of tables with `name`, `pipelines` and `allow`.
-    /// A worker has to allow it as well. Default: nothing.
+    /// With `untrusted = true` it holds for untrusted builds as well, and can allow no more than devices and host paths to read. A
+    /// worker has to allow it too. Default: nothing.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub policy: Vec<PolicyRule>,
     /// The key under which secrets of steps are stored: 64 hexadecimal digits, readable by the controller only. Made at the first
     /// start. Default: `pki/secrets.key` in `data_dir`. Keep a copy elsewhere: without it the stored secrets are worth nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret_key_file: Option<PathBuf>,
+    /// What holds for builds of changes that nobody has looked at.
+    #[serde(default, skip_serializing_if = "UntrustedConfig::is_default")]
+    pub untrusted: UntrustedConfig,
     /// Longest log of an attempt; what is longer is cut, with a note that says how much.
     #[serde(default = "default_log_max")]
     pub log_max: ByteSize,
@@ -53,6 +58,22 @@ pub struct ControllerConfig {
     /// What one client may take of the port.
     #[serde(default)]
     pub limits: Limits,
+}
+
+/// `[untrusted]`: what holds for untrusted builds.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UntrustedConfig {
+    /// The pool whose workers run every job of an untrusted build, whatever pool its step names, so that strangers' code shares no
+    /// host with releases. Default: none, and then they run on workers that have no pool either.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool: Option<PoolName>,
+}
+
+impl UntrustedConfig {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 fn default_farm() -> String {
@@ -87,6 +108,7 @@ impl ControllerConfig {
             cache: None,
             policy: Vec::new(),
             secret_key_file: None,
+            untrusted: UntrustedConfig::default(),
             log_max: default_log_max(),
             worker_certificate_secs: default_worker_certificate(),
             person_certificate_secs: default_person_certificate(),

@@ -8,6 +8,9 @@
 //! ```
 //! What no rule allows is refused at submit, with the rule that comes nearest. A device that a step can do without is left out of
 //! the plan instead. A worker has to allow the same in its own settings, and looks once more before it starts a container.
+//!
+//! Untrusted builds have only what rules with `untrusted = true` allow, and such a rule allows nothing by which a step could write
+//! what a release reads: it is refused when the settings are read.
 
 use railyard_common::id::PipelineName;
 use railyard_common::plan::Plan;
@@ -17,7 +20,7 @@ use std::sync::Arc;
 
 /// A rule.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(try_from = "WrittenRule")]
 pub struct PolicyRule {
     /// For messages.
     pub name: String,
@@ -26,6 +29,86 @@ pub struct PolicyRule {
     /// What their steps may have: `privileged` (which is everything), `capabilities:NAME`, `devices:/dev/NAME`, `host-paths:/PATH` and
     /// `host-paths:/PATH:rw`. A `*` may stand at the end of a capability or device.
     pub allow: Vec<Right>,
+    /// It holds for untrusted builds as well. Then it can allow devices, but no disks, and host paths to read.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub untrusted: bool,
+}
+
+/// A rule as it stands in the settings, before it is checked.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenRule {
+    name: String,
+    pipelines: Vec<String>,
+    allow: Vec<Right>,
+    #[serde(default)]
+    untrusted: bool,
+}
+
+/// A rule gives untrusted builds what they cannot have.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "rule `{name}` has `untrusted = true` and allows `{right}`, which an untrusted build cannot have: {why}. Take it out, and \
+     put it into a rule of its own without `untrusted` for the builds that you trust"
+)]
+pub struct TooMuch {
+    name: String,
+    right: Right,
+    why: &'static str,
+}
+
+impl TryFrom<WrittenRule> for PolicyRule {
+    type Error = TooMuch;
+
+    fn try_from(written: WrittenRule) -> Result<Self, TooMuch> {
+        let WrittenRule { name, pipelines, allow, untrusted } = written;
+        let forbidden = allow.iter().filter(|_| untrusted).find_map(|right| Some((right, harm(right)?)));
+        match forbidden {
+            Some((right, why)) => Err(TooMuch { right: right.clone(), name, why }),
+            None => Ok(Self { name, pipelines, allow, untrusted }),
+        }
+    }
+}
+
+/// What begins so is storage or memory of the host: whoever may open it reads and writes everything there.
+const STORAGE: [&str; 19] = [
+    "/dev/block",
+    "/dev/disk",
+    "/dev/dm-",
+    "/dev/drbd",
+    "/dev/hd",
+    "/dev/kmem",
+    "/dev/loop",
+    "/dev/mapper",
+    "/dev/md",
+    "/dev/mem",
+    "/dev/mmcblk",
+    "/dev/nbd",
+    "/dev/nvme",
+    "/dev/port",
+    "/dev/ram",
+    "/dev/sd",
+    "/dev/sg",
+    "/dev/vd",
+    "/dev/xvd",
+];
+
+/// What a step could do by a right to that which releases read; `None` if nothing.
+fn harm(right: &Right) -> Option<&'static str> {
+    match right {
+        Right::Privileged => Some("a privileged step has its host, and could write what a release reads there"),
+        Right::Capability(_) => {
+            Some("with more capabilities a step could leave its container, and write what a release reads")
+        }
+        Right::HostPath { writable: true, .. } => Some("a step could write there what a release reads"),
+        Right::Device(path) => {
+            let (start, is_open) = path.strip_suffix('*').map_or((path.as_str(), false), |start| (start, true));
+            let is_storage = |of: &str| start.starts_with(of) || (is_open && of.starts_with(start));
+            let why = "by a disk or the memory of its host a step could write what a release reads";
+            STORAGE.into_iter().any(is_storage).then_some(why)
+        }
+        Right::HostPath { writable: false, .. } => None,
+    }
 }
 
 /// All rules.
@@ -36,15 +119,12 @@ pub struct Policy {
 
 /// A step wants what no rule allows.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "step {job} wants `{right}`, which the operator's policy does not allow: {why}. An operator can add \"{right}\" to `allow` of a \
-     [[policy]] rule for pipeline {pipeline} in the controller's settings"
-)]
+#[error("step {job} wants `{right}`, which the operator's policy does not allow: {why}. {help}")]
 pub struct Denied {
     job: String,
     right: Right,
-    pipeline: PipelineName,
     why: String,
+    help: String,
 }
 
 impl Policy {
@@ -58,45 +138,70 @@ impl Policy {
     /// # Errors
     /// [`Denied`]: the first thing that is not allowed.
     pub fn apply(&self, plan: &mut Plan) -> Result<Vec<String>, Denied> {
-        let pipeline = &plan.build.pipeline;
+        let asker = Asker { pipeline: plan.build.pipeline.clone(), untrusted: plan.untrusted };
         let mut left_out = Vec::new();
         for job in &mut plan.jobs {
             let wanted = Wanted::of(&job.run);
-            if let Some(right) = wanted.required.into_iter().find(|right| !self.allows(pipeline, right)) {
-                let why = self.why_not(pipeline);
-                return Err(Denied { job: job.name.to_string(), right, pipeline: pipeline.clone(), why });
+            if let Some(right) = wanted.required.into_iter().find(|right| !self.allows(&asker, right)) {
+                let (why, help) = (self.why_not(&asker), asker.help(&right));
+                return Err(Denied { job: job.name.to_string(), right, why, help });
             }
-            for right in wanted.optional.into_iter().filter(|right| !self.allows(pipeline, right)) {
+            for right in wanted.optional.into_iter().filter(|right| !self.allows(&asker, right)) {
                 let run = Arc::make_mut(&mut job.run);
                 run.devices.retain(|device| Right::Device(device.path.clone()) != right);
-                let why = self.why_not(pipeline);
+                let why = self.why_not(&asker);
                 left_out.push(format!("{} does without `{right}`: {why}", job.name));
             }
         }
         Ok(left_out)
     }
 
-    fn of<'a>(&'a self, pipeline: &'a PipelineName) -> impl Iterator<Item = &'a PolicyRule> {
-        self.rules.iter().filter(|rule| rule.pipelines.iter().any(|pattern| is_match(pattern, pipeline.as_str())))
+    fn of<'a>(&'a self, asker: &'a Asker) -> impl Iterator<Item = &'a PolicyRule> {
+        let of_tier = self.rules.iter().filter(|rule| rule.untrusted || !asker.untrusted);
+        of_tier.filter(|rule| rule.pipelines.iter().any(|pattern| is_match(pattern, asker.pipeline.as_str())))
     }
 
-    fn allows(&self, pipeline: &PipelineName, right: &Right) -> bool {
-        self.of(pipeline).any(|rule| rights::allows(&rule.allow, right))
+    fn allows(&self, asker: &Asker, right: &Right) -> bool {
+        // Of the rules that were not read from settings as well.
+        let never = asker.untrusted && harm(right).is_some();
+        !never && self.of(asker).any(|rule| rights::allows(&rule.allow, right))
     }
 
-    fn why_not(&self, pipeline: &PipelineName) -> String {
+    fn why_not(&self, asker: &Asker) -> String {
         let told: Vec<String> = self
-            .of(pipeline)
+            .of(asker)
             .map(|rule| {
                 let allowed: Vec<String> = rule.allow.iter().map(ToString::to_string).collect();
                 let allowed = if allowed.is_empty() { "nothing".to_owned() } else { allowed.join(", ") };
                 format!("rule `{}` allows only {allowed}", rule.name)
             })
             .collect();
-        match told.is_empty() {
-            true => format!("no rule is for pipeline {pipeline}"),
-            false => told.join("; "),
+        match (told.is_empty(), asker.untrusted) {
+            (true, false) => format!("no rule is for pipeline {}", asker.pipeline),
+            (true, true) => format!("no rule is for untrusted builds of pipeline {}", asker.pipeline),
+            (false, _) => told.join("; "),
         }
+    }
+}
+
+/// Whose steps want something.
+struct Asker {
+    pipeline: PipelineName,
+    untrusted: bool,
+}
+
+impl Asker {
+    /// What can be done about it.
+    fn help(&self, right: &Right) -> String {
+        let rule = match (self.untrusted, harm(right)) {
+            (true, Some(why)) => return format!("No rule can allow it, for the build is untrusted: {why}"),
+            (true, None) => "rule with `untrusted = true`",
+            (false, _) => "rule",
+        };
+        let pipeline = &self.pipeline;
+        format!(
+            "An operator can add \"{right}\" to `allow` of a [[policy]] {rule} for pipeline {pipeline} in the controller's settings"
+        )
     }
 }
 
@@ -122,6 +227,7 @@ mod tests {
             name: name.to_owned(),
             pipelines: pipelines.iter().map(|text| (*text).to_owned()).collect(),
             allow: allow.iter().map(|text| text.parse().unwrap()).collect(),
+            untrusted: false,
         };
         Policy::new(vec![
             rule("images", &["os", "mini-*"], &["privileged"]),
@@ -163,5 +269,82 @@ mod tests {
         let mut allowed = plan("vm", "devices: ['/dev/kvm?', '/dev/fuse?']");
         assert_eq!(policy().apply(&mut allowed).unwrap().len(), 1);
         assert_eq!(allowed.jobs[0].run.devices[0].path, "/dev/kvm");
+    }
+
+    fn read(allow: &str, more: &str) -> Result<PolicyRule, String> {
+        let text = format!(r#"{{"name": "changes", "pipelines": ["vm"], "allow": ["{allow}"]{more}}}"#);
+        serde_json::from_str(&text).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_rule_for_untrusted_builds_allows_nothing_by_which_a_step_could_write_what_a_release_reads() {
+        for allow in ["devices:/dev/kvm", "devices:/dev/dri/render*", "host-paths:/srv/sources"] {
+            assert!(read(allow, r#", "untrusted": true"#).unwrap().untrusted, "{allow}");
+        }
+        for allow in [
+            "privileged",
+            "capabilities:SYS_ADMIN",
+            "capabilities:*",
+            "host-paths:/srv/ccache:rw",
+            "devices:/dev/sda",
+            "devices:/dev/nvme0n1",
+            "devices:/dev/loop*",
+            "devices:/dev/l*",
+            "devices:/dev/m*",
+            "devices:/dev/disk/by-id/x",
+        ] {
+            let refused = read(allow, r#", "untrusted": true"#).unwrap_err();
+            let words =
+                [format!("rule `changes` has `untrusted = true` and allows `{allow}`"), "release reads".to_owned()];
+            assert!(words.iter().all(|word| refused.contains(word)), "{refused}");
+            assert!(!read(allow, "").unwrap().untrusted, "others may have it");
+        }
+        assert!(read("privileged", r#", "untrused": true"#).unwrap_err().contains("untrused"));
+        let plain = read("devices:/dev/kvm", "").unwrap();
+        assert!(!serde_json::to_string(&plain).unwrap().contains("untrusted"));
+    }
+
+    #[test]
+    fn untrusted_builds_have_only_what_rules_for_them_allow() {
+        let ask = |policy: &Policy, more: &str, untrusted: bool| {
+            let mut plan = plan("vm", more);
+            plan.untrusted = untrusted;
+            policy.apply(&mut plan).map_err(|denied| denied.to_string())
+        };
+        let (kvm, path) = ("devices: [/dev/kvm]", "host_paths: ['/srv/ccache:/c']");
+        assert_eq!(ask(&policy(), kvm, false), Ok(Vec::new()));
+        let refused = ask(&policy(), kvm, true).unwrap_err();
+        for words in ["no rule is for untrusted builds of pipeline vm", "rule with `untrusted = true` for pipeline vm"]
+        {
+            assert!(refused.contains(words), "{refused}");
+        }
+        let left_out = ask(&policy(), "devices: ['/dev/kvm?']", true).unwrap();
+        assert_eq!(
+            left_out,
+            ["a@linux/amd64 does without `devices:/dev/kvm`: no rule is for untrusted builds of pipeline vm"]
+        );
+
+        let mut rules = policy().rules;
+        rules.push(read("devices:/dev/kvm", r#", "untrusted": true"#).unwrap());
+        let both = Policy::new(rules);
+        assert_eq!(ask(&both, kvm, true), Ok(Vec::new()));
+        assert_eq!(ask(&both, path, false), Ok(Vec::new()));
+        let refused = ask(&both, path, true).unwrap_err();
+        assert!(refused.contains("rule `changes` allows only devices:/dev/kvm. An operator can add"), "{refused}");
+
+        // One that no settings gave: it does not help.
+        let all =
+            PolicyRule { untrusted: true, allow: vec![Right::Privileged], ..read("devices:/dev/kvm", "").unwrap() };
+        let all = Policy::new(vec![all]);
+        for more in [
+            "privileged: true",
+            "capabilities: [SYS_ADMIN]",
+            "host_paths: ['/srv/ccache:/c:rw']",
+            "devices: [/dev/sda]",
+        ] {
+            let refused = ask(&all, more, true).unwrap_err();
+            assert!(refused.contains("No rule can allow it, for the build is untrusted"), "{refused}");
+            assert_eq!(ask(&all, more, false), Ok(Vec::new()), "{more}");
+        }
     }
 }

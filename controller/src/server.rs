@@ -232,7 +232,8 @@ fn routes(config: &ControllerConfig, rooms: Rooms, shutdown: &CancellationToken)
     let (client_cache, client_logs) = (cache.clone(), logs.clone());
     let client =
         Client::new(farm.clone(), audit.clone(), client_cache, client_logs, clock.clone(), secrets.clone(), name, stop)
-            .with_policy(Policy::new(config.policy.clone()));
+            .with_policy(Policy::new(config.policy.clone()))
+            .with_untrusted(config.untrusted.clone());
     let admin = AdminServiceServer::new(Admin::new(
         farm.clone(),
         audit.clone(),

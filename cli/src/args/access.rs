@@ -92,6 +92,7 @@ Examples:
   railyard token create --worker signer --pool signing
   railyard token create --role submitter --user ana --pipeline flatcar
   railyard token create --bearer --role viewer --user dashboard --ttl 365days
+  railyard token create --bearer --role submitter --user ci-changes --pipeline flatcar --untrusted
 
 The token is printed once, on standard output, and is nowhere else. One to join with is good once: 15 min for a worker, an
 hour for a person (a day at most). A bearer token is good until it expires (90 days by default, 366 at most) or is taken back:
@@ -116,6 +117,9 @@ pub struct TokenCreateArgs {
     /// The pipelines that it is limited to; can be repeated [default: all]
     #[arg(long, value_name = "PIPELINE")]
     pub pipeline: Vec<PipelineName>,
+    /// Whatever it submits is untrusted, and it cancels and retries no other builds; for whoever builds strangers' changes
+    #[arg(long, requires = "role", conflicts_with = "worker")]
+    pub untrusted: bool,
     /// A token that is shown with each call, for scripts and browsers, instead of one to join with
     #[arg(long)]
     pub bearer: bool,

@@ -40,6 +40,9 @@ pub struct RequestArgs {
     /// Build for this platform; can be given several times [default: what the pipeline says]
     #[arg(long = "platform", value_name = "PLATFORM")]
     pub platforms: Vec<Platform>,
+    /// Nobody has looked at this change: the build writes nothing that a release reads, and its version ends in .untrusted
+    #[arg(long)]
+    pub untrusted: bool,
 }
 
 /// `railyard plan`
@@ -47,7 +50,8 @@ pub struct RequestArgs {
 #[command(after_help = "\
 Examples:
   railyard plan railyard.yaml
-  railyard plan railyard.yaml --platform linux/arm64 --param suite=trixie")]
+  railyard plan railyard.yaml --platform linux/arm64 --param suite=trixie
+  railyard plan railyard.yaml --untrusted")]
 pub struct PlanArgs {
     #[command(flatten)]
     pub request: RequestArgs,
@@ -62,12 +66,16 @@ Examples:
   railyard submit railyard.yaml
   railyard submit railyard.yaml --version 4799.0.0 --param suite=bookworm --wait
   railyard submit railyard.yaml --priority change --param branch=fix-7
+  railyard submit railyard.yaml --untrusted --version pr-512
   build=$(railyard submit railyard.yaml)
 
 Prints the build on stdout, everything else on stderr. With --wait it exits 0 when the build succeeded and 1 when not;
 Ctrl-C stops the waiting, not the build. While a job waits for approval it goes on waiting, and says so.
 
-Jobs of a more urgent build go first: release, manual, schedule, change. An hour of waiting counts as one class more.")]
+Jobs of a more urgent build go first: release, manual, schedule, change. An hour of waiting counts as one class more.
+
+An untrusted build publishes nothing, is in no list of builds that scripts read, gets no secrets, and has only the rights that the
+operator's policy gives to untrusted builds. `railyard plan --untrusted` shows what is left out.")]
 pub struct SubmitArgs {
     #[command(flatten)]
     pub request: RequestArgs,
@@ -75,8 +83,9 @@ pub struct SubmitArgs {
     #[arg(short, long)]
     pub wait: bool,
     /// How urgent it is; release is the operator's, and is never superseded
-    #[arg(long, value_name = "PRIORITY", default_value_t, value_parser = priority())]
-    pub priority: Priority,
+    /// [default: manual, and change for an untrusted build]
+    #[arg(long, value_name = "PRIORITY", value_parser = priority())]
+    pub priority: Option<Priority>,
     /// Submitting again with the same key gives the same build [default: a new one each time]
     #[arg(long, value_name = "KEY")]
     pub idempotency_key: Option<String>,

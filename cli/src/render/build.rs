@@ -91,6 +91,9 @@ fn header(build: &Build, console: &Console, now: Timestamp) -> String {
         let took = human::between(build.submitted_at, Some(at)).map(|took| format!(", after {took}"));
         line("ended", &format!("{}{}", console.date(at), took.unwrap_or_default()));
     }
+    if let Some(tier) = build.tier() {
+        line("tier", &format!("{tier}: nothing of it is published or listed for releases"));
+    }
     if let Some(priority) = build.unusual_priority() {
         line("priority", &ansi::one_line(priority));
     }

@@ -185,6 +185,7 @@ pub mod tests {
             build: "mini/1".to_owned(),
             state: BuildState::Running,
             priority: None,
+            untrusted: false,
             submitted_at: at(0),
             ended_at: None,
             submitted_by: None,

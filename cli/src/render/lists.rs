@@ -8,13 +8,14 @@ use jiff::Timestamp;
 
 /// `builds`
 pub fn builds(builds: &[Build], now: Timestamp) -> Table {
-    let mut table = Table::new(&["BUILD", "STATE", "JOBS", "PRIORITY", "SUBMITTED", ">TOOK", "BY"]);
+    let mut table = Table::new(&["BUILD", "STATE", "JOBS", "TIER", "PRIORITY", "SUBMITTED", ">TOOK", "BY"]);
     for build in builds {
         let end = build.ended_at.or(Some(now));
         table.row(vec![
             Cell::from(&build.build),
             Cell::toned(build.state.as_str(), Tone::from(build.state)),
             Cell::from(progress(build)),
+            Cell::from(build.tier().unwrap_or_default()),
             Cell::from(build.unusual_priority().unwrap_or_default()),
             Cell::from(build.submitted_at.map(|at| human::age(at, now)).unwrap_or_default()),
             Cell::from(human::between(build.submitted_at, end).unwrap_or_default()),
@@ -115,6 +116,17 @@ mod tests {
 BUILD   STATE    JOBS           SUBMITTED    TOOK
 mini/1  running  1/2            10m ago    10m 0s
 mini/1  running  1/2, 1 failed  10m ago    10m 0s
+"
+        );
+        let mut change = two.clone();
+        (change.build, change.untrusted, change.priority) =
+            ("mini/2.untrusted".to_owned(), true, Some("change".to_owned()));
+        assert_eq!(
+            builds(&[one.clone(), change], at(600).unwrap()).render(Style::PLAIN),
+            "\
+BUILD             STATE    JOBS           TIER       SUBMITTED    TOOK
+mini/1            running  1/2                       10m ago    10m 0s
+mini/2.untrusted  running  1/2, 1 failed  untrusted  10m ago    10m 0s
 "
         );
         one.jobs[1].state = JobState::AwaitsApproval;

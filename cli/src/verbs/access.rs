@@ -68,7 +68,8 @@ fn wanted(args: &TokenCreateArgs) -> Result<Identity, String> {
         (None, _) => PoolLimit::Any,
     };
     let (pipelines, platforms) = (args.pipeline.iter().cloned().collect(), args.platform.iter().copied().collect());
-    identity.within(Limits { pipelines, platforms, pool }).map_err(|error| error.to_string())
+    let limits = Limits { pipelines, platforms, pool, untrusted: args.untrusted };
+    identity.within(limits).map_err(|error| error.to_string())
 }
 
 async fn list(args: &TokenListArgs, console: &Console) -> Result<(), Failure> {

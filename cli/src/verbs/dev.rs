@@ -48,7 +48,8 @@ pub async fn dev(args: &DevArgs, console: &Console) -> Result<(), Failure> {
     // Whoever reaches a farm on the loopback may read what it built: `curl` needs no certificate.
     let cache = EmbeddedConfig { dir: data.join("cache"), public_read: args.listen.ip().is_loopback(), key_file: None };
     let cache = Some(CacheConfig::Embedded(cache));
-    let policy = vec![PolicyRule { name: POLICY.to_owned(), pipelines: vec!["*".to_owned()], allow: allowed(args) }];
+    let pipelines = vec!["*".to_owned()];
+    let policy = vec![PolicyRule { name: POLICY.to_owned(), pipelines, allow: allowed(args), untrusted: false }];
     let config = ControllerConfig { listen: args.listen, cache, policy, ..ControllerConfig::new(data.clone()) };
     let stop = stop_on_signal()?;
 

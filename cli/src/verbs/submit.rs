@@ -17,7 +17,7 @@ use railyard_proto::v1::{SubmitRequest, SubmitResponse};
 #[tracing::instrument(name = "submit", skip_all, fields(otel.kind = "client"))]
 pub async fn submit(args: &SubmitArgs, console: &Console) -> Result<(), Failure> {
     let mut request = PipelineFile::read(&args.request.file, console)?.request(&args.request, console)?;
-    request.priority = args.priority.to_string();
+    request.priority = args.priority.map(|priority| priority.to_string()).unwrap_or_default();
     request.idempotency_key = match &args.idempotency_key {
         Some(key) => key.clone(),
         None => fresh_key()?,

@@ -251,6 +251,8 @@ pub struct Build {
     pub build: String,
     pub state: BuildState,
     pub priority: Option<String>,
+    /// Nobody has looked at what it builds.
+    pub untrusted: bool,
     pub submitted_at: Option<Timestamp>,
     pub ended_at: Option<Timestamp>,
     pub submitted_by: Option<String>,
@@ -269,6 +271,7 @@ impl From<v1::BuildView> for Build {
             build: view.build,
             state: BuildState::from_number(view.state),
             priority: some(view.priority),
+            untrusted: view.untrusted,
             submitted_at: time(view.submitted_at),
             ended_at: time(view.ended_at),
             submitted_by: some(view.submitted_by),
@@ -283,9 +286,15 @@ impl From<v1::BuildView> for Build {
 }
 
 impl Build {
-    /// How urgent it is, if that is not the usual.
+    /// How urgent it is, if that is not the usual of its tier.
     pub fn unusual_priority(&self) -> Option<&str> {
-        self.priority.as_deref().filter(|priority| *priority != "manual")
+        let usual = if self.untrusted { "change" } else { "manual" };
+        self.priority.as_deref().filter(|priority| *priority != usual)
+    }
+
+    /// The word on builds that are not trusted.
+    pub fn tier(&self) -> Option<&'static str> {
+        self.untrusted.then_some("untrusted")
     }
 
     /// Jobs in that state.

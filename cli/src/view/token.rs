@@ -37,6 +37,8 @@ pub struct Token {
     /// Empty: any.
     pub platforms: Vec<String>,
     pub pool: Option<String>,
+    /// It submits untrusted builds only.
+    pub untrusted: bool,
     pub state: TokenState,
     pub made_by: String,
     pub made_at: Option<Timestamp>,
@@ -74,6 +76,7 @@ impl Token {
                 PoolLimit::Only(pool) => Some(pool.to_string()),
                 PoolLimit::Any | PoolLimit::Outside => None,
             },
+            untrusted: limits.untrusted,
             state,
             made_by: view.made_by.clone(),
             made_at: time(view.made_at),
@@ -88,6 +91,7 @@ impl Token {
         [self.pipelines.join(", "), self.platforms.join(", ")]
             .into_iter()
             .chain(pool)
+            .chain(self.untrusted.then(|| "untrusted builds".to_owned()))
             .filter(|text| !text.is_empty())
             .collect::<Vec<_>>()
             .join("; ")

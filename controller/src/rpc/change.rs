@@ -2,8 +2,9 @@
 
 use super::client::Client;
 use super::{bad_request, command_status, read};
-use railyard_common::id::{JobId, JobSelector};
-use railyard_core::{Command, Event};
+use crate::access::forbidden;
+use railyard_common::id::{BuildId, JobId, JobSelector};
+use railyard_core::{Build, Command, Event};
 use railyard_proto::v1;
 use railyard_service::convert::{self, TEXT_MAX_BYTES};
 use railyard_service::tls::Identity;
@@ -20,6 +21,7 @@ impl Client {
         convert::at_most("reason", request.reason.len(), TEXT_MAX_BYTES, "bytes")?;
         let jobs = selector("job", &request.job)?;
         let build = read::resolve(&self.farm, who, &request.build).await?;
+        self.in_tier(who, &build).await?;
         let by = who.name.clone();
         let reason = match request.reason.as_str() {
             "" => format!("cancelled by {by}"),
@@ -57,6 +59,7 @@ impl Client {
     /// Runs again what did not succeed, or one step and what follows it.
     pub(super) async fn retry(&self, who: &Identity, request: v1::RetryRequest) -> Result<v1::RetryResponse, Status> {
         let build = read::resolve(&self.farm, who, &request.build).await?;
+        self.in_tier(who, &build).await?;
         let step = Some(request.step).filter(|step| !step.is_empty());
         let step = step.map(|step| step.parse()).transpose().map_err(bad_request)?;
         let events = self.farm.decide(Command::Retry { build, step }).await.map_err(command_status)?;
@@ -65,6 +68,19 @@ impl Client {
             _ => Vec::new(),
         });
         Ok(v1::RetryResponse { jobs: self.names(again.collect()).await? })
+    }
+
+    /// Refuses whoever is limited to untrusted builds, if this is none.
+    async fn in_tier(&self, who: &Identity, build: &BuildId) -> Result<(), Status> {
+        if !who.limits.untrusted {
+            return Ok(());
+        }
+        let wanted = build.clone();
+        let untrusted = self.farm.read(move |farm, _| farm.build(&wanted).is_some_and(Build::is_untrusted)).await;
+        if untrusted.map_err(command_status)? {
+            return Ok(());
+        }
+        Err(forbidden(format!("{} {} is limited to untrusted builds, and {build} is none", who.role, who.name)))
     }
 
     async fn names(&self, jobs: Vec<JobId>) -> Result<Vec<String>, Status> {

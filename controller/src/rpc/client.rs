@@ -5,6 +5,7 @@ use super::auth::{caller, in_scope};
 use super::{bad_request, cache_status, check_protocol, command_status, log_status, read, secrets, submit, view};
 use crate::audit::{self, Audit};
 use crate::cache::Cache;
+use crate::config::UntrustedConfig;
 use crate::driver::{Change, Handle};
 use crate::logs::{Growth, LogStore};
 use crate::policy::{Denied, Policy};
@@ -15,6 +16,7 @@ use railyard_common::id::{BuildId, JobName, LeaseId, PipelineName};
 use railyard_common::layout;
 use railyard_common::path::{Glob, RelPath};
 use railyard_common::plan::Plan;
+use railyard_common::tier;
 use railyard_core::{Farm, Refusal};
 use railyard_proto::v1;
 use railyard_proto::v1::client_service_server::ClientService;
@@ -38,6 +40,8 @@ const LIST_MAX: usize = 1_000;
 const LIST_MAX_BYTES: usize = 4 * 1024 * 1024;
 /// Most patterns in one request for artifacts: each is held against every artifact.
 const PATTERNS_MAX: usize = 1_000;
+/// Lines that say what an untrusted build does without: a matrix of jobs can leave out thousands of things.
+const LEFT_OUT_MAX: usize = 100;
 /// How long a URL to an artifact is good.
 const ARTIFACT_TTL: Duration = Duration::from_secs(3600);
 /// A watcher hears of a build at most this often; in between, changes are put together.
@@ -54,6 +58,7 @@ pub struct Client {
     farm_name: String,
     policy: Policy,
     secrets: Secrets,
+    untrusted: UntrustedConfig,
     shutdown: CancellationToken,
 }
 
@@ -69,7 +74,8 @@ impl Client {
         farm_name: String,
         shutdown: CancellationToken,
     ) -> Self {
-        Self { farm, audit, cache, logs, clock, secrets, farm_name, policy: Policy::default(), shutdown }
+        let (policy, untrusted) = (Policy::default(), UntrustedConfig::default());
+        Self { farm, audit, cache, logs, clock, secrets, farm_name, policy, untrusted, shutdown }
     }
 
     /// Lets pipelines have what `policy` allows. Without one they have what all have.
@@ -78,15 +84,24 @@ impl Client {
         Self { policy, ..self }
     }
 
-    /// Refuses a plan that wants more than its pipeline may have; a line for each thing that was taken out of it.
-    pub(super) fn check_policy(&self, plan: &mut Plan) -> Result<Vec<String>, Status> {
-        let denied = |denied: Denied| rpc_error::refusal(Code::PermissionDenied, rpc_error::POLICY, denied.to_string());
-        self.policy.apply(plan).map_err(denied)
+    /// What holds for untrusted builds. Without this they run on workers that have no pool.
+    #[must_use]
+    pub fn with_untrusted(self, untrusted: UntrustedConfig) -> Self {
+        Self { untrusted, ..self }
     }
 
-    /// Refuses a plan that wants secrets that its steps cannot have; a line for each that was taken out of it.
-    pub(super) async fn check_secrets(&self, plan: Plan) -> Result<(Plan, Vec<String>), Status> {
-        secrets::check(&self.secrets, plan).await
+    /// The plan of a request, within its tier and its pipeline's policy; a line for each thing that was taken out of it.
+    pub(super) async fn freeze(&self, checked: &submit::Checked) -> Result<(Plan, Vec<String>), Status> {
+        let mut plan = checked.plan(&self.farm, self.clock.now()).await?;
+        let mut left_out = checked.forced();
+        if checked.is_untrusted() {
+            left_out.extend(submit::at_most(LEFT_OUT_MAX, tier::confine(&mut plan, self.untrusted.pool.as_ref())));
+        }
+        let denied = |denied: Denied| rpc_error::refusal(Code::PermissionDenied, rpc_error::POLICY, denied.to_string());
+        left_out.extend(self.policy.apply(&mut plan).map_err(denied)?);
+        let (plan, without) = secrets::check(&self.secrets, plan).await?;
+        left_out.extend(without);
+        Ok((plan, left_out))
     }
 
     /// The root of published paths: what stands in front of every one.
@@ -143,12 +158,9 @@ impl ClientService for Client {
     async fn plan(&self, request: Request<v1::SubmitRequest>) -> Result<Response<v1::PlanResponse>, Status> {
         let who = caller(&request)?;
         let now = self.clock.now();
-        let checked = submit::Checked::new(request.into_inner())?;
+        let checked = submit::Checked::new(&who, request.into_inner())?;
         in_scope(&who, checked.pipeline())?;
-        let mut plan = checked.plan(&self.farm, now).await?;
-        let left_out = self.check_policy(&mut plan)?;
-        let (plan, without) = self.check_secrets(plan).await?;
-        let left_out = [left_out, without].concat();
+        let (plan, left_out) = self.freeze(&checked).await?;
         let response = self.farm.read(move |farm, _| v1::PlanResponse {
             pipeline: plan.build.pipeline.to_string(),
             jobs: plan.jobs.iter().map(|spec| view::planned(farm, spec, now)).collect(),
@@ -162,7 +174,8 @@ impl ClientService for Client {
         let trace = trace::begin(&telemetry::extract(request.metadata()));
         let (asked, client) = (Asked::new(&self.audit, &request, audit::Act::Submit), self.clone());
         let request = request.into_inner();
-        let asked = asked.detail("priority", &request.priority);
+        let tier = if submit::is_untrusted(&identity, &request) { "untrusted" } else { "" };
+        let asked = asked.detail("priority", &request.priority).detail("tier", tier);
         // Until there is a build, this is all that says what was wanted.
         let wanted = asked.detail("version", &request.version).detail("file", &request.file_name);
         let submit = async move { client.take_submit(&identity, trace, request).await };

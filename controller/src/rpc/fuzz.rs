@@ -1,9 +1,10 @@
 //! Messages to the controller, from any bytes: see [`crate::fuzz`].
 
-use super::{submit, worker};
+use super::{bad_request, submit, worker};
 use prost::{Message, Name};
 use railyard_common::blob::{Artifact, Blob, Image};
 use railyard_common::id::{BuildId, JobSelector, LeaseId};
+use railyard_common::identity::{Identity, Role};
 use railyard_common::outcome::Outcome;
 use railyard_proto::v1;
 use railyard_service::convert::{self, BadMessage, FromProto, ToProto};
@@ -14,7 +15,10 @@ use tonic::Status;
 pub fn message(bytes: &[u8]) -> String {
     let Some((kind, bytes)) = bytes.split_first() else { return "empty".to_owned() };
     let ended = match kind % 8 {
-        0 => read::<v1::SubmitRequest>(bytes).and_then(|request| submit::Checked::new(request)?.plan_for_fuzz()),
+        0 => read::<v1::SubmitRequest>(bytes).and_then(|request| {
+            let somebody = Identity::new(Role::Submitter, "ana").map_err(bad_request)?;
+            submit::Checked::new(&somebody, request)?.plan_for_fuzz()
+        }),
         1 => read::<v1::WorkerMessage>(bytes).and_then(worker::fuzz_hello),
         2 => read::<v1::ReportRequest>(bytes).and_then(report),
         3 => read::<v1::PrepareUploadRequest>(bytes).and_then(|request| {

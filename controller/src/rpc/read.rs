@@ -24,7 +24,9 @@ pub(super) async fn resolve(farm: &Handle, who: &Identity, text: &str) -> Result
     in_scope(who, &pipeline)?;
     let newest = farm.read(move |farm, _| farm.newest(&pipeline).map(|build| build.id().clone())).await;
     newest.map_err(command_status)?.ok_or_else(|| {
-        let message = format!("pipeline {text} has no builds; `railyard builds` lists those that there are");
+        let message = format!(
+            "pipeline {text} has no builds, or only untrusted ones, which are to be named in full; `railyard builds` lists those that there are"
+        );
         rpc_error::refusal(Code::NotFound, rpc_error::UNKNOWN_BUILD, message)
     })
 }

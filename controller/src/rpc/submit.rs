@@ -11,6 +11,7 @@ use railyard_common::pipeline::{Diagnostic, Pipeline, Request, Source};
 use railyard_common::plan::Plan;
 use railyard_common::platform::Platform;
 use railyard_common::priority::Priority;
+use railyard_common::tier;
 use railyard_common::time::Millis;
 use railyard_core::{Command, Event, Farm, Refusal, Submission, Trace};
 use railyard_proto::v1;
@@ -39,18 +40,17 @@ impl Client {
         if key.as_ref().is_some_and(|key| key.len() > KEY_MAX_LEN) {
             return Err(bad_request(format!("the idempotency key is longer than {KEY_MAX_LEN} bytes")));
         }
-        let priority = priority(by, &request)?;
-        let digest = if key.is_some() { digest(&request, priority) } else { String::new() };
-        let checked = Checked::new(request)?;
+        let untrusted = is_untrusted(by, &request);
+        let priority = priority(by, &request, untrusted)?;
+        let digest = if key.is_some() { digest(&request, priority, untrusted) } else { String::new() };
+        let checked = Checked::new(by, request)?;
         auth::in_scope(by, checked.pipeline())?;
-        // The key is its submitter's and its pipeline's: others may happen to use the same one.
-        let key = key.map(|key| format!("{}/{}/{key}", by.name, checked.pipeline()));
+        // The key is its submitter's, its tier's and its pipeline's: others may happen to use the same one. No name has a colon.
+        let tier = if untrusted { "untrusted:" } else { "" };
+        let key = key.map(|key| format!("{tier}{}/{}/{key}", by.name, checked.pipeline()));
         let mut races = 0;
         let (events, plan, left_out) = loop {
-            let mut plan = checked.plan(&self.farm, self.clock.now()).await?;
-            let left_out = self.check_policy(&mut plan)?;
-            let (plan, without) = self.check_secrets(plan).await?;
-            let left_out = [left_out, without].concat();
+            let (plan, left_out) = self.freeze(&checked).await?;
             let (key, request, by, trace) = (key.clone(), digest.clone(), by.name.clone(), trace.clone());
             let submission = Submission { plan: plan.clone(), key, request, priority, by, trace };
             match self.farm.decide(Command::Submit(Box::new(submission))).await {
@@ -80,12 +80,21 @@ impl Client {
     }
 }
 
+/// Whether the build is to be untrusted: because it was asked for so, or because its submitter submits no others.
+pub(super) fn is_untrusted(by: &Identity, request: &v1::SubmitRequest) -> bool {
+    request.untrusted || by.limits.untrusted
+}
+
 /// How urgent the build is to be, if its submitter may say so.
-fn priority(by: &Identity, request: &v1::SubmitRequest) -> Result<Priority, Status> {
-    let priority = match request.priority.as_str() {
-        "" => Priority::default(),
-        text => text.parse().map_err(bad_request)?,
+fn priority(by: &Identity, request: &v1::SubmitRequest, untrusted: bool) -> Result<Priority, Status> {
+    let priority = match (request.priority.as_str(), untrusted) {
+        ("", false) => Priority::default(),
+        ("", true) => Priority::Change,
+        (text, _) => text.parse().map_err(bad_request)?,
     };
+    if untrusted && priority > Priority::Change {
+        return Err(command_status(Refusal::TooUrgent(priority).into()));
+    }
     if priority == Priority::Release {
         auth::require(by, table::SUBMIT_RELEASE)?;
     }
@@ -94,7 +103,7 @@ fn priority(by: &Identity, request: &v1::SubmitRequest) -> Result<Priority, Stat
 
 /// What the request asks for, in a form that does not depend on the order in which maps travel. What only messages use is
 /// left out, and so is what is not given: a field that is added later does not change the digests of requests without it.
-fn digest(request: &v1::SubmitRequest, priority: Priority) -> String {
+fn digest(request: &v1::SubmitRequest, priority: Priority, untrusted: bool) -> String {
     let v1::SubmitRequest {
         pipeline,
         file_name: _,
@@ -104,6 +113,7 @@ fn digest(request: &v1::SubmitRequest, priority: Priority) -> String {
         platforms,
         idempotency_key: _,
         priority: _,
+        untrusted: _,
     } = request;
     let mut text = Vec::new();
     let mut put = |field: &str, parts: &[&str]| {
@@ -122,32 +132,53 @@ fn digest(request: &v1::SubmitRequest, priority: Priority) -> String {
     if priority != Priority::default() {
         put("priority", &[priority.as_str()]);
     }
+    if untrusted {
+        put("untrusted", &[]);
+    }
     Digest::of(&text).to_string()
+}
+
+/// The first `max` of the lines, and how many there are besides.
+pub(super) fn at_most(max: usize, mut lines: Vec<String>) -> Vec<String> {
+    let more = lines.len().saturating_sub(max);
+    lines.truncate(max);
+    lines.extend((more > 0).then(|| format!("and {more} more of these")));
+    lines
 }
 
 /// A request whose pipeline is valid.
 pub(super) struct Checked {
     pipeline: Pipeline,
+    untrusted: bool,
+    /// Who submits untrusted builds only, if that was not said in the request.
+    forced: Option<String>,
+    /// As builds of its tier have it.
     version: Option<Version>,
     params: BTreeMap<String, String>,
     platforms: Vec<Platform>,
 }
 
 impl Checked {
-    /// Parses and checks the request.
+    /// Parses and checks what somebody asks for.
     ///
     /// # Errors
     /// INVALID_ARGUMENT with every diagnostic.
-    pub(super) fn new(request: v1::SubmitRequest) -> Result<Self, Status> {
+    pub(super) fn new(by: &Identity, request: v1::SubmitRequest) -> Result<Self, Status> {
+        let untrusted = is_untrusted(by, &request);
+        let forced = (untrusted && !request.untrusted).then(|| format!("{} {}", by.role, by.name));
         let files: BTreeMap<String, String> = request.files.into_iter().collect();
         let file_name = if request.file_name.is_empty() { "railyard.yaml" } else { &request.file_name };
         let source = Source { file_name, text: &request.pipeline, files: &files };
         let pipeline = Pipeline::parse(&source).map_err(|problems| bad_pipeline(&problems))?;
         let version = Some(request.version).filter(|text| !text.is_empty());
+        let version = version.map(|text| text.parse()).transpose().map_err(bad_request)?;
+        let version = version.map(|version| tier::version_of(version, untrusted)).transpose().map_err(bad_request)?;
         let platforms = request.platforms.iter().map(|text| text.parse()).collect::<Result<_, _>>();
         Ok(Self {
             pipeline,
-            version: version.map(|text| text.parse()).transpose().map_err(bad_request)?,
+            untrusted,
+            forced,
+            version,
             params: request.params.into_iter().collect(),
             platforms: platforms.map_err(bad_request)?,
         })
@@ -165,6 +196,17 @@ impl Checked {
         self.pipeline.name()
     }
 
+    /// Whether the build is untrusted.
+    pub(super) fn is_untrusted(&self) -> bool {
+        self.untrusted
+    }
+
+    /// A line for whoever did not say that the build is untrusted.
+    pub(super) fn forced(&self) -> Vec<String> {
+        let line = |who: &String| format!("{who} is limited to untrusted builds: this one is untrusted");
+        self.forced.iter().map(line).collect()
+    }
+
     /// Whether the submitter wants one version and no other.
     pub(super) fn names_version(&self) -> bool {
         self.version.is_some()
@@ -177,7 +219,7 @@ impl Checked {
     pub(super) async fn plan(&self, farm: &Handle, now: Millis) -> Result<Plan, Status> {
         let version = match self.version.clone() {
             Some(version) => version,
-            None => free_version(farm, self.pipeline.name().clone(), now).await?,
+            None => free_version(farm, self.pipeline.name().clone(), now, self.untrusted).await?,
         };
         let request = Request { version, params: self.params.clone(), platforms: self.platforms.clone() };
         self.pipeline.plan(&request).map_err(|problems| bad_pipeline(&problems))
@@ -189,14 +231,15 @@ fn bad_pipeline(problems: &[Diagnostic]) -> Status {
     rpc_error::refusal(Code::InvalidArgument, rpc_error::BAD_PIPELINE, text)
 }
 
-/// `20261121.093015`, and `.1`, `.2`… behind it if that is taken.
-async fn free_version(farm: &Handle, pipeline: PipelineName, now: Millis) -> Result<Version, Status> {
+/// `20261121.093015`, and `.1`, `.2`… behind it if that is taken; then what tells the tier.
+async fn free_version(farm: &Handle, pipeline: PipelineName, now: Millis, untrusted: bool) -> Result<Version, Status> {
     let seconds = i64::try_from(now.0 / 1000).unwrap_or_default();
     let time = jiff::Timestamp::from_second(seconds).map_err(bad_request)?;
     let base = time.strftime("%Y%m%d.%H%M%S").to_string();
     let free = farm.read(move |farm, _| {
         let candidates = (0..VERSION_TRIES).map(|n| if n == 0 { base.clone() } else { format!("{base}.{n}") });
-        candidates.filter_map(|text| text.parse::<Version>().ok()).find(|version| {
+        let versions = candidates.filter_map(|text| tier::version_of(text.parse().ok()?, untrusted).ok());
+        versions.into_iter().find(|version| {
             let build = BuildId { pipeline: pipeline.clone(), version: version.clone() };
             farm.build(&build).is_none()
         })
@@ -239,12 +282,13 @@ mod tests {
             platforms: vec!["linux/amd64".to_owned(), "linux/arm64".to_owned()],
             idempotency_key: "k".to_owned(),
             priority: String::new(),
+            untrusted: false,
         }
     }
 
     #[test]
     fn a_digest_is_of_what_was_asked_for_and_of_nothing_else() {
-        let same = |request: &v1::SubmitRequest| digest(request, Priority::default());
+        let same = |request: &v1::SubmitRequest| digest(request, Priority::default(), false);
         let first = same(&request());
         let mut alike = request();
         alike.idempotency_key = "another".to_owned();
@@ -266,7 +310,9 @@ mod tests {
             |request| drop(request.platforms.pop()),
             |request| request.platforms.clear(),
         ];
-        let mut seen = BTreeSet::from([first, digest(&request(), Priority::Change)]);
+        let changed = [false, true].map(|untrusted| digest(&request(), Priority::Change, untrusted));
+        let mut seen: BTreeSet<String> = changed.into_iter().chain([first]).collect();
+        assert_eq!(seen.len(), 3);
         for (n, change) in changes.iter().enumerate() {
             let mut other = request();
             change(&mut other);

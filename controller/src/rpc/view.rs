@@ -54,6 +54,7 @@ pub(super) fn build(
         finalize_error: error,
         cancel_reason: build.cancel_reason.clone().unwrap_or_default(),
         priority: build.priority.to_string(),
+        untrusted: build.is_untrusted(),
     }
 }
 

@@ -17,6 +17,7 @@ async fn farm() -> Controller {
         name: name.to_owned(),
         pipelines: vec![pipeline.to_owned()],
         allow: allow.iter().map(|text| text.parse().unwrap()).collect(),
+        untrusted: false,
     };
     Controller::start_with(|config| {
         config.policy = vec![rule("images", "os-*", &["privileged"]), rule("boot", "vm", &["devices:/dev/kvm"])];
