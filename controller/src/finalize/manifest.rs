@@ -24,6 +24,9 @@ pub(super) struct Manifest {
     submitted_at: String,
     submitted_by: String,
     priority: Priority,
+    /// Nobody had looked at what it builds.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(super) untrusted: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     cancel_reason: Option<String>,
     params: BTreeMap<String, String>,
@@ -104,6 +107,7 @@ impl Manifest {
             submitted_at: rfc3339(build.submitted_at),
             submitted_by: build.by.clone(),
             priority: build.priority,
+            untrusted: build.is_untrusted(),
             cancel_reason: build.cancel_reason.clone(),
             params: build.plan.params.clone(),
             platforms: build.plan.platforms.clone(),

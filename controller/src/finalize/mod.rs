@@ -1,6 +1,8 @@
 //! The end of a build: published paths, the manifest, the index; then the farm is told.
 //!
 //! Every part can be done again: a controller that dies in the middle does all of it once more after its start.
+//!
+//! **Invariant:** of an untrusted build nothing is written but its own manifest.
 
 mod failure;
 mod manifest;
@@ -156,7 +158,8 @@ impl Finalizer {
     }
 
     async fn write(&self, id: &BuildId, mut manifest: Manifest) -> Result<(), Failure> {
-        let published = if manifest.verdict == Verdict::Succeeded { self.publish(id, &manifest).await } else { Ok(()) };
+        let is_published = manifest.verdict == Verdict::Succeeded && !manifest.untrusted;
+        let published = if is_published { self.publish(id, &manifest).await } else { Ok(()) };
         if let Err(Failure::ForGood(why)) = &published {
             self.take_back(id).await?;
             manifest.fail(why);
@@ -166,6 +169,9 @@ impl Finalizer {
         }
         let path = layout::build_manifest(id);
         self.cache.put(&path, json(&manifest), PutMode::Overwrite).await?;
+        if manifest.untrusted {
+            return Ok(());
+        }
         let entry = IndexEntry::of(&manifest);
         self.update(&layout::builds_index(&id.pipeline), |old| BuildIndex::with(old, entry.clone(), INDEX_MAX)).await?;
         if manifest.verdict == Verdict::Succeeded {
@@ -204,7 +210,7 @@ impl Finalizer {
         for (path, artifact) in fresh {
             self.cache.publish(&artifact.blob, path).await?;
         }
-        self.write_sums(&paths).await
+        self.write_sums(id, &paths).await
     }
 
     async fn update<T, F>(&self, path: &RelPath, next: F) -> Result<(), Failure>

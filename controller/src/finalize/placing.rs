@@ -58,7 +58,7 @@ impl Finalizer {
                 placed.insert(path);
             }
         }
-        self.remove_sums(&placed).await?;
+        self.remove_sums(id, &placed).await?;
         for path in &placed {
             self.cache.delete(path).await?;
         }
@@ -87,8 +87,8 @@ impl Finalizer {
     }
 }
 
-/// Those of the paths that a build which ended well has published.
-fn published_by_others(farm: &Farm, own: &BuildId, paths: &BTreeSet<RelPath>) -> BTreeSet<RelPath> {
+/// Those of the paths that another build which ended well has published. No untrusted build has published anything.
+pub(super) fn published_by_others(farm: &Farm, own: &BuildId, paths: &BTreeSet<RelPath>) -> BTreeSet<RelPath> {
     let is_success = |state: &BuildState| matches!(state, BuildState::Ended { verdict: Verdict::Succeeded, .. });
     let others = farm.builds().filter(|build| build.id() != own && is_success(&build.state));
     let results = others.flat_map(|build| build.jobs()).filter_map(|job| farm.job(job)?.result());

@@ -1,9 +1,11 @@
 //! `SHA256SUMS` beside published files, in the form of sha256sum.
 
+use super::placing::published_by_others;
 use super::{Failure, Finalizer};
 use bytes::Bytes;
 use railyard_common::blob::Artifact;
 use railyard_common::digest::Digest;
+use railyard_common::id::BuildId;
 use railyard_common::path::RelPath;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,7 +14,7 @@ const SUMS: &str = "SHA256SUMS";
 
 impl Finalizer {
     /// Adds published files to the sums of their directories.
-    pub(super) async fn write_sums(&self, paths: &BTreeMap<&RelPath, &Artifact>) -> Result<(), Failure> {
+    pub(super) async fn write_sums(&self, id: &BuildId, paths: &BTreeMap<&RelPath, &Artifact>) -> Result<(), Failure> {
         let mut directories: BTreeMap<&str, BTreeMap<String, String>> = BTreeMap::new();
         for (path, artifact) in paths {
             let Some((directory, name)) = path.as_str().rsplit_once('/') else { continue };
@@ -21,7 +23,7 @@ impl Finalizer {
         for (directory, sums) in directories {
             let Ok(path) = format!("{directory}/{SUMS}").parse() else { continue };
             // A pipeline made its own: it is published, by this build or an earlier one, and so it stays as it is.
-            if sums.contains_key(SUMS) || self.is_artifact(&path).await? {
+            if sums.contains_key(SUMS) || self.is_artifact(id, &path).await? {
                 continue;
             }
             self.update_bytes(&path, |old| merge_sums(old, &sums)).await?;
@@ -30,7 +32,7 @@ impl Finalizer {
     }
 
     /// Takes files out of the sums of their directories.
-    pub(super) async fn remove_sums(&self, paths: &BTreeSet<RelPath>) -> Result<(), Failure> {
+    pub(super) async fn remove_sums(&self, id: &BuildId, paths: &BTreeSet<RelPath>) -> Result<(), Failure> {
         let mut directories: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
         for (directory, name) in paths.iter().filter_map(|path| path.as_str().rsplit_once('/')) {
             directories.entry(directory).or_default().insert(name);
@@ -38,7 +40,7 @@ impl Finalizer {
         for (directory, names) in directories {
             let Ok(path) = format!("{directory}/{SUMS}").parse::<RelPath>() else { continue };
             let Some((bytes, _)) = self.cache.get(&path).await? else { continue };
-            if names.contains(SUMS) || self.is_artifact(&path).await? {
+            if names.contains(SUMS) || self.is_artifact(id, &path).await? {
                 continue;
             }
             if without_sums(&bytes, &names).is_empty() {
@@ -50,10 +52,17 @@ impl Finalizer {
         Ok(())
     }
 
-    /// Whether what is there is some job's artifact: those are blobs too, and what the farm itself writes is not.
-    async fn is_artifact(&self, path: &RelPath) -> Result<bool, Failure> {
+    /// Whether what is there is the artifact of another build, which published it there. That its bytes are a blob is not enough:
+    /// what the farm itself wrote is there to be read, and anybody's step can leave the same bytes as an artifact.
+    async fn is_artifact(&self, id: &BuildId, path: &RelPath) -> Result<bool, Failure> {
         let Some((bytes, _)) = self.cache.get(path).await? else { return Ok(false) };
-        Ok(self.cache.find(&Digest::of(&bytes)).await?.is_some())
+        if self.cache.find(&Digest::of(&bytes)).await?.is_none() {
+            return Ok(false);
+        }
+        let (own, paths) = (id.clone(), BTreeSet::from([path.clone()]));
+        let others = self.farm.read(move |farm, _| published_by_others(farm, &own, &paths)).await;
+        // The controller stops; its successor does all of this once more.
+        Ok(others.map_or(true, |others| !others.is_empty()))
     }
 }
 

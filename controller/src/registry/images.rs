@@ -29,13 +29,12 @@ pub(super) fn repositories(farm: &Farm) -> BTreeSet<String> {
 /// The repository's tags; `None` if no step commits such an image.
 pub(super) fn tags(farm: &Farm, name: &str) -> Option<BTreeSet<String>> {
     let builds = builds(farm, name)?;
-    let succeeded = builds.iter().any(|build| is_success(build) && shown(farm, build, name).is_some());
-    let versions =
-        builds.iter().filter(|build| shown(farm, build, name).is_some()).map(|build| tag(&build.id().version));
-    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
-    versions.for_each(|tag| *counts.entry(tag).or_default() += 1);
-    // A tag that would mean two versions means neither.
-    let tags = counts.into_iter().filter(|(_, count)| *count == 1).map(|(tag, _)| tag);
+    let succeeded = builds.iter().any(|build| is_release(build) && shown(farm, build, name).is_some());
+    let mut tagged: BTreeMap<String, Vec<&Build>> = BTreeMap::new();
+    for build in builds.into_iter().filter(|build| shown(farm, build, name).is_some()) {
+        tagged.entry(tag(&build.id().version)).or_default().push(build);
+    }
+    let tags = tagged.into_iter().filter(|(_, builds)| only(builds.iter().copied()).is_some()).map(|(tag, _)| tag);
     Some(tags.chain(succeeded.then(|| LATEST.to_owned())).collect())
 }
 
@@ -43,28 +42,37 @@ pub(super) fn tags(farm: &Farm, name: &str) -> Option<BTreeSet<String>> {
 pub(super) fn tagged(farm: &Farm, name: &str, wanted: &str) -> Option<Shown> {
     let builds = builds(farm, name)?;
     if wanted == LATEST {
-        return builds.into_iter().filter(|build| is_success(build)).find_map(|build| shown(farm, build, name));
+        return builds.into_iter().filter(|build| is_release(build)).find_map(|build| shown(farm, build, name));
     }
-    let mut found = builds.into_iter().filter(|build| tag(&build.id().version) == wanted);
-    match (found.next(), found.next()) {
-        (Some(build), None) => shown(farm, build, name),
+    let build = only(builds.into_iter().filter(|build| tag(&build.id().version) == wanted))?;
+    shown(farm, build, name)
+}
+
+/// The one build of these, which have one tag: a tag that would mean two versions means neither. Untrusted ones do not count
+/// beside others: whoever finds a version with the tag of another cannot take that away.
+fn only<'f>(builds: impl Iterator<Item = &'f Build>) -> Option<&'f Build> {
+    let (untrusted, trusted): (Vec<_>, Vec<_>) = builds.partition(|build| build.is_untrusted());
+    match if trusted.is_empty() { untrusted } else { trusted }.as_slice() {
+        [one] => Some(one),
         _ => None,
     }
 }
 
-/// Every build's images, newest first; `None` if no step commits such an image.
+/// Every build's images, newest first, and those of untrusted builds last: only so many are searched. `None` if no step commits
+/// such an image.
 pub(super) fn all(farm: &Farm, name: &str) -> Option<Vec<Shown>> {
     Some(builds(farm, name)?.into_iter().filter_map(|build| shown(farm, build, name)).collect())
 }
 
-fn is_success(build: &Build) -> bool {
-    matches!(build.state, BuildState::Ended { verdict: Verdict::Succeeded, .. })
+/// Whether `latest` may mean it.
+fn is_release(build: &Build) -> bool {
+    matches!(build.state, BuildState::Ended { verdict: Verdict::Succeeded, .. }) && !build.is_untrusted()
 }
 
-/// The builds with a step that commits such images, newest first.
+/// The builds with a step that commits such images, newest first, the untrusted ones last.
 fn builds<'f>(farm: &'f Farm, name: &str) -> Option<Vec<&'f Build>> {
     let mut builds: Vec<&Build> = farm.builds().filter(|build| specs(build, name).next().is_some()).collect();
-    builds.sort_by_key(|build| std::cmp::Reverse((build.submitted_at, build.first_job)));
+    builds.sort_by_key(|build| (build.is_untrusted(), std::cmp::Reverse((build.submitted_at, build.first_job))));
     (!builds.is_empty()).then_some(builds)
 }
 
