@@ -15,6 +15,8 @@ mod sending;
 mod store;
 #[path = "cache/suite.rs"]
 mod suite;
+#[path = "cache/untrusted.rs"]
+mod untrusted;
 
 macro_rules! on_both {
     ($($case:ident),* $(,)?) => {
@@ -60,4 +62,6 @@ on_both!(
     list_and_delete,
     files_and_streams,
     senseless_requests,
+    wrong_bytes_of_an_untrusted_build_never_have_a_blob_s_name,
+    right_bytes_of_an_untrusted_build_are_a_blob_for_everybody,
 );

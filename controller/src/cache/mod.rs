@@ -3,7 +3,8 @@
 //! Two backends behind one trait. Workers send and fetch bytes by signed URLs and do not know which backend answers;
 //! the store's keys stay in this process.
 //!
-//! **Invariant:** a blob is found only when it is complete and was verified; a published path never changes its bytes.
+//! **Invariant:** a blob is found only when it is complete and was verified; what an untrusted build sent was read to its end for
+//! that. A published path never changes its bytes.
 
 mod blocking;
 pub mod config;
@@ -34,6 +35,27 @@ pub const PART_URL_TTL: Duration = Duration::from_secs(3600);
 
 /// Largest object that [`Cache::get`] reads into memory: manifests and indexes are far smaller.
 pub const GET_MAX_BYTES: u64 = 64 * 1024 * 1024;
+
+/// Who uploads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Uploader {
+    /// Whose the upload is.
+    pub lease: LeaseId,
+    /// Of an untrusted build: nothing that it sends has a blob's name before all of it was read here.
+    pub untrusted: bool,
+}
+
+impl Uploader {
+    /// A lease of a build that is trusted.
+    pub fn trusted(lease: LeaseId) -> Self {
+        Self { lease, untrusted: false }
+    }
+
+    /// A lease of one that is not.
+    pub fn untrusted(lease: LeaseId) -> Self {
+        Self { lease, untrusted: true }
+    }
+}
 
 /// The answer to the wish to upload a blob.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,7 +112,7 @@ pub trait Cache: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`CacheError::Invalid`] for sizes that do not fit together, [`CacheError::TooLarge`], [`CacheError::DiskFull`].
-    async fn begin_upload(&self, lease: LeaseId, blob: &Blob) -> Result<Grant, CacheError>;
+    async fn begin_upload(&self, by: Uploader, blob: &Blob) -> Result<Grant, CacheError>;
 
     /// URLs for parts (from 1) of an upload of the lease, in their order, each good for [`PART_URL_TTL`].
     ///
@@ -111,7 +133,7 @@ pub trait Cache: Send + Sync + 'static {
     /// [`CacheError::Incomplete`] if parts are missing (the upload stays), [`CacheError::UnknownUpload`].
     async fn complete_upload(
         &self,
-        lease: LeaseId,
+        by: Uploader,
         blob: &Blob,
         upload_id: &str,
         etags: &[String],

@@ -2,6 +2,7 @@
 
 use super::worker::{Workers, lease_of};
 use super::{bad_request, cache_status, command_status};
+use crate::cache::Uploader;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use railyard_common::blob::{Artifact, Blob, Image};
 use railyard_common::id::{LeaseId, WorkerName};
@@ -26,14 +27,15 @@ impl Workers {
     async fn settle(&self, lease: LeaseId, report: &v1::ReportRequest) -> Result<(), Status> {
         convert::at_most("uploads", report.uploads.len(), LIST_MAX_LEN, "entries")?;
         // Futures, not a stream that makes them: the borrows of a closure would keep this from being spawned.
-        let completing: Vec<_> = report.uploads.iter().map(|upload| self.complete(lease, upload)).collect();
+        let by = self.uploader(lease).await?;
+        let completing: Vec<_> = report.uploads.iter().map(|upload| self.complete(by, upload)).collect();
         stream::iter(completing).buffer_unordered(COMPLETIONS_AT_A_TIME).try_collect().await
     }
 
-    async fn complete(&self, lease: LeaseId, upload: &v1::FinishedUpload) -> Result<(), Status> {
+    async fn complete(&self, by: Uploader, upload: &v1::FinishedUpload) -> Result<(), Status> {
         convert::at_most("uploads.etags", upload.etags.len(), LIST_MAX_LEN, "entries")?;
         let blob: Blob = convert::required("uploads.blob", upload.blob.clone())?;
-        let completed = self.cache.complete_upload(lease, &blob, &upload.upload_id, &upload.etags).await;
+        let completed = self.cache.complete_upload(by, &blob, &upload.upload_id, &upload.etags).await;
         completed.map_err(|error| cache_status(&error))
     }
 

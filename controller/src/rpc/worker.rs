@@ -3,7 +3,7 @@
 use super::access::check_offer;
 use super::secrets::Giver;
 use super::{auth, bad_request, cache_status, check_protocol, command_status, log_status};
-use crate::cache::{Begun, Cache, CacheError, Grant};
+use crate::cache::{Begun, Cache, CacheError, Grant, Uploader};
 use crate::driver::{CommandError, Handle, Hello, Link};
 use crate::logs::LogStore;
 use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
@@ -85,6 +85,12 @@ impl Workers {
         Ok(lease)
     }
 
+    /// Who uploads for a lease. Of one that nobody knows any more, nothing is believed.
+    pub(super) async fn uploader(&self, lease: LeaseId) -> Result<Uploader, Status> {
+        let untrusted = self.farm.read(move |farm, _| farm.is_untrusted(lease)).await.map_err(command_status)?;
+        Ok(Uploader { lease, untrusted: untrusted.unwrap_or(true) })
+    }
+
     /// Whether the cache has a blob.
     async fn look(&self, blob: &Blob) -> Result<v1::UploadTicket, Status> {
         let found = self.cache.find(&blob.digest).await.map_err(|error| cache_status(&error))?;
@@ -93,15 +99,15 @@ impl Workers {
     }
 
     /// How to send a blob for a lease, if the cache lacks it.
-    async fn ticket(&self, lease: LeaseId, blob: &Blob, gone: &[String]) -> Result<v1::UploadTicket, Status> {
+    async fn ticket(&self, by: Uploader, blob: &Blob, gone: &[String]) -> Result<v1::UploadTicket, Status> {
         let failed = |error: CacheError| cache_status(&error);
         let digest = blob.digest.to_string();
-        let mut grant = self.cache.begin_upload(lease, blob).await.map_err(failed)?;
+        let mut grant = self.cache.begin_upload(by, blob).await.map_err(failed)?;
         if let Grant::Send(begun) = &grant
             && gone.contains(&begun.upload_id)
         {
-            self.cache.abort_upload(lease, blob, &begun.upload_id).await.map_err(failed)?;
-            grant = self.cache.begin_upload(lease, blob).await.map_err(failed)?;
+            self.cache.abort_upload(by.lease, blob, &begun.upload_id).await.map_err(failed)?;
+            grant = self.cache.begin_upload(by, blob).await.map_err(failed)?;
         }
         Ok(match grant {
             Grant::Present(present) => {
@@ -305,7 +311,8 @@ impl WorkerService for Workers {
             return Ok(Response::new(v1::PrepareUploadResponse { tickets }));
         }
         // Futures, not a stream that makes them: the borrows of a closure would keep this from being sent.
-        let tickets: Vec<_> = blobs.iter().map(|blob| self.ticket(lease, blob, &request.gone_upload_ids)).collect();
+        let by = self.uploader(lease).await?;
+        let tickets: Vec<_> = blobs.iter().map(|blob| self.ticket(by, blob, &request.gone_upload_ids)).collect();
         let tickets = stream::iter(tickets).buffered(TICKETS_AT_A_TIME).try_collect().await?;
         // The lease may have ended meanwhile, and with it its uploads: these came too late for that.
         if let Err(stale) = self.farm.check_lease(Act::Upload, lease, &worker).await {

@@ -6,7 +6,7 @@ use axum::http::{Request, StatusCode};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use railyard_common::layout;
-use railyard_controller::cache::{self, CacheConfig, CacheError, EmbeddedConfig, PutMode};
+use railyard_controller::cache::{self, CacheConfig, CacheError, EmbeddedConfig, PutMode, Uploader};
 use railyard_service::task;
 use railyard_service::tls::Role;
 use railyard_transfer::{Form, PartLog, PushError, Settings, Transfer, TransferError, silent};
@@ -229,7 +229,7 @@ async fn an_upload_outlives_a_restart() {
     };
     let again = cache::open(&CacheConfig::Embedded(config), &fixture.base_url, Arc::new(TestClock::default())).await;
     let again = again.unwrap().cache;
-    again.complete_upload(LEASE, &blob, &ticket.upload_id, &[one, two]).await.unwrap();
+    again.complete_upload(Uploader::trusted(LEASE), &blob, &ticket.upload_id, &[one, two]).await.unwrap();
     assert_eq!(again.find(&blob.digest).await.unwrap(), Some(blob));
 }
 
@@ -360,7 +360,7 @@ async fn a_full_disk_is_told_as_such() {
     let fixture = Fixture::embedded(false, Some(&disk.0.join("cache"))).await;
 
     let long = blob_of(&noise(9 * MIB, 5));
-    let error = fixture.cache.begin_upload(LEASE, &long).await.unwrap_err();
+    let error = fixture.cache.begin_upload(Uploader::trusted(LEASE), &long).await.unwrap_err();
     assert!(matches!(error, CacheError::DiskFull { .. }), "{error}");
 
     let bytes = noise(5 * MIB, 6);

@@ -6,7 +6,7 @@ use railyard_common::backoff::Backoff;
 use railyard_common::blob::{Blob, Encoding};
 use railyard_common::digest::Digest;
 use railyard_common::layout;
-use railyard_controller::cache::{CacheError, Grant};
+use railyard_controller::cache::{CacheError, Grant, Uploader};
 use railyard_service::tls::client_config;
 use railyard_transfer::{Form, PartLog, Settings, Ticket, Transfer, compress_zstd, silent};
 use std::collections::HashSet;
@@ -67,7 +67,7 @@ fn through(proxy: &Proxy, fixture: &Fixture) -> Transfer {
 async fn deliver(fixture: &Fixture, transfer: &Transfer, load: &Load) {
     let Load { blob, file, .. } = load;
     for _ in 0..20 {
-        let begun = match fixture.cache.begin_upload(LEASE, blob).await.unwrap() {
+        let begun = match fixture.cache.begin_upload(Uploader::trusted(LEASE), blob).await.unwrap() {
             Grant::Present(_) => return,
             Grant::Send(begun) => begun,
         };

@@ -7,7 +7,9 @@ use railyard_common::digest::Digest;
 use railyard_common::id::{JobId, LeaseId};
 use railyard_common::path::RelPath;
 use railyard_common::time::Millis;
-use railyard_controller::cache::{self, Begun, Cache, CacheConfig, CacheError, EmbeddedConfig, Grant, S3Config};
+use railyard_controller::cache::{
+    self, Begun, Cache, CacheConfig, CacheError, EmbeddedConfig, Grant, S3Config, Uploader,
+};
 use railyard_service::channel::{Endpoint, http_client};
 use railyard_service::clock::{Clock, SystemClock};
 use railyard_service::tls::{Authority, Identity, Role, client_config, server_config};
@@ -171,7 +173,7 @@ impl Fixture {
     }
 
     pub async fn begin_as(&self, lease: LeaseId, blob: &Blob) -> Ticket {
-        match self.cache.begin_upload(lease, blob).await.unwrap() {
+        match self.cache.begin_upload(Uploader::trusted(lease), blob).await.unwrap() {
             Grant::Send(Begun { upload_id, part_bytes, checksum }) => Ticket { upload_id, part_bytes, checksum },
             Grant::Present(blob) => panic!("{} is there already", blob.digest),
         }
@@ -228,7 +230,7 @@ impl Fixture {
     }
 
     pub async fn complete(&self, blob: &Blob, upload_id: &str, etags: &[String]) -> Result<(), CacheError> {
-        self.cache.complete_upload(LEASE, blob, upload_id, etags).await
+        self.cache.complete_upload(Uploader::trusted(LEASE), blob, upload_id, etags).await
     }
 
     /// Uploads a file as a blob.

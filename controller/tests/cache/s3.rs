@@ -7,7 +7,7 @@ use http::Method;
 use http::request::Parts;
 use railyard_common::blob::Blob;
 use railyard_common::digest::Digest;
-use railyard_controller::cache::{CacheError, Grant};
+use railyard_controller::cache::{CacheError, Grant, Uploader};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use tokio::sync::Notify;
@@ -58,7 +58,10 @@ async fn an_upload_whose_check_failed_is_checked_after_a_restart() {
         let fixture = Fixture::s3().await;
         let (blob, ..) = unchecked(&fixture, bytes).await;
         let again = fixture.reopen().await;
-        assert_eq!(matches!(again.begin_upload(LEASE, &blob).await.unwrap(), Grant::Present(_)), good);
+        assert_eq!(
+            matches!(again.begin_upload(Uploader::trusted(LEASE), &blob).await.unwrap(), Grant::Present(_)),
+            good
+        );
         assert_eq!(again.find(&blob.digest).await.unwrap(), good.then_some(blob));
         assert_eq!(marks(&fixture), 0);
     }

@@ -3,7 +3,7 @@
 use super::fixture::{Backend, Fixture, LEASE, OTHER_LEASE, blob_of, noise};
 use super::suite::pull_equals;
 use railyard_common::layout;
-use railyard_controller::cache::CacheError;
+use railyard_controller::cache::{CacheError, Uploader};
 use railyard_transfer::{Form, PartLog, compress_zstd, silent};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -110,7 +110,7 @@ pub async fn concurrent_uploads(fixture: Fixture) {
     assert_ne!(one.upload_id, two.upload_id);
     let (first, second) = tokio::join!(
         fixture.complete(&blob, &one.upload_id, &one.etags),
-        fixture.cache.complete_upload(OTHER_LEASE, &blob, &two.upload_id, &two.etags),
+        fixture.cache.complete_upload(Uploader::trusted(OTHER_LEASE), &blob, &two.upload_id, &two.etags),
     );
     first.unwrap();
     second.unwrap();
@@ -124,7 +124,7 @@ pub async fn a_corrupt_upload_does_not_replace_a_good_blob(fixture: Fixture) {
     let evil = fixture.file("evil", b"evil bytes");
     let (late, early) = (fixture.send_as(OTHER_LEASE, &blob, &evil).await, fixture.send(&blob, &good).await);
     fixture.complete(&blob, &early.upload_id, &early.etags).await.unwrap();
-    fixture.cache.complete_upload(OTHER_LEASE, &blob, &late.upload_id, &late.etags).await.unwrap();
+    fixture.cache.complete_upload(Uploader::trusted(OTHER_LEASE), &blob, &late.upload_id, &late.etags).await.unwrap();
     pull_equals(&fixture, &blob, b"good bytes").await;
 }
 

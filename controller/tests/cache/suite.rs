@@ -2,12 +2,13 @@
 
 use super::fixture::{Backend, Fixture, LEASE, Urls, blob_of, noise, path};
 pub use super::sending::*;
+pub use super::untrusted::*;
 use bytes::Bytes;
 use futures_util::TryStreamExt as _;
 use railyard_common::blob::{Blob, Encoding};
 use railyard_common::digest::Digest;
 use railyard_common::layout;
-use railyard_controller::cache::{CacheError, Grant, PutMode};
+use railyard_controller::cache::{CacheError, Grant, PutMode, Uploader};
 use railyard_transfer::{Form, PartLog, PartUrls, PushError, TransferError, compress_zstd, hash_file, silent};
 use std::collections::VecDeque;
 use std::sync::Mutex;
@@ -53,7 +54,10 @@ pub async fn compressed(fixture: Fixture) {
     pull_equals(&fixture, &blob, &plain).await;
 
     // Who wants to send it as it is need not; a published path has the plain bytes all the same.
-    assert_eq!(fixture.cache.begin_upload(LEASE, &blob_of(&plain)).await.unwrap(), Grant::Present(blob));
+    assert_eq!(
+        fixture.cache.begin_upload(Uploader::trusted(LEASE), &blob_of(&plain)).await.unwrap(),
+        Grant::Present(blob)
+    );
     fixture.cache.publish(&blob_of(&plain), &path("images/plain.txt")).await.unwrap();
     fixture.cache.publish(&blob, &path("images/plain.txt")).await.unwrap();
     let (bytes, _) = fixture.cache.get(&path("images/plain.txt")).await.unwrap().unwrap();
@@ -78,7 +82,7 @@ pub async fn compressed(fixture: Fixture) {
 
 pub async fn dedupe(fixture: Fixture) {
     let blob = fixture.upload_bytes(b"once").await;
-    assert_eq!(fixture.cache.begin_upload(LEASE, &blob).await.unwrap(), Grant::Present(blob));
+    assert_eq!(fixture.cache.begin_upload(Uploader::trusted(LEASE), &blob).await.unwrap(), Grant::Present(blob));
 }
 
 pub async fn ranges(fixture: Fixture) {
@@ -353,9 +357,9 @@ pub async fn files_and_streams(fixture: Fixture) {
 pub async fn senseless_requests(fixture: Fixture) {
     let mut blob = blob_of(b"x");
     blob.stored_bytes = 2;
-    assert_eq!(fixture.cache.begin_upload(LEASE, &blob).await.unwrap_err().kind(), "invalid");
+    assert_eq!(fixture.cache.begin_upload(Uploader::trusted(LEASE), &blob).await.unwrap_err().kind(), "invalid");
     blob = Blob::plain(Digest::of(b"y"), 6 << 40);
-    assert_eq!(fixture.cache.begin_upload(LEASE, &blob).await.unwrap_err().kind(), "too-large");
+    assert_eq!(fixture.cache.begin_upload(Uploader::trusted(LEASE), &blob).await.unwrap_err().kind(), "too-large");
     let blob = blob_of(b"z");
     for id in ["", "nonsense", "../../etc", "00000000000000000000000000000000"] {
         assert!(fixture.complete(&blob, id, &[String::new()]).await.is_err(), "{id}");

@@ -11,7 +11,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use railyard_common::blob::Blob;
 use railyard_common::id::{JobId, LeaseId};
 use railyard_common::layout;
-use railyard_controller::cache::{self, Cache, CacheConfig, EmbeddedConfig, Grant, S3Config};
+use railyard_controller::cache::{self, Cache, CacheConfig, EmbeddedConfig, Grant, S3Config, Uploader};
 use railyard_service::clock::SystemClock;
 use railyard_service::tls::{Authority, server_config};
 use railyard_service::{listener, task};
@@ -225,7 +225,7 @@ pub enum Answer {
 async fn answer(State(cache): State<Arc<dyn Cache>>, Json(ask): Json<Ask>) -> Result<Json<Answer>, String> {
     let failed = |error: cache::CacheError| railyard_service::error_chain(&error);
     Ok(Json(match ask {
-        Ask::Begin { blob } => match cache.begin_upload(LEASE, &blob).await.map_err(failed)? {
+        Ask::Begin { blob } => match cache.begin_upload(Uploader::trusted(LEASE), &blob).await.map_err(failed)? {
             Grant::Present(blob) => Answer::Present { blob },
             Grant::Send(begun) => Answer::Send {
                 upload_id: begun.upload_id,
@@ -237,7 +237,7 @@ async fn answer(State(cache): State<Arc<dyn Cache>>, Json(ask): Json<Ask>) -> Re
             Answer::Urls { urls: cache.sign_parts(LEASE, &blob, &upload_id, &parts).await.map_err(failed)? }
         }
         Ask::Complete { blob, upload_id, etags } => {
-            cache.complete_upload(LEASE, &blob, &upload_id, &etags).await.map_err(failed)?;
+            cache.complete_upload(Uploader::trusted(LEASE), &blob, &upload_id, &etags).await.map_err(failed)?;
             Answer::Done
         }
         Ask::Find { blob } => {

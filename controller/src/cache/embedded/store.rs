@@ -7,7 +7,7 @@ use crate::cache::blocking::blocking;
 use crate::cache::parts;
 use crate::cache::verify::{self, FRAME_HEAD_BYTES, Verdict, verify};
 use crate::cache::{
-    Begun, ByteStream, Cache, CacheError, Entry, GET_MAX_BYTES, Grant, PART_URL_TTL, PutMode, url_part,
+    Begun, ByteStream, Cache, CacheError, Entry, GET_MAX_BYTES, Grant, PART_URL_TTL, PutMode, Uploader, url_part,
 };
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
@@ -35,7 +35,8 @@ impl Cache for Embedded {
         blocking(move || find(digest, &plain, &packed)).await
     }
 
-    async fn begin_upload(&self, lease: LeaseId, blob: &Blob) -> Result<Grant, CacheError> {
+    async fn begin_upload(&self, by: Uploader, blob: &Blob) -> Result<Grant, CacheError> {
+        let lease = by.lease;
         parts::check(blob)?;
         if let Some(present) = self.find(&blob.digest).await? {
             return Ok(Grant::Present(present));
@@ -71,9 +72,10 @@ impl Cache for Embedded {
         Ok(parts.iter().zip(lengths).map(sign).collect())
     }
 
+    /// Reads all of it, whoever sent it.
     async fn complete_upload(
         &self,
-        lease: LeaseId,
+        by: Uploader,
         blob: &Blob,
         upload_id: &str,
         etags: &[String],
@@ -83,7 +85,7 @@ impl Cache for Embedded {
         let _held = self.locks.hold(path.as_str()).await;
         let there = dest.clone();
         if blocking(move || open_if_there(&there)).await?.is_some() {
-            return self.abort_upload(lease, blob, upload_id).await;
+            return self.abort_upload(by.lease, blob, upload_id).await;
         }
         let closed = self.uploads.close(upload_id, blob).await?;
         let (uploads, blob, etags) = (Arc::clone(&self.uploads), *blob, etags.to_vec());

@@ -33,6 +33,9 @@ pub(super) struct Uploads(OnceCell<Mutex<BTreeMap<(LeaseId, Digest), Note>>>);
 pub(super) struct Note {
     pub upload_id: String,
     pub blob: Blob,
+    /// It is an untrusted build's, and does not go to the blob's place.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub untrusted: bool,
 }
 
 fn path_of(lease: LeaseId, digest: &Digest) -> Result<RelPath, CacheError> {

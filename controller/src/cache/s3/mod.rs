@@ -12,6 +12,7 @@ mod credentials;
 mod doubt;
 mod readback;
 mod store;
+mod untrusted;
 
 use crate::cache::locks::Locks;
 use crate::cache::{CacheError, S3Config};

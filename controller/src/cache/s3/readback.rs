@@ -14,7 +14,12 @@ const QUEUE_CHUNKS: usize = 16;
 /// 512 of them.
 const READERS_MAX: usize = 16;
 
-static READERS: Semaphore = Semaphore::const_new(READERS_MAX);
+pub(super) static READERS: Semaphore = Semaphore::const_new(READERS_MAX);
+
+/// Threads that read back what untrusted builds sent, which may be of any length: nobody else waits for these.
+const UNTRUSTED_READERS_MAX: usize = 4;
+
+pub(super) static UNTRUSTED_READERS: Semaphore = Semaphore::const_new(UNTRUSTED_READERS_MAX);
 
 /// A stream's bytes on a blocking thread.
 struct Reader {
@@ -37,13 +42,14 @@ impl Read for Reader {
     }
 }
 
-/// Gives the bytes of `stream` to `work` on a blocking thread.
+/// Gives the bytes of `stream` to `work` on a blocking thread, one of `readers`.
 pub(super) async fn read_blocking<T: Send + 'static>(
+    readers: &Semaphore,
     mut stream: ByteStream,
     work: impl FnOnce(&mut dyn Read) -> T + Send + 'static,
 ) -> T {
     // Nobody closes the semaphore; without a permit there would merely be one thread more.
-    let _permit = READERS.acquire().await.ok();
+    let _permit = readers.acquire().await.ok();
     let (chunks, queue) = mpsc::channel(QUEUE_CHUNKS);
     let working = blocking(move || work(&mut Reader { queue, current: Bytes::new() }));
     let feeding = async move {

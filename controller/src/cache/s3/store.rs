@@ -2,12 +2,13 @@
 
 use super::begun::Note;
 use super::copy::Copied;
-use super::readback::read_blocking;
+use super::readback::{READERS, read_blocking};
+use super::untrusted::place_of;
 use super::{DIGEST, S3, attributes, key};
 use crate::cache::parts::{self, spans};
 use crate::cache::verify::{self, FRAME_HEAD_BYTES, Verdict, verify};
 use crate::cache::{
-    Begun, ByteStream, Cache, CacheError, Entry, GET_MAX_BYTES, Grant, PART_URL_TTL, PutMode, url_part,
+    Begun, ByteStream, Cache, CacheError, Entry, GET_MAX_BYTES, Grant, PART_URL_TTL, PutMode, Uploader, url_part,
 };
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _};
@@ -30,6 +31,7 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 use tokio::io::AsyncReadExt as _;
+use tokio::sync::Semaphore;
 
 /// The "upload" of an empty blob: S3 has no multipart upload without parts.
 const EMPTY_UPLOAD: &str = "empty";
@@ -47,7 +49,8 @@ impl Cache for S3 {
         self.find_unlocked(digest).await
     }
 
-    async fn begin_upload(&self, lease: LeaseId, blob: &Blob) -> Result<Grant, CacheError> {
+    async fn begin_upload(&self, by: Uploader, blob: &Blob) -> Result<Grant, CacheError> {
+        let Uploader { lease, untrusted } = by;
         parts::check(blob)?;
         if let Some(present) = self.find(&blob.digest).await? {
             return Ok(Grant::Present(present));
@@ -65,11 +68,11 @@ impl Cache for S3 {
             Some(note) => self.abort_upload(lease, &note.blob, &note.upload_id).await?,
             None => {}
         }
-        let path = layout::blob(blob);
+        let path = place_of(lease, blob, untrusted)?;
         let options = PutMultipartOptions { attributes: attributes(&path, Some(&blob.digest)), ..Default::default() };
         let upload_id = self.store.create_multipart_opts(&key(&path)?, options).await;
         let upload_id = upload_id.map_err(CacheError::store("start the upload of", &path))?;
-        self.note(lease, Note { upload_id: upload_id.clone(), blob: *blob }).await?;
+        self.note(lease, Note { upload_id: upload_id.clone(), blob: *blob, untrusted }).await?;
         Ok(send(upload_id))
     }
 
@@ -80,11 +83,12 @@ impl Cache for S3 {
         upload_id: &str,
         parts: &[u32],
     ) -> Result<Vec<String>, CacheError> {
-        if self.begun(lease, &blob.digest).await?.is_none_or(|note| note.upload_id != upload_id || note.blob != *blob) {
+        let note = self.begun(lease, &blob.digest).await?;
+        let Some(note) = note.filter(|note| note.upload_id == upload_id && note.blob == *blob) else {
             return Err(CacheError::UnknownUpload { id: upload_id.to_owned() });
-        }
+        };
         parts::lengths(blob, parts::part_bytes(blob.stored_bytes), parts)?;
-        let path = layout::blob(blob);
+        let path = place_of(lease, blob, note.untrusted)?;
         let key = key(&path)?;
         let mut urls = Vec::with_capacity(parts.len());
         for number in parts {
@@ -98,11 +102,16 @@ impl Cache for S3 {
 
     async fn complete_upload(
         &self,
-        lease: LeaseId,
+        by: Uploader,
         blob: &Blob,
         upload_id: &str,
         etags: &[String],
     ) -> Result<(), CacheError> {
+        // Of nothing there is nothing to read.
+        if by.untrusted && upload_id != EMPTY_UPLOAD {
+            return self.complete_untrusted(by.lease, blob, upload_id, etags).await;
+        }
+        let lease = by.lease;
         let _held = self.locks.hold(&blob.digest.hex()).await;
         let path = layout::blob(blob);
         let key = key(&path)?;
@@ -118,12 +127,7 @@ impl Cache for S3 {
             self.doubt(blob).await?;
             self.store.put_opts(&key, PutPayload::new(), options).await.map_err(failed())?;
         } else {
-            let wanted = spans(blob.stored_bytes, parts::part_bytes(blob.stored_bytes)).len();
-            if etags.len() != wanted {
-                let why = format!("it has {wanted} parts, {} were reported", etags.len());
-                return Err(CacheError::Incomplete { why });
-            }
-            let parts = etags.iter().map(|etag| PartId { content_id: etag.clone() }).collect();
+            let parts = all_parts(blob, etags)?;
             self.doubt(blob).await?;
             match self.store.complete_multipart(&key, &upload_id.to_owned(), parts).await {
                 Ok(_) => {}
@@ -151,15 +155,21 @@ impl Cache for S3 {
         if upload_id == EMPTY_UPLOAD {
             return Ok(());
         }
-        let path = layout::blob(blob);
+        let note = self.begun(lease, &blob.digest).await?.filter(|note| note.upload_id == upload_id);
+        let untrusted = note.as_ref().is_some_and(|note| note.untrusted);
+        let path = place_of(lease, blob, untrusted)?;
         match self.store.abort_multipart(&key(&path)?, &upload_id.to_owned()).await {
             // Some services answer "denied" for an upload that is no more.
             Ok(()) | Err(Error::NotFound { .. } | Error::PermissionDenied { .. }) => {}
             Err(error) => return Err(CacheError::store("abort the upload of", &path)(error)),
         }
-        match self.begun(lease, &blob.digest).await? {
-            Some(note) if note.upload_id == upload_id => self.unnote(lease, &blob.digest).await,
-            _ => Ok(()),
+        if untrusted {
+            // It may have been completed, and not yet have come to its place.
+            self.remove(&path).await?;
+        }
+        match note {
+            Some(_) => self.unnote(lease, &blob.digest).await,
+            None => Ok(()),
         }
     }
 
@@ -289,7 +299,7 @@ impl Cache for S3 {
 }
 
 impl S3 {
-    async fn find_unlocked(&self, digest: &Digest) -> Result<Option<Blob>, CacheError> {
+    pub(super) async fn find_unlocked(&self, digest: &Digest) -> Result<Option<Blob>, CacheError> {
         let mut blob = Blob::plain(*digest, 0);
         let head = GetOptions { head: true, ..GetOptions::default() };
         if let Some(found) = self.open_object(&layout::blob(&blob), head).await? {
@@ -310,7 +320,11 @@ impl S3 {
         }
     }
 
-    async fn open_object(&self, path: &RelPath, options: GetOptions) -> Result<Option<GetResult>, CacheError> {
+    pub(super) async fn open_object(
+        &self,
+        path: &RelPath,
+        options: GetOptions,
+    ) -> Result<Option<GetResult>, CacheError> {
         match self.store.get_opts(&key(path)?, options).await {
             Ok(found) => Ok(Some(found)),
             Err(Error::NotFound { .. }) => Ok(None),
@@ -328,10 +342,7 @@ impl S3 {
             return Ok(Verdict::Bad(why));
         }
         if blob.stored_bytes <= self.read_back_bytes {
-            let Some(found) = self.open_object(path, GetOptions::default()).await? else { return Ok(gone()) };
-            let (stream, blob) = (stream(found, path), *blob);
-            let checked = read_blocking(stream, move |stored| verify(stored, &blob)).await;
-            return checked.map_err(|source| CacheError::Io { what: format!("read {path} back"), source });
+            return self.read_whole(blob, path, &READERS).await;
         }
         if blob.encoding == Encoding::Zstd {
             let head = GetOptions { range: Some(GetRange::Bounded(0..FRAME_HEAD_BYTES)), ..GetOptions::default() };
@@ -342,6 +353,21 @@ impl S3 {
             }
         }
         Ok(Verdict::Good)
+    }
+
+    /// Whether all that is stored there is the blob.
+    pub(super) async fn read_whole(
+        &self,
+        blob: &Blob,
+        path: &RelPath,
+        readers: &Semaphore,
+    ) -> Result<Verdict, CacheError> {
+        let Some(found) = self.open_object(path, GetOptions::default()).await? else {
+            return Ok(Verdict::Bad("it is gone".to_owned()));
+        };
+        let (stream, blob) = (stream(found, path), *blob);
+        let checked = read_blocking(readers, stream, move |stored| verify(stored, &blob)).await;
+        checked.map_err(|source| CacheError::Io { what: format!("read {path} back"), source })
     }
 
     /// `None` if nothing is there; else whether it has the digest.
@@ -363,7 +389,7 @@ impl S3 {
         let Some(found) = self.open_object(&from, GetOptions::default()).await? else {
             return Err(CacheError::NoBlob { digest: blob.digest });
         };
-        let decoded = read_blocking(stream(found, &from), |stored| {
+        let decoded = read_blocking(&READERS, stream(found, &from), |stored| {
             let mut file = tempfile::NamedTempFile::new()?;
             zstd::stream::copy_decode(stored, &mut file)?;
             io::Result::Ok(file)
@@ -412,6 +438,16 @@ impl S3 {
             Err(error) => Err(CacheError::store("remove", path)(error)),
         }
     }
+}
+
+/// The parts of a whole blob, as they were reported.
+pub(super) fn all_parts(blob: &Blob, etags: &[String]) -> Result<Vec<PartId>, CacheError> {
+    let wanted = spans(blob.stored_bytes, parts::part_bytes(blob.stored_bytes)).len();
+    if etags.len() != wanted {
+        let why = format!("it has {wanted} parts, {} were reported", etags.len());
+        return Err(CacheError::Incomplete { why });
+    }
+    Ok(etags.iter().map(|etag| PartId { content_id: etag.clone() }).collect())
 }
 
 fn stream(found: GetResult, path: &RelPath) -> ByteStream {

@@ -1,7 +1,7 @@
 //! Computed once, whoever asks and whoever goes away.
 
 use super::*;
-use crate::cache::{ByteStream, CacheConfig, EmbeddedConfig, Entry, Grant, open};
+use crate::cache::{ByteStream, CacheConfig, EmbeddedConfig, Entry, Grant, Uploader, open};
 use futures_util::StreamExt as _;
 use railyard_common::id::LeaseId;
 use railyard_common::path::RelPath;
@@ -33,8 +33,8 @@ impl Cache for Slow {
     async fn find(&self, digest: &Digest) -> Result<Option<Blob>, CacheError> {
         self.cache.find(digest).await
     }
-    async fn begin_upload(&self, lease: LeaseId, blob: &Blob) -> Result<Grant, CacheError> {
-        self.cache.begin_upload(lease, blob).await
+    async fn begin_upload(&self, by: Uploader, blob: &Blob) -> Result<Grant, CacheError> {
+        self.cache.begin_upload(by, blob).await
     }
     async fn sign_parts(
         &self,
@@ -47,12 +47,12 @@ impl Cache for Slow {
     }
     async fn complete_upload(
         &self,
-        lease: LeaseId,
+        by: Uploader,
         blob: &Blob,
         upload_id: &str,
         etags: &[String],
     ) -> Result<(), CacheError> {
-        self.cache.complete_upload(lease, blob, upload_id, etags).await
+        self.cache.complete_upload(by, blob, upload_id, etags).await
     }
     async fn abort_upload(&self, lease: LeaseId, blob: &Blob, upload_id: &str) -> Result<(), CacheError> {
         self.cache.abort_upload(lease, blob, upload_id).await

@@ -6,7 +6,7 @@ use railyard_common::blob::Blob;
 use railyard_common::digest::Digest;
 use railyard_common::id::LeaseId;
 use railyard_common::path::RelPath;
-use railyard_controller::cache::{ByteStream, Cache, CacheError, Entry, Grant, PutMode};
+use railyard_controller::cache::{ByteStream, Cache, CacheError, Entry, Grant, PutMode, Uploader};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -92,8 +92,8 @@ impl Cache for Watched {
     async fn find(&self, digest: &Digest) -> Result<Option<Blob>, CacheError> {
         self.call(self.cache.find(digest)).await
     }
-    async fn begin_upload(&self, lease: LeaseId, blob: &Blob) -> Result<Grant, CacheError> {
-        self.call(self.cache.begin_upload(lease, blob)).await
+    async fn begin_upload(&self, by: Uploader, blob: &Blob) -> Result<Grant, CacheError> {
+        self.call(self.cache.begin_upload(by, blob)).await
     }
     async fn sign_parts(
         &self,
@@ -106,12 +106,12 @@ impl Cache for Watched {
     }
     async fn complete_upload(
         &self,
-        lease: LeaseId,
+        by: Uploader,
         blob: &Blob,
         upload_id: &str,
         etags: &[String],
     ) -> Result<(), CacheError> {
-        self.call(self.cache.complete_upload(lease, blob, upload_id, etags)).await
+        self.call(self.cache.complete_upload(by, blob, upload_id, etags)).await
     }
     async fn abort_upload(&self, lease: LeaseId, blob: &Blob, upload_id: &str) -> Result<(), CacheError> {
         self.call(self.cache.abort_upload(lease, blob, upload_id)).await
