@@ -29,4 +29,5 @@ mod shutdown;
 #[path = "../store/mod.rs"]
 mod store;
 mod submit;
+mod tiers;
 mod watch;

@@ -59,13 +59,19 @@ impl Controller {
 
     /// A new farm with its cache there.
     pub async fn start_on(backend: Backend) -> Self {
+        Self::start_on_with(backend, |_| {}).await
+    }
+
+    /// A new farm with its cache there, and with other settings.
+    pub async fn start_on_with(backend: Backend, change: impl FnOnce(&mut ControllerConfig)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let store = match backend {
             Backend::Embedded => None,
             Backend::S3 => Some(Store::start(&dir.path().join("s3")).await),
         };
         let cache = store.as_ref().map(|store| CacheConfig::S3(store.config.clone()));
-        let config = ControllerConfig { cache, ..local(dir.path().join("data")) };
+        let mut config = ControllerConfig { cache, ..local(dir.path().join("data")) };
+        change(&mut config);
         Self::run(config, Around { _dir: Some(dir), store }).await
     }
 
@@ -171,11 +177,16 @@ pub fn local(data_dir: PathBuf) -> ControllerConfig {
 
 /// The way to the controller at `url` as whoever has this identity.
 pub fn endpoint(config: &ControllerConfig, url: &str, identity: Option<(Role, &str)>) -> Endpoint {
+    endpoint_of(config, url, identity.map(|(role, name)| Identity::new(role, name).unwrap()).as_ref())
+}
+
+/// The same for whoever is limited.
+pub fn endpoint_of(config: &ControllerConfig, url: &str, identity: Option<&Identity>) -> Endpoint {
     let pki = Pki::open_or_create(config).unwrap();
-    let identity = identity.map(|(role, name)| {
+    let identity = identity.map(|identity| {
         let dir = tempfile::tempdir().unwrap();
-        pki.issue(&Identity::new(role, name).unwrap(), dir.path(), name).unwrap();
-        PemPair::read(dir.path(), name).unwrap()
+        pki.issue(identity, dir.path(), &identity.name).unwrap();
+        PemPair::read(dir.path(), &identity.name).unwrap()
     });
     Endpoint { url: url.to_owned(), ca_pem: pki.ca_pem().to_owned(), identity }
 }

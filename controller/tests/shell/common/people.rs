@@ -1,8 +1,10 @@
 //! What people ask.
 
+use super::controller::endpoint_of;
 use super::{Controller, until};
 use railyard_proto::v1;
 use railyard_proto::v1::client_service_client::ClientServiceClient;
+use railyard_service::channel;
 use railyard_service::tls::Role;
 use std::collections::HashMap;
 use tonic::Status;
@@ -22,6 +24,12 @@ impl Controller {
 
     pub fn person(&self, role: Role, name: &str) -> Person {
         Person { rpc: ClientServiceClient::new(self.channel(Some((role, name)))) }
+    }
+
+    /// Whoever `railyard://…` says.
+    pub fn limited(&self, uri: &str) -> Person {
+        let endpoint = endpoint_of(&self.config, &self.url, Some(&uri.parse().unwrap()));
+        Person { rpc: ClientServiceClient::new(channel::connect(&endpoint).unwrap()) }
     }
 }
 
