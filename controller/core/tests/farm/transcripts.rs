@@ -52,6 +52,7 @@ scripts! {
     quarantine_ended
     pressure
     supersede
+    tiers
     cancel_jobs
     idempotent_submit
 }
