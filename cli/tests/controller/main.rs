@@ -6,6 +6,7 @@ mod operate;
 #[path = "../place/mod.rs"]
 mod place;
 mod secrets;
+mod tiers;
 mod worker;
 mod workers;
 

@@ -10,6 +10,7 @@ use axum::http::{HeaderMap, header};
 use axum::response::{Html, IntoResponse as _, Response};
 use jiff::Timestamp;
 use railyard_common::path::RelPath;
+use railyard_common::tier;
 use serde::Serialize;
 use std::cmp::Ordering;
 use std::fs::{self, DirEntry};
@@ -29,7 +30,7 @@ pub(super) struct Page {
     pub entries: Vec<Line>,
     /// Whether there are more than these.
     pub truncated: bool,
-    /// On the front page: builds with a manifest, newest first.
+    /// On the front page: builds with a manifest, newest first, but no untrusted ones.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub builds: Vec<Build>,
 }
@@ -200,11 +201,13 @@ fn modified(metadata: &fs::Metadata) -> Timestamp {
     metadata.modified().ok().and_then(|time| Timestamp::try_from(time).ok()).unwrap_or(Timestamp::UNIX_EPOCH)
 }
 
-/// Builds that have a manifest, newest first.
+/// Builds that have a manifest, newest first. Scripts read this list, so that it has no untrusted ones.
 fn builds(root: &Path) -> io::Result<Vec<Build>> {
     let mut builds = Vec::new();
     for pipeline in directories(&root.join("builds"))? {
-        for version in directories(&root.join("builds").join(&pipeline))? {
+        let versions = directories(&root.join("builds").join(&pipeline))?;
+        let is_untrusted = |name: &String| name.parse().is_ok_and(|version| tier::is_untrusted(&version));
+        for version in versions.into_iter().filter(|name| !is_untrusted(name)) {
             let build = format!("{pipeline}/{version}");
             if let Ok(metadata) = fs::metadata(root.join("builds").join(&build).join("build.json")) {
                 builds.push(Build { build, ended: modified(&metadata) });
@@ -263,10 +266,13 @@ mod tests {
     #[test]
     fn the_front_page_names_builds_and_hides_staging() {
         let root = tempfile::tempdir().unwrap();
-        for dir in ["builds/mini/1.0.0", "builds/mini/unfinished", "uploads/x", "images"] {
+        for dir in ["builds/mini/1.0.0", "builds/mini/1.0.0.untrusted", "builds/mini/unfinished", "uploads/x", "images"]
+        {
             fs::create_dir_all(root.path().join(dir)).unwrap();
         }
-        fs::write(root.path().join("builds/mini/1.0.0/build.json"), "{}").unwrap();
+        for version in ["1.0.0", "1.0.0.untrusted"] {
+            fs::write(root.path().join("builds/mini").join(version).join("build.json"), "{}").unwrap();
+        }
         let names: Vec<_> = builds(root.path()).unwrap().into_iter().map(|build| build.build).collect();
         assert_eq!(names, ["mini/1.0.0"]);
         let (lines, truncated) = lines(root.path(), true, Order::default()).unwrap();
