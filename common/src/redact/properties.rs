@@ -267,9 +267,10 @@ proptest! {
         (before, after) in (around(), around()),
         wrap in wrap(),
     ) {
+        let secret = if secret.trim_ascii().len() < MIN_SECRET_BYTES { [&secret[..], b"-12345678"].concat() } else { secret };
         let value = secret.trim_ascii();
-        prop_assume!(value.len() >= MIN_SECRET_BYTES);
-        prop_assume!(!matches!(how, Writing::Json) || std::str::from_utf8(value).is_ok());
+        // What is no text is not written as JSON.
+        let how = if std::str::from_utf8(value).is_err() && matches!(how, Writing::Json) { Writing::Raw } else { how };
         let written = how.write(&before, value, &after, wrap);
         let told = masks(std::slice::from_ref(&secret)).mask(&written.text);
         for at in written.secret {

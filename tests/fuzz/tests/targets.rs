@@ -37,4 +37,6 @@ macro_rules! targets {
     };
 }
 
-targets!(pipeline, names, messages, token, cache, registry, archive, tarball, output, place, state, journal, config);
+targets!(
+    pipeline, names, messages, token, cache, registry, archive, tarball, output, place, state, journal, config, redact
+);

@@ -8,6 +8,7 @@ mod messages;
 mod names;
 mod output;
 mod pipeline;
+mod redact;
 mod registry;
 mod state;
 mod token;
@@ -44,6 +45,7 @@ pub const TARGETS: &[Target] = &[
     state::STATE,
     journal::JOURNAL,
     config::CONFIG,
+    redact::REDACT,
 ];
 
 /// Texts as inputs.
