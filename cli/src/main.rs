@@ -111,6 +111,7 @@ fn client(verb: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure
 
 /// Runs a service: it logs what it does.
 fn service(component: &'static str, verb: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    railyard_service::process::no_core_dumps();
     run_async(component, "info", verb)
 }
 

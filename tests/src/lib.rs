@@ -2,6 +2,7 @@
 //!
 //! **Invariant:** a test leaves nothing behind: processes, containers, images, mounts and directories go with their guards.
 
+pub mod collector;
 pub mod engine;
 pub mod farm;
 pub mod image;

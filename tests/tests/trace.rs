@@ -1,48 +1,11 @@
 //! One trace from `submit` through build, job and attempt to fetch, run and upload, across processes, as a real OTLP service
 //! receives it.
 
-use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{TraceService, TraceServiceServer};
-use opentelemetry_proto::tonic::collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse};
 use opentelemetry_proto::tonic::trace::v1::Span;
+use railyard_tests::collector::Collector;
 use railyard_tests::engine::Engine;
 use railyard_tests::farm::{BUILD_LIMIT, Farm};
 use railyard_tests::{image, unique, wait};
-use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
-use tonic::{Request, Response, Status};
-
-/// Spans with the name of the service that sent them.
-type Received = Arc<Mutex<Vec<(String, Span)>>>;
-
-struct Collector(Received);
-
-#[tonic::async_trait]
-impl TraceService for Collector {
-    async fn export(
-        &self,
-        request: Request<ExportTraceServiceRequest>,
-    ) -> Result<Response<ExportTraceServiceResponse>, Status> {
-        let mut received = self.0.lock().unwrap();
-        for resource in request.into_inner().resource_spans {
-            let attributes = resource.resource.unwrap_or_default().attributes;
-            let service = attributes.iter().find(|one| one.key == "service.name").map(|one| format!("{:?}", one.value));
-            let spans = resource.scope_spans.into_iter().flat_map(|scope| scope.spans);
-            received.extend(spans.map(|span| (service.clone().unwrap_or_default(), span)));
-        }
-        Ok(Response::new(ExportTraceServiceResponse { partial_success: None }))
-    }
-}
-
-async fn collect(received: Received) -> SocketAddr {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
-    let service =
-        TraceServiceServer::new(Collector(received)).accept_compressed(tonic::codec::CompressionEncoding::Zstd);
-    let server = tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming);
-    tokio::task::spawn_local(server);
-    address
-}
 
 fn attribute(span: &Span, key: &str) -> String {
     span.attributes.iter().find(|one| one.key == key).map(|one| format!("{:?}", one.value)).unwrap_or_default()
@@ -50,22 +13,11 @@ fn attribute(span: &Span, key: &str) -> String {
 
 #[test]
 fn one_trace_crosses_every_process() {
-    let received = Received::default();
-    let sink = received.clone();
-    let (tell, told) = std::sync::mpsc::channel();
-    std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        tokio::task::LocalSet::new().block_on(&runtime, async {
-            tell.send(collect(sink).await).unwrap();
-            std::future::pending::<()>().await;
-        });
-    });
-    let endpoint = format!("http://{}", told.recv().unwrap());
-
+    let collector = Collector::start();
     let engine = Engine::shared();
     let base = format!("railyard-test-{}:1", unique());
     image::busybox(&engine, &base);
-    let env = [("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str()), ("OTEL_BSP_SCHEDULE_DELAY", "200")];
+    let env = [("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint.as_str()), ("OTEL_BSP_SCHEDULE_DELAY", "200")];
     let farm = Farm::start_with("", &env);
     let _worker = farm.worker("w", &engine, "");
     let path = farm.pipeline(
@@ -82,7 +34,7 @@ fn one_trace_crosses_every_process() {
     let chain = ["submit", "BUILD traced", "only@linux/", "attempt"];
     let leaves = ["fetch", "run", "upload"];
     wait::until("a whole trace", BUILD_LIMIT, || {
-        let spans: Vec<(String, Span)> = received.lock().unwrap().clone();
+        let spans: Vec<(String, Span)> = collector.spans();
         let names: Vec<&str> = spans.iter().map(|(_, span)| span.name.as_str()).collect();
         let find = |name: &str| {
             let found = spans.iter().find(|(_, span)| span.name.starts_with(name) && hex(&span.trace_id) == trace_id);

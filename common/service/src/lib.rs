@@ -11,6 +11,7 @@ pub mod convert;
 pub mod enrol;
 mod errors;
 pub mod listener;
+pub mod process;
 pub mod rpc_error;
 pub mod task;
 pub mod telemetry;

@@ -7,6 +7,7 @@ use crate::driver::Handle;
 use crate::secrets::{Listed, SecretError, Secrets};
 use railyard_common::id::{LeaseId, PipelineName, SecretName, StepName};
 use railyard_common::job::SecretRef;
+use railyard_common::order::Order;
 use railyard_common::plan::Plan;
 use railyard_common::secret::{SecretScope, SecretValue};
 use railyard_proto::v1;
@@ -116,28 +117,40 @@ pub(super) async fn check(secrets: &Secrets, plan: Plan) -> Result<(Plan, Vec<St
 }
 
 fn check_now(secrets: &Secrets, mut plan: Plan) -> Result<(Plan, Vec<String>), Status> {
-    let pipeline = plan.build.pipeline.clone();
+    let (pipeline, untrusted) = (plan.build.pipeline.clone(), plan.untrusted);
     let mut left_out = Vec::new();
     for job in &mut plan.jobs {
         let step = &job.name.step;
         let mut missing = Vec::new();
         for secret in &job.run.secrets {
             let SecretRef { name, optional, .. } = secret;
-            let found = secrets.get(name, &pipeline, step).map_err(|error| secret_status(&error))?;
-            match found {
-                Some(_) => {}
-                None if *optional => {
-                    left_out.push(format!("{} does without secret `{name}`: there is none for it", job.name));
-                    missing.push(name.clone());
-                }
-                None => return Err(none_for(&pipeline, &job.name.to_string(), step, name)),
+            // Whether there is one is no business of a stranger's.
+            let is_there =
+                !untrusted && secrets.get(name, &pipeline, step).map_err(|error| secret_status(&error))?.is_some();
+            if is_there {
+                continue;
             }
+            let job = &job.name;
+            match (optional, untrusted) {
+                (true, true) => left_out.push(format!("{job} does without secret `{name}`: the build is untrusted")),
+                (true, false) => left_out.push(format!("{job} does without secret `{name}`: there is none for it")),
+                (false, true) => return Err(not_for_untrusted(&job.to_string(), name)),
+                (false, false) => return Err(none_for(&pipeline, &job.to_string(), step, name)),
+            }
+            missing.push(name.clone());
         }
         if !missing.is_empty() {
             Arc::make_mut(&mut job.run).secrets.retain(|secret| !missing.contains(&secret.name));
         }
     }
     Ok((plan, left_out))
+}
+
+fn not_for_untrusted(job: &str, name: &SecretName) -> Status {
+    let message = format!(
+        "job {job} wants secret `{name}`, and untrusted builds get none; write `{name}?` if the step can do without"
+    );
+    rpc_error::refusal(Code::PermissionDenied, rpc_error::SECRET, message)
 }
 
 fn none_for(pipeline: &PipelineName, job: &str, step: &StepName, name: &SecretName) -> Status {
@@ -168,7 +181,8 @@ impl Giver {
         farm: &Handle,
         lease: LeaseId,
     ) -> Result<v1::FetchSecretsResponse, Status> {
-        let order = farm.read(move |farm, _| farm.order(lease)).await.map_err(command_status)?;
+        let found = farm.read(move |farm, _| (farm.order(lease), farm.is_untrusted(lease))).await;
+        let (order, untrusted) = found.map_err(command_status)?;
         let order = order.map_err(bad_request)?;
         if order.run.secrets.is_empty() {
             return Ok(v1::FetchSecretsResponse { secrets: Vec::new() });
@@ -178,27 +192,31 @@ impl Giver {
         let asked =
             Asked::new(&self.audit, request, Act::SecretGive).target(&target).detail("lease", &lease.to_string());
         let asked = asked.detail("secrets", &names.join(" "));
-        let (secrets, run, build, job) = (self.secrets.clone(), order.run, order.build, order.job);
-        let find = async move {
-            let found = task::blocking(move || {
-                let mut found = Vec::with_capacity(run.secrets.len());
-                for secret in &run.secrets {
-                    let value = secrets.get(&secret.name, &build.pipeline, &job.step);
-                    match value.map_err(|error| secret_status(&error))? {
-                        Some(value) => found.push((secret.name.clone(), value)),
-                        None if secret.optional => {}
-                        None => return Err(none_for(&build.pipeline, &job.to_string(), &job.step, &secret.name)),
-                    }
-                }
-                Ok(found)
-            });
-            found.await
-        };
-        let found: Vec<(SecretName, SecretValue)> = asked.carry_out(find, |entry, _| entry).await?;
+        let secrets = self.secrets.clone();
+        let find = async move { task::blocking(move || find(&secrets, &order, untrusted != Some(false))).await };
+        let found = asked.carry_out(find, |entry, _| entry).await?;
         let file = |(name, value): &(SecretName, SecretValue)| v1::SecretFile {
             name: name.to_string(),
             value: value.reveal().to_vec(),
         };
         Ok(v1::FetchSecretsResponse { secrets: found.iter().map(file).collect() })
     }
+}
+
+/// The secrets of an order, as they are now.
+fn find(secrets: &Secrets, order: &Order, untrusted: bool) -> Result<Vec<(SecretName, SecretValue)>, Status> {
+    let (pipeline, job) = (&order.build.pipeline, order.job.to_string());
+    let mut found = Vec::with_capacity(order.run.secrets.len());
+    for SecretRef { name, optional, .. } in &order.run.secrets {
+        // The plan of an untrusted build wants none. If one did, it would not get them either.
+        if untrusted {
+            return Err(not_for_untrusted(&job, name));
+        }
+        match secrets.get(name, pipeline, &order.job.step).map_err(|error| secret_status(&error))? {
+            Some(value) => found.push((name.clone(), value)),
+            None if *optional => {}
+            None => return Err(none_for(pipeline, &job, &order.job.step, name)),
+        }
+    }
+    Ok(found)
 }

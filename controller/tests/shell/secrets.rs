@@ -131,6 +131,28 @@ async fn a_submit_that_wants_what_it_cannot_have_is_refused_and_leaves_nothing()
 }
 
 #[tokio::test]
+async fn an_untrusted_build_gets_none_and_does_not_hear_whether_there_is_one() {
+    let controller = Controller::start().await;
+    olga(&controller).set_secret(set("key", CANARY, &["os"], &[])).await.unwrap();
+    let person = controller.operator();
+    let untrusted = |secrets: &str| v1::SubmitRequest { untrusted: true, ..submission(&pipeline("os", secrets), "1") };
+    for name in ["key", "nothing"] {
+        let answer = person.try_submit(untrusted(&format!("[{name}]"))).await;
+        let message = refused(answer, Code::PermissionDenied, rpc_error::SECRET);
+        assert_eq!(
+            message,
+            format!("job sign@linux/amd64 wants secret `{name}`, and untrusted builds get none; write `{name}?` if the step can do without")
+        );
+    }
+    let answer = person.try_submit(untrusted("['key?', 'nothing?']")).await.unwrap();
+    assert!(answer.warnings.iter().filter(|line| line.contains("the build is untrusted")).count() == 2, "{answer:?}");
+    let mut worker = controller.worker("anvil").await;
+    let order = worker.order().await;
+    assert_eq!(order.run.clone().unwrap().secrets, []);
+    assert_eq!(fetch(&worker, lease(&order)).await.unwrap(), []);
+}
+
+#[tokio::test]
 async fn a_secret_that_went_or_changed_meanwhile_is_told_or_given_as_it_is_now() {
     let controller = Controller::start().await;
     for name in ["gone", "new"] {

@@ -1,0 +1,155 @@
+//! A secret in a farm of real processes: its step has it, and whoever looks for it anywhere else finds nothing.
+
+use railyard_common::redact::Masks;
+use railyard_tests::collector::Collector;
+use railyard_tests::engine::Engine;
+use railyard_tests::farm::{BUILD_LIMIT, Farm, files_below, job};
+use railyard_tests::scene::one_step;
+use railyard_tests::{image, processes, unique, wait};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Writes it in every way that busybox knows, waits, and fails with it in its last line.
+const STEP: &str = r#"    secrets: [key, { name: token, env: TOKEN }, 'nowhere?']
+    lease_ttl: 10s
+    outputs: [{ path: out.txt, optional: true }]
+    script: |
+      test "$(busybox sha256sum </run/secrets/key)" = "SUM  -" || exit 9
+      cat /run/secrets/key
+      echo "raw $TOKEN"; env | busybox grep TOKEN
+      printf 'user:%s' "$TOKEN" | busybox base64
+      busybox base64 </run/secrets/key
+      printf %s "$TOKEN" | busybox xxd -p
+      printf %s "$TOKEN" | busybox dd bs=1 2>/dev/null; echo
+      echo begun
+      while test ! -e go; do busybox sleep 0.1; done
+      echo "last words: $TOKEN" >&2
+      exit 3"#;
+
+/// What is looked for.
+struct Canary {
+    key: String,
+    token: String,
+    masks: Masks,
+}
+
+impl Canary {
+    fn new() -> Self {
+        let key = format!("-----BEGIN KEY-----\ncanary-key-{}\n{}\n-----END KEY-----\n", unique(), unique().repeat(8));
+        let token = format!("canary-token-{}/\"q\"&{}", unique(), unique());
+        let masks = Masks::new([key.as_bytes(), token.as_bytes()]);
+        Self { key, token, masks }
+    }
+
+    /// Whether it is there in any form, or simply the word.
+    fn is_in(&self, bytes: &[u8]) -> bool {
+        let has = |word: &[u8]| bytes.windows(word.len()).any(|part| part == word);
+        has(b"canary-key") || has(b"canary-token") || self.masks.mask(bytes) != bytes
+    }
+
+    fn is_not_below(&self, dir: &Path) {
+        let found = |path: &PathBuf| std::fs::read(path).is_ok_and(|bytes| self.is_in(&bytes));
+        let found: Vec<PathBuf> = files_below(dir).into_iter().filter(|path| path.is_file()).filter(found).collect();
+        assert_eq!(found, Vec::<PathBuf>::new(), "files with the secret");
+    }
+}
+
+fn store(farm: &Farm, name: &str, value: &str, pipeline: &str) {
+    // Not in the farm's directory, where the test looks for it.
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), value).unwrap();
+    let path = file.path().display().to_string();
+    let stored = farm.cli(&["secret", "set", name, "--file", &path, "--pipeline", pipeline, "--step", "only"]);
+    assert_eq!(stored.code, 0, "{stored:?}");
+}
+
+#[test]
+fn a_secret_is_seen_by_its_step_and_by_nobody_else() {
+    let (collector, canary) = (Collector::start(), Canary::new());
+    let engine = Engine::shared();
+    let base = format!("railyard-test-{}:1", unique());
+    image::busybox(&engine, &base);
+    let env = [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint.as_str()),
+        ("OTEL_BSP_SCHEDULE_DELAY", "200"),
+        ("RAILYARD_LOG", "debug"),
+    ];
+    let mut farm = Farm::start_with("", &env);
+    let mut worker = farm.worker("w", &engine, "");
+    store(&farm, "key", &canary.key, "signed");
+    store(&farm, "token", &canary.token, "signed");
+    let sum = railyard_common::digest::Digest::of(canary.key.as_bytes()).hex();
+    let build = farm.submit(&one_step(&farm, "signed", &base, &STEP.replace("SUM", &sum)), &[]);
+    let other =
+        "    script: |\n      test ! -e /run/secrets\n      echo here; while test ! -e go; do busybox sleep 0.1; done";
+    let other = farm.submit(&one_step(&farm, "other", &base, other), &[]);
+    farm.logged(&build, "only", "begun");
+    farm.logged(&other, "only", "here");
+
+    // While it runs: no file, no command line, no container's settings.
+    canary.is_not_below(farm.dir.path());
+    assert!(processes::all().iter().all(|process| !canary.is_in(process.command.as_bytes())));
+    let containers = engine.containers_of(&worker.name);
+    assert_eq!(containers.len(), 2);
+    for container in &containers {
+        assert!(!canary.is_in(engine.query(&["inspect", container]).as_bytes()));
+    }
+    for pid in [worker.process.id(), farm.controller().id()] {
+        let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+        let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+        assert_eq!(core.split_whitespace().nth(4), Some("0"), "{core}");
+    }
+
+    // Both crash, with whatever they write then; what they were at goes on.
+    for pid in [worker.process.id(), farm.controller().id()] {
+        assert!(Command::new("kill").args(["-ABRT", &pid.to_string()]).status().unwrap().success());
+    }
+    wait::until("two crashes", BUILD_LIMIT, || {
+        let ended = worker.process.has_ended() && farm.controller().has_ended();
+        if ended { Ok(()) } else { Err("one of them runs".to_owned()) }
+    });
+    canary.is_not_below(farm.dir.path());
+    farm.start_controller();
+    worker.process = farm.start_worker(&worker.name);
+    for work in files_below(&worker.data.join("jobs")).into_iter().filter(|path| path.ends_with("work")) {
+        std::fs::write(work.join("go"), "").unwrap();
+    }
+    let ended = farm.ended(&build);
+    let attempt = &job(&ended, "only")["attempts"];
+    assert_eq!(attempt[0]["outcome"]["reason"], "exit-code", "{ended}");
+    assert_eq!(attempt.as_array().map(Vec::len), Some(1), "it was gone on with: {ended}");
+    assert_eq!(farm.ended(&other)["state"], "succeeded");
+
+    let log = farm.cli(&["logs", &build, "only"]).stdout;
+    let stars = "*".repeat(canary.token.len());
+    for line in [format!("raw {stars}\n"), format!("TOKEN={stars}\n"), format!("last words: {stars}\n")] {
+        assert!(log.contains(&line), "{line:?} is not in {log}");
+    }
+    let told = [
+        log,
+        ended.to_string(),
+        farm.cli(&["show", &build]).stdout,
+        farm.cli(&["audit", "show", "-o", "json", "--limit", "1000"]).stdout,
+        farm.cli(&["secret", "list", "-o", "json"]).stdout,
+        farm.cli(&["workers", "-o", "json"]).stdout,
+    ];
+    for text in &told {
+        assert!(!canary.is_in(text.as_bytes()), "{text}");
+    }
+    wait::until("the attempt's span", BUILD_LIMIT, || {
+        let spans = collector.spans();
+        let attempts = spans.iter().filter(|(_, span)| span.name == "attempt").count();
+        if attempts > 0 { Ok(()) } else { Err(format!("{} spans", spans.len())) }
+    });
+    assert!(collector.spans().iter().all(|span| !canary.is_in(format!("{span:?}").as_bytes())));
+    canary.is_not_below(farm.dir.path());
+    wait::until("the end of the secrets on the worker", BUILD_LIMIT, || {
+        let left: Vec<PathBuf> = ["/run", "/dev/shm"].iter().flat_map(|dir| files_below(Path::new(dir))).collect();
+        let left: Vec<&PathBuf> =
+            left.iter().filter(|path| path.display().to_string().contains(&worker.name)).collect();
+        if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
+    });
+    let told = farm.cli(&["audit", "show", "--what", "secret-give"]).stdout;
+    assert!(told.contains(&format!("worker/{}", worker.name)) && told.contains("signed/"), "{told}");
+    engine.query(&["image", "rm", &base]);
+}
