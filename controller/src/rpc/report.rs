@@ -24,10 +24,9 @@ const COMPLETIONS_AT_A_TIME: usize = 8;
 
 impl Workers {
     /// What the report says is there must be there, complete and checked.
-    async fn settle(&self, lease: LeaseId, report: &v1::ReportRequest) -> Result<(), Status> {
+    async fn settle(&self, by: Uploader, report: &v1::ReportRequest) -> Result<(), Status> {
         convert::at_most("uploads", report.uploads.len(), LIST_MAX_LEN, "entries")?;
         // Futures, not a stream that makes them: the borrows of a closure would keep this from being spawned.
-        let by = self.uploader(lease).await?;
         let completing: Vec<_> = report.uploads.iter().map(|upload| self.complete(by, upload)).collect();
         stream::iter(completing).buffer_unordered(COMPLETIONS_AT_A_TIME).try_collect().await
     }
@@ -52,9 +51,9 @@ impl Workers {
         };
         // Its lease was durable before the worker had it.
         let held = self.farm.look(move |farm, _| held_by(farm, lease, &worker)).await.map_err(command_status)?;
-        let spec = held.as_ref().and_then(|(plan, index)| plan.jobs.get(*index));
-        if let (Some(spec), OutcomeKind::Succeeded) = (spec, report.outcome.kind) {
-            self.settle(lease, &request).await?;
+        let found = held.as_ref().and_then(|(plan, index)| Some((plan.untrusted, plan.jobs.get(*index)?)));
+        if let (Some((untrusted, spec)), OutcomeKind::Succeeded) = (found, report.outcome.kind) {
+            self.settle(Uploader { lease, untrusted }, &request).await?;
             report.artifacts = self.artifacts(spec, std::mem::take(&mut request.artifacts)).await?;
             report.image = self.image(spec, request.image.take()).await?;
         }

@@ -86,8 +86,9 @@ impl Workers {
     }
 
     /// Who uploads for a lease. Of one that nobody knows any more, nothing is believed.
-    pub(super) async fn uploader(&self, lease: LeaseId) -> Result<Uploader, Status> {
-        let untrusted = self.farm.read(move |farm, _| farm.is_untrusted(lease)).await.map_err(command_status)?;
+    async fn uploader(&self, lease: LeaseId) -> Result<Uploader, Status> {
+        // A plan is frozen: what it says was durable before the worker had the lease.
+        let untrusted = self.farm.look(move |farm, _| farm.is_untrusted(lease)).await.map_err(command_status)?;
         Ok(Uploader { lease, untrusted: untrusted.unwrap_or(true) })
     }
 
