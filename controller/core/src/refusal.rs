@@ -101,7 +101,7 @@ pub enum Refusal {
     #[error("there are {0} tokens on record, the limit; take back some that nobody needs (`railyard token list`)")]
     TooManyTokens(usize),
     /// Too much waits already.
-    #[error("the farm holds {0} unfinished jobs, its limit; wait until some have ended")]
+    #[error("the farm holds {0} unfinished jobs, and takes on no more builds of this kind; wait until some have ended")]
     Full(usize),
 }
 

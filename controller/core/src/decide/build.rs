@@ -18,6 +18,8 @@ use std::sync::Arc;
 /// Most unfinished jobs that the farm takes on: 140,000 queued jobs are the largest backlog seen in the field; this
 /// leaves room above it and bounds memory.
 pub const UNFINISHED_JOBS_MAX: usize = 400_000;
+/// With so many it takes on no untrusted builds: however many changes strangers propose, a release finds room.
+const UNTRUSTED_UNFINISHED_MAX: usize = UNFINISHED_JOBS_MAX / 2;
 
 impl Farm {
     pub(super) fn decide_submit(&self, now: Millis, submission: &Submission) -> Result<Vec<Event>, Refusal> {
@@ -35,7 +37,8 @@ impl Farm {
         if plan.untrusted && submission.priority > Priority::Change {
             return Err(Refusal::TooUrgent(submission.priority));
         }
-        if self.unfinished + plan.jobs.len() > UNFINISHED_JOBS_MAX {
+        let most = if plan.untrusted { UNTRUSTED_UNFINISHED_MAX } else { UNFINISHED_JOBS_MAX };
+        if self.unfinished + plan.jobs.len() > most {
             return Err(Refusal::Full(self.unfinished));
         }
         let accepted = Event::BuildAccepted {

@@ -9,7 +9,7 @@ use railyard_common::plan::Plan;
 use railyard_common::platform::{Platform, PlatformOffer};
 use railyard_common::priority::Priority;
 use railyard_common::time::Millis;
-use railyard_core::{Command, Event, Farm, Submission, Trace, WorkerOffer};
+use railyard_core::{Command, Event, Farm, Refusal, Submission, Trace, WorkerOffer};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -29,6 +29,20 @@ fn a_pass_looks_at_no_more_jobs_when_more_of_them_wait() {
     assert!(few < 100, "{few} of 2,000 jobs");
 }
 
+#[test]
+fn strangers_do_not_fill_the_farm_up() {
+    let submit = |version: &str, jobs: usize, untrusted: bool| {
+        let build = format!("p0/{version}").parse().expect("a build's name");
+        let plan = Plan { build, untrusted, ..plan(0, jobs) };
+        let (key, request, by) = (None, String::new(), "olga".to_owned());
+        let submission = Submission { plan, key, request, priority: Priority::Change, by, trace: Trace::default() };
+        Farm::default().decide(NOW, &Command::Submit(Box::new(submission))).map(drop)
+    };
+    assert_eq!(submit("1.untrusted", 200_000, true), Ok(()));
+    assert_eq!(submit("1.untrusted", 200_001, true), Err(Refusal::Full(0)));
+    assert_eq!(submit("1", 200_001, false), Ok(()));
+}
+
 /// Two workers, one of them too small for most jobs, and `jobs` that are all ready.
 fn farm_with(jobs: usize) -> Farm {
     let mut farm = Farm::default();
@@ -37,7 +51,7 @@ fn farm_with(jobs: usize) -> Farm {
     }
     for version in 0..jobs / JOBS_PER_BUILD {
         let submission = Submission {
-            plan: plan(version),
+            plan: plan(version, JOBS_PER_BUILD),
             key: None,
             request: String::new(),
             priority: Priority::Manual,
@@ -66,7 +80,7 @@ fn offer(name: &str, cpu_millis: u32) -> WorkerOffer {
 }
 
 /// Every fifth job is small, the others need the large worker; eight pipelines.
-fn plan(version: usize) -> Plan {
+fn plan(version: usize, jobs: usize) -> Plan {
     let job = |n: usize| {
         let step = format!("s{n}").parse().expect("a step's name");
         let mut spec = job_spec(JobName { step, variant: None, platform: Platform::LinuxAmd64 });
@@ -76,7 +90,7 @@ fn plan(version: usize) -> Plan {
     Plan {
         build: format!("p{}/{version}", version % 8).parse().expect("a build's name"),
         params: BTreeMap::new(),
-        jobs: (0..JOBS_PER_BUILD).map(job).collect(),
+        jobs: (0..jobs).map(job).collect(),
         platforms: Vec::new(),
         untrusted: false,
         supersede: None,
