@@ -127,6 +127,7 @@ pub async fn run_in<L: Listener>(
     let (driver, farm) = Driver::open(journal, clock.clone(), notices)?;
 
     let (cache, router) = (opened.cache, opened.router);
+    cache.ask_leases(Arc::new(farm.clone()));
     let shut_out = access::shut_out(&farm);
     let rooms = Rooms {
         farm: farm.clone(),

@@ -51,6 +51,7 @@ on_both!(
     concurrent_uploads,
     a_corrupt_upload_does_not_replace_a_good_blob,
     an_upload_goes_on,
+    an_upload_is_one_lease_s,
     another_form_begins_anew,
     uploads_end_with_their_lease,
     ranges,

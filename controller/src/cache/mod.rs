@@ -30,8 +30,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// Longest that a signed URL is good.
+pub const URL_TTL_MAX: Duration = Duration::from_secs(3600);
+
 /// How long the URL of a part is good. Whoever is slower asks for another one.
-pub const PART_URL_TTL: Duration = Duration::from_secs(3600);
+pub const PART_URL_TTL: Duration = URL_TTL_MAX;
 
 /// Largest object that [`Cache::get`] reads into memory: manifests and indexes are far smaller.
 pub const GET_MAX_BYTES: u64 = 64 * 1024 * 1024;
@@ -102,6 +105,13 @@ pub struct Entry {
 /// Bytes as they arrive.
 pub type ByteStream = BoxStream<'static, Result<Bytes, CacheError>>;
 
+/// Who knows which leases live: the farm.
+#[async_trait::async_trait]
+pub trait Leases: Send + Sync + 'static {
+    /// Whether a worker holds it now.
+    async fn is_live(&self, lease: LeaseId) -> bool;
+}
+
 /// The build cache.
 #[async_trait::async_trait]
 pub trait Cache: Send + Sync + 'static {
@@ -130,7 +140,7 @@ pub trait Cache: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`CacheError::Corrupt`] if the bytes are not those of the digest (the upload is removed then),
-    /// [`CacheError::Incomplete`] if parts are missing (the upload stays), [`CacheError::UnknownUpload`].
+    /// [`CacheError::Incomplete`] if parts are missing (the upload stays), [`CacheError::UnknownUpload`], also for another lease's.
     async fn complete_upload(
         &self,
         by: Uploader,
@@ -148,8 +158,20 @@ pub trait Cache: Send + Sync + 'static {
     /// Forgets all uploads of a lease that is over. From here on nothing can be sent for it.
     async fn end_uploads(&self, lease: LeaseId) -> Result<(), CacheError>;
 
-    /// A URL by which anybody can fetch `path` until `ttl` is over.
+    /// A URL by which anybody can fetch `path` until `ttl`, at most [`URL_TTL_MAX`], is over.
     async fn sign_get(&self, path: &RelPath, ttl: Duration) -> Result<String, CacheError>;
+
+    /// The same for the worker that holds a lease. Where the cache asks the farm, the URL dies with the lease; a store that asks
+    /// nobody takes it until its time is over.
+    async fn sign_get_for(&self, lease: LeaseId, path: &RelPath, ttl: Duration) -> Result<String, CacheError> {
+        let _ = lease;
+        self.sign_get(path, ttl).await
+    }
+
+    /// Says who knows which leases live. Before that, and for a cache that cannot ask, every lease counts as live.
+    fn ask_leases(&self, leases: Arc<dyn Leases>) {
+        drop(leases);
+    }
 
     /// A small object and its ETag.
     ///

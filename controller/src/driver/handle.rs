@@ -1,6 +1,7 @@
 //! How the rest of the controller talks to the driver.
 
 use super::Change;
+use crate::cache::Leases;
 use railyard_common::id::{BuildId, JobId, LeaseId, WorkerName};
 use railyard_core::{
     Access, Act, Beat, Command, Event, Farm, Live, Phase, Pressure, Refusal, Said, Scarce, WorkerOffer,
@@ -204,6 +205,14 @@ impl Handle {
     pub async fn check_lease(&self, act: Act, lease: LeaseId, worker: &WorkerName) -> Result<(), CommandError> {
         let worker = worker.clone();
         Ok(self.read(move |farm, _| farm.allow(act, lease, &worker)).await??)
+    }
+}
+
+/// For the cache, which serves what was signed for a lease. A farm that is stopping knows of none.
+#[async_trait::async_trait]
+impl Leases for Handle {
+    async fn is_live(&self, lease: LeaseId) -> bool {
+        self.look(move |farm, _| farm.holder(lease).is_some()).await.unwrap_or(false)
     }
 }
 

@@ -354,7 +354,7 @@ impl WorkerService for Workers {
         let mut urls = Vec::new();
         for blob in blobs {
             let path = layout::blob(&blob);
-            urls.push(self.cache.sign_get(&path, DOWNLOAD_TTL).await.map_err(|error| cache_status(&error))?);
+            urls.push(self.cache.sign_get_for(lease, &path, DOWNLOAD_TTL).await.map_err(|error| cache_status(&error))?);
         }
         Ok(Response::new(v1::PrepareDownloadResponse { urls }))
     }

@@ -156,6 +156,25 @@ pub async fn an_upload_goes_on(fixture: Fixture) {
     assert_eq!(fixture.cache.uploading().await.unwrap(), []);
 }
 
+/// Whoever knows the name of another lease's upload can do nothing with it.
+pub async fn an_upload_is_one_lease_s(fixture: Fixture) {
+    let bytes = noise(1000, 12);
+    let blob = blob_of(&bytes);
+    let sent = fixture.send(&blob, &fixture.file("mine", &bytes)).await;
+    let other = fixture.begin_as(OTHER_LEASE, &blob).await;
+    for upload_id in [&sent.upload_id, "no-such-upload"] {
+        let error = fixture
+            .cache
+            .complete_upload(Uploader::trusted(OTHER_LEASE), &blob, upload_id, &sent.etags)
+            .await
+            .unwrap_err();
+        assert!(matches!(error, CacheError::UnknownUpload { .. }), "{error}");
+    }
+    assert_ne!(other.upload_id, sent.upload_id);
+    assert_eq!(fixture.cache.find(&blob.digest).await.unwrap(), None);
+    fixture.complete(&blob, &sent.upload_id, &sent.etags).await.unwrap();
+}
+
 /// The same bytes in another form are another upload, and the first is no more.
 pub async fn another_form_begins_anew(fixture: Fixture) {
     let plain = b"one or the other ".repeat(10_000);

@@ -1,5 +1,6 @@
 //! Joining with a token, renewing, and being shut out.
 
+use crate::common::heard::Heard;
 use crate::common::people::{Person, submission};
 use crate::common::pipelines::ONE;
 use crate::common::worker::{hello, lease};
@@ -184,8 +185,9 @@ async fn a_certificate_is_renewed_within_the_same_limits() {
     let lease = lease(&worker.order().await);
     // And calls with the new certificate are the same worker's.
     let endpoint = Endpoint { identity: Some(renewed.pair), ..endpoint };
-    worker.rpc =
-        railyard_proto::v1::worker_service_client::WorkerServiceClient::new(channel::connect(&endpoint).unwrap());
+    worker.rpc = railyard_proto::v1::worker_service_client::WorkerServiceClient::new(Heard::new(
+        channel::connect(&endpoint).unwrap(),
+    ));
     worker.succeed(lease).await;
     person.ended(&build).await;
     let stranger = controller.channel(None);

@@ -26,6 +26,7 @@ mod restart;
 mod restore;
 mod sessions;
 mod shutdown;
+mod signed;
 #[path = "../store/mod.rs"]
 mod store;
 mod submit;

@@ -6,6 +6,7 @@ use crate::access::CHALLENGE;
 use crate::cache::CacheError;
 use axum::http::{StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
+use railyard_common::id::LeaseId;
 use railyard_common::layout;
 use railyard_common::path::RelPath;
 use railyard_service::listener::Peer;
@@ -28,6 +29,7 @@ pub(super) struct Query {
     pub signature: Option<String>,
     pub part: Option<u32>,
     pub length: Option<u64>,
+    pub lease: Option<LeaseId>,
     pub json: bool,
 }
 
@@ -118,6 +120,10 @@ impl Query {
                 "expires" => query.expires = Some(value.parse().map_err(altered)?),
                 "signature" => query.signature = Some(value.to_owned()),
                 "part" => query.part = Some(value.parse().map_err(altered)?),
+                // Written in one way only, as it was signed.
+                "lease" => {
+                    query.lease = Some(value.parse().map_err(|_| Refusal::denied("the query of this URL was altered"))?)
+                }
                 "length" => query.length = Some(value.parse().map_err(altered)?),
                 "format" => query.json = value == "json",
                 _ => {}
@@ -146,10 +152,15 @@ fn percent_decode(text: &str) -> Option<String> {
 
 impl Embedded {
     /// Whether `target` may be read. A signature that is there must be good, even where none is needed.
-    pub(super) fn allow_read(&self, target: &Target, method: &str, peer: Option<&Peer>) -> Result<(), Refusal> {
+    pub(super) async fn allow_read(&self, target: &Target, method: &str, peer: Option<&Peer>) -> Result<(), Refusal> {
         if target.query.signature.is_some() || target.query.expires.is_some() {
             let path = target.path.as_ref().map_or("", |path| path.as_str());
-            return self.allow_signed(target, Right::Read { method, path });
+            let lease = target.query.lease;
+            self.allow_signed(target, Right::Read { method, path, lease })?;
+            return match lease {
+                Some(lease) => self.allow_lease(lease).await,
+                None => Ok(()),
+            };
         }
         if self.public_read {
             return Ok(());
@@ -165,6 +176,16 @@ impl Embedded {
                 "you are limited to some pipelines, whose builds/PIPELINE and logs/PIPELINE you may read here; `railyard fetch` \
                  gets you their artifacts",
             )),
+        }
+    }
+
+    /// Whether the lease that something was signed for lives.
+    pub(super) async fn allow_lease(&self, lease: LeaseId) -> Result<(), Refusal> {
+        match self.leases.get() {
+            Some(leases) if !leases.is_live(lease).await => {
+                Err(Refusal::denied("this URL was signed for a lease that is over"))
+            }
+            _ => Ok(()),
         }
     }
 

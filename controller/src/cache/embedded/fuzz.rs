@@ -48,7 +48,7 @@ fn check(target: &Target) -> String {
     };
     let right = match (path.strip_prefix("uploads/"), query.part, query.length) {
         (Some(upload_id), Some(number), Some(length)) => Right::Part(PartRight { upload_id, number, length }),
-        _ => Right::Read { method: "GET", path },
+        _ => Right::Read { method: "GET", path, lease: query.lease },
     };
     // Nobody guesses it: one that is good was made for just this.
     let made = signature_of(&key.query(right, Millis(expires), Duration::ZERO));

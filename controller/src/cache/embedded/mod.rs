@@ -24,7 +24,7 @@ mod walk;
 
 use crate::cache::blocking::blocking;
 use crate::cache::locks::Locks;
-use crate::cache::{CacheError, EmbeddedConfig};
+use crate::cache::{CacheError, EmbeddedConfig, Leases};
 use axum::extract::{Request, State};
 use axum::http::{Method, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
@@ -33,7 +33,7 @@ use railyard_common::path::RelPath;
 use railyard_service::clock::Clock;
 use signing::UrlKey;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use uploads::Uploads;
 
 /// Staging: nothing in it is ever served, listed or published.
@@ -52,6 +52,8 @@ pub struct Embedded {
     clock: Arc<dyn Clock>,
     locks: Locks,
     uploads: Arc<Uploads>,
+    /// A cache that was told of no farm takes every lease for live.
+    leases: OnceLock<Arc<dyn Leases>>,
 }
 
 impl Embedded {
@@ -72,7 +74,8 @@ impl Embedded {
             Ok::<_, CacheError>((root, key, uploads))
         };
         let (root, key, uploads) = blocking(opening).await?;
-        Ok(Arc::new(Self { root, base_url, prefix, public_read, key, clock, locks: Locks::default(), uploads }))
+        let (locks, leases) = (Locks::default(), OnceLock::new());
+        Ok(Arc::new(Self { root, base_url, prefix, public_read, key, clock, locks, uploads, leases }))
     }
 
     /// Where a path lies on disk. The path cannot leave the root: that is what a `RelPath` is.

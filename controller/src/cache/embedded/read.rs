@@ -32,7 +32,7 @@ enum Found {
 
 pub(super) async fn answer(cache: &Embedded, target: &Target, request: &Parts) -> Result<Response, Refusal> {
     let head = request.method == Method::HEAD;
-    cache.allow_read(target, request.method.as_str(), request.extensions.get::<Peer>())?;
+    cache.allow_read(target, request.method.as_str(), request.extensions.get::<Peer>()).await?;
     match (cache.look(target).await?, &target.path) {
         (Found::File(..), _) if target.as_directory => Err(Refusal::not_found()),
         (Found::File(file, metadata), Some(path)) => file_answer(path, file, &metadata, &request.headers, head),

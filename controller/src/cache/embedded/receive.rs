@@ -104,6 +104,9 @@ async fn take(
     let length = right.length;
     let announced = announced(headers, length)?;
     let writer = cache.uploads.write_part(right.upload_id, right.number).await?;
+    if let Some(lease) = writer.lease() {
+        cache.allow_lease(lease).await?;
+    }
     let crc32 = receive(writer, announced, body).await.map_err(|fault| refusal(fault, length))?;
     tracing::debug!(upload = right.upload_id, part = right.number, bytes = length, "a part has arrived");
     Ok(crc32)

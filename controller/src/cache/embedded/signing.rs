@@ -1,9 +1,11 @@
 //! Signed URLs: who holds one may do exactly one thing until it expires.
 //!
-//! **Invariant:** the signature covers the method, the path, the expiry, and for a part its upload, number and length.
+//! **Invariant:** the signature covers the method, the path, the expiry, and for a part its upload, number and length. What was
+//! signed for a lease is good only while that lease lives: a part's upload knows its lease, a URL to read names it.
 
 use crate::cache::CacheError;
 use hmac::{Hmac, KeyInit as _, Mac as _};
+use railyard_common::id::LeaseId;
 use railyard_common::time::Millis;
 use sha2::Sha256;
 use std::fmt::Write as _;
@@ -21,8 +23,9 @@ pub(super) struct UrlKey([u8; KEY_BYTES]);
 /// What a URL allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Right<'a> {
-    /// Fetch the object at this path. The method is exact: `GET` does not allow `HEAD`.
-    Read { method: &'a str, path: &'a str },
+    /// Fetch the object at this path. The method is exact: `GET` does not allow `HEAD`. With a lease, for its worker only as long
+    /// as it lives.
+    Read { method: &'a str, path: &'a str, lease: Option<LeaseId> },
     /// Send one part of an upload.
     Part(PartRight<'a>),
 }
@@ -95,7 +98,8 @@ impl UrlKey {
         let ttl_millis = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
         let expires = now.plus(ttl_millis).0;
         let mut query = match right {
-            Right::Read { .. } => String::new(),
+            Right::Read { lease: None, .. } => String::new(),
+            Right::Read { lease: Some(lease), .. } => format!("lease={lease}&"),
             Right::Part(part) => format!("part={}&length={}&", part.number, part.length),
         };
         let signature = hex::encode(self.mac(right, expires).finalize().into_bytes());
@@ -114,7 +118,10 @@ impl UrlKey {
     fn mac(&self, right: Right<'_>, expires: u64) -> Hmac<Sha256> {
         // Neither methods, paths nor ids can have a line break, so that no two rights make the same text.
         let text = match right {
-            Right::Read { method, path } => format!("railyard-cache-1\n{method}\n{path}\n{expires}"),
+            Right::Read { method, path, lease: None } => format!("railyard-cache-1\n{method}\n{path}\n{expires}"),
+            Right::Read { method, path, lease: Some(lease) } => {
+                format!("railyard-cache-1\n{method}\n{path}\n{expires}\n{lease}")
+            }
             Right::Part(PartRight { upload_id, number, length }) => {
                 format!("railyard-cache-1\nPUT\nuploads/{upload_id}\n{expires}\n{number}\n{length}")
             }
@@ -128,6 +135,7 @@ impl UrlKey {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use railyard_common::id::JobId;
 
     const PART: PartRight = PartRight { upload_id: "ab", number: 3, length: 100 };
 
@@ -149,13 +157,27 @@ mod tests {
             Right::Part(PartRight { upload_id: "ac", ..PART }),
             Right::Part(PartRight { number: 4, ..PART }),
             Right::Part(PartRight { length: 101, ..PART }),
-            Right::Read { method: "PUT", path: "uploads/ab" },
-            Right::Read { method: "GET", path: "uploads/ab" },
+            Right::Read { method: "PUT", path: "uploads/ab", lease: None },
+            Right::Read { method: "GET", path: "uploads/ab", lease: None },
         ] {
             assert_eq!(key.check(other, expires, signature, Millis(0)), Err(Unsigned::Wrong), "{other:?}");
         }
         assert_eq!(key.check(right, expires + 1, signature, Millis(0)), Err(Unsigned::Wrong));
         assert_eq!(UrlKey([8; 32]).check(right, expires, signature, Millis(0)), Err(Unsigned::Wrong));
+    }
+
+    #[test]
+    fn a_url_for_a_lease_is_good_for_that_lease() {
+        let key = UrlKey([7; 32]);
+        let lease = |job| Some(LeaseId { job: JobId(job), attempt: 1 });
+        let right = |lease| Right::Read { method: "GET", path: "blobs/x", lease };
+        let query = key.query(right(lease(3)), Millis(1_000), Duration::from_secs(1));
+        assert!(query.contains("lease=j3.1&"), "{query}");
+        let (expires, signature) = signature(&query);
+        assert_eq!(key.check(right(lease(3)), expires, signature, Millis(0)), Ok(()));
+        for other in [lease(4), None] {
+            assert_eq!(key.check(right(other), expires, signature, Millis(0)), Err(Unsigned::Wrong), "{other:?}");
+        }
     }
 
     #[test]

@@ -7,7 +7,8 @@ use crate::cache::blocking::blocking;
 use crate::cache::parts;
 use crate::cache::verify::{self, FRAME_HEAD_BYTES, Verdict, verify};
 use crate::cache::{
-    Begun, ByteStream, Cache, CacheError, Entry, GET_MAX_BYTES, Grant, PART_URL_TTL, PutMode, Uploader, url_part,
+    Begun, ByteStream, Cache, CacheError, Entry, GET_MAX_BYTES, Grant, Leases, PART_URL_TTL, PutMode, URL_TTL_MAX,
+    Uploader, url_part,
 };
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
@@ -87,14 +88,14 @@ impl Cache for Embedded {
         if blocking(move || open_if_there(&there)).await?.is_some() {
             return self.abort_upload(by.lease, blob, upload_id).await;
         }
-        let closed = self.uploads.close(upload_id, blob).await?;
+        let closed = self.uploads.close(upload_id, by.lease, blob).await?;
         let (uploads, blob, etags) = (Arc::clone(&self.uploads), *blob, etags.to_vec());
         blocking(move || complete(&uploads, closed, &blob, &etags, &dest)).await
     }
 
-    async fn abort_upload(&self, _lease: LeaseId, blob: &Blob, upload_id: &str) -> Result<(), CacheError> {
+    async fn abort_upload(&self, lease: LeaseId, blob: &Blob, upload_id: &str) -> Result<(), CacheError> {
         let uploads = Arc::clone(&self.uploads);
-        match self.uploads.close(upload_id, blob).await {
+        match self.uploads.close(upload_id, lease, blob).await {
             Ok(closed) => blocking(move || uploads.remove(closed)).await,
             Err(CacheError::UnknownUpload { .. }) => Ok(()),
             Err(error) => Err(error),
@@ -118,8 +119,16 @@ impl Cache for Embedded {
     }
 
     async fn sign_get(&self, path: &RelPath, ttl: Duration) -> Result<String, CacheError> {
-        let right = Right::Read { method: "GET", path: path.as_str() };
-        Ok(format!("{}?{}", self.url(path), self.key.query(right, self.clock.now(), ttl)))
+        Ok(self.read_url(path, ttl, None))
+    }
+
+    async fn sign_get_for(&self, lease: LeaseId, path: &RelPath, ttl: Duration) -> Result<String, CacheError> {
+        Ok(self.read_url(path, ttl, Some(lease)))
+    }
+
+    fn ask_leases(&self, leases: Arc<dyn Leases>) {
+        // There is one farm; the first is it.
+        let _ = self.leases.set(leases);
     }
 
     async fn get(&self, path: &RelPath) -> Result<Option<(Bytes, String)>, CacheError> {
@@ -203,6 +212,11 @@ impl Cache for Embedded {
 }
 
 impl Embedded {
+    fn read_url(&self, path: &RelPath, ttl: Duration, lease: Option<LeaseId>) -> String {
+        let right = Right::Read { method: "GET", path: path.as_str(), lease };
+        format!("{}?{}", self.url(path), self.key.query(right, self.clock.now(), ttl.min(URL_TTL_MAX)))
+    }
+
     /// A temporary file and the place that it is meant for.
     fn way_to(&self, path: &RelPath) -> Result<(PathBuf, PathBuf), CacheError> {
         if Self::is_staging(path) {

@@ -293,10 +293,13 @@ impl Uploads {
         })
     }
 
-    /// Stops all writers of the upload of `blob` and keeps new ones out.
-    pub(super) async fn close(&self, id: &str, blob: &Blob) -> Result<Closed, CacheError> {
+    /// Stops all writers of the lease's upload of `blob` and keeps new ones out.
+    pub(super) async fn close(&self, id: &str, lease: LeaseId, blob: &Blob) -> Result<Closed, CacheError> {
         self.dir_of(id)?;
         let upload = self.read(id)?;
+        if upload.lease != Some(lease) {
+            return Err(CacheError::UnknownUpload { id: id.to_owned() });
+        }
         if upload.blob != *blob {
             // Not even touched: it is somebody else's.
             let why = format!("upload {id} is of {}, not of {}", upload.blob.digest, blob.digest);
@@ -331,6 +334,11 @@ impl Uploads {
 }
 
 impl PartWriter {
+    /// Whose upload it is.
+    pub(super) fn lease(&self) -> Option<LeaseId> {
+        self.upload.lease
+    }
+
     /// Opens the file for a new version of the part; from here on the part counts as missing. Blocking.
     pub(super) fn open(&self) -> io::Result<File> {
         match fs::remove_file(marker(&self.dir, self.number)) {

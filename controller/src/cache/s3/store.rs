@@ -8,7 +8,8 @@ use super::{DIGEST, S3, attributes, key};
 use crate::cache::parts::{self, spans};
 use crate::cache::verify::{self, FRAME_HEAD_BYTES, Verdict, verify};
 use crate::cache::{
-    Begun, ByteStream, Cache, CacheError, Entry, GET_MAX_BYTES, Grant, PART_URL_TTL, PutMode, Uploader, url_part,
+    Begun, ByteStream, Cache, CacheError, Entry, GET_MAX_BYTES, Grant, PART_URL_TTL, PutMode, URL_TTL_MAX, Uploader,
+    url_part,
 };
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _};
@@ -127,6 +128,9 @@ impl Cache for S3 {
             self.doubt(blob).await?;
             self.store.put_opts(&key, PutPayload::new(), options).await.map_err(failed())?;
         } else {
+            if self.begun(lease, &blob.digest).await?.is_none_or(|note| note.upload_id != upload_id) {
+                return Err(CacheError::UnknownUpload { id: upload_id.to_owned() });
+            }
             let parts = all_parts(blob, etags)?;
             self.doubt(blob).await?;
             match self.store.complete_multipart(&key, &upload_id.to_owned(), parts).await {
@@ -155,22 +159,21 @@ impl Cache for S3 {
         if upload_id == EMPTY_UPLOAD {
             return Ok(());
         }
-        let note = self.begun(lease, &blob.digest).await?.filter(|note| note.upload_id == upload_id);
-        let untrusted = note.as_ref().is_some_and(|note| note.untrusted);
-        let path = place_of(lease, blob, untrusted)?;
+        // It is over already, or another lease's.
+        let Some(note) = self.begun(lease, &blob.digest).await?.filter(|note| note.upload_id == upload_id) else {
+            return Ok(());
+        };
+        let path = place_of(lease, blob, note.untrusted)?;
         match self.store.abort_multipart(&key(&path)?, &upload_id.to_owned()).await {
             // Some services answer "denied" for an upload that is no more.
             Ok(()) | Err(Error::NotFound { .. } | Error::PermissionDenied { .. }) => {}
             Err(error) => return Err(CacheError::store("abort the upload of", &path)(error)),
         }
-        if untrusted {
+        if note.untrusted {
             // It may have been completed, and not yet have come to its place.
             self.remove(&path).await?;
         }
-        match note {
-            Some(_) => self.unnote(lease, &blob.digest).await,
-            None => Ok(()),
-        }
+        self.unnote(lease, &blob.digest).await
     }
 
     async fn uploading(&self) -> Result<Vec<LeaseId>, CacheError> {
@@ -187,7 +190,7 @@ impl Cache for S3 {
     }
 
     async fn sign_get(&self, path: &RelPath, ttl: Duration) -> Result<String, CacheError> {
-        let url = self.store.signed_url(Method::GET, &key(path)?, ttl).await;
+        let url = self.store.signed_url(Method::GET, &key(path)?, ttl.min(URL_TTL_MAX)).await;
         Ok(url.map_err(CacheError::store("sign a URL for", path))?.to_string())
     }
 

@@ -2,6 +2,7 @@
 
 pub mod controller;
 pub mod disk;
+pub mod heard;
 pub mod logs;
 pub mod people;
 pub mod pipelines;

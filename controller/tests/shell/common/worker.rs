@@ -1,5 +1,6 @@
 //! A worker that speaks the protocol and runs nothing: the test says what its jobs do.
 
+use super::heard::{Heard, Said};
 use super::transfers::{Sent, artifact};
 use super::{Controller, soon};
 use railyard_proto::v1;
@@ -11,12 +12,12 @@ use railyard_service::tls::Role;
 use std::collections::VecDeque;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 
 /// One session of a worker, and its other calls.
 pub struct Worker {
-    pub rpc: WorkerServiceClient<Channel>,
+    pub rpc: WorkerServiceClient<Heard>,
+    said: Said,
     pub http: reqwest::Client,
     pub welcome: v1::Welcome,
     to: mpsc::Sender<v1::WorkerMessage>,
@@ -61,19 +62,25 @@ impl Controller {
 
 impl Worker {
     pub async fn connect(endpoint: &Endpoint, hello: v1::Hello) -> Result<Self, Status> {
-        let rpc = WorkerServiceClient::new(channel::connect(endpoint).unwrap());
+        let heard = Heard::new(channel::connect(endpoint).unwrap());
+        let (said, rpc) = (heard.said(), WorkerServiceClient::new(heard));
         let http = channel::http_client(endpoint).unwrap();
         let (to, outbound) = mpsc::channel(16);
         to.send(v1::WorkerMessage { kind: Some(Say::Hello(hello)) }).await.unwrap();
         let from = soon("the session", rpc.clone().session(ReceiverStream::new(outbound))).await?.into_inner();
         let welcome = v1::Welcome::default();
         let mut worker =
-            Self { rpc, http, welcome, to, from, passed_over: VecDeque::new(), sequence: 0, pressure: None };
+            Self { rpc, said, http, welcome, to, from, passed_over: VecDeque::new(), sequence: 0, pressure: None };
         worker.welcome = match worker.next().await {
             Some(Kind::Welcome(welcome)) => welcome,
             other => panic!("the first message is not the welcome but {other:?}"),
         };
         Ok(worker)
+    }
+
+    /// All that the controller has said to it.
+    pub fn rpc_said(&self) -> Said {
+        self.said.clone()
     }
 
     /// The next message; `None` when the controller has closed the stream.
