@@ -29,7 +29,8 @@ pub struct Limits {
     /// How long a connection may stand open before its first request, and how long the head of a request may take. A
     /// connection without a certificate is closed after as long without a request.
     pub head_secs: u64,
-    /// How long the port waits for 16 KiB of a request's body. Between two messages of a stream of messages any time may pass.
+    /// How long the port waits for 16 KiB of a request's body, and how long a message waits for others of its client that are
+    /// half there. Between two messages of a stream of messages any time may pass.
     pub body_secs: u64,
     /// How long a client may take nothing of what it asked for.
     pub answer_secs: u64,
@@ -116,7 +117,7 @@ pub(super) const BYTES_PER_IDLE_FRAME: usize = 4 * 1024;
 pub(super) const PACE_BYTES: usize = 16 * 1024;
 /// Messages that are smaller are not counted against [`MESSAGES_MAX_BYTES`].
 pub(super) const SMALL_MESSAGE_BYTES: usize = 64 * 1024;
-/// Bytes of one client's messages that have begun and are not whole yet. Further ones wait.
+/// Bytes of one client's messages that have begun and are not whole yet. Further ones wait, [`Limits::body_secs`] at most.
 pub(super) const MESSAGES_MAX_BYTES: usize = 64 * 1024 * 1024;
 
 const _: () = assert!(

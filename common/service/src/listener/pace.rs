@@ -3,6 +3,7 @@
 use super::ledger::Account;
 use super::limits::{MESSAGES_MAX_BYTES, PACE_BYTES, SMALL_MESSAGE_BYTES};
 use crate::clock::runtime_now;
+use crate::rpc_error;
 use hyper::body::{Body, Bytes, Frame, SizeHint};
 use std::error::Error;
 use std::pin::Pin;
@@ -12,7 +13,7 @@ use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::sync::PollSemaphore;
-use tonic::Status;
+use tonic::{Code, Status};
 
 type BoxError = Box<dyn Error + Send + Sync>;
 
@@ -29,13 +30,24 @@ pub(super) struct Paced<B> {
     messages: Option<Messages>,
     /// Came, and waits for room for the message that begins in it.
     held: Option<Bytes>,
+    /// How long it has waited for that.
+    wait: Pace,
 }
 
 impl<B> Paced<B> {
     /// A body that must come at least as fast as `patience` says: the whole of it, or with `grpc` each message.
     pub(super) fn new(body: B, patience: Duration, grpc: Option<&Account>) -> Self {
         let messages = grpc.map(|account| Messages::new(PollSemaphore::new(Arc::clone(&account.messages))));
-        Self { body, pace: Pace::new(patience), messages, held: None }
+        Self { body, pace: Pace::new(patience), messages, held: None, wait: Pace::new(patience) }
+    }
+
+    /// Others of the client's have begun before and do not end.
+    fn no_room() -> BoxError {
+        let message = format!(
+            "{} MiB of this client's messages have begun and are not whole; send them to their end, or fewer at a time",
+            MESSAGES_MAX_BYTES >> 20
+        );
+        rpc_error::refusal(Code::ResourceExhausted, rpc_error::BUSY, message).into()
     }
 
     /// gRPC hands a status on to the client as it is.
@@ -79,7 +91,11 @@ where
             }
         }
         if let Some(messages) = &mut this.messages {
-            ready!(messages.poll_room(cx));
+            if messages.poll_room(cx).is_pending() {
+                ready!(this.wait.poll_wait(cx));
+                return Poll::Ready(Some(Err(Self::no_room())));
+            }
+            this.wait.rest();
         }
         Poll::Ready(this.held.take().map(|bytes| Ok(Frame::data(bytes))))
     }
@@ -319,6 +335,13 @@ mod tests {
         for (_, body) in &mut open {
             assert_eq!(next(body).await.unwrap().unwrap().len(), 100);
         }
+        // Whoever asks for room in vain is told so, in time for others to come after it.
+        let (late, body) = stream_of();
+        late.send(Ok(message(half)[..100].to_vec().into())).await.unwrap();
+        let (begun, mut fourth) = (runtime_now(), Paced::new(body, PATIENCE, Some(&account)));
+        let refused = next(&mut fourth).await.unwrap_err();
+        assert!(refused.contains("64 MiB of this client's messages") && runtime_now() - begun <= PATIENCE, "{refused}");
+        drop(fourth);
         let soon = Duration::from_secs(5);
         assert!(tokio::time::timeout(soon, next(third)).await.is_err(), "there is no room for a third");
         // A small one needs none.

@@ -6,12 +6,15 @@ use super::{MIB, farm, resident_bytes};
 use crate::common::people::submission;
 use crate::common::pipelines::ONE;
 use crate::common::transfers::blob_of;
+use crate::common::until;
 use crate::common::worker::lease;
+use bytes::Bytes;
 use railyard_proto::v1;
 use railyard_service::convert::ToProto as _;
 use railyard_service::tls::Role;
 use std::time::Duration;
 use tokio::io::AsyncWriteExt as _;
+use tonic::{Code, Status};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upload_that_drips_is_cut() {
@@ -76,28 +79,52 @@ async fn a_message_that_drips_is_cut() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn messages_that_are_half_there_do_not_fill_the_memory() {
-    let controller = farm(|limits| limits.body_secs = 20).await;
+    // Long enough for all of it to come, if anybody took it.
+    let controller = farm(|limits| limits.body_secs = 5).await;
     let mut bystander = Bystander::watch(&controller);
     let before = resident_bytes();
-    let mut open = Vec::new();
+    let mut calls = tokio::task::JoinSet::new();
     let who = controller.endpoint(Some((Role::Operator, "mallory")));
     let mut tls = railyard_service::tls::client_config(&who.ca_pem, who.identity.as_ref()).unwrap();
     tls.alpn_protocols = vec![b"h2".to_vec()];
-    let http = reqwest::Client::builder().tls_backend_preconfigured(tls).http2_prior_knowledge().build().unwrap();
-    for _ in 0..100 {
-        // 15 MiB are announced, and all but the last byte sent.
-        let head = [&[0][..], &(15_u32 << 20).to_be_bytes()].concat();
-        let pieces = std::iter::once(head).chain(std::iter::repeat_n(vec![0x0a; 1 << 20], 14));
+    // What is on its way on one connection is bounded as well.
+    let connection = || {
+        let builder = reqwest::Client::builder().tls_backend_preconfigured(tls.clone());
+        builder.http2_prior_knowledge().build().unwrap()
+    };
+    let connections: Vec<_> = std::iter::repeat_with(connection).take(10).collect();
+    // The client is in this process as well: all calls send the same bytes.
+    let piece = Bytes::from(vec![0x0a; 1 << 20]);
+    for http in connections.iter().cycle().take(100) {
+        // 15 MiB are announced, and all but one of them sent.
+        let head = Bytes::from([&[0][..], &(15_u32 << 20).to_be_bytes()].concat());
+        let pieces = std::iter::once(head).chain(std::iter::repeat_n(piece.clone(), 14));
         let body = futures_util::stream::iter(pieces.map(Ok::<_, std::io::Error>));
         let body = futures_util::StreamExt::chain(body, futures_util::stream::pending());
         let request = http.post(format!("{}/railyard.v1.ClientService/Submit", controller.url));
         let request = request.header("content-type", "application/grpc").header("te", "trailers");
-        open.push(railyard_service::task::spawn("call", request.body(reqwest::Body::wrap_stream(body)).send()));
+        calls.spawn(request.body(reqwest::Body::wrap_stream(body)).send());
     }
     bystander.is_served().await;
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    // Each is answered, though none ever ends: those that have room when nothing more comes, the others when they have waited
+    // for room as long.
+    let (mut most, mut answered) = (0, [0, 0]);
+    until("the end of all calls", || {
+        most = most.max(resident_bytes());
+        while let Some(call) = calls.try_join_next() {
+            let headers = call.unwrap().unwrap().headers().clone();
+            let status = Status::from_header_map(&headers).unwrap();
+            match status.code() {
+                Code::DeadlineExceeded => answered[0] += 1,
+                Code::ResourceExhausted => answered[1] += 1,
+                _ => panic!("{status:?}"),
+            }
+        }
+        std::future::ready(calls.is_empty().then_some(()))
+    })
+    .await;
+    assert!(answered[0] > 0 && answered[1] > 0, "{answered:?}");
     bystander.is_served().await;
-    let grown = resident_bytes().saturating_sub(before);
-    open.iter().for_each(tokio::task::JoinHandle::abort);
+    let grown = most.saturating_sub(before);
     assert!(grown < 300 * MIB, "{grown} bytes of {}", 100 * 15 * MIB);
 }
