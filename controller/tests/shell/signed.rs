@@ -234,6 +234,11 @@ async fn a_url_is_not_good_for_anything_else(backend: Backend) {
         let (status, text) = work.ask(method.clone(), &work.get, b"").await;
         assert!((400..500).contains(&status), "{method} {status} {text}");
     }
+    // More, or less.
+    for body in [&BYTES[..BYTES.len() - 1], &[BYTES, b"more"].concat()] {
+        let (status, text) = work.ask(Method::PUT, &work.put, body).await;
+        assert!((400..500).contains(&status), "{status} {text}");
+    }
     // Another object, or upload, or lease; a longer time.
     let other = blob_of(b"another");
     let other_id = work.worker.prepare_upload(work.lease, &[other]).await.unwrap().remove(0).upload_id;

@@ -4,12 +4,14 @@
 //! part against its `Content-MD5`, the list of parts at the end. This process checks the length, and the digest of
 //! blobs up to a limit by reading them back.
 //!
-//! **Invariant:** the store's keys are used here and nowhere else; what leaves are URLs for one key and one method.
+//! **Invariant:** the store's keys are used here and nowhere else; what leaves are URLs for one key, one method and, of parts, one
+//! length.
 
 mod begun;
 mod copy;
 mod credentials;
 mod doubt;
+mod presign;
 mod readback;
 mod store;
 mod untrusted;

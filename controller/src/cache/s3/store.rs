@@ -4,7 +4,7 @@ use super::begun::Note;
 use super::copy::Copied;
 use super::readback::{READERS, read_blocking};
 use super::untrusted::place_of;
-use super::{DIGEST, S3, attributes, key};
+use super::{DIGEST, S3, attributes, key, presign};
 use crate::cache::parts::{self, spans};
 use crate::cache::verify::{self, FRAME_HEAD_BYTES, Verdict, verify};
 use crate::cache::{
@@ -88,15 +88,24 @@ impl Cache for S3 {
         let Some(note) = note.filter(|note| note.upload_id == upload_id && note.blob == *blob) else {
             return Err(CacheError::UnknownUpload { id: upload_id.to_owned() });
         };
-        parts::lengths(blob, parts::part_bytes(blob.stored_bytes), parts)?;
+        let lengths = parts::lengths(blob, parts::part_bytes(blob.stored_bytes), parts)?;
         let path = place_of(lease, blob, note.untrusted)?;
         let key = key(&path)?;
+        let failed = || CacheError::store("sign a URL for", &path);
+        let keys = self.store.credentials().get_credential().await.map_err(failed())?;
         let mut urls = Vec::with_capacity(parts.len());
-        for number in parts {
+        for (number, length) in parts.iter().zip(lengths) {
             let query = [("partNumber", number.to_string()), ("uploadId", upload_id.to_owned())];
             let options = SignedUrlOptions::new().with_query(query);
             let url = self.store.signed_url_opts(Method::PUT, &key, PART_URL_TTL, &options).await;
-            urls.push(url.map_err(CacheError::store("sign a URL for", &path))?.to_string());
+            let url = url.map_err(failed())?;
+            let bound = [("content-length", length.to_string())];
+            let url = presign::sign_again("PUT", url.as_str(), &bound, &keys.secret_key);
+            // The library's URLs have all that is looked for.
+            urls.push(url.ok_or_else(|| CacheError::Store {
+                what: format!("sign a URL for {path}"),
+                source: "it was not presigned".into(),
+            })?);
         }
         Ok(urls)
     }
