@@ -229,12 +229,18 @@ fn routes(config: &ControllerConfig, rooms: Rooms, shutdown: &CancellationToken)
     let gate = Gate::new(&farm, clock.clone(), guesses.clone(), audit.clone());
     let access = AccessControl::new(farm.clone(), authority, clock.clone(), guesses, audit.clone(), validity)?;
     let access = AccessServiceServer::new(access);
-    let (name, stop) = (config.farm.clone(), shutdown.clone());
-    let (client_cache, client_logs) = (cache.clone(), logs.clone());
-    let client =
-        Client::new(farm.clone(), audit.clone(), client_cache, client_logs, clock.clone(), secrets.clone(), name, stop)
-            .with_policy(Policy::new(config.policy.clone()))
-            .with_untrusted(config.untrusted.clone());
+    let client = Client {
+        farm: farm.clone(),
+        audit: audit.clone(),
+        cache: cache.clone(),
+        logs: logs.clone(),
+        clock: clock.clone(),
+        farm_name: config.farm.clone(),
+        policy: Policy::new(config.policy.clone()),
+        untrusted: config.untrusted.clone(),
+        secrets: secrets.clone(),
+        shutdown: shutdown.clone(),
+    };
     let admin = AdminServiceServer::new(Admin::new(
         farm.clone(),
         audit.clone(),

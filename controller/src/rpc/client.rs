@@ -47,49 +47,24 @@ const ARTIFACT_TTL: Duration = Duration::from_secs(3600);
 /// A watcher hears of a build at most this often; in between, changes are put together.
 const WATCH_INTERVAL: Duration = Duration::from_millis(100);
 
-/// The client service.
+/// The client service. Watchers and followers are let go at `shutdown`.
 #[derive(Clone)]
 pub struct Client {
-    pub(super) farm: Handle,
-    audit: Audit,
-    cache: Arc<dyn Cache>,
-    logs: Arc<LogStore>,
-    pub(super) clock: Arc<dyn Clock>,
-    farm_name: String,
-    policy: Policy,
-    secrets: Secrets,
-    untrusted: UntrustedConfig,
-    shutdown: CancellationToken,
+    pub(crate) farm: Handle,
+    pub(crate) audit: Audit,
+    pub(crate) cache: Arc<dyn Cache>,
+    pub(crate) logs: Arc<LogStore>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) farm_name: String,
+    /// What pipelines may have.
+    pub(crate) policy: Policy,
+    /// What holds for untrusted builds.
+    pub(crate) untrusted: UntrustedConfig,
+    pub(crate) secrets: Secrets,
+    pub(crate) shutdown: CancellationToken,
 }
 
 impl Client {
-    /// Serves clients of `farm`. Watchers and followers are let go at `shutdown`.
-    pub fn new(
-        farm: Handle,
-        audit: Audit,
-        cache: Arc<dyn Cache>,
-        logs: Arc<LogStore>,
-        clock: Arc<dyn Clock>,
-        secrets: Secrets,
-        farm_name: String,
-        shutdown: CancellationToken,
-    ) -> Self {
-        let (policy, untrusted) = (Policy::default(), UntrustedConfig::default());
-        Self { farm, audit, cache, logs, clock, secrets, farm_name, policy, untrusted, shutdown }
-    }
-
-    /// Lets pipelines have what `policy` allows. Without one they have what all have.
-    #[must_use]
-    pub fn with_policy(self, policy: Policy) -> Self {
-        Self { policy, ..self }
-    }
-
-    /// What holds for untrusted builds. Without this they run on workers that have no pool.
-    #[must_use]
-    pub fn with_untrusted(self, untrusted: UntrustedConfig) -> Self {
-        Self { untrusted, ..self }
-    }
-
     /// The plan of a request, within its tier and its pipeline's policy; a line for each thing that was taken out of it.
     pub(super) async fn freeze(&self, checked: &submit::Checked) -> Result<(Plan, Vec<String>), Status> {
         let mut plan = checked.plan(&self.farm, self.clock.now()).await?;

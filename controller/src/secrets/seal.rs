@@ -58,7 +58,7 @@ impl Key {
     pub(super) fn create(file: &Path) -> Result<(), SecretError> {
         let mut bytes = Zeroizing::new([0; KEY_BYTES]);
         getrandom::fill(&mut *bytes).map_err(|_| SecretError::NoRandomness)?;
-        let text = Zeroizing::new(format!("{}\n", hex::encode(&*bytes)));
+        let text = Zeroizing::new(format!("{}\n", hex::encode(bytes.as_slice())));
         tls::write_secret(file, &text)
             .map_err(|error| SecretError::BadKey { path: file.to_owned(), why: railyard_service::error_chain(&error) })
     }
@@ -76,7 +76,7 @@ impl Key {
         hex::decode_to_slice(text.trim(), &mut *bytes)
             .map_err(|_| bad(format!("expected {} hexadecimal digits", 2 * KEY_BYTES)))?;
         let key = UnboundKey::new(&AES_256_GCM, &*bytes).map_err(|_| bad("it is no key".to_owned()))?;
-        let id = Sha256::new().chain_update(b"railyard secret key").chain_update(&*bytes).finalize();
+        let id = Sha256::new().chain_update(b"railyard secret key").chain_update(bytes.as_slice()).finalize();
         Ok(Self { aead: LessSafeKey::new(key), id: hex::encode(&id[..KEY_ID_BYTES]) })
     }
 
