@@ -13,6 +13,7 @@ mod act;
 mod entry;
 mod files;
 mod flood;
+pub mod fuzz;
 mod lines;
 mod log;
 mod owner;

@@ -38,5 +38,6 @@ macro_rules! targets {
 }
 
 targets!(
-    pipeline, names, messages, token, cache, registry, archive, tarball, output, place, state, journal, config, redact
+    pipeline, names, messages, token, cache, registry, archive, tarball, output, place, state, journal, config, redact,
+    audit
 );

@@ -13,6 +13,7 @@ pub const CONFIG: Target = Target {
         texts(&[
             "data_dir = \"/d\"\nlisten = \"0.0.0.0:7411\"\npublic_url = \"https://f:7411\"\nlog_max = \"1GiB\"\nnames = [\"a\"]\n[cache]\nkind = \"embedded\"\ndir = \"/c\"\npublic_read = true\n",
             "data_dir = \"/d\"\n[cache]\nkind = \"s3\"\nbucket = \"b\"\nregion = \"r\"\n[limits]\nrequests_per_client = 5\n",
+            "data_dir = \"/d\"\n[[policy]]\nname = \"images\"\npipelines = [\"flatcar\", \"mini-*\"]\nallow = [\"privileged\", \"devices:/dev/kvm\", \"host-paths:/srv/c:rw\", \"capabilities:SYS_ADMIN\"]\n[[policy]]\nname = \"changes\"\npipelines = [\"*\"]\nallow = [\"devices:/dev/kvm\"]\nuntrusted = true\n",
             "controller = \"https://f\"\nname = \"w\"\nca = \"a\"\ncert = \"b\"\nkey = \"c\"\ndata_dir = \"/d\"\ncapacity = { cpu_millis = 8000, memory = \"32GiB\" }\nlabels = { kvm = \"yes\" }\n",
         ])
     },
@@ -20,6 +21,9 @@ pub const CONFIG: Target = Target {
         "data_dir = ",
         "listen = ",
         "[cache]\n",
+        "[[policy]]\n",
+        "allow = [\"host-paths:/\"]",
+        "untrusted = true",
         "[[a]]\n",
         "a.b.c = ",
         "{",

@@ -1,6 +1,7 @@
 //! What is fed. A new target is one small file and a line here.
 
 mod archive;
+mod audit;
 mod cache;
 mod config;
 mod journal;
@@ -46,6 +47,7 @@ pub const TARGETS: &[Target] = &[
     journal::JOURNAL,
     config::CONFIG,
     redact::REDACT,
+    audit::AUDIT,
 ];
 
 /// Texts as inputs.
