@@ -28,7 +28,9 @@ pub mod time;
 pub mod token;
 
 /// The protocol that this source tree speaks. A controller accepts clients and workers of this number and of the one before.
-pub const PROTOCOL: u32 = 2;
+///
+/// 3: untrusted builds, secrets of steps.
+pub const PROTOCOL: u32 = 3;
 
 /// The version of this source tree.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

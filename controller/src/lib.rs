@@ -21,6 +21,7 @@ pub mod journal;
 pub mod logs;
 pub mod policy;
 mod registry;
+pub mod reserve;
 mod rpc;
 pub mod secrets;
 mod server;

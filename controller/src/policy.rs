@@ -11,8 +11,12 @@
 //!
 //! Untrusted builds have only what rules with `untrusted = true` allow, and such a rule allows nothing by which a step could write
 //! what a release reads: it is refused when the settings are read.
+//!
+//! What a rule `reserve`s is for the pipelines of such rules alone: `reserve = ["pool:signing", "publish:images"]`.
 
+use crate::reserve::Reserve;
 use railyard_common::id::PipelineName;
+use railyard_common::job::JobSpec;
 use railyard_common::plan::Plan;
 use railyard_common::rights::{self, Right, Wanted};
 use serde::{Deserialize, Serialize};
@@ -29,6 +33,10 @@ pub struct PolicyRule {
     /// What their steps may have: `privileged` (which is everything), `capabilities:NAME`, `devices:/dev/NAME`, `host-paths:/PATH` and
     /// `host-paths:/PATH:rw`. A `*` may stand at the end of a capability or device.
     pub allow: Vec<Right>,
+    /// Pools (`pool:NAME`) and directories of published files (`publish:DIRECTORY`, with what lies below) that no other pipeline may
+    /// name.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub reserve: Vec<Reserve>,
     /// It holds for untrusted builds as well. Then it can allow devices, but no disks, and host paths to read.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub untrusted: bool,
@@ -40,7 +48,10 @@ pub struct PolicyRule {
 struct WrittenRule {
     name: String,
     pipelines: Vec<String>,
+    #[serde(default)]
     allow: Vec<Right>,
+    #[serde(default)]
+    reserve: Vec<Reserve>,
     #[serde(default)]
     untrusted: bool,
 }
@@ -61,37 +72,19 @@ impl TryFrom<WrittenRule> for PolicyRule {
     type Error = TooMuch;
 
     fn try_from(written: WrittenRule) -> Result<Self, TooMuch> {
-        let WrittenRule { name, pipelines, allow, untrusted } = written;
+        let WrittenRule { name, pipelines, allow, reserve, untrusted } = written;
         let forbidden = allow.iter().filter(|_| untrusted).find_map(|right| Some((right, harm(right)?)));
         match forbidden {
             Some((right, why)) => Err(TooMuch { right: right.clone(), name, why }),
-            None => Ok(Self { name, pipelines, allow, untrusted }),
+            None => Ok(Self { name, pipelines, allow, reserve, untrusted }),
         }
     }
 }
 
-/// What begins so is storage or memory of the host: whoever may open it reads and writes everything there.
-const STORAGE: [&str; 19] = [
-    "/dev/block",
-    "/dev/disk",
-    "/dev/dm-",
-    "/dev/drbd",
-    "/dev/hd",
-    "/dev/kmem",
-    "/dev/loop",
-    "/dev/mapper",
-    "/dev/md",
-    "/dev/mem",
-    "/dev/mmcblk",
-    "/dev/nbd",
-    "/dev/nvme",
-    "/dev/port",
-    "/dev/ram",
-    "/dev/sd",
-    "/dev/sg",
-    "/dev/vd",
-    "/dev/xvd",
-];
+/// The devices that an untrusted step may have: by none of them can it change its host. Others may be disks, memory or buses.
+const HARMLESS: [&str; 3] = ["/dev/kvm", "/dev/fuse", "/dev/net/tun"];
+/// And what lies here: graphics processors.
+const HARMLESS_BELOW: &str = "/dev/dri/";
 
 /// What a step could do by a right to that which releases read; `None` if nothing.
 fn harm(right: &Right) -> Option<&'static str> {
@@ -102,10 +95,10 @@ fn harm(right: &Right) -> Option<&'static str> {
         }
         Right::HostPath { writable: true, .. } => Some("a step could write there what a release reads"),
         Right::Device(path) => {
-            let (start, is_open) = path.strip_suffix('*').map_or((path.as_str(), false), |start| (start, true));
-            let is_storage = |of: &str| start.starts_with(of) || (is_open && of.starts_with(start));
-            let why = "by a disk or the memory of its host a step could write what a release reads";
-            STORAGE.into_iter().any(is_storage).then_some(why)
+            let is_harmless = HARMLESS.contains(&path.as_str()) || path.starts_with(HARMLESS_BELOW);
+            let why = "of devices, untrusted steps may have /dev/kvm, /dev/fuse, /dev/net/tun and /dev/dri/*; by others they could \
+                       write what a release reads";
+            (!is_harmless).then_some(why)
         }
         Right::HostPath { writable: false, .. } => None,
     }
@@ -117,14 +110,36 @@ pub struct Policy {
     rules: Vec<PolicyRule>,
 }
 
-/// A step wants what no rule allows.
+/// A step wants what it may not have.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("step {job} wants `{right}`, which the operator's policy does not allow: {why}. {help}")]
-pub struct Denied {
-    job: String,
-    right: Right,
-    why: String,
-    help: String,
+pub enum Denied {
+    /// No rule allows it.
+    #[error("step {job} wants `{right}`, which the operator's policy does not allow: {why}. {help}")]
+    Right {
+        /// Whose.
+        job: String,
+        /// What.
+        right: Right,
+        /// What the rules say.
+        why: String,
+        /// What can be done.
+        help: String,
+    },
+    /// A rule keeps it for others.
+    #[error(
+        "step {job} wants `{wanted}`, which rule `{rule}` of the operator's policy reserves for other pipelines. An operator can add \
+         {pipeline} to those of that rule"
+    )]
+    Reserved {
+        /// Whose.
+        job: String,
+        /// What.
+        wanted: Reserve,
+        /// Which rule.
+        rule: String,
+        /// Whose step it is.
+        pipeline: PipelineName,
+    },
 }
 
 impl Policy {
@@ -144,7 +159,11 @@ impl Policy {
             let wanted = Wanted::of(&job.run);
             if let Some(right) = wanted.required.into_iter().find(|right| !self.allows(&asker, right)) {
                 let (why, help) = (self.why_not(&asker), asker.help(&right));
-                return Err(Denied { job: job.name.to_string(), right, why, help });
+                return Err(Denied::Right { job: job.name.to_string(), right, why, help });
+            }
+            // An untrusted build publishes nothing, and its pool is the operator's choice.
+            if !asker.untrusted {
+                self.check_reserved(&asker.pipeline, job)?;
             }
             for right in wanted.optional.into_iter().filter(|right| !self.allows(&asker, right)) {
                 let run = Arc::make_mut(&mut job.run);
@@ -154,6 +173,23 @@ impl Policy {
             }
         }
         Ok(left_out)
+    }
+
+    /// Refuses a job that goes or publishes where other pipelines alone do.
+    fn check_reserved(&self, pipeline: &PipelineName, job: &JobSpec) -> Result<(), Denied> {
+        let pool = job.pool.iter().cloned().map(Reserve::Pool);
+        let published = job.run.outputs.iter().filter_map(|output| output.publish.clone()).map(Reserve::Publish);
+        for wanted in pool.chain(published) {
+            let reserves = |rule: &&PolicyRule| rule.reserve.iter().any(|reserve| reserve.covers(&wanted));
+            let mut rules = self.rules.iter().filter(reserves).peekable();
+            let first = rules.peek().map(|rule| rule.name.clone());
+            let is_own = |rule: &PolicyRule| rule.pipelines.iter().any(|pattern| is_match(pattern, pipeline.as_str()));
+            if let (Some(rule), false) = (first, rules.any(is_own)) {
+                let (job, pipeline) = (job.name.to_string(), pipeline.clone());
+                return Err(Denied::Reserved { job, wanted, rule, pipeline });
+            }
+        }
+        Ok(())
     }
 
     fn of<'a>(&'a self, asker: &'a Asker) -> impl Iterator<Item = &'a PolicyRule> {
@@ -227,6 +263,7 @@ mod tests {
             name: name.to_owned(),
             pipelines: pipelines.iter().map(|text| (*text).to_owned()).collect(),
             allow: allow.iter().map(|text| text.parse().unwrap()).collect(),
+            reserve: Vec::new(),
             untrusted: false,
         };
         Policy::new(vec![
@@ -290,6 +327,10 @@ mod tests {
             "devices:/dev/nvme0n1",
             "devices:/dev/loop*",
             "devices:/dev/l*",
+            "devices:/dev/zd0",
+            "devices:/dev/vfio/*",
+            "devices:/dev/kvm*",
+            "devices:/dev/*",
             "devices:/dev/m*",
             "devices:/dev/disk/by-id/x",
         ] {
@@ -302,6 +343,41 @@ mod tests {
         assert!(read("privileged", r#", "untrused": true"#).unwrap_err().contains("untrused"));
         let plain = read("devices:/dev/kvm", "").unwrap();
         assert!(!serde_json::to_string(&plain).unwrap().contains("untrusted"));
+    }
+
+    #[test]
+    fn what_a_rule_reserves_is_for_the_pipelines_of_such_rules_alone() {
+        let rule = |text: &str| serde_json::from_str::<PolicyRule>(text).unwrap();
+        let policy = Policy::new(vec![
+            rule(r#"{"name": "signing", "pipelines": ["os"], "reserve": ["pool:signing", "publish:images"]}"#),
+            rule(r#"{"name": "sdk", "pipelines": ["sdk-*"], "reserve": ["publish:images/sdk"]}"#),
+        ]);
+        let ask = |name: &str, more: &str, untrusted: bool| {
+            let mut plan = plan(name, more);
+            plan.untrusted = untrusted;
+            policy.apply(&mut plan).map_err(|denied| denied.to_string())
+        };
+        let publish = |dir: &str| format!("outputs: [{{ path: x, publish: {dir} }}]");
+        for (name, more) in [
+            ("os", "pool: signing".to_owned()),
+            ("os", publish("images/amd64")),
+            ("sdk-a", publish("images/sdk/1")),
+            ("any", "pool: other".to_owned()),
+            ("any", publish("images-of-mine")),
+        ] {
+            assert_eq!(ask(name, &more, false), Ok(Vec::new()), "{name} {more}");
+        }
+        for (name, more, words) in [
+            ("any", "pool: signing".to_owned(), ["`pool:signing`, which rule `signing`", "can add any to those"]),
+            ("any", publish("images"), ["`publish:images`, which rule `signing`", "a@linux/amd64"]),
+            ("sdk-a", publish("images/amd64"), ["`publish:images/amd64`, which rule `signing`", "can add sdk-a"]),
+            ("any", publish("images/sdk"), ["`publish:images/sdk`, which rule `signing`", "can add any"]),
+        ] {
+            let refused = ask(name, &more, false).unwrap_err();
+            assert!(words.iter().all(|word| refused.contains(word)), "{refused}");
+        }
+        assert_eq!(ask("any", "pool: changes", true), Ok(Vec::new()));
+        assert!(serde_json::from_str::<PolicyRule>(r#"{"name": "x", "pipelines": [], "reserve": ["pool"]}"#).is_err());
     }
 
     #[test]

@@ -8,9 +8,10 @@ const HIDDEN: &str = "…";
 
 impl fmt::Debug for v1::SetSecretRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { name, value: _, pipelines, steps } = self;
+        let Self { name, value: _, pipelines, steps, replace } = self;
         let mut told = f.debug_struct("SetSecretRequest");
-        told.field("name", name).field("value", &HIDDEN).field("pipelines", pipelines).field("steps", steps).finish()
+        told.field("name", name).field("value", &HIDDEN).field("pipelines", pipelines);
+        told.field("steps", steps).field("replace", replace).finish()
     }
 }
 

@@ -36,8 +36,8 @@ Examples:
   railyard secret set signing-key --file key.pem --pipeline flatcar --step sign
   pass show ci/token | railyard secret set upload-token --file - --pipeline flatcar --pipeline sdk
 
-The file is taken as it is, line ends included: 8 bytes at least, 64 KiB at most. A secret that was there under that name is
-replaced as a whole, with the steps that it was for.")]
+The file is taken as it is, line ends included: 8 bytes at least, 64 KiB at most. A secret of that name for the same pipelines
+and steps is replaced; one that is for others only with --replace.")]
 pub struct SecretSetArgs {
     /// Its name: the file's name in the step
     pub name: SecretName,
@@ -50,6 +50,9 @@ pub struct SecretSetArgs {
     /// The step that gets it; can be repeated [default: every step that asks for it]
     #[arg(long, value_name = "STEP")]
     pub step: Vec<StepName>,
+    /// Also in the place of a secret of that name that is for other pipelines or steps
+    #[arg(long)]
+    pub replace: bool,
     #[command(flatten)]
     pub ask: AskArgs,
 }

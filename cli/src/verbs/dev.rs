@@ -49,7 +49,13 @@ pub async fn dev(args: &DevArgs, console: &Console) -> Result<(), Failure> {
     let cache = EmbeddedConfig { dir: data.join("cache"), public_read: args.listen.ip().is_loopback(), key_file: None };
     let cache = Some(CacheConfig::Embedded(cache));
     let pipelines = vec!["*".to_owned()];
-    let policy = vec![PolicyRule { name: POLICY.to_owned(), pipelines, allow: allowed(args), untrusted: false }];
+    let policy = vec![PolicyRule {
+        name: POLICY.to_owned(),
+        pipelines,
+        allow: allowed(args),
+        reserve: Vec::new(),
+        untrusted: false,
+    }];
     let config = ControllerConfig { listen: args.listen, cache, policy, ..ControllerConfig::new(data.clone()) };
     let stop = stop_on_signal()?;
 

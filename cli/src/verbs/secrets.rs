@@ -41,6 +41,7 @@ async fn set(args: &SecretSetArgs, console: &Console) -> Result<(), Failure> {
         value,
         pipelines: args.pipeline.iter().map(ToString::to_string).collect(),
         steps: args.step.iter().map(ToString::to_string).collect(),
+        replace: args.replace,
     };
     let answer = farm.admin().set_secret(farm.request(request)).await.map_err(|status| farm.refused(&status))?;
     let stored = Stored { name, replaced: answer.into_inner().replaced };

@@ -18,7 +18,12 @@ fn an_operator_stores_lists_and_removes_secrets() {
     exits(&set, 0);
     assert_eq!(out(&set), "secret signing-key is stored; a step asks for it with `secrets: [signing-key]`\n");
     // By standard input, and in the place of the other.
-    let mut piped = place.command(&["secret", "set", "signing-key", "--file", "-", "--pipeline", "mini", "-o", "json"]);
+    let wider = ["secret", "set", "signing-key", "--file", "-", "--pipeline", "mini", "-o", "json"];
+    place.write("other", "canary-55cc66");
+    let refused = place.run(&["secret", "set", "signing-key", "--file", "other", "--pipeline", "mini"]);
+    exits(&refused, 3);
+    assert!(err(&refused).contains("there is a secret signing-key for mini: sign"), "{}", err(&refused));
+    let mut piped = place.command(&[&wider[..], &["--replace"]].concat());
     let mut child = piped.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("railyard starts");
     child.stdin.take().expect("a pipe").write_all(b"canary-33bb44").expect("it reads");
     let said = json(&child.wait_with_output().expect("it ends"));

@@ -47,7 +47,7 @@ fn an_untrusted_build_is_marked_wherever_it_is_seen() {
 
     let urgent = place.run(&["submit", "os.yaml", "--untrusted", "--priority", "manual"]);
     exits(&urgent, 2);
-    assert!(err(&urgent).contains("every other build goes first"), "{}", err(&urgent));
+    assert!(err(&urgent).contains("has priority change at most"), "{}", err(&urgent));
     let posing = place.run(&["submit", "os.yaml", "--version", "2.untrusted"]);
     exits(&posing, 2);
     assert!(err(&posing).contains("submit it with --untrusted"), "{}", err(&posing));

@@ -161,6 +161,11 @@ impl Farm {
         self.keys.get(key)
     }
 
+    /// The build that was submitted under a key by this very request.
+    pub fn submitted(&self, key: &str, request: &str) -> Option<&Build> {
+        self.builds.get(self.keys.get(key)?).filter(|build| !request.is_empty() && build.request == request)
+    }
+
     /// A job.
     pub fn job(&self, id: JobId) -> Option<&Job> {
         self.jobs.get(&id)

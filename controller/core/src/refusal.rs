@@ -77,8 +77,8 @@ pub enum Refusal {
     /// The plan's own fault; a checked pipeline never makes one.
     #[error("the plan cannot be run: {0}")]
     BadPlan(String),
-    /// Untrusted builds let all others go first.
-    #[error("an untrusted build has priority change, not {0}: every other build goes first")]
+    /// Untrusted builds begin behind others.
+    #[error("an untrusted build has priority change at most, not {0}")]
     TooUrgent(Priority),
     /// A token that nobody has, or whose secret is another.
     #[error(

@@ -5,7 +5,7 @@ use crate::farm::Farm;
 use crate::is_due;
 use crate::job::{Job, JobState};
 use crate::worker::{Worker, shortages};
-use railyard_common::id::{GroupName, JobId};
+use railyard_common::id::{GroupName, JobId, PipelineName};
 use railyard_common::job::JobSpec;
 use railyard_common::time::Millis;
 
@@ -68,7 +68,8 @@ impl Farm {
         let before = group.waiting.keys().take_while(|(_, waiting)| *waiting != id).take(COUNTED_MAX).count();
         let before_it = if before < COUNTED_MAX { before.to_string() } else { format!("{COUNTED_MAX} or more") };
         if !group.admits(limit) {
-            let running: Vec<String> = group.running.keys().map(|id| self.who(id)).collect();
+            let own = self.jobs.get(&id).map(|job| &job.build.pipeline);
+            let running: Vec<String> = group.running.keys().map(|id| self.who(id, own)).collect();
             let line = if before > 0 { format!(", {before_it} before it") } else { String::new() };
             return Some(format!("waits for its turn in group {name}: {} runs{line}", some_of(&running)));
         }
@@ -83,10 +84,10 @@ impl Farm {
     }
 
     /// Why a job like `spec` would wait if it became ready now; `None` if it would be leased at once, as far as can be told.
-    pub fn why_it_would_wait(&self, spec: &JobSpec, now: Millis) -> Option<String> {
+    pub fn why_it_would_wait(&self, pipeline: &PipelineName, spec: &JobSpec, now: Millis) -> Option<String> {
         let turn = || {
             let concurrency = spec.concurrency.as_ref()?;
-            self.why_group_is_full(&concurrency.group, concurrency.limit)
+            self.why_group_is_full(pipeline, &concurrency.group, concurrency.limit)
         };
         self.why_never(spec).or_else(turn).or_else(|| self.why_no_room(spec, now))
     }
@@ -97,19 +98,23 @@ impl Farm {
     }
 
     /// Why one more job of a group would wait for its turn.
-    fn why_group_is_full(&self, name: &GroupName, limit: u32) -> Option<String> {
+    fn why_group_is_full(&self, pipeline: &PipelineName, name: &GroupName, limit: u32) -> Option<String> {
         let group = self.queues.groups.get(name)?;
         if !group.admits(limit) {
-            let running: Vec<String> = group.running.keys().map(|id| self.who(id)).collect();
+            let running: Vec<String> = group.running.keys().map(|id| self.who(id, Some(pipeline))).collect();
             return Some(format!("would wait for its turn in group {name}: {} runs", some_of(&running)));
         }
         let before = group.waiting.len();
         (before > 0).then(|| format!("would wait for its turn in group {name}: {before} before it"))
     }
 
-    fn who(&self, id: &JobId) -> String {
-        let job = self.jobs.get(id).zip(self.spec(*id));
-        job.map_or_else(|| id.to_string(), |(job, spec)| format!("{} {}", job.build, spec.name))
+    /// A job, by its name for those of its own pipeline. Others need not know what that builds.
+    fn who(&self, id: &JobId, asked_by: Option<&PipelineName>) -> String {
+        let Some((job, spec)) = self.jobs.get(id).zip(self.spec(*id)) else { return id.to_string() };
+        match asked_by == Some(&job.build.pipeline) {
+            true => format!("{} {}", job.build, spec.name),
+            false => format!("a job of pipeline {}", job.build.pipeline),
+        }
     }
 
     /// What the workers that could run `spec` lack now; `None` if one lacks nothing.

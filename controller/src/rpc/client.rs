@@ -138,7 +138,7 @@ impl ClientService for Client {
         let (plan, left_out) = self.freeze(&checked).await?;
         let response = self.farm.read(move |farm, _| v1::PlanResponse {
             pipeline: plan.build.pipeline.to_string(),
-            jobs: plan.jobs.iter().map(|spec| view::planned(farm, spec, now)).collect(),
+            jobs: plan.jobs.iter().map(|spec| view::planned(farm, &plan.build.pipeline, spec, now)).collect(),
             warnings: left_out.into_iter().chain(submit::warnings(farm, &plan)).collect(),
         });
         Ok(Response::new(response.await.map_err(command_status)?))
@@ -323,9 +323,10 @@ impl ClientService for Client {
         &self,
         request: Request<v1::ListWorkersRequest>,
     ) -> Result<Response<v1::ListWorkersResponse>, Status> {
-        caller(&request)?;
-        let workers =
-            self.farm.read(|farm, live| farm.workers().map(|worker| view::worker(farm, live, worker)).collect());
+        let limits = caller(&request)?.limits;
+        let workers = self
+            .farm
+            .read(move |farm, live| farm.workers().map(|worker| view::worker(farm, live, worker, &limits)).collect());
         Ok(Response::new(v1::ListWorkersResponse { workers: workers.await.map_err(command_status)? }))
     }
 }

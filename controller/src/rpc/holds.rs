@@ -3,6 +3,7 @@
 use super::client::Client;
 use super::{bad_request, command_status, view};
 use railyard_common::id::WorkerName;
+use railyard_common::identity::Limits;
 use railyard_core::{Command, Hold, HoldKind, Refusal};
 use railyard_proto::v1;
 use railyard_service::convert::{self, TEXT_MAX_BYTES};
@@ -56,8 +57,9 @@ impl Client {
 
     async fn worker(&self, name: WorkerName) -> Result<v1::WorkerView, Status> {
         let wanted = name.clone();
-        let found =
-            self.farm.read(move |farm, live| farm.worker(&wanted).map(|worker| view::worker(farm, live, worker)));
+        let found = self.farm.read(move |farm, live| {
+            farm.worker(&wanted).map(|worker| view::worker(farm, live, worker, &Limits::default()))
+        });
         let found = found.await.map_err(command_status)?;
         found.ok_or_else(|| command_status(Refusal::UnknownWorker(name).into()))
     }

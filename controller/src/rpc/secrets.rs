@@ -5,7 +5,7 @@ use super::{bad_request, command_status};
 use crate::audit::{Act, Audit};
 use crate::driver::Handle;
 use crate::secrets::{Listed, SecretError, Secrets};
-use railyard_common::id::{LeaseId, PipelineName, SecretName, StepName};
+use railyard_common::id::{JobName, LeaseId, PipelineName, SecretName, StepName};
 use railyard_common::job::SecretRef;
 use railyard_common::order::Order;
 use railyard_common::plan::Plan;
@@ -13,7 +13,7 @@ use railyard_common::secret::{SecretScope, SecretValue};
 use railyard_proto::v1;
 use railyard_service::convert::{self, LIST_MAX_LEN, timestamp};
 use railyard_service::{error_chain, rpc_error, task};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::str::FromStr;
 use std::sync::Arc;
 use tonic::{Code, Request, Status};
@@ -24,6 +24,7 @@ pub(super) fn secret_status(error: &SecretError) -> Status {
         SecretError::Short(_) | SecretError::Long(_) | SecretError::NoPipeline => {
             (Code::InvalidArgument, rpc_error::BAD_REQUEST)
         }
+        SecretError::OtherScope { .. } => (Code::AlreadyExists, rpc_error::SECRET),
         SecretError::TooMany => (Code::ResourceExhausted, rpc_error::BAD_REQUEST),
         SecretError::Unknown(_) => (Code::NotFound, rpc_error::NOT_FOUND),
         SecretError::BadKey { .. } | SecretError::OtherKey(_) | SecretError::Damaged { .. } => {
@@ -50,6 +51,7 @@ pub(super) struct Set {
     pub(super) name: SecretName,
     scope: SecretScope,
     value: SecretValue,
+    replace: bool,
 }
 
 impl Set {
@@ -61,7 +63,7 @@ impl Set {
             pipelines: names::<PipelineName>("pipelines", &request.pipelines)?,
             steps: names::<StepName>("steps", &request.steps)?,
         };
-        Ok(Self { name, scope, value })
+        Ok(Self { name, scope, value, replace: request.replace })
     }
 
     pub(super) fn scope(&self) -> String {
@@ -75,8 +77,8 @@ impl Set {
         at: railyard_common::time::Millis,
         by: String,
     ) -> Result<bool, Status> {
-        let Self { name, scope, value } = self;
-        with(secrets, move |secrets| secrets.set(name, scope, (at, by), &value)).await
+        let Self { name, scope, value, replace } = self;
+        with(secrets, move |secrets| secrets.set(name, scope, (at, by), &value, replace)).await
     }
 }
 
@@ -119,25 +121,33 @@ pub(super) async fn check(secrets: &Secrets, plan: Plan) -> Result<(Plan, Vec<St
 fn check_now(secrets: &Secrets, mut plan: Plan) -> Result<(Plan, Vec<String>), Status> {
     let (pipeline, untrusted) = (plan.build.pipeline.clone(), plan.untrusted);
     let mut left_out = Vec::new();
+    // A step has many jobs, and each of them asks for the same.
+    let mut known = BTreeMap::new();
     for job in &mut plan.jobs {
-        let step = &job.name.step;
-        let mut missing = Vec::new();
+        let (name, mut missing) = (job.name.to_string(), Vec::new());
         for secret in &job.run.secrets {
-            let SecretRef { name, optional, .. } = secret;
-            // Whether there is one is no business of a stranger's.
-            let is_there =
-                !untrusted && secrets.get(name, &pipeline, step).map_err(|error| secret_status(&error))?.is_some();
+            let asked = (job.name.step.clone(), secret.name.clone());
+            let is_there = match known.get(&asked) {
+                _ if untrusted => false,
+                Some(is_there) => *is_there,
+                None => {
+                    let found = value_of(secrets, &pipeline, &job.name, secret)?.is_some();
+                    known.insert(asked, found);
+                    found
+                }
+            };
             if is_there {
                 continue;
             }
-            let job = &job.name;
+            let SecretRef { name: wanted, optional, .. } = secret;
             match (optional, untrusted) {
-                (true, true) => left_out.push(format!("{job} does without secret `{name}`: the build is untrusted")),
-                (true, false) => left_out.push(format!("{job} does without secret `{name}`: there is none for it")),
-                (false, true) => return Err(not_for_untrusted(&job.to_string(), name)),
-                (false, false) => return Err(none_for(&pipeline, &job.to_string(), step, name)),
+                (true, true) => left_out.push(format!("{name} does without secret `{wanted}`: the build is untrusted")),
+                (true, false) => left_out.push(format!("{name} does without secret `{wanted}`: there is none for it")),
+                // Whether there is one is no business of a stranger's.
+                (false, true) => return Err(not_for_untrusted(&name, wanted)),
+                (false, false) => return Err(none_for(&pipeline, &job.name, wanted)),
             }
-            missing.push(name.clone());
+            missing.push(wanted.clone());
         }
         if !missing.is_empty() {
             Arc::make_mut(&mut job.run).secrets.retain(|secret| !missing.contains(&secret.name));
@@ -153,7 +163,30 @@ fn not_for_untrusted(job: &str, name: &SecretName) -> Status {
     rpc_error::refusal(Code::PermissionDenied, rpc_error::SECRET, message)
 }
 
-fn none_for(pipeline: &PipelineName, job: &str, step: &StepName, name: &SecretName) -> Status {
+/// The value of a secret for a step, if there is one for it.
+fn value_of(
+    secrets: &Secrets,
+    pipeline: &PipelineName,
+    job: &JobName,
+    secret: &SecretRef,
+) -> Result<Option<SecretValue>, Status> {
+    let SecretRef { name, env, .. } = secret;
+    let value = secrets.get(name, pipeline, &job.step).map_err(|error| secret_status(&error))?;
+    match (env, &value) {
+        // No variable can have one, and what a shell makes of it would not be hidden in the log.
+        (Some(env), Some(value)) if value.reveal().contains(&0) => {
+            let message = format!(
+                "job {job} wants secret `{name}` as the variable {env}, and it has bytes of zero (a text in UTF-16 has, for instance); \
+                 store it without them, or leave out `env`"
+            );
+            Err(rpc_error::refusal(Code::FailedPrecondition, rpc_error::SECRET, message))
+        }
+        _ => Ok(value),
+    }
+}
+
+fn none_for(pipeline: &PipelineName, job: &JobName, name: &SecretName) -> Status {
+    let step = &job.step;
     let message = format!(
         "job {job} wants secret `{name}`, and there is none of that name for it. An operator can store one: `railyard secret set {name} \
          --file FILE --pipeline {pipeline} --step {step}`; write `{name}?` if the step can do without"
@@ -187,14 +220,16 @@ impl Giver {
         if order.run.secrets.is_empty() {
             return Ok(v1::FetchSecretsResponse { secrets: Vec::new() });
         }
-        let names: Vec<&str> = order.run.secrets.iter().map(|secret| secret.name.as_str()).collect();
         let target = format!("{} {}", order.build, order.job);
         let asked =
             Asked::new(&self.audit, request, Act::SecretGive).target(&target).detail("lease", &lease.to_string());
-        let asked = asked.detail("secrets", &names.join(" "));
         let secrets = self.secrets.clone();
         let find = async move { task::blocking(move || find(&secrets, &order, untrusted != Some(false))).await };
-        let found = asked.carry_out(find, |entry, _| entry).await?;
+        let found = asked.carry_out(find, |entry, found: &Vec<(SecretName, SecretValue)>| {
+            let names: Vec<&str> = found.iter().map(|(name, _)| name.as_str()).collect();
+            entry.detail("count", names.len().to_string()).detail("secrets", names.join(" "))
+        });
+        let found = found.await?;
         let file = |(name, value): &(SecretName, SecretValue)| v1::SecretFile {
             name: name.to_string(),
             value: value.reveal().to_vec(),
@@ -205,17 +240,17 @@ impl Giver {
 
 /// The secrets of an order, as they are now.
 fn find(secrets: &Secrets, order: &Order, untrusted: bool) -> Result<Vec<(SecretName, SecretValue)>, Status> {
-    let (pipeline, job) = (&order.build.pipeline, order.job.to_string());
+    let (pipeline, job) = (&order.build.pipeline, &order.job);
     let mut found = Vec::with_capacity(order.run.secrets.len());
-    for SecretRef { name, optional, .. } in &order.run.secrets {
+    for secret in &order.run.secrets {
         // The plan of an untrusted build wants none. If one did, it would not get them either.
         if untrusted {
-            return Err(not_for_untrusted(&job, name));
+            return Err(not_for_untrusted(&job.to_string(), &secret.name));
         }
-        match secrets.get(name, pipeline, &order.job.step).map_err(|error| secret_status(&error))? {
-            Some(value) => found.push((name.clone(), value)),
-            None if *optional => {}
-            None => return Err(none_for(pipeline, &job, &order.job.step, name)),
+        match value_of(secrets, pipeline, job, secret)? {
+            Some(value) => found.push((secret.name.clone(), value)),
+            None if secret.optional => {}
+            None => return Err(none_for(pipeline, job, &secret.name)),
         }
     }
     Ok(found)

@@ -1,7 +1,8 @@
 //! The farm's state as readers see it.
 
 use prost::Message as _;
-use railyard_common::id::{JobId, LeaseId};
+use railyard_common::id::{JobId, LeaseId, PipelineName};
+use railyard_common::identity::Limits;
 use railyard_common::job::{ImageSource, JobSpec};
 use railyard_common::outcome::OutcomeKind;
 use railyard_common::time::Millis;
@@ -107,7 +108,7 @@ fn approval(what: &str, given: Option<&Approval>) -> v1::Approval {
 }
 
 /// A job of a plan: where it could run now, and what it would wait for.
-pub(super) fn planned(farm: &Farm, spec: &JobSpec, now: Millis) -> v1::PlannedJob {
+pub(super) fn planned(farm: &Farm, pipeline: &PipelineName, spec: &JobSpec, now: Millis) -> v1::PlannedJob {
     let able = farm.workers().filter(|worker| farm.could_take(worker, spec, now));
     v1::PlannedJob {
         name: spec.name.to_string(),
@@ -116,7 +117,7 @@ pub(super) fn planned(farm: &Farm, spec: &JobSpec, now: Millis) -> v1::PlannedJo
         resources: Some(spec.run.resources.to_proto()),
         outputs: spec.run.outputs.iter().map(|output| format!("{}{}", output.glob, output.compress.suffix())).collect(),
         workers: able.map(|worker| worker.offer.name.to_string()).collect(),
-        why: farm.why_it_would_wait(spec, now).unwrap_or_default(),
+        why: farm.why_it_would_wait(pipeline, spec, now).unwrap_or_default(),
         approval: spec.approval.as_ref().map(|what| approval(what, None)),
         concurrency: spec
             .concurrency
@@ -178,10 +179,13 @@ fn phase(live: &Live, lease: LeaseId) -> v1::Phase {
     }
 }
 
-/// A worker.
-pub(super) fn worker(farm: &Farm, live: &Live, worker: &Worker) -> v1::WorkerView {
+/// A worker, with those of its jobs that somebody within `limits` may see.
+pub(super) fn worker(farm: &Farm, live: &Live, worker: &Worker, limits: &Limits) -> v1::WorkerView {
     let job_of = |lease: &LeaseId| {
         let (job, spec) = farm.job(lease.job).zip(farm.spec(lease.job))?;
+        if !limits.allow_pipeline(&job.build.pipeline) {
+            return None;
+        }
         let (build, name) = (job.build.to_string(), spec.name.to_string());
         Some(v1::WorkerJob { lease: Some(lease.to_proto()), build, job: name, phase: phase(live, *lease).into() })
     };

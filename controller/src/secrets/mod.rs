@@ -42,6 +42,14 @@ pub enum SecretError {
     /// There are too many.
     #[error("there are {SECRETS_MAX} secrets already; remove some")]
     TooMany,
+    /// Another one has that name.
+    #[error("there is a secret {name} for {scope}; give this one another name, or replace that one for good")]
+    OtherScope {
+        /// The name.
+        name: SecretName,
+        /// Whom it is for.
+        scope: SecretScope,
+    },
     /// There is none of that name.
     #[error("there is no secret {0}")]
     Unknown(SecretName),
@@ -131,7 +139,8 @@ impl Secrets {
         Ok(secrets)
     }
 
-    /// Stores one; `true` if that replaces another of its name.
+    /// Stores one; `true` if that replaces another of its name. One that is for others is replaced only if `replace` says so: nobody
+    /// can read it back.
     ///
     /// # Errors
     /// [`SecretError`].
@@ -141,6 +150,7 @@ impl Secrets {
         scope: SecretScope,
         (at, by): (Millis, String),
         value: &SecretValue,
+        replace: bool,
     ) -> Result<bool, SecretError> {
         if !is_maskable(value.reveal()) {
             return Err(SecretError::Short(value.reveal().trim_ascii().len()));
@@ -153,6 +163,11 @@ impl Secrets {
         }
         let path = self.file(&name);
         let replaces = path.exists();
+        if let (false, Ok(Some(there))) = (replace, self.read(&name))
+            && there.header.scope != scope
+        {
+            return Err(SecretError::OtherScope { name, scope: there.header.scope });
+        }
         if !replaces && self.names()?.len() >= SECRETS_MAX {
             return Err(SecretError::TooMany);
         }

@@ -29,8 +29,12 @@ impl Room {
     }
 
     fn set(&self, name: &str, scope: SecretScope, value: &str) -> Result<bool, SecretError> {
+        self.put(name, scope, value, false)
+    }
+
+    fn put(&self, name: &str, scope: SecretScope, value: &str, replace: bool) -> Result<bool, SecretError> {
         let value = SecretValue::new(value.as_bytes().to_vec());
-        self.secrets.set(name.parse().unwrap(), scope, (Millis(7), "operator/olga".to_owned()), &value)
+        self.secrets.set(name.parse().unwrap(), scope, (Millis(7), "operator/olga".to_owned()), &value, replace)
     }
 
     fn get(&self, name: &str, pipeline: &str, step: &str) -> Result<Option<String>, String> {
@@ -60,7 +64,11 @@ fn a_secret_comes_back_to_its_own_steps_alone_also_after_a_restart() {
         assert_eq!(room.get("other", "os", "sign"), Ok(None));
         room.secrets = Room::open(room.dir.path());
     }
-    assert!(room.set("key", scope(&["os"], &[]), "another value").unwrap(), "it replaces");
+    assert!(room.set("key", scope(&["os"], &["sign"]), "the next value").unwrap(), "for the same steps");
+    let refused = room.set("key", scope(&["os"], &[]), "another value").unwrap_err().to_string();
+    assert!(refused.contains("there is a secret key for os: sign"), "{refused}");
+    assert_eq!(room.get("key", "os", "sign"), Ok(Some("the next value".to_owned())));
+    assert!(room.put("key", scope(&["os"], &[]), "another value", true).unwrap(), "it replaces");
     assert_eq!(room.get("key", "os", "build"), Ok(Some("another value".to_owned())));
     room.secrets.remove(&"key".parse().unwrap()).unwrap();
     assert_eq!(room.get("key", "os", "sign"), Ok(None));

@@ -5,6 +5,7 @@ use crate::common::worker::hello;
 use crate::common::{Controller, refused};
 use railyard_controller::policy::PolicyRule;
 use railyard_proto::v1;
+use railyard_service::tls::Role;
 use tonic::Code;
 
 /// A pipeline whose one step has more fields.
@@ -12,11 +13,31 @@ fn pipeline(name: &str, more: &str) -> String {
     format!("name: {name}\nsteps:\n  - name: work\n    image: debian:bookworm\n    script: work\n    {more}\n")
 }
 
+#[tokio::test]
+async fn nobody_publishes_or_runs_where_a_rule_keeps_others_out() {
+    let rule = PolicyRule {
+        name: "releases".to_owned(),
+        pipelines: vec!["os".to_owned()],
+        allow: Vec::new(),
+        reserve: vec!["pool:signing".parse().unwrap(), "publish:images".parse().unwrap()],
+        untrusted: false,
+    };
+    let controller = Controller::start_with(|config| config.policy = vec![rule]).await;
+    let person = controller.person(Role::Submitter, "ana");
+    for more in ["pool: signing", "outputs: [{ path: x, publish: images/amd64/1 }]"] {
+        let refusal = person.try_submit(submission(&pipeline("other", more), "1")).await;
+        let message = refused(refusal, Code::PermissionDenied, "policy");
+        assert!(message.contains("rule `releases`") && message.contains("work@linux/amd64"), "{message}");
+        person.submit(&pipeline("os", more), if more.starts_with("pool") { "1" } else { "2" }).await;
+    }
+}
+
 async fn farm() -> Controller {
     let rule = |name: &str, pipeline: &str, allow: &[&str]| PolicyRule {
         name: name.to_owned(),
         pipelines: vec![pipeline.to_owned()],
         allow: allow.iter().map(|text| text.parse().unwrap()).collect(),
+        reserve: Vec::new(),
         untrusted: false,
     };
     Controller::start_with(|config| {

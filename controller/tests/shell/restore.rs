@@ -187,6 +187,7 @@ async fn secrets_come_back_with_their_key() {
         value: value.as_bytes().to_vec(),
         pipelines: vec!["one".to_owned()],
         steps: Vec::new(),
+        replace: false,
     };
     admin().set_secret(set("key", "the first value")).await.unwrap();
     back_up(&controller, &file).await;

@@ -28,6 +28,7 @@ fn set(name: &str, value: &str, pipelines: &[&str], steps: &[&str]) -> v1::SetSe
         value: value.as_bytes().to_vec(),
         pipelines: texts(pipelines),
         steps: texts(steps),
+        replace: false,
     }
 }
 
@@ -95,6 +96,8 @@ async fn a_secret_goes_to_the_worker_that_runs_its_step_and_lies_nowhere_in_the_
     let mut seen = Vec::new();
     while let Some(record) = stream.message().await.unwrap() {
         if record.what.starts_with("secret-") {
+            let given = record.details.get("secrets").cloned().unwrap_or_default();
+            assert!(record.what == "secret-set" || given == "key", "{given}");
             seen.push((record.by, record.what, record.target, record.outcome));
         }
     }
@@ -112,11 +115,13 @@ async fn a_secret_goes_to_the_worker_that_runs_its_step_and_lies_nowhere_in_the_
 async fn a_submit_that_wants_what_it_cannot_have_is_refused_and_leaves_nothing() {
     let controller = Controller::start().await;
     olga(&controller).set_secret(set("key", CANARY, &["os"], &["sign"])).await.unwrap();
+    olga(&controller).set_secret(set("binary", "one\0two\0three", &["os"], &["sign"])).await.unwrap();
     let person = controller.operator();
     for (name, secrets, word) in [
         ("os", "[nothing]", "wants secret `nothing`"),
         ("other", "[key]", "--pipeline other --step sign"),
         ("other", "[{ name: key, env: KEY }]", "write `key?`"),
+        ("os", "[{ name: binary, env: KEY }]", "it has bytes of zero"),
     ] {
         let text = pipeline(name, secrets);
         let message = refused(person.try_submit(submission(&text, "1")).await, Code::FailedPrecondition, rpc_error::SECRET);
@@ -159,10 +164,13 @@ async fn a_secret_that_went_or_changed_meanwhile_is_told_or_given_as_it_is_now()
         olga(&controller).set_secret(set(name, CANARY, &["os"], &[])).await.unwrap();
     }
     let person = controller.operator();
-    person.submit(&pipeline("os", "[gone]"), "1").await;
+    let keyed = v1::SubmitRequest { idempotency_key: "k".to_owned(), ..submission(&pipeline("os", "[gone]"), "1") };
+    assert!(!person.try_submit(keyed.clone()).await.unwrap().existing);
     person.submit(&pipeline("os", "[new]"), "2").await;
     let name = || "gone".to_owned();
     olga(&controller).remove_secret(v1::RemoveSecretRequest { name: name() }).await.unwrap();
+    let repeated = person.try_submit(keyed).await.unwrap();
+    assert!(repeated.existing && repeated.build == "os/1", "{repeated:?}");
     let again = olga(&controller).remove_secret(v1::RemoveSecretRequest { name: name() }).await;
     refused(again, Code::NotFound, rpc_error::NOT_FOUND);
     let replaced = olga(&controller).set_secret(set("new", "another value", &["os"], &[])).await.unwrap();

@@ -105,7 +105,7 @@ fn parse(target: &Target, input: &[u8]) -> Result<Parsed, Finding> {
     let (parsed, memory_bytes) = alloc::most(|| catch_unwind(AssertUnwindSafe(|| (target.parse)(input))));
     let time = busy().saturating_sub(begun);
     let said = parsed.map_err(|panic| finding(format!("it panicked: {}", message(&*panic))))?;
-    let most = MEMORY_BYTES + target.memory_factor * input.len();
+    let most = MEMORY_BYTES + target.memory_base + target.memory_factor * input.len();
     if memory_bytes > most {
         return Err(finding(format!("it took {memory_bytes} bytes of memory; at most {most} are right")));
     }

@@ -23,6 +23,7 @@ pub const ARCHIVE: Target = Target {
     max_len: 32 * 1024,
     // zstd packs at most some thousand times, and what is unpacked lies on the disk.
     memory_factor: 64,
+    memory_base: 0,
 };
 
 pub const TARBALL: Target = Target { name: "tarball", parse: fuzz::tarball, examples: tarballs, ..ARCHIVE };

@@ -25,4 +25,5 @@ pub const AUDIT: Target = Target {
     ],
     max_len: 16 * 1024,
     memory_factor: 200,
+    memory_base: 0,
 };

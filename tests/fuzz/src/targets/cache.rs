@@ -50,4 +50,5 @@ pub const CACHE: Target = Target {
     ],
     max_len: 8 * 1024,
     memory_factor: 64,
+    memory_base: 0,
 };

@@ -47,6 +47,7 @@ pub const CONFIG: Target = Target {
     ],
     max_len: 16 * 1024,
     memory_factor: 500,
+    memory_base: 0,
 };
 
 fn parse(bytes: &[u8]) -> String {

@@ -27,4 +27,5 @@ pub const JOURNAL: Target = Target {
     max_len: 32 * 1024,
     // zstd packs JSON well.
     memory_factor: 4_096,
+    memory_base: 0,
 };

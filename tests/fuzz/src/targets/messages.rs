@@ -31,6 +31,7 @@ pub const MESSAGES: Target = Target {
     // A part of a message takes two bytes at least, and a few hundred in memory; from 100,000 parts on it is refused. A
     // pipeline that is in a message takes as much as one that is not.
     memory_factor: 4_000,
+    memory_base: 0,
 };
 
 /// Orders go to workers; everything else here goes to the controller.

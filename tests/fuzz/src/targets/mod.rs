@@ -29,6 +29,8 @@ pub struct Target {
     pub max_len: usize,
     /// Bytes of memory that a byte of input may take, beside what every target may.
     pub memory_factor: usize,
+    /// Bytes that any input may take besides, however short, because the parser itself has such a bound.
+    pub memory_base: usize,
 }
 
 /// All of them.

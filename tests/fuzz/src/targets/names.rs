@@ -53,6 +53,7 @@ pub const NAMES: Target = Target {
     max_len: 6_000,
     // A glob becomes an automaton.
     memory_factor: 2_000,
+    memory_base: 0,
 };
 
 /// Whether it is one; and then it is the same when it was written and read again.

@@ -11,4 +11,5 @@ pub const OUTPUT: Target = Target {
     max_len: 1024,
     // A byte can say that sixteen kilobytes follow.
     memory_factor: 64 * 1024,
+    memory_base: 0,
 };

@@ -66,6 +66,8 @@ pub const PIPELINE: Target = Target {
     max_len: 64 * 1024,
     // A short file may make many jobs; how many is limited, and so is what they have.
     memory_factor: 4_000,
+    // Aliases multiply: the 100,000 values and 8 MiB of text that a file may have, all told, may come from a few lines.
+    memory_base: 32 << 20,
 };
 
 fn parse(bytes: &[u8]) -> String {

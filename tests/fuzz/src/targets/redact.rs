@@ -25,6 +25,7 @@ pub const REDACT: Target = Target {
     max_len: 4_096,
     // Two dozen ways to write a value, each of its lines as well, and each way up to six times as long.
     memory_factor: 4_000,
+    memory_base: 0,
 };
 
 /// The secret, and what is said, with a zero between them.

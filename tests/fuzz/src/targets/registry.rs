@@ -41,4 +41,5 @@ pub const REGISTRY: Target = Target {
     ],
     max_len: 8 * 1024,
     memory_factor: 64,
+    memory_base: 0,
 };

@@ -13,6 +13,7 @@ pub const PLACE: Target = Target {
     words: &["RYLOG1\n"],
     max_len: 1024,
     memory_factor: 64,
+    memory_base: 0,
 };
 
 pub const STATE: Target = Target {
@@ -43,4 +44,5 @@ pub const STATE: Target = Target {
     ],
     max_len: 16 * 1024,
     memory_factor: 64,
+    memory_base: 0,
 };

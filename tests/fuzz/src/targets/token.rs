@@ -19,6 +19,7 @@ pub const TOKEN: Target = Target {
     words: &["railyard-join-", "railyard-bearer-", "!", "=", "+", "/", "-", "_", " ", "\n", "\0", "é"],
     max_len: 1_024,
     memory_factor: 64,
+    memory_base: 0,
 };
 
 /// What follows this is what a token is made of, and is written as one: nobody guesses the check at its end.
