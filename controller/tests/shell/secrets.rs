@@ -3,10 +3,12 @@
 use crate::common::people::submission;
 use crate::common::worker::{Worker, lease};
 use crate::common::{Controller, refused};
+use railyard_controller::backup;
 use railyard_proto::v1;
 use railyard_proto::v1::admin_service_client::AdminServiceClient;
 use railyard_service::rpc_error;
 use railyard_service::tls::Role;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use tonic::transport::Channel;
 use tonic::{Code, Status};
@@ -90,6 +92,12 @@ async fn a_secret_goes_to_the_worker_that_runs_its_step_and_lies_nowhere_in_the_
     assert_eq!((listed[0].pipelines.as_slice(), listed[0].steps.as_slice()), (&["os".to_owned()][..], &["sign".to_owned()][..]));
     assert_eq!((listed[0].set_by.as_str(), listed[0].fault.as_str()), ("operator/olga", ""));
     assert_eq!(files_with_canary(controller.data_dir()), Vec::<PathBuf>::new());
+    let planned = person.rpc.clone().plan(submission(&pipeline("os", "[key]"), "2")).await.unwrap().into_inner();
+    assert!(!format!("{planned:?} {order:?}").contains("canary"), "{planned:?}");
+    // What the journal has is packed: unpacked, it is this.
+    let state = backup::fetch(controller.channel(Some((Role::Operator, "olga")))).await.unwrap();
+    let state = serde_json::to_string(&state).unwrap();
+    assert!(state.contains("sign@linux/amd64") && !state.contains("canary"), "{state}");
 
     let records = v1::ShowAuditRequest { limit: 1000, ..Default::default() };
     let mut stream = olga(&controller).show_audit(records).await.unwrap().into_inner();
@@ -109,6 +117,32 @@ async fn a_secret_goes_to_the_worker_that_runs_its_step_and_lies_nowhere_in_the_
             ["worker/anvil", "secret-give", "os/1 sign@linux/amd64", "done"],
         ]
     );
+}
+
+#[tokio::test]
+async fn the_key_can_lie_elsewhere_and_is_made_at_the_first_start_only() {
+    let elsewhere = tempfile::tempdir().unwrap();
+    let key = elsewhere.path().join("secrets.key");
+    let there = key.clone();
+    let controller = Controller::start_with(move |config| config.secret_key_file = Some(there)).await;
+    olga(&controller).set_secret(set("key", CANARY, &["os"], &[])).await.unwrap();
+    assert_eq!(std::fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
+    assert!(!controller.data_dir().join("pki/secrets.key").exists());
+    let (address, made) = (controller.address(), std::fs::read(&key).unwrap());
+    let controller = controller.stop().await.start(address).await;
+    assert_eq!(std::fs::read(&key).unwrap(), made);
+    let fault = async |controller: &Controller| {
+        let listed = olga(controller).list_secrets(v1::ListSecretsRequest {}).await.unwrap().into_inner().secrets;
+        listed[0].fault.clone()
+    };
+    assert_eq!(fault(&controller).await, "");
+    // Without it the controller starts, says so, and gives nothing.
+    let stopped = controller.stop().await;
+    std::fs::remove_file(&key).unwrap();
+    let controller = stopped.start(address).await;
+    assert!(fault(&controller).await.contains("secrets.key, cannot be used"));
+    let refusal = controller.operator().try_submit(submission(&pipeline("os", "[key]"), "1")).await;
+    refused(refusal, Code::FailedPrecondition, rpc_error::SECRET);
 }
 
 #[tokio::test]

@@ -18,7 +18,39 @@ use tonic::Code;
 on_both!(
     an_untrusted_build_changes_nothing_that_a_release_reads,
     a_blob_that_an_untrusted_build_spoils_is_not_there_for_a_release,
+    an_untrusted_build_reads_what_a_release_has_left,
 );
+
+/// The second step takes what the first one made.
+const CHAIN: &str = "
+name: chain
+platforms: [linux/amd64]
+steps:
+  - { name: make, image: 'debian:bookworm', script: make, outputs: [x] }
+  - { name: take, image: 'debian:bookworm', script: take, inputs: [{ step: make }] }
+";
+
+async fn an_untrusted_build_reads_what_a_release_has_left(backend: Backend) {
+    let controller = Controller::start_on(backend).await;
+    let person = controller.operator();
+    let mut worker = controller.worker("anvil").await;
+    let bytes = b"what both of them make".as_slice();
+    for untrusted in [false, true] {
+        person.try_submit(v1::SubmitRequest { untrusted, ..submission(CHAIN, "1") }).await.unwrap();
+        let order = worker.order().await;
+        let sent = worker.upload(lease(&order), bytes).await;
+        assert_eq!(sent.upload.is_none(), untrusted, "it is there, and nothing is sent");
+        let artifacts = vec![artifact("x", &sent.blob)];
+        let uploads = sent.upload.into_iter().collect();
+        let done = v1::ReportRequest { artifacts, uploads, ..report(lease(&order), succeeded()) };
+        worker.try_report(done).await.unwrap();
+        let order = worker.order().await;
+        let blob = order.inputs[0].artifact.clone().unwrap().blob.unwrap();
+        assert_eq!(worker.download(lease(&order), &blob).await, bytes);
+        worker.succeed(lease(&order)).await;
+        person.ended(&order.build).await;
+    }
+}
 
 /// It publishes where every build of it does, leaves an image, and its builds supersede each other.
 const OS: &str = "
