@@ -60,6 +60,8 @@ impl Attempt {
                 self.make_image(dir, log, &image).instrument(info_span!("pack")).await?
             }
             Stage::Upload { made } => {
+                // An earlier process may have died over that.
+                self.remove_secrets().await;
                 if let Some(made) = &made {
                     make::check(made, &dir.image()).await?;
                 }
@@ -215,9 +217,7 @@ impl Attempt {
             record: &record,
             masks: &masks,
         };
-        let ran = container::run(&room, &spec, &image.id, patience, &mut self.stop).await;
-        self.remove_secrets().await;
-        if ran? == Ran::Never {
+        if container::run(&room, &spec, &image.id, patience, &mut self.stop).await? == Ran::Never {
             return Ok(None);
         }
         self.ended_well(log, started).await?;
@@ -260,9 +260,7 @@ impl Attempt {
         let (order, record, masks) = (self.order.clone(), self.record(dir), self.masks().await?);
         let room =
             Room { shop: &shop, order: &order, name: &name, work: &dir.work(), log, record: &record, masks: &masks };
-        let ran = container::resume(&room, stage, &mut self.stop).await;
-        self.remove_secrets().await;
-        if ran? == Ran::Never {
+        if container::resume(&room, stage, &mut self.stop).await? == Ran::Never {
             return Ok(None);
         }
         self.ended_well(log, started).await?;
@@ -296,6 +294,7 @@ impl Attempt {
         let mut made = None;
         if order.run.commit {
             record.enter(&Stage::Pack { image: base.id.clone() }).await;
+            self.remove_secrets().await;
             // The container's processors and memory are free.
             self.enter(Phase::Upload).await;
             let (name, scratch) = (spec::container_name(&shop.farm, &shop.config, order), dir.image());
@@ -308,6 +307,8 @@ impl Attempt {
             }
         }
         record.enter(&Stage::Upload { made: made.clone() }).await;
+        // Not before: a process that finds the stage of the run needs them, to hide them in what is left of the output.
+        self.remove_secrets().await;
         Ok(made)
     }
 

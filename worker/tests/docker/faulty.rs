@@ -43,6 +43,8 @@ pub struct Faults {
     pub network_elsewhere: bool,
     /// It can only with a permit of this.
     pub overlay_waits: Option<Arc<Semaphore>>,
+    /// The engine tells of an image only with a permit of this.
+    pub image_waits: Option<Arc<Semaphore>>,
 }
 
 impl Default for Faults {
@@ -62,6 +64,7 @@ impl Default for Faults {
             no_overlay: false,
             network_elsewhere: false,
             overlay_waits: None,
+            image_waits: None,
         }
     }
 }
@@ -172,6 +175,9 @@ impl Runtime for Faulty {
     }
 
     async fn image(&self, reference: &str) -> Result<Option<LocalImage>, RuntimeError> {
+        if let Some(permits) = &self.faults.image_waits {
+            permits.acquire().await.unwrap().forget();
+        }
         self.engine.image(reference).await
     }
 

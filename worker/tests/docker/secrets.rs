@@ -2,6 +2,7 @@
 
 use crate::engine::{self, base_image, client};
 use crate::farm::Farm;
+use crate::faulty::Faults;
 use crate::images::{committing, forget_build};
 use crate::order::{lease, order};
 use bollard::query_parameters as query;
@@ -15,6 +16,7 @@ use railyard_proto::v1;
 use railyard_service::convert::FromProto as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use tokio::sync::Semaphore;
 
 /// Something that no other test and no other run has.
 fn canary(kind: &str) -> String {
@@ -184,6 +186,36 @@ async fn secrets_stay_hidden_when_another_process_of_the_worker_goes_on() {
         ended.log
     );
     assert_eq!(ended.log.matches(&mask).count(), 3, "each once: {}", ended.log);
+    assert_eq!(in_memory(&farm), Vec::<PathBuf>::new());
+    worker.stop().await;
+    farm.assert_no_leftovers().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_script_that_has_ended_is_not_lost_when_the_worker_dies_before_it_goes_on() {
+    let farm = Farm::start().await;
+    let worker = farm.worker().await;
+    let token = canary("token");
+    let script = "echo on; while ! test -e go; do sleep 0.1; done; echo \"last $TOKEN\"";
+    let order = wants(order(1, &base_image().await, script), &[("token", Some("TOKEN"), false)]);
+    gives(&farm, order.lease, &[("token", &token)]);
+    farm.send(&order).await;
+    farm.logged(order.lease, "\non\n").await;
+    worker.crash().await;
+
+    // The next process hears the end, and dies before it has written down more than that the container was started.
+    let image_waits = Some(Arc::new(Semaphore::new(0)));
+    let worker = farm.faulty_worker(farm.config(), Faults { image_waits, ..Faults::default() }).await;
+    std::fs::write(farm.data_dir().join("jobs").join(order.lease.to_string()).join("work/go"), "").unwrap();
+    farm.logged(order.lease, "the script ended well").await;
+    worker.crash().await;
+    assert_eq!(in_memory(&farm).len(), 1, "whoever goes on needs them");
+
+    let worker = farm.worker().await;
+    let ended = farm.ended(order.lease).await;
+    ended.expect_success();
+    assert!(ended.log.contains(&format!("last {}\n", "*".repeat(token.len()))), "{}", ended.log);
+    assert!(!ended.log.contains("canary"), "{}", ended.log);
     assert_eq!(in_memory(&farm), Vec::<PathBuf>::new());
     worker.stop().await;
     farm.assert_no_leftovers().await;
