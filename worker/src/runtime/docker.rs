@@ -20,6 +20,7 @@ use bollard::query_parameters as query;
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use railyard_common::digest::Digest;
 use railyard_common::platform::Platform;
+use railyard_service::process::NO_CORE_BYTES;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -215,9 +216,10 @@ impl Docker {
     }
 }
 
-/// No memory of what crashes goes into a file.
+/// No memory of what crashes goes into a file, or to whatever takes core dumps on the host.
 fn no_core() -> ResourcesUlimits {
-    ResourcesUlimits { name: Some("core".to_owned()), soft: Some(0), hard: Some(0) }
+    let bytes = Some(i64::from(NO_CORE_BYTES));
+    ResourcesUlimits { name: Some("core".to_owned()), soft: bytes, hard: bytes }
 }
 
 #[async_trait]

@@ -91,7 +91,7 @@ pub struct ContainerSpec {
     pub capabilities: Vec<String>,
     /// The engine's network that it is in; `None`: no network at all.
     pub network: Option<String>,
-    /// What crashes in it may leave its memory in a file.
+    /// What crashes in it may leave its memory in a file, or to whatever takes core dumps on the host.
     pub core_dumps: bool,
     /// The control group that its own is made in; `None`: the engine's usual one.
     pub cgroup_parent: Option<String>,

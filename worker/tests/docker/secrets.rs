@@ -100,7 +100,7 @@ async fn a_step_has_its_secrets_in_memory_and_nothing_else_has_them() {
         cat /run/secrets/key
         printf %s \"${TOKEN%????????}\"; printf '%s\\n' \"${TOKEN#\"${TOKEN%????????}\"}\"
         (echo x >/run/secrets/key) 2>/dev/null || echo read-only
-        ulimit -c
+        grep '^Max core' /proc/self/limits
         echo \"absent $(ls /run/secrets | grep -c absent)\" \"${ABSENT-unset}\"
         echo done >list; echo kept >/opt/kept
         echo running; while ! test -e go; do sleep 0.1; done";
@@ -132,11 +132,15 @@ async fn a_step_has_its_secrets_in_memory_and_nothing_else_has_them() {
         format!("\nTOKEN={}\n", "*".repeat(token.len())),
         // The whole file, line by line.
         format!("\n{}\n{}\n{}\n", "*".repeat(19), "*".repeat(key.len()), "*".repeat(17)),
-        format!("\n{}\nread-only\n0\nabsent 0 unset\n", "*".repeat(token.len())),
+        format!("\n{}\nread-only\nMax core file size", "*".repeat(token.len())),
+        "\nabsent 0 unset\n".to_owned(),
     ] {
         assert!(ended.log.contains(&line), "{line:?} is not in {}", ended.log);
     }
     assert!(!ended.log.contains("canary"), "{}", ended.log);
+    let core = ended.log.lines().find(|line| line.starts_with("Max core")).unwrap();
+    // Less than any file, and what a dump into a pipe is left out for.
+    assert_eq!(core.split_whitespace().collect::<Vec<_>>()[4..6], ["1", "1"], "{core}");
     assert_eq!(in_memory(&farm), Vec::<PathBuf>::new(), "they went with the container");
 
     let image = Image::from_proto(ended.report.image.clone().unwrap()).unwrap();
