@@ -1,9 +1,11 @@
-//! The secrets of running steps: files in memory, one directory for each lease, there as long as the step's container runs.
+//! The secrets of running steps: files in memory, one directory for each lease, there from when the worker begins with the step
+//! until its container has ended.
 //!
 //! ```text
 //! /run/railyard-FARM-WORKER/LEASE/NAME
 //! ```
-//! **Invariant:** a secret lies on a tmpfs or nowhere, below a directory that is this worker's alone.
+//! **Invariants:** a secret lies on a tmpfs or nowhere, below a directory that is this worker's alone. What has been removed is
+//! not written any more.
 
 use crate::config::WorkerConfig;
 use nix::sys::statfs::{TMPFS_MAGIC, statfs};
@@ -11,10 +13,11 @@ use nix::unistd::geteuid;
 use railyard_common::id::{LeaseId, SecretName};
 use railyard_common::secret::SecretValue;
 use std::collections::BTreeSet;
-use std::fs::{self, DirBuilder, OpenOptions, Permissions};
+use std::fs::{self, DirBuilder, Metadata, OpenOptions, Permissions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Where a tmpfs is on most hosts.
 const USUAL: [&str; 2] = ["/run", "/dev/shm"];
@@ -43,6 +46,9 @@ pub enum SecretsError {
         /// Its permissions.
         mode: u32,
     },
+    /// They were removed before they were written.
+    #[error("{0} is over")]
+    Over(LeaseId),
     /// The system.
     #[error("cannot {what} {}", path.display())]
     Io {
@@ -55,7 +61,7 @@ pub enum SecretsError {
     },
 }
 
-/// Where the secrets of this worker's steps are. All calls block.
+/// Where the secrets of this worker's steps are. All calls but [`Self::begin`] block. Clones share what has begun.
 #[derive(Clone, Debug)]
 pub struct SecretsDir {
     /// The tmpfs that the settings name.
@@ -63,6 +69,8 @@ pub struct SecretsDir {
     /// The worker is in a container: what it calls `/run` is not what the engine calls so.
     is_apart: bool,
     name: String,
+    /// The leases whose secrets may be written. Held while anything is written or removed.
+    begun: Arc<Mutex<BTreeSet<LeaseId>>>,
 }
 
 impl SecretsDir {
@@ -72,7 +80,27 @@ impl SecretsDir {
             chosen: config.secrets_dir.clone(),
             is_apart: config.host_data_dir.is_some(),
             name: format!("railyard-{farm}-{}", config.name),
+            begun: Arc::default(),
         }
+    }
+
+    /// Whether secrets can be kept here, as far as can be seen without any.
+    ///
+    /// # Errors
+    /// [`SecretsError`].
+    pub fn check(&self) -> Result<(), SecretsError> {
+        let own = self.own()?;
+        match fs::symlink_metadata(&own) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(failed("look at", &own)(error)),
+            Ok(meta) => is_private(&own, &meta),
+        }
+    }
+
+    /// The secrets of a lease may be written, until they are removed. To be called before the write waits for a thread: whoever
+    /// stops the attempt meanwhile removes them first, and must not find them there later.
+    pub fn begin(&self, lease: LeaseId) {
+        self.begun().insert(lease);
     }
 
     /// Where a lease's secrets are, or would be.
@@ -83,21 +111,19 @@ impl SecretsDir {
         Ok(self.own()?.join(lease.to_string()))
     }
 
-    /// Writes the secrets of a lease, in the place of what is there.
+    /// Writes the secrets of a lease that has begun, in the place of what is there.
     ///
     /// # Errors
-    /// [`SecretsError`].
+    /// [`SecretsError`], also if they have been removed since it began.
     pub fn write(&self, lease: LeaseId, secrets: &[(SecretName, SecretValue)]) -> Result<PathBuf, SecretsError> {
-        self.remove(lease)?;
-        let dir = self.of(lease)?;
-        loop {
-            self.make_own()?;
-            match DirBuilder::new().mode(PRIVATE).create(&dir) {
-                // The last one of another lease went just now, and took the worker's directory along.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                created => break created.map_err(failed("create", &dir))?,
-            }
+        let begun = self.begun();
+        if !begun.contains(&lease) {
+            return Err(SecretsError::Over(lease));
         }
+        let dir = self.of(lease)?;
+        remove_dir(&dir)?;
+        self.make_own()?;
+        DirBuilder::new().mode(PRIVATE).create(&dir).map_err(failed("create", &dir))?;
         for (name, value) in secrets {
             let path = dir.join(name.as_str());
             let file = OpenOptions::new().write(true).create_new(true).mode(SEEN_FILE).open(&path);
@@ -128,13 +154,11 @@ impl SecretsDir {
     /// # Errors
     /// [`SecretsError::Io`].
     pub fn remove(&self, lease: LeaseId) -> Result<(), SecretsError> {
+        let mut begun = self.begun();
+        begun.remove(&lease);
         // Without a tmpfs there are none.
         let Ok(own) = self.own() else { return Ok(()) };
-        let dir = own.join(lease.to_string());
-        match fs::remove_dir_all(&dir) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            removed => removed.map_err(failed("remove", &dir))?,
-        }
+        remove_dir(&own.join(lease.to_string()))?;
         // Not empty: other steps have theirs.
         let _ = fs::remove_dir(&own);
         Ok(())
@@ -159,6 +183,10 @@ impl SecretsDir {
             }
         }
         Ok(others)
+    }
+
+    fn begun(&self) -> MutexGuard<'_, BTreeSet<LeaseId>> {
+        self.begun.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn own(&self) -> Result<PathBuf, SecretsError> {
@@ -188,11 +216,23 @@ impl SecretsDir {
             _ => {}
         }
         let meta = fs::symlink_metadata(&own).map_err(failed("look at", &own))?;
-        let (owner, mode) = (meta.uid(), meta.mode() & PERMISSIONS);
-        match meta.is_dir() && owner == geteuid().as_raw() && mode == PRIVATE {
-            true => Ok(()),
-            false => Err(SecretsError::Foreign { path: own, owner, mode }),
-        }
+        is_private(&own, &meta)
+    }
+}
+
+/// Whether the worker's directory is one that it has made.
+fn is_private(own: &Path, meta: &Metadata) -> Result<(), SecretsError> {
+    let (owner, mode) = (meta.uid(), meta.mode() & PERMISSIONS);
+    match meta.is_dir() && owner == geteuid().as_raw() && mode == PRIVATE {
+        true => Ok(()),
+        false => Err(SecretsError::Foreign { path: own.to_owned(), owner, mode }),
+    }
+}
+
+fn remove_dir(dir: &Path) -> Result<(), SecretsError> {
+    match fs::remove_dir_all(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed.map_err(failed("remove", dir)),
     }
 }
 
@@ -216,7 +256,13 @@ mod tests {
     use super::*;
 
     fn dir(chosen: Option<&Path>, name: &str) -> SecretsDir {
-        SecretsDir { chosen: chosen.map(Path::to_owned), is_apart: false, name: name.to_owned() }
+        let chosen = chosen.map(Path::to_owned);
+        SecretsDir { chosen, is_apart: false, name: name.to_owned(), begun: Arc::default() }
+    }
+
+    fn write(dir: &SecretsDir, lease: LeaseId, secrets: &[(SecretName, SecretValue)]) -> Result<PathBuf, SecretsError> {
+        dir.begin(lease);
+        dir.write(lease, secrets)
     }
 
     fn tmpfs() -> tempfile::TempDir {
@@ -235,9 +281,9 @@ mod tests {
     fn secrets_are_in_memory_for_their_lease_and_gone_with_it() {
         let room = tmpfs();
         let secrets = dir(Some(room.path()), "railyard-f-w");
-        let one = secrets.write(lease("j1.1"), &[secret("key", "old")]).unwrap();
-        assert_eq!(secrets.write(lease("j1.1"), &[secret("key", "value one"), secret("b", "two")]).unwrap(), one);
-        secrets.write(lease("j2.1"), &[secret("key", "other")]).unwrap();
+        let one = write(&secrets, lease("j1.1"), &[secret("key", "old")]).unwrap();
+        assert_eq!(write(&secrets, lease("j1.1"), &[secret("key", "value one"), secret("b", "two")]).unwrap(), one);
+        write(&secrets, lease("j2.1"), &[secret("key", "other")]).unwrap();
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & PERMISSIONS;
         assert_eq!(mode(one.parent().unwrap()), PRIVATE, "nobody else on this host looks in");
         assert_eq!([mode(&one), mode(&one.join("key"))], [SEEN_DIR, SEEN_FILE]);
@@ -256,14 +302,33 @@ mod tests {
     }
 
     #[test]
+    fn what_has_been_removed_is_not_written_any_more() {
+        let room = tmpfs();
+        let secrets = dir(Some(room.path()), "railyard-f-w");
+        let late = secrets.clone();
+        late.begin(lease("j1.1"));
+        write(&secrets, lease("j2.1"), &[secret("key", "of another")]).unwrap();
+        // Whoever stops the attempt is first.
+        secrets.remove(lease("j1.1")).unwrap();
+        assert!(matches!(late.write(lease("j1.1"), &[secret("key", "value")]), Err(SecretsError::Over(_))));
+        assert_eq!(fs::read_dir(room.path().join("railyard-f-w")).unwrap().count(), 1, "the other's");
+        secrets.remove(lease("j2.1")).unwrap();
+        assert!(late.write(lease("j2.1"), &[secret("key", "value")]).is_err());
+        assert_eq!(fs::read_dir(room.path()).unwrap().count(), 0);
+        // The next attempt of that name may.
+        assert!(write(&late, lease("j1.1"), &[secret("key", "value")]).is_ok());
+    }
+
+    #[test]
     fn secrets_are_never_put_on_a_disk() {
         let disk = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
         let secrets = dir(Some(disk.path()), "railyard-f-w");
-        let error = secrets.write(lease("j1.1"), &[secret("key", "value")]).unwrap_err().to_string();
+        let error = write(&secrets, lease("j1.1"), &[secret("key", "value")]).unwrap_err().to_string();
         assert!(error.contains("is no tmpfs") && error.contains("`secrets_dir`"), "{error}");
         assert_eq!(fs::read_dir(disk.path()).unwrap().count(), 0);
+        assert!(matches!(secrets.check(), Err(SecretsError::NoTmpfs(_))));
         let apart = SecretsDir { is_apart: true, ..dir(None, "railyard-f-w") };
-        assert!(apart.write(lease("j1.1"), &[]).unwrap_err().to_string().contains("runs in a container"));
+        assert!(write(&apart, lease("j1.1"), &[]).unwrap_err().to_string().contains("runs in a container"));
         assert!(secrets.others(&BTreeSet::new()).unwrap().is_empty());
     }
 
@@ -274,11 +339,13 @@ mod tests {
         let own = room.path().join("railyard-f-w");
         fs::create_dir(&own).unwrap();
         fs::set_permissions(&own, Permissions::from_mode(0o777)).unwrap();
-        assert!(matches!(secrets.write(lease("j1.1"), &[]), Err(SecretsError::Foreign { mode: 0o777, .. })));
+        assert!(matches!(write(&secrets, lease("j1.1"), &[]), Err(SecretsError::Foreign { mode: 0o777, .. })));
+        assert!(matches!(secrets.check(), Err(SecretsError::Foreign { mode: 0o777, .. })));
         fs::remove_dir(&own).unwrap();
+        secrets.check().unwrap();
         let elsewhere = tmpfs();
         std::os::unix::fs::symlink(elsewhere.path(), &own).unwrap();
-        assert!(matches!(secrets.write(lease("j1.1"), &[]), Err(SecretsError::Foreign { .. })));
+        assert!(matches!(write(&secrets, lease("j1.1"), &[]), Err(SecretsError::Foreign { .. })));
         assert_eq!(fs::read_dir(elsewhere.path()).unwrap().count(), 0);
     }
 }

@@ -159,6 +159,7 @@ impl Attempt {
         let secrets = shop.uplink.fetch_secrets(lease).await.map_err(refused_secret)?;
         log.note(&format!("fetched {}", count(secrets.len(), "secret"))).await?;
         let dir = shop.secrets.clone();
+        dir.begin(lease);
         let written = crate::blocking::blocking(move || dir.write(lease, &secrets)).await;
         written.map(drop).map_err(|error| {
             let error = railyard_service::error_chain(&error);
