@@ -63,6 +63,8 @@ pub enum Reason {
     ImageMissing,
     /// An input named an artifact that is not there.
     InputMissing,
+    /// A secret that it cannot do without is not there for it, or cannot be opened.
+    SecretMissing,
     /// Ran longer than its timeout.
     WallClock,
     /// Wrote nothing for longer than its silence timeout.
@@ -86,7 +88,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    const ALL: [Reason; 19] = [
+    const ALL: [Reason; 20] = [
         Self::Done,
         Self::ExitCode,
         Self::Signal,
@@ -96,6 +98,7 @@ impl Reason {
         Self::OutputBad,
         Self::ImageMissing,
         Self::InputMissing,
+        Self::SecretMissing,
         Self::WallClock,
         Self::Silence,
         Self::Engine,
@@ -120,6 +123,7 @@ impl Reason {
             Self::OutputBad => "output-bad",
             Self::ImageMissing => "image-missing",
             Self::InputMissing => "input-missing",
+            Self::SecretMissing => "secret-missing",
             Self::WallClock => "wall-clock",
             Self::Silence => "silence",
             Self::Engine => "engine",

@@ -132,6 +132,7 @@ pub async fn run_in(config: WorkerConfig, outside: Outside, shutdown: Cancellati
     // Before anything else: whatever runs there without a lease must stop.
     tidy(&shop, &left).await?;
     guard(&shop).await;
+    keep_secrets(&shop).await;
     let (daemon, events) = daemon::Daemon::new(shop, left.is_empty())?;
     Ok(daemon.run(left, events, shutdown).await?)
 }
@@ -147,6 +148,15 @@ async fn guard(shop: &Workshop) {
         network::Unguarded::Allow => {
             tracing::warn!(error, "nothing keeps steps with a network away from this host; the settings allow that");
         }
+    }
+}
+
+/// Says loudly where the secrets of steps could not be kept.
+async fn keep_secrets(shop: &Workshop) {
+    let secrets = shop.secrets.clone();
+    if let Err(error) = blocking::blocking(move || secrets.check()).await {
+        let error = railyard_service::error_chain(&error);
+        tracing::error!(error, "steps with secrets are refused: this worker cannot keep them");
     }
 }
 

@@ -13,6 +13,7 @@ use crate::inputs;
 use crate::log::{JobLog, count};
 use crate::network::{NetworkError, Unguarded};
 use crate::runtime::LocalImage;
+use crate::secrets::SecretsError;
 use crate::uplink::UplinkError;
 use railyard_common::blob::Blob;
 use railyard_common::order::Order;
@@ -121,6 +122,8 @@ impl Attempt {
 
     async fn fetch(&self, dir: &JobDir, log: &JobLog) -> Result<(LocalImage, InUse, Vec<inputs::InputMount>), Fault> {
         let (shop, order) = (&self.shop, &self.order);
+        // First, so that a job that cannot have them costs nothing.
+        self.fetch_secrets(log).await?;
         let mut patience = Patience::new(shop, log);
         let (image, in_use) = loop {
             match prepare::prepare(shop, order, log).await {
@@ -146,7 +149,6 @@ impl Attempt {
             let start = dir.start();
             write_script(&start, &text).await.map_err(DiskError::at("write", &start))?;
         }
-        self.fetch_secrets(log).await?;
         Ok((image, in_use, mounts))
     }
 
@@ -156,16 +158,22 @@ impl Attempt {
         if self.order.run.secrets.is_empty() {
             return Ok(());
         }
+        // Whoever cannot keep them does not ask for them.
+        let dir = shop.secrets.clone();
+        crate::blocking::blocking(move || dir.check()).await.map_err(|error| self.cannot_keep(&error))?;
         let secrets = shop.uplink.fetch_secrets(lease).await.map_err(refused_secret)?;
         log.note(&format!("fetched {}", count(secrets.len(), "secret"))).await?;
         let dir = shop.secrets.clone();
         dir.begin(lease);
         let written = crate::blocking::blocking(move || dir.write(lease, &secrets)).await;
-        written.map(drop).map_err(|error| {
-            let error = railyard_service::error_chain(&error);
-            let message = format!("worker {} cannot keep the secrets of this job: {error}", shop.config.name);
-            Fault::ended(OutcomeKind::Lost, Reason::Engine, message)
-        })
+        written.map(drop).map_err(|error| self.cannot_keep(&error))
+    }
+
+    /// Another worker may. It is no fault of this one's that counts against what else it can do.
+    fn cannot_keep(&self, error: &SecretsError) -> Fault {
+        let (who, error) = (&self.shop.config.name, railyard_service::error_chain(error));
+        let message = format!("worker {who} cannot keep the secrets of this job: {error}");
+        Fault::ended(OutcomeKind::Refused, Reason::Unsupported, message)
     }
 
     /// Where the secrets of the step are, if it has some.
@@ -173,8 +181,7 @@ impl Attempt {
         if self.order.run.secrets.is_empty() {
             return Ok(None);
         }
-        let found = self.shop.secrets.of(self.order.lease);
-        found.map(Some).map_err(|error| Fault::ended(OutcomeKind::Lost, Reason::Engine, error.to_string()))
+        self.shop.secrets.of(self.order.lease).map(Some).map_err(|error| self.cannot_keep(&error))
     }
 
     /// Hides the secrets of the step in what its container writes.
@@ -330,11 +337,11 @@ impl Attempt {
     }
 }
 
-/// A secret that is missing will be missing for the next worker, too.
+/// A secret that is missing will be missing for the next worker, too: the job has failed.
 fn refused_secret(error: UplinkError) -> Fault {
     match error {
         UplinkError::Refused { status, .. } if rpc_error::reason_of(&status).as_deref() == Some(rpc_error::SECRET) => {
-            Fault::ended(OutcomeKind::Refused, Reason::Unsupported, status.message())
+            Fault::ended(OutcomeKind::Failed, Reason::SecretMissing, status.message())
         }
         error => error.into(),
     }

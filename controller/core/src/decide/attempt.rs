@@ -105,6 +105,8 @@ impl Farm {
 fn retry_after(job: &Job, spec: &JobSpec, outcome: &Outcome) -> Option<u64> {
     match outcome.kind {
         OutcomeKind::Succeeded | OutcomeKind::Cancelled => None,
+        // It is missing for every attempt, until an operator stores it.
+        OutcomeKind::Failed if outcome.reason == Reason::SecretMissing => None,
         OutcomeKind::Failed | OutcomeKind::TimedOut => {
             let failed = job.failed + 1;
             (failed <= spec.retries || planted::is(Bug::FailedBudgetIgnored))

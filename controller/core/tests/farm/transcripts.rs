@@ -28,6 +28,7 @@ scripts! {
     step_fails_and_retries
     lost_budget
     worker_refuses
+    secret_missing
     cancel_running
     cancel_race
     retry_failed
