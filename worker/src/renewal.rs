@@ -2,6 +2,7 @@
 
 use crate::join::Files;
 use crate::uplink::{Jitter, Uplink};
+use railyard_common::time::Millis;
 use railyard_service::channel::{ChannelError, Endpoint};
 use railyard_service::clock::{Clock as _, SystemClock};
 use railyard_service::enrol::{self, EnrolError, Enrolled};
@@ -14,6 +15,8 @@ use tonic::transport::Channel;
 const RETRY: Duration = Duration::from_secs(60);
 /// A certificate of seconds, as tests have them, is tried again sooner.
 const RETRY_SHARE: u32 = 10;
+/// And never sooner than that, whatever a certificate says.
+const RETRY_LEAST: Duration = Duration::from_millis(500);
 /// A sleep of more than this is cut in pieces: the host may have been asleep itself.
 const NAP: Duration = Duration::from_secs(3600);
 
@@ -30,6 +33,35 @@ impl Credentials {
     /// What to show now.
     pub fn now(&self) -> Endpoint {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// When the certificate in use is to be renewed, on the clock of the kernel's boot. The wall clock may be anywhere: one that is ahead
+/// of the controller's would find each new certificate due at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Due {
+    at: Duration,
+    /// The least time between two tries, whether they go well or not.
+    pause: Duration,
+}
+
+impl Due {
+    /// Of a certificate that was here before: only the wall clock tells how old it is. If that is wrong, this is too early once, or
+    /// as late as for a new one.
+    fn of_found(cert_pem: &str, now: Millis, booted: Duration) -> Result<Self, TlsError> {
+        let (use_for, pause) = Self::times(cert_pem)?;
+        Ok(Self { at: booted + use_for.saturating_sub(enrol::age(cert_pem, now)?), pause })
+    }
+
+    /// Of one that was given just now.
+    fn of_given(cert_pem: &str, booted: Duration) -> Result<Self, TlsError> {
+        let (use_for, pause) = Self::times(cert_pem)?;
+        Ok(Self { at: booted + use_for.max(pause), pause })
+    }
+
+    fn times(cert_pem: &str) -> Result<(Duration, Duration), TlsError> {
+        let length = enrol::length(cert_pem)?;
+        Ok((length / 3 * 2, RETRY.min(length / RETRY_SHARE).max(RETRY_LEAST)))
     }
 }
 
@@ -50,40 +82,53 @@ pub struct Renewal {
 impl Renewal {
     /// Renews until it is dropped. Streams that are open go on as they are.
     pub async fn run(self) {
+        let Some(pair) = self.credentials.now().identity else { return };
+        let mut due = match Due::of_found(&pair.cert_pem, SystemClock.now(), SystemClock.boottime()) {
+            Ok(due) => due,
+            Err(error) => return tracing::error!(%error, "the certificate cannot be renewed"),
+        };
         loop {
-            let Some(pair) = self.credentials.now().identity else { return };
-            let due = match enrol::renew_after(&pair.cert_pem) {
-                Ok(due) => due,
-                Err(error) => return tracing::error!(%error, "the certificate cannot be renewed"),
-            };
-            if !due.is_zero() {
-                tokio::time::sleep(due.min(NAP)).await;
+            let wait = due.at.saturating_sub(SystemClock.boottime());
+            if !wait.is_zero() {
+                tokio::time::sleep(wait.min(NAP)).await;
                 continue;
             }
-            let Err(error) = self.renew().await else { continue };
-            let left = tls::secs_left(&pair.cert_pem, SystemClock.now()).unwrap_or_default();
-            let why = railyard_service::error_chain(&error);
-            match left {
-                0 => tracing::error!(%why, "the certificate has expired; join the farm again with a token (`--join`)"),
-                left => tracing::warn!(%why, secs_left = left, "the certificate cannot be renewed yet; trying again"),
+            match self.renew().await {
+                Ok(next) => due = next,
+                Err(error) => {
+                    self.complain(&error);
+                    tokio::time::sleep(due.pause + self.jitter.pause(1)).await;
+                }
             }
-            let pause = RETRY.min(Duration::from_secs(left.max(1)) / RETRY_SHARE);
-            tokio::time::sleep(pause + self.jitter.pause(1)).await;
         }
     }
 
-    async fn renew(&self) -> Result<(), RenewError> {
+    fn complain(&self, error: &RenewError) {
+        let why = railyard_service::error_chain(error);
+        let shown = self.credentials.now().identity;
+        match shown.and_then(|pair| tls::secs_left(&pair.cert_pem, SystemClock.now()).ok()) {
+            None | Some(0) => tracing::error!(
+                %why,
+                "the certificate has expired, as far as this host's clock is right; join the farm again with a token (`--join`)"
+            ),
+            Some(left) => tracing::warn!(%why, secs_left = left, "the certificate cannot be renewed yet; trying again"),
+        }
+    }
+
+    /// When that is due again.
+    async fn renew(&self) -> Result<Due, RenewError> {
         let endpoint = self.credentials.now();
         let key_pem = endpoint.identity.as_ref().map(|pair| pair.key_pem.clone()).unwrap_or_default();
         let key = KeyRequest::from_pem(&key_pem)?;
         let Enrolled { pair, expires_at, identity, .. } = enrol::renew((self.channel)(&endpoint)?, &key).await?;
+        let due = Due::of_given(&pair.cert_pem, SystemClock.boottime())?;
         tls::write_public(&self.files.cert, &pair.cert_pem)?;
         self.credentials.0.lock().unwrap_or_else(PoisonError::into_inner).identity = Some(pair);
         // Calls go over a new connection from now on; what is open stays.
         self.uplink.renew();
         let hours = expires_at.since(SystemClock.now()) / 3_600_000;
         tracing::info!(%identity, hours, "the certificate is renewed");
-        Ok(())
+        Ok(due)
     }
 }
 
@@ -99,4 +144,48 @@ pub enum RenewError {
     /// The controller does not give another.
     #[error(transparent)]
     Enrol(#[from] EnrolError),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use railyard_service::tls::{Authority, Identity, Role};
+
+    const HOUR: Duration = Duration::from_secs(3600);
+    const BOOTED: Duration = Duration::from_secs(777);
+
+    fn certificate(secs: u64) -> String {
+        let dir = tempfile::tempdir().unwrap();
+        let authority = Authority::open_or_create(dir.path(), "test").unwrap();
+        authority.issue_client(&Identity::new(Role::Worker, "w").unwrap(), secs).unwrap().cert_pem
+    }
+
+    #[test]
+    fn a_certificate_is_renewed_at_two_thirds_wherever_the_wall_clock_is() {
+        let (day, now) = (certificate(24 * 3600), SystemClock.now());
+        let in_hours = |due: Due| (due.at - BOOTED).as_secs_f64() / 3600.0;
+        let given = Due::of_given(&day, BOOTED).unwrap();
+        assert!((15.9..=16.0).contains(&in_hours(given)), "{given:?}");
+        for (ahead_hours, hours) in [(0, 15.9..=16.0), (6, 9.9..=10.0), (16, 0.0..=0.0), (1000, 0.0..=0.0)] {
+            let due = Due::of_found(&day, now.plus(ahead_hours * 3_600_000), BOOTED).unwrap();
+            assert!(hours.contains(&in_hours(due)), "{ahead_hours}: {due:?}");
+        }
+        // A clock that is behind would have it wait for longer than the certificate is good.
+        let behind = Due::of_found(&day, Millis(now.0 - 1_000 * 3_600_000), BOOTED).unwrap();
+        assert!(behind.at <= BOOTED + 16 * HOUR, "{behind:?}");
+    }
+
+    #[test]
+    fn there_is_a_pause_between_two_tries_whatever_a_certificate_says() {
+        // Certificates end at a whole second.
+        for (secs, pause, wait) in [
+            (0, 500..=500, 500..=500),
+            (9, 800..=900, 5_333..=6_000),
+            (24 * 3600, 60_000..=60_000, 57_599_000..=57_600_000),
+        ] {
+            let due = Due::of_given(&certificate(secs), BOOTED).unwrap();
+            assert!(pause.contains(&due.pause.as_millis()), "{secs}: {due:?}");
+            assert!(wait.contains(&(due.at - BOOTED).as_millis()), "{secs}: {due:?}");
+        }
+    }
 }

@@ -5,7 +5,6 @@
 //! ```
 
 use crate::channel::{self, ChannelError, Endpoint};
-use crate::clock::{Clock as _, SystemClock};
 use crate::convert;
 use crate::tls::{Identity, KeyRequest, PemPair, PinnedAuthority, TlsError};
 use railyard_common::time::Millis;
@@ -117,15 +116,22 @@ pub async fn renew(channel: Channel, key: &KeyRequest) -> Result<Enrolled, Enrol
     enrolled(answer.map_err(|status| EnrolError::Refused(Box::new(status)))?.into_inner(), key)
 }
 
-/// How long from now on a certificate should be used before it is renewed: two thirds of its time, from when it was issued.
+/// How long a certificate is good for in all, whatever the time is here.
 ///
 /// # Errors
 /// [`TlsError`] if it does not parse.
-pub fn renew_after(cert_pem: &str) -> Result<Duration, TlsError> {
-    let now = SystemClock.now();
+pub fn length(cert_pem: &str) -> Result<Duration, TlsError> {
     let (issued, expires) = crate::tls::term(cert_pem)?;
-    let due = issued.plus(expires.since(issued) / 3 * 2);
-    Ok(Duration::from_millis(due.since(now)))
+    Ok(Duration::from_millis(expires.since(issued)))
+}
+
+/// How old a certificate is, if the clock here is right.
+///
+/// # Errors
+/// [`TlsError`] if it does not parse.
+pub fn age(cert_pem: &str, now: Millis) -> Result<Duration, TlsError> {
+    let (issued, _) = crate::tls::term(cert_pem)?;
+    Ok(Duration::from_millis(now.since(issued)))
 }
 
 fn timed<T>(message: T) -> Request<T> {
