@@ -11,8 +11,9 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 
-/// What `default` stands for in a step's capabilities: the set that Docker gives to containers. Everybody has it who asks.
-pub const DEFAULT_CAPABILITIES: [&str; 14] = [
+/// What `default` stands for in a step's capabilities: the set that Docker gives to containers, but `NET_RAW`, with which a step
+/// could pretend to its neighbours on the worker's bridge to be somebody else. Everybody has it who asks.
+pub const DEFAULT_CAPABILITIES: [&str; 13] = [
     "AUDIT_WRITE",
     "CHOWN",
     "DAC_OVERRIDE",
@@ -21,7 +22,6 @@ pub const DEFAULT_CAPABILITIES: [&str; 14] = [
     "KILL",
     "MKNOD",
     "NET_BIND_SERVICE",
-    "NET_RAW",
     "SETFCAP",
     "SETGID",
     "SETPCAP",

@@ -215,6 +215,36 @@ async fn steps_do_not_reach_each_other_and_names_are_found() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_step_cannot_pretend_to_its_neighbours_to_be_somebody_else() {
+    let farm = Farm::start().await;
+    let mut config = farm.config();
+    config.allow = vec!["capabilities:NET_RAW".parse().unwrap()];
+    let worker = farm.worker_with(config).await;
+    let script = "\
+        gateway=$(busybox ip route | busybox awk '/^default/ { print $3 }')
+        busybox arping -c 1 -w 1 -I eth0 $gateway 2>&1 || true";
+    let image = base_image().await;
+    let tries = async |job, capabilities: &[&str]| {
+        let mut order = order(job, &image, script);
+        let run = Arc::make_mut(&mut order.run);
+        run.network_none = false;
+        run.capabilities = capabilities.iter().map(|name| (*name).to_owned()).collect();
+        let ended = farm.run(&order).await;
+        ended.expect_success();
+        ended.log
+    };
+    // Packets of its own making go out only for a step that an operator lets do that.
+    let log = tries(1, &["default", "NET_RAW"]).await;
+    assert!(log.contains("Sent 1 probe"), "{log}");
+    for (job, capabilities) in [(2, &["default"][..]), (3, &[])] {
+        let log = tries(job, capabilities).await;
+        assert!(log.contains("Operation not permitted") && !log.contains("Sent"), "{capabilities:?}: {log}");
+    }
+    worker.stop().await;
+    farm.assert_no_leftovers().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn without_rules_a_step_with_a_network_is_given_back() {
     let farm = Farm::start().await;
     let mut config = farm.config();
