@@ -153,6 +153,63 @@ async fn a_step_has_its_secrets_in_memory_and_nothing_else_has_them() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_secret_is_in_the_environment_only_where_that_is_asked_for_and_in_no_other_step() {
+    let farm = Farm::start().await;
+    let worker = farm.worker().await;
+    let image = base_image().await;
+    // Processes of the container, its own first one among them. No script has the words in it.
+    let looks = "\
+        environ() { cat $1 | busybox tr '\\0' '\\n' | grep -c \"$2\"; }
+        echo \"has $(environ '/proc/*/environ' canary-key) $(environ /proc/1/environ canary-) $(environ /proc/self/environ canary-token)\"
+        echo \"mounted $(grep -c /run/secrets /proc/mounts) $(ls -A /run/secrets 2>/dev/null | wc -l)\"
+        echo looked";
+    let waits = format!("{looks}; while ! test -e go; do sleep 0.1; done");
+    let one = wants(order(1, &image, &waits), &[("key", None, false), ("token", Some("TOKEN"), false)]);
+    gives(&farm, one.lease, &[("key", &canary("key")), ("token", &canary("token"))]);
+    farm.send(&one).await;
+    farm.logged(one.lease, "\nlooked\n").await;
+    assert!(farm.log(one.lease).contains("\nhas 0 0 1\nmounted 1 2\n"), "{}", farm.log(one.lease));
+    // Another step of the same build, at the same time on the same worker.
+    let two = farm.run(&order(2, &image, looks)).await;
+    two.expect_success();
+    assert!(two.log.contains("\nhas 0 0 0\nmounted 0 0\n"), "{}", two.log);
+    std::fs::write(farm.data_dir().join("jobs").join(one.lease.to_string()).join("work/go"), "").unwrap();
+    farm.ended(one.lease).await.expect_success();
+    worker.stop().await;
+    farm.assert_no_leftovers().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_crashes_with_a_secret_leaves_no_core_file() {
+    let farm = Farm::start().await;
+    let worker = farm.worker().await;
+    let image = base_image().await;
+    let script = "\
+        ulimit -c unlimited 2>/dev/null || echo cannot raise it
+        sh -c 'kill -ABRT $$' || echo crashed with $?
+        echo \"cores $(find /work -type f -name 'core*' | wc -l)\"
+        kill -SEGV $$";
+    let crashes = wants(order(1, &image, script), &[("token", Some("TOKEN"), false)]);
+    gives(&farm, crashes.lease, &[("token", &canary("token"))]);
+    let ended = farm.run(&crashes).await;
+    ended.expect(OutcomeKind::Failed, Reason::Signal, "SIGSEGV");
+    assert!(
+        ended.log.contains("\ncannot raise it\n") && ended.log.contains("\ncrashed with 134\ncores 0\n"),
+        "{}",
+        ended.log
+    );
+    assert!(!ended.log.contains("core dumped"), "{}", ended.log);
+    let pattern = std::fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap();
+    if !pattern.starts_with(['/', '|']) {
+        // Without a secret it may, where the kernel puts such files into the work directory.
+        let ended = farm.run(&order(2, &image, script)).await;
+        assert!(ended.log.contains("\ncores 1\n"), "{}", ended.log);
+    }
+    worker.stop().await;
+    farm.assert_no_leftovers().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn secrets_stay_hidden_when_another_process_of_the_worker_goes_on() {
     let farm = Farm::start().await;
     let worker = farm.worker().await;
