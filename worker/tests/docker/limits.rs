@@ -96,7 +96,7 @@ async fn capabilities_and_limits_are_those_of_the_step() {
     let mut more = order(2, &image, script);
     Arc::make_mut(&mut more.run).capabilities = vec!["default".into(), "SYS_PTRACE".into()];
     let ended = farm.run(&more).await;
-    assert!(ended.log.contains("CapEff:\t00000000a80c25fb\n"), "{}", ended.log);
+    assert!(ended.log.contains("CapEff:\t00000000a80c05fb\n"), "{}", ended.log);
     worker.stop().await;
 }
 
