@@ -317,7 +317,7 @@ struct Serve {
 struct Asked {
     /// Requests that began.
     begun: AtomicU64,
-    /// And that were answered.
+    /// And that were answered, to the last byte.
     ended: AtomicU64,
     first: CancellationToken,
     /// It may be refused so many times.
@@ -376,7 +376,8 @@ async fn answer(
     peer: Peer,
     request: Request<Incoming>,
 ) -> Result<Response, Infallible> {
-    let _counted = asked.begin();
+    // It is answered when the last byte of the answer is on its way, not when its head is.
+    let counted = asked.begin();
     let running = match account.request() {
         Ok(running) => running,
         Err(over) => {
@@ -393,7 +394,7 @@ async fn answer(
     let grpc = refuse::is_grpc(&head.headers).then_some(&*account);
     let body = Paced::new(body, house.limits.body(), grpc);
     let response = house.app.clone().oneshot(Request::from_parts(head, body)).await?;
-    Ok(response.map(|body| Body::new(refuse::Held::new(body, running))))
+    Ok(response.map(|body| Body::new(refuse::Held::new(body, (running, counted)))))
 }
 
 impl Asked {
@@ -408,7 +409,7 @@ impl Asked {
         }
     }
 
-    fn begin(self: &Arc<Self>) -> impl Drop + Send + use<> {
+    fn begin(self: &Arc<Self>) -> impl Drop + Send + Unpin + 'static + use<> {
         struct Counted(Arc<Asked>);
         impl Drop for Counted {
             fn drop(&mut self) {

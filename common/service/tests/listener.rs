@@ -3,13 +3,14 @@
 use axum::routing::get;
 use axum::{Extension, Router};
 use railyard_service::channel::{Endpoint, connect, http_client};
-use railyard_service::listener::{Peer, ShutOut, serve};
+use railyard_service::listener::{Limits, Peer, Serving, ShutOut, serve_within};
 use railyard_service::task;
 use railyard_service::tls::{Authority, Identity, PemPair, Role, client_config, provider, server_config};
 use std::error::Error;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
@@ -35,6 +36,10 @@ impl Farm {
     }
 
     async fn start_with(app: Router, bulk: Option<tokio::runtime::Handle>) -> Self {
+        Self::start_serving(Serving { app, bulk, shut_out: ShutOut::nobody(), limits: Limits::default() }).await
+    }
+
+    async fn start_serving(serving: Serving) -> Self {
         // Every process does this first; another test may have been faster.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let dir = tempfile::tempdir().unwrap();
@@ -44,7 +49,7 @@ impl Farm {
         let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = tcp.local_addr().unwrap();
         let shutdown = CancellationToken::new();
-        let served = task::spawn("listener", serve(tcp, tls, app, bulk, ShutOut::nobody(), shutdown.clone()));
+        let served = task::spawn("listener", serve_within(tcp, tls, serving, shutdown.clone()));
         Self { authority, addr, shutdown, served, dir }
     }
 
@@ -272,4 +277,33 @@ async fn bytes_are_moved_on_threads_of_their_own() {
     assert_ne!(seen[1], "bulk");
     farm.stop().await;
     bulk.shutdown_background();
+}
+
+/// An answer that takes its time: a line each quarter of a second.
+const SLOW_LINES: u32 = 16;
+
+async fn slow() -> axum::body::Body {
+    let every = tokio::time::interval(Duration::from_millis(250));
+    let lines = futures_util::stream::unfold((every, 0), async |(mut every, sent)| {
+        every.tick().await;
+        (sent < SLOW_LINES).then(|| (Ok::<_, io::Error>(format!("line {sent}\n")), (every, sent + 1)))
+    });
+    axum::body::Body::from_stream(lines)
+}
+
+#[tokio::test]
+async fn a_long_answer_is_sent_to_its_end_to_whoever_shows_no_certificate() {
+    // Four times as long as a connection may stand open without a request.
+    let limits = Limits { head_secs: 1, ..Limits::default() };
+    let app = Router::new().route("/slow", get(slow));
+    let farm = Farm::start_serving(Serving { app, bulk: None, shut_out: ShutOut::nobody(), limits }).await;
+    for protocol in ["http/1.1", "h2"] {
+        let mut config = client_config(farm.authority.ca_pem(), None).unwrap();
+        config.alpn_protocols = vec![protocol.as_bytes().to_vec()];
+        let http = reqwest::Client::builder().tls_backend_preconfigured(config).build().unwrap();
+        let answer = http.get(farm.url("/slow")).send().await.unwrap().text().await;
+        let answer = answer.unwrap_or_else(|error| panic!("{protocol}: cut: {}", chain(&error)));
+        assert_eq!(answer.lines().count(), SLOW_LINES as usize, "{protocol}");
+    }
+    farm.stop().await;
 }

@@ -1,6 +1,6 @@
 //! Telling a client that it has reached a limit.
 
-use super::ledger::{Over, Running};
+use super::ledger::Over;
 use super::limits::{HTTP1_HEAD_MAX_BYTES, URL_MAX_BYTES};
 use crate::rpc_error;
 use axum::body::Body;
@@ -49,19 +49,19 @@ pub(super) fn bad_head(head: &request::Parts) -> Option<Response> {
     })
 }
 
-/// An answer that counts as running until all of it was sent.
-pub(super) struct Held {
+/// An answer that counts as running, in whatever counts, until all of it was sent.
+pub(super) struct Held<Counts> {
     body: Body,
-    _running: Running,
+    _counts: Counts,
 }
 
-impl Held {
-    pub(super) fn new(body: Body, running: Running) -> Self {
-        Self { body, _running: running }
+impl<Counts> Held<Counts> {
+    pub(super) fn new(body: Body, counts: Counts) -> Self {
+        Self { body, _counts: counts }
     }
 }
 
-impl hyper::body::Body for Held {
+impl<Counts: Unpin> hyper::body::Body for Held<Counts> {
     type Data = Bytes;
     type Error = axum::Error;
 
