@@ -49,9 +49,7 @@ impl Gate {
         let peer = request.extensions().get::<Peer>().cloned();
         let mut peer = peer.unwrap_or_else(|| Peer::nobody(SocketAddr::from(([0, 0, 0, 0], 0))));
         if is_revoked(&self.access.borrow(), &peer) {
-            let message =
-                "this certificate was revoked; whoever is to come back needs a new token (`railyard token create`)";
-            return Err(rpc_error::refusal(Code::Unauthenticated, rpc_error::REVOKED, message));
+            return Err(revoked());
         }
         let mut pass = None;
         if let Some(shown) = token_of(request.headers()) {
@@ -133,6 +131,12 @@ pub fn too_often(guesses: &Guesses, from: SocketAddr, now: Millis) -> Result<(),
     let Some(secs) = guesses.wait_secs(from, now) else { return Ok(()) };
     let message = format!("too many wrong tokens came from this address; wait {secs} s");
     Err(rpc_error::refusal(Code::ResourceExhausted, rpc_error::BUSY, message))
+}
+
+/// A caller whose certificate is worth nothing any more.
+pub fn revoked() -> Status {
+    let message = "this certificate was revoked; whoever is to come back needs a new token (`railyard token create`)";
+    rpc_error::refusal(Code::Unauthenticated, rpc_error::REVOKED, message)
 }
 
 /// A caller who showed nothing.

@@ -10,6 +10,6 @@ mod guesses;
 mod revoked;
 pub mod table;
 
-pub use gate::{CHALLENGE, Gate, forbidden, gate, nobody, too_often};
+pub use gate::{CHALLENGE, Gate, forbidden, gate, nobody, revoked, too_often};
 pub use guesses::Guesses;
-pub use revoked::shut_out;
+pub use revoked::{is_revoked, shut_out};

@@ -3,11 +3,12 @@
 use super::audit::Asked;
 use super::auth::{caller, peer};
 use super::{bad_request, command_status};
-use crate::access::{Guesses, forbidden, too_often};
+use crate::access::{Guesses, forbidden, revoked, too_often};
 use crate::audit::{Act, Audit, Entry, Recorded};
 use crate::driver::{CommandError, Handle};
 use railyard_common::id::WorkerName;
 use railyard_common::identity::{Identity, PoolLimit, Role};
+use railyard_common::time::Millis;
 use railyard_common::token::{Token, TokenId, TokenKind};
 use railyard_core::{Command, Event, TokenRecord};
 use railyard_proto::v1;
@@ -116,6 +117,14 @@ impl AccessControl {
             TlsError::BadPem { .. } => bad_request(error),
             error => rpc_error::refusal(Code::Internal, rpc_error::INTERNAL, railyard_service::error_chain(&error)),
         })
+    }
+
+    /// A certificate in place of the one of `issued`. A revocation that came meanwhile is either seen, because a look waits for
+    /// the round that it is in, or later than the new certificate, which it ends like the old one.
+    async fn extend(&self, csr: &[u8], identity: Identity, issued: Millis) -> Result<Certified, Status> {
+        let certified = self.certify(csr, &identity)?;
+        let is_revoked = self.farm.read(move |farm, _| farm.access().is_revoked(&identity, issued)).await;
+        if is_revoked.map_err(command_status)? { Err(revoked()) } else { Ok(certified) }
     }
 
     fn certificate(&self, identity: &Identity, certified: Certified) -> v1::Certificate {
@@ -230,12 +239,12 @@ impl AccessService for AccessControl {
 
     async fn renew(&self, request: Request<v1::RenewRequest>) -> Result<Response<v1::Certificate>, Status> {
         let (from, identity) = (peer(&request)?, caller(&request)?);
-        if !matches!(from.proof, Some(Proof::Certificate { .. })) {
+        let Some(Proof::Certificate { issued, .. }) = from.proof else {
             return Err(forbidden("a bearer token is no certificate: there is nothing to renew"));
-        }
+        };
         let asked = Asked::new(&self.audit, &request, Act::Renew).target(&identity.to_string());
         let (access, whose) = (self.clone(), identity.clone());
-        let certify = async move { access.certify(&request.into_inner().csr, &whose) };
+        let certify = async move { access.extend(&request.into_inner().csr, whose, issued).await };
         let certified = asked.carry_out(certify, |entry, _| entry).await?;
         Ok(Response::new(self.certificate(&identity, certified)))
     }
@@ -325,3 +334,6 @@ pub(super) fn check_offer(identity: &Identity, offer: &railyard_core::WorkerOffe
         identity.name
     )))
 }
+
+#[cfg(test)]
+mod tests;
