@@ -7,9 +7,11 @@
 
 mod gate;
 mod guesses;
+mod repeats;
 mod revoked;
 pub mod table;
 
 pub use gate::{CHALLENGE, Gate, forbidden, gate, nobody, revoked, too_often};
 pub use guesses::Guesses;
+pub use repeats::Repeats;
 pub use revoked::{is_revoked, shut_out};

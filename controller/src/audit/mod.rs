@@ -6,7 +6,7 @@
 //! ```
 //!
 //! **Invariant:** [`Audit::record`] returns `Ok` only when the record is on the disk, and nothing that changes the farm is
-//! acknowledged before that. While records cannot be written [`Audit::ready`] says so, and nothing that is to be recorded is
+//! acknowledged before that, but for what takes somebody's access away: that waits for no disk. While records cannot be written [`Audit::ready`] says so, and nothing that is to be recorded is
 //! begun; what was begun already is kept, and written as soon as that works again.
 
 mod act;

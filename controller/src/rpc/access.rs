@@ -3,7 +3,7 @@
 use super::audit::Asked;
 use super::auth::{caller, peer};
 use super::{bad_request, command_status};
-use crate::access::{Guesses, forbidden, revoked, too_often};
+use crate::access::{Guesses, Repeats, forbidden, revoked, too_often};
 use crate::audit::{Act, Audit, Entry, Recorded};
 use crate::driver::{CommandError, Handle};
 use railyard_common::id::WorkerName;
@@ -65,6 +65,8 @@ pub struct AccessControl {
     guesses: Arc<Guesses>,
     audit: Audit,
     validity: Validity,
+    /// Certificates that were renewed, and answers that were asked for again.
+    repeats: Repeats,
 }
 
 impl AccessControl {
@@ -81,7 +83,8 @@ impl AccessControl {
         validity: Validity,
     ) -> Result<Self, TlsError> {
         let ca = authority.fingerprint()?;
-        Ok(Self { farm, authority, ca, clock, guesses, audit, validity })
+        let repeats = Repeats::new(clock.clone());
+        Ok(Self { farm, authority, ca, clock, guesses, audit, validity, repeats })
     }
 
     /// Exchanges a token; says why not, with the token's id if it has one.
@@ -93,12 +96,22 @@ impl AccessControl {
         let known = known.map_err(|refusal| Refused::wrong(Some(token.id), refusal.to_string()))?;
         // Before the token is used up: a request that is wrong costs nothing.
         let certified = self.certify(&request.csr, &known.identity).map_err(Refused::Other)?;
+        if known.used.is_some_and(|used| used.key == certified.key) {
+            self.once_more(&format!("token:{}", token.id)).map_err(Refused::Other)?;
+        }
         let command = Command::UseToken { id: token.id, hash: token.hash(), key: certified.key };
         match self.farm.decide(command).await {
             Ok(_) => Ok((token.id, known.identity, certified)),
             Err(CommandError::Refused(refusal)) => Err(Refused::wrong(Some(token.id), refusal.to_string())),
             Err(error) => Err(Refused::Other(command_status(error))),
         }
+    }
+
+    /// Refuses who gets the same thing again and again: each time is a record.
+    fn once_more(&self, name: &str) -> Result<(), Status> {
+        let Err(secs) = self.repeats.once_more(name) else { return Ok(()) };
+        let message = format!("{name} was given a certificate too often of late; wait {secs} s");
+        Err(rpc_error::refusal(Code::ResourceExhausted, rpc_error::BUSY, message))
     }
 
     /// A token that is worth nothing: it is counted and recorded.
@@ -122,6 +135,7 @@ impl AccessControl {
     /// A certificate in place of the one of `issued`. A revocation that came meanwhile is either seen, because a look waits for
     /// the round that it is in, or later than the new certificate, which it ends like the old one.
     async fn extend(&self, csr: &[u8], identity: Identity, issued: Millis) -> Result<Certified, Status> {
+        self.once_more(&identity.to_string())?;
         let certified = self.certify(csr, &identity)?;
         let is_revoked = self.farm.read(move |farm, _| farm.access().is_revoked(&identity, issued)).await;
         if is_revoked.map_err(command_status)? { Err(revoked()) } else { Ok(certified) }
@@ -284,7 +298,7 @@ impl AccessService for AccessControl {
         let (asked, farm) = (Asked::new(&self.audit, &request, Act::TokenRevoke), self.farm.clone());
         let id: TokenId = request.into_inner().id.parse().map_err(bad_request)?;
         let drop_it = async move { farm.decide(Command::DropToken { id, by }).await.map_err(command_status) };
-        asked.target(&format!("token:{id}")).carry_out(drop_it, |entry, _| entry).await?;
+        asked.target(&format!("token:{id}")).urgent().carry_out(drop_it, |entry, _| entry).await?;
         Ok(Response::new(v1::RevokeTokenResponse {}))
     }
 
@@ -294,7 +308,7 @@ impl AccessService for AccessControl {
         let request = request.into_inner();
         convert::at_most("why", request.why.len(), TEXT_MAX_BYTES, "bytes")?;
         let identity = identity_of(&request.identity)?;
-        let asked = asked.target(&identity.to_string()).detail("why", &request.why);
+        let asked = asked.target(&identity.to_string()).detail("why", &request.why).urgent();
         let command = Command::Revoke { identity, by, why: request.why };
         let revoke = async move { farm.decide(command).await.map_err(command_status) };
         let events = asked.carry_out(revoke, |entry, _| entry).await?;

@@ -28,6 +28,7 @@ pub(super) struct Asked {
     audit: Audit,
     entry: Entry,
     recorded: Recorded,
+    is_urgent: bool,
 }
 
 impl Asked {
@@ -38,7 +39,7 @@ impl Asked {
             None => entry.by(By::Nobody),
         };
         let recorded = request.extensions().get::<Recorded>().cloned().unwrap_or_default();
-        Self { audit: audit.clone(), entry, recorded }
+        Self { audit: audit.clone(), entry, recorded, is_urgent: false }
     }
 
     pub(super) fn target(self, target: &str) -> Self {
@@ -50,23 +51,34 @@ impl Asked {
         if value.is_empty() { self } else { Self { entry: self.entry.detail(name, value), ..self } }
     }
 
-    /// Does it, if it can be recorded, and records what came of it; `tell` adds what only the answer says. It goes on to its
+    /// It takes somebody's access away: that must not wait for a disk. The record is kept meanwhile, and follows.
+    pub(super) fn urgent(self) -> Self {
+        Self { is_urgent: true, ..self }
+    }
+
+    /// Does it, if it can be recorded or is urgent, and records what came of it; `tell` adds what only the answer says. It goes on to its
     /// record even if the caller does not wait for that: nobody acts unseen by hanging up.
     ///
     /// # Errors
-    /// Those of `act`; UNAVAILABLE if the record cannot be written. It may be done then, and its record follows.
+    /// Those of `act`; UNAVAILABLE if the record cannot be written and it is not urgent. It may be done then, and its record
+    /// follows.
     pub(super) async fn carry_out<T: Send + 'static>(
         self,
         act: impl Future<Output = Result<T, Status>> + Send + 'static,
         tell: impl FnOnce(Entry, &T) -> Entry + Send + 'static,
     ) -> Result<T, Status> {
-        self.audit.ready().map_err(|error| audit_status(&error))?;
-        let Self { audit, entry, recorded } = self;
+        let Self { audit, entry, recorded, is_urgent } = self;
+        if !is_urgent {
+            audit.ready().map_err(|error| audit_status(&error))?;
+        }
         let whole = async move {
             match act.await {
                 Ok(done) => {
                     let entry = tell(entry, &done);
-                    audit.record(entry).await.map_err(|error| audit_status(&error))?;
+                    match audit.record(entry).await {
+                        Err(AuditError::Unwritable { .. }) if is_urgent => {}
+                        written => written.map_err(|error| audit_status(&error))?,
+                    }
                     Ok(done)
                 }
                 Err(status) => {

@@ -259,6 +259,10 @@ async fn while_the_audit_cannot_be_written_nothing_is_changed() {
     assert!(message.contains("cannot write its audit") && message.contains("No space left"), "{message}");
     refused(olga.cancel("one/0", "").await, Code::Unavailable, "busy");
     assert_eq!(olga.build("one/0").await.state(), v1::BuildState::Running);
+    // Whoever is dangerous is shut out all the same.
+    let mut access = AccessServiceClient::new(controller.channel(Some((Role::Operator, "olga"))));
+    let revoke = v1::RevokeRequest { identity: "railyard://worker/anvil".to_owned(), why: "stolen".to_owned() };
+    access.revoke(revoke).await.unwrap();
     let http = railyard_service::channel::http_client(&controller.endpoint(None)).unwrap();
     let ready = async || http.get(format!("{}/readyz", controller.url)).send().await.unwrap().status().as_u16();
     assert_eq!(ready().await, 503);
@@ -269,6 +273,9 @@ async fn while_the_audit_cannot_be_written_nothing_is_changed() {
     let recorded: BTreeSet<_> =
         submits.iter().filter(|record| record.outcome == "done").map(|one| &one.target).collect();
     assert_eq!(recorded.len(), done);
+    let revoked = look(&controller, v1::ShowAuditRequest { what: "revoke".to_owned(), ..Default::default() }).await;
+    let revoked: Vec<_> = revoked.iter().map(story).collect();
+    assert_eq!(revoked, [("operator/olga", "revoke", "worker/anvil", "done")], "its record followed");
     assert_good(&controller);
 }
 

@@ -84,6 +84,11 @@ async fn a_token_is_good_once_for_one_key_and_for_its_time() {
     enrol::join_with(&controller.url, &token, &key).await.unwrap();
     // The answer may have been lost on the way.
     enrol::join_with(&controller.url, &token, &key).await.unwrap();
+    // But not for ever: each time is a record.
+    let again =
+        until("the end of patience", async || enrol::join_with(&controller.url, &token, &key).await.err()).await;
+    assert!(again.to_string().contains("too often"), "{again}");
+    assert!((20..40).contains(&controller.audit_lines(&["\"enrol\"", "\"done\""])));
     let used = why(enrol::join(&controller.url, &token).await);
     assert!(used.contains("was used already"), "{used}");
 

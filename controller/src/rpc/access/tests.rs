@@ -1,6 +1,7 @@
-//! What is decided while the journal makes something else durable.
+//! Certificates that are renewed while they are taken back, and again and again.
 
 use super::*;
+use crate::audit::{Wanted, verify};
 use crate::driver::{Driver, Notices};
 use crate::journal::{Journal, JournalError, Loaded};
 use railyard_core::Snapshot;
@@ -102,4 +103,30 @@ async fn a_renewal_that_meets_its_revocation_is_refused() {
     revoked.unwrap();
     let status = renewed.unwrap_err();
     assert_eq!(rpc_error::reason_of(&status).as_deref(), Some(rpc_error::REVOKED), "{status}");
+}
+
+#[tokio::test]
+async fn a_thousand_renewals_are_a_few_records() {
+    let (dir, stage) = (tempfile::tempdir().unwrap(), Stage::new());
+    // Nothing is held up.
+    (0..10).for_each(|_| stage.go_on.send(()).unwrap());
+    let access = access(stage.farm.clone(), dir.path());
+    let [anvil, hammer] = ["anvil", "hammer"].map(|name| peer_of(&access, &Identity::new(Role::Worker, name).unwrap()));
+    let mut renewed = 0;
+    for _ in 0..1_000 {
+        match access.renew(renewal(anvil.clone())).await {
+            Ok(_) => renewed += 1,
+            Err(status) => {
+                let reason = rpc_error::reason_of(&status);
+                assert_eq!((status.code(), reason.as_deref()), (Code::ResourceExhausted, Some(rpc_error::BUSY)));
+            }
+        }
+    }
+    // It may have taken a minute or two.
+    assert!((20..40).contains(&renewed), "{renewed}");
+    access.renew(renewal(hammer)).await.unwrap();
+    access.audit.close(Entry::new(Act::Stop)).await.unwrap();
+    let verified = verify(&dir.path().join("audit"), &Wanted::default()).unwrap();
+    let refused = verified.records - renewed - 2;
+    assert!(verified.is_good() && (1..=30).contains(&refused), "{verified:?}");
 }
