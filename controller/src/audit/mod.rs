@@ -35,10 +35,15 @@ use railyard_service::clock::Clock;
 use railyard_service::task;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::task::TaskTracker;
 
 /// Entries that may wait for the owner: a sync takes about a millisecond, and shares itself among all that wait.
 const QUEUE_LEN: usize = 4_096;
+
+/// How long the end waits for calls that are under way: what they ask for is over by then, so that they only record it.
+const CALLS_DEADLINE: Duration = Duration::from_secs(5);
 
 /// A segment is not made longer than this: some hundred thousand records, which any tool still opens.
 const SEGMENT_MAX_BYTES: u64 = 64 * 1024 * 1024;
@@ -50,6 +55,8 @@ pub struct Audit {
     stuck: watch::Receiver<Option<String>>,
     head: watch::Receiver<Head>,
     dir: Arc<PathBuf>,
+    /// Calls that are under way and will be recorded.
+    calls: TaskTracker,
 }
 
 /// The audit cannot do its work.
@@ -101,7 +108,7 @@ impl Audit {
         let owner = Owner::new(log, found, clock, waiting, is_stuck, at);
         // It ends with the last handle, or when it is closed.
         drop(task::spawn("audit", owner.run()));
-        Ok(Self { requests, stuck, head, dir: Arc::new(dir.to_owned()) })
+        Ok(Self { requests, stuck, head, dir: Arc::new(dir.to_owned()), calls: TaskTracker::new() })
     }
 
     /// Whether a record would be written now. Ask before you do what is to be recorded.
@@ -114,6 +121,11 @@ impl Audit {
             None if self.requests.is_closed() => Err(AuditError::Stopping),
             None => Ok(()),
         }
+    }
+
+    /// A call that records what it did: the end waits for it.
+    pub fn under_way<F: Future>(&self, call: F) -> impl Future<Output = F::Output> + use<F> {
+        self.calls.track_future(call)
     }
 
     /// Writes a record; returns when it is durable. Of what was refused or failed only so many a minute are written for each
@@ -160,11 +172,16 @@ impl Audit {
         &self.dir
     }
 
-    /// Writes what waits, then `last`, and closes the files. What comes later is refused.
+    /// Waits for calls under way, but not for ever, writes what waits, then `last`, and closes the files. What comes later is
+    /// refused.
     ///
     /// # Errors
     /// [`AuditError`] if it could not be written.
     pub async fn close(&self, last: Entry) -> Result<(), AuditError> {
+        self.calls.close();
+        if tokio::time::timeout(CALLS_DEADLINE, self.calls.wait()).await.is_err() {
+            tracing::error!(calls = self.calls.len(), "calls are still under way at the end: they may go unrecorded");
+        }
         let (reply, answer) = oneshot::channel();
         let sent = self.requests.send(Request::Close { last, reply }).await;
         sent.map_err(|_| AuditError::Stopping)?;

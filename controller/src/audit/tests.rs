@@ -180,3 +180,23 @@ async fn readers_find_what_they_look_for() {
     assert_eq!(follower.more(audit.head()).unwrap().len(), 20);
     assert_eq!(follower.more(audit.head()).unwrap(), []);
 }
+
+#[tokio::test]
+async fn the_end_waits_for_calls_that_are_under_way() {
+    let dir = tempfile::tempdir().unwrap();
+    let audit = open(dir.path());
+    let (decided, decision) = oneshot::channel::<()>();
+    let recorder = audit.clone();
+    let call = async move {
+        decision.await.unwrap();
+        recorder.record(Entry::new(Act::Submit)).await
+    };
+    let call = task::spawn("recorded call", audit.under_way(call));
+    let mut end = std::pin::pin!(audit.close(Entry::new(Act::Stop)));
+    assert!(futures_util::poll!(&mut end).is_pending());
+    // Its decision came with the last of the driver's.
+    decided.send(()).unwrap();
+    end.await.unwrap();
+    call.await.unwrap().unwrap();
+    assert_eq!(whats(dir.path()), ["submit", "stop"]);
+}

@@ -71,6 +71,7 @@ impl Asked {
         if !is_urgent {
             audit.ready().map_err(|error| audit_status(&error))?;
         }
+        let calls = audit.clone();
         let whole = async move {
             match act.await {
                 Ok(done) => {
@@ -90,7 +91,7 @@ impl Asked {
                 }
             }
         };
-        match task::spawn("recorded call", whole).await {
+        match task::spawn("recorded call", calls.under_way(whole)).await {
             Ok(ended) => ended,
             Err(error) => Err(rpc_error::refusal(Code::Internal, rpc_error::INTERNAL, error_chain(&error))),
         }
