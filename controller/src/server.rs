@@ -25,7 +25,7 @@ use railyard_proto::v1::admin_service_server::AdminServiceServer;
 use railyard_proto::v1::client_service_server::ClientServiceServer;
 use railyard_proto::v1::worker_service_server::WorkerServiceServer;
 use railyard_service::clock::{Clock, SystemClock};
-use railyard_service::listener::{self, Listener, Serving};
+use railyard_service::listener::{self, Listener, Peer, Serving, WrongCertificates};
 use railyard_service::tls::Authority;
 use railyard_service::{MESSAGE_MAX_BYTES, error_chain, task, tls};
 use std::path::{Path, PathBuf};
@@ -150,7 +150,8 @@ pub async fn run_in<L: Listener>(
     let finalizer = Finalizer::new(farm, cache, clock, finalize);
     let mut background = finalize::start(finalizer, logs, ended_logs, &shutdown);
     background.push(sweeping);
-    let serving = Serving { app, bulk, shut_out, limits: config.limits.clone() };
+    let wrong_certificates = note_wrong_certificates(&audit);
+    let serving = Serving { app, bulk, shut_out, wrong_certificates, limits: config.limits.clone() };
     let mut server = task::spawn("listener", listener::serve_within(tcp, tls, serving, shutdown.clone()));
     let cache_url = format!("{url}/cache");
     tracing::info!(%url, data = %data.display(), "the controller listens");
@@ -193,6 +194,15 @@ async fn begin_audit(data: &Path, url: &str, clock: Arc<dyn Clock>) -> anyhow::R
         tracing::error!(error = error_chain(&error), "the start is not recorded yet");
     }
     Ok(audit)
+}
+
+/// Who shows a certificate that is worth nothing never gets to a call; it is recorded all the same.
+fn note_wrong_certificates(audit: &Audit) -> WrongCertificates {
+    let audit = audit.clone();
+    WrongCertificates::told_to(move |from, why| {
+        let entry = audit::Entry::new(audit::Act::LoginFailure).peer(&Peer::nobody(from)).target("certificate");
+        audit.note(entry.refused(why));
+    })
 }
 
 /// Records the end, and closes the audit.

@@ -23,7 +23,7 @@ mod source;
 
 pub use limits::Limits;
 pub use pace::TooSlow;
-pub use peer::{Peer, Proof, ShutOut};
+pub use peer::{Peer, Proof, ShutOut, WrongCertificates};
 pub use source::Listener;
 
 use crate::channel::{CONNECTION_WINDOW_BYTES, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, STREAM_WINDOW_BYTES};
@@ -80,6 +80,8 @@ pub struct Serving {
     pub bulk: Option<Handle>,
     /// Whoever it names loses the connection, with everything that runs on it.
     pub shut_out: ShutOut,
+    /// Hears of certificates that are worth nothing.
+    pub wrong_certificates: WrongCertificates,
     /// What one client may take.
     pub limits: Limits,
 }
@@ -96,7 +98,8 @@ pub async fn serve(
     shut_out: ShutOut,
     shutdown: CancellationToken,
 ) -> io::Result<()> {
-    serve_within(tcp, tls, Serving { app, bulk, shut_out, limits: Limits::default() }, shutdown).await
+    let (wrong_certificates, limits) = (WrongCertificates::untold(), Limits::default());
+    serve_within(tcp, tls, Serving { app, bulk, shut_out, wrong_certificates, limits }, shutdown).await
 }
 
 /// Serves on `tcp` until `shutdown`, then drains. Returns when no connection is left or [`DRAIN_DEADLINE`] is over.
@@ -161,6 +164,7 @@ struct House {
     app: Router,
     bulk: Option<Handle>,
     shut_out: ShutOut,
+    wrong_certificates: WrongCertificates,
     limits: Arc<Limits>,
     shutdown: CancellationToken,
     ledger: Ledger,
@@ -172,13 +176,14 @@ struct House {
 
 impl House {
     fn new(tls: Arc<rustls::ServerConfig>, serving: Serving, shutdown: CancellationToken) -> Self {
-        let Serving { app, bulk, shut_out, limits } = serving;
+        let Serving { app, bulk, shut_out, wrong_certificates, limits } = serving;
         let limits = Arc::new(limits);
         Self {
             acceptor: TlsAcceptor::from(tls),
             app,
             bulk,
             shut_out,
+            wrong_certificates,
             ledger: Ledger::new(Arc::clone(&limits)),
             handshakes: Handshakes::new(limits.handshakes_per_address),
             limits,
@@ -227,10 +232,16 @@ impl House {
         drop(handshake);
         let stream = match done {
             Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => return tracing::debug!(peer = %addr, %error, "TLS handshake failed"),
+            Ok(Err(error)) => {
+                if is_about_certificate(&error) {
+                    self.wrong_certificates.tell(addr, &error.to_string());
+                }
+                return tracing::debug!(peer = %addr, %error, "TLS handshake failed");
+            }
             Err(_) => return tracing::debug!(peer = %addr, "TLS handshake took too long"),
         };
-        let peer = shown_by(&stream, addr).map_or_else(|| Peer::nobody(addr), |shown| Peer::certified(shown, addr));
+        let peer =
+            self.shown_by(&stream, addr).map_or_else(|| Peer::nobody(addr), |shown| Peer::certified(shown, addr));
         // Those without a name have fewer places than there are, and their address answers for them.
         let (account, place) = match &peer.identity {
             Some(identity) => (self.ledger.account(Client::known(identity)), Some(None)),
@@ -257,6 +268,16 @@ impl House {
                 self.turn_away(line, over, is_http2).await;
             }
         }
+    }
+
+    fn shown_by<Io>(&self, stream: &TlsStream<Io>, addr: SocketAddr) -> Option<Shown> {
+        let certs = stream.get_ref().1.peer_certificates()?;
+        // The farm's CA signed it, but for something else than a role: whoever shows it counts as nobody.
+        let shown = shown(certs).inspect_err(|error| {
+            tracing::warn!(peer = %addr, %error, "treating the peer as nobody");
+            self.wrong_certificates.tell(addr, &error.to_string());
+        });
+        shown.ok()
     }
 
     /// Tells a client why it is not served, if there is room for that.
@@ -297,10 +318,10 @@ struct Guest<Io> {
     _connection: OwnedSemaphorePermit,
 }
 
-fn shown_by<Io>(stream: &TlsStream<Io>, addr: SocketAddr) -> Option<Shown> {
-    let certs = stream.get_ref().1.peer_certificates()?;
-    // The farm's CA signed it, but for something else than a role: whoever shows it counts as nobody.
-    shown(certs).inspect_err(|error| tracing::warn!(peer = %addr, %error, "treating the peer as nobody")).ok()
+/// Whether a handshake failed because of the certificate that the client showed.
+fn is_about_certificate(error: &io::Error) -> bool {
+    let error = error.get_ref().and_then(|inner| inner.downcast_ref());
+    matches!(error, Some(rustls::Error::InvalidCertificate(_)))
 }
 
 /// One connection, from its handshake to its end.

@@ -3,7 +3,7 @@
 use axum::routing::get;
 use axum::{Extension, Router};
 use railyard_service::channel::{Endpoint, connect, http_client};
-use railyard_service::listener::{Limits, Peer, Serving, ShutOut, serve_within};
+use railyard_service::listener::{Limits, Peer, Serving, ShutOut, WrongCertificates, serve_within};
 use railyard_service::task;
 use railyard_service::tls::{Authority, Identity, PemPair, Role, client_config, provider, server_config};
 use std::error::Error;
@@ -36,7 +36,14 @@ impl Farm {
     }
 
     async fn start_with(app: Router, bulk: Option<tokio::runtime::Handle>) -> Self {
-        Self::start_serving(Serving { app, bulk, shut_out: ShutOut::nobody(), limits: Limits::default() }).await
+        Self::start_serving(Serving {
+            app,
+            bulk,
+            shut_out: ShutOut::nobody(),
+            wrong_certificates: WrongCertificates::untold(),
+            limits: Limits::default(),
+        })
+        .await
     }
 
     async fn start_serving(serving: Serving) -> Self {
@@ -156,14 +163,19 @@ async fn strangers_are_refused_on_both_sides() {
 
 /// A worker's certificate of the right authority whose time is over.
 fn expired_worker(farm: &Farm) -> PemPair {
+    let uri = Identity::new(Role::Worker, "rack-3").unwrap().uri();
+    client_of_farm(farm, Some(uri), 2020)
+}
+
+/// A client's certificate of the right authority, good to the second day of a year.
+fn client_of_farm(farm: &Farm, uri: Option<String>, year: i32) -> PemPair {
     let ca_key = rcgen::KeyPair::from_pem(&std::fs::read_to_string(farm.dir.path().join("ca.key")).unwrap()).unwrap();
     let issuer = rcgen::Issuer::from_ca_cert_pem(farm.authority.ca_pem(), ca_key).unwrap();
-    let uri = Identity::new(Role::Worker, "rack-3").unwrap().uri();
     let mut params = rcgen::CertificateParams::default();
-    params.subject_alt_names = vec![rcgen::SanType::URI(uri.try_into().unwrap())];
+    params.subject_alt_names = uri.into_iter().map(|uri| rcgen::SanType::URI(uri.try_into().unwrap())).collect();
     params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
     params.not_before = rcgen::date_time_ymd(2020, 1, 1);
-    params.not_after = rcgen::date_time_ymd(2020, 1, 2);
+    params.not_after = rcgen::date_time_ymd(year, 1, 2);
     let key = rcgen::KeyPair::generate().unwrap();
     let cert_pem = params.signed_by(&key, &issuer).unwrap().pem();
     PemPair { cert_pem, key_pem: key.serialize_pem() }
@@ -296,7 +308,14 @@ async fn a_long_answer_is_sent_to_its_end_to_whoever_shows_no_certificate() {
     // Four times as long as a connection may stand open without a request.
     let limits = Limits { head_secs: 1, ..Limits::default() };
     let app = Router::new().route("/slow", get(slow));
-    let farm = Farm::start_serving(Serving { app, bulk: None, shut_out: ShutOut::nobody(), limits }).await;
+    let farm = Farm::start_serving(Serving {
+        app,
+        bulk: None,
+        shut_out: ShutOut::nobody(),
+        wrong_certificates: WrongCertificates::untold(),
+        limits,
+    })
+    .await;
     for protocol in ["http/1.1", "h2"] {
         let mut config = client_config(farm.authority.ca_pem(), None).unwrap();
         config.alpn_protocols = vec![protocol.as_bytes().to_vec()];
@@ -304,6 +323,46 @@ async fn a_long_answer_is_sent_to_its_end_to_whoever_shows_no_certificate() {
         let answer = http.get(farm.url("/slow")).send().await.unwrap().text().await;
         let answer = answer.unwrap_or_else(|error| panic!("{protocol}: cut: {}", chain(&error)));
         assert_eq!(answer.lines().count(), SLOW_LINES as usize, "{protocol}");
+    }
+    farm.stop().await;
+}
+
+#[tokio::test]
+async fn certificates_that_are_worth_nothing_are_told() {
+    let told = Arc::<Mutex<Vec<(SocketAddr, String)>>>::default();
+    let hear = Arc::clone(&told);
+    let wrong_certificates = WrongCertificates::told_to(move |from, why| {
+        hear.lock().unwrap().push((from, why.to_owned()));
+    });
+    let (bulk, shut_out, limits) = (None, ShutOut::nobody(), Limits::default());
+    let farm = Farm::start_serving(Serving { app: app(), bulk, shut_out, wrong_certificates, limits }).await;
+    let elsewhere = tempfile::tempdir().unwrap();
+    let foreign = Authority::open_or_create(elsewhere.path(), "elsewhere").unwrap();
+    let foreign = foreign.issue_client(&Identity::new(Role::Operator, "mallory").unwrap(), 600).unwrap();
+    for (what, pair, word) in [
+        ("good", Some(farm.worker()), None),
+        ("none", None, None),
+        ("expired", Some(expired_worker(&farm)), Some("expired")),
+        ("foreign", Some(foreign), Some("UnknownIssuer")),
+        ("for no role", Some(client_of_farm(&farm, None, 2100)), Some("no role")),
+    ] {
+        let mut config = client_config(farm.authority.ca_pem(), pair.as_ref()).unwrap();
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let stream = TcpStream::connect(farm.addr).await.unwrap();
+        let from = stream.local_addr().unwrap();
+        let connector = TlsConnector::from(Arc::new(config));
+        if let Ok(mut stream) = connector.connect(farm.addr.ip().into(), stream).await {
+            // The server's verdict comes before its answer, or instead of it.
+            let _ = stream.write_all(b"GET /whoami HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n").await;
+            let _ = stream.read_to_end(&mut Vec::new()).await;
+        }
+        let heard: Vec<_> = std::mem::take(&mut *told.lock().unwrap());
+        let heard: Vec<_> = heard.iter().map(|(from, why)| (*from, why.as_str())).collect();
+        match (word, &heard[..]) {
+            (None, []) => {}
+            (Some(word), [(at, why)]) if *at == from && why.contains(word) => {}
+            _ => panic!("{what}: {heard:?}"),
+        }
     }
     farm.stop().await;
 }

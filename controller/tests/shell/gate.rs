@@ -159,6 +159,18 @@ async fn what_is_worth_nothing_opens_nothing() {
     );
     let revoke = railyard_proto::v1::RevokeRequest { identity: identity.uri(), why: String::new() };
     access.revoke(revoke).await.unwrap();
+    // In the audit they are before those that a flood of them leaves out.
+    for (pair, why) in [(&expired, "expired"), (&foreign, "BadSignature")] {
+        let caller = Caller::new(&Endpoint { identity: Some(pair.clone()), ..controller.endpoint(None) });
+        assert_eq!(caller.fate("/healthz").await, Fate::CutOff);
+        until("the line of the audit", async || {
+            let text =
+                std::fs::read_to_string(controller.data_dir().join("audit/audit-0000000000000001.jsonl")).unwrap();
+            let words = ["\"login-failure\"", "\"certificate\"", "\"nobody\"", "127.0.0.1", why];
+            text.lines().any(|line| words.iter().all(|word| line.contains(word))).then_some(())
+        })
+        .await;
+    }
     let cut = [("expired", expired, Fate::CutOff), ("foreign", foreign, Fate::CutOff)];
     for (what, pair, fate) in cut.into_iter().chain([("revoked", revoked, Fate::Unauthenticated)]) {
         let endpoint = Endpoint { identity: Some(pair), ..controller.endpoint(None) };

@@ -46,6 +46,35 @@ impl Peer {
     }
 }
 
+type Hear = dyn Fn(SocketAddr, &str) + Send + Sync;
+
+/// Hears of certificates that are worth nothing: where they were shown, and why they are not. Who shows one is not served; one
+/// of the farm's that is for something else than a role makes its holder nobody.
+#[derive(Clone)]
+pub struct WrongCertificates(Arc<Hear>);
+
+impl WrongCertificates {
+    /// `hear` is told; it must not wait for anything.
+    pub fn told_to(hear: impl Fn(SocketAddr, &str) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(hear))
+    }
+
+    /// Nobody hears of them.
+    pub fn untold() -> Self {
+        Self::told_to(|_, _| {})
+    }
+
+    pub(super) fn tell(&self, from: SocketAddr, why: &str) {
+        (self.0)(from, why);
+    }
+}
+
+impl fmt::Debug for WrongCertificates {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("WrongCertificates")
+    }
+}
+
 type When = dyn Fn(&Peer) -> BoxFuture<'static, ()> + Send + Sync;
 
 /// Tells when a peer is not to be served any more: the future ends then, at once if it is so already.

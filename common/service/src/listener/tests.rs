@@ -22,7 +22,13 @@ async fn a_request_without_an_end_is_cut_at_the_deadline() {
         std::future::pending::<()>().await;
     };
     let app = Router::new().route("/", get(endless));
-    let serving = Serving { app, bulk: None, shut_out: ShutOut::nobody(), limits: Limits::default() };
+    let serving = Serving {
+        app,
+        bulk: None,
+        shut_out: ShutOut::nobody(),
+        wrong_certificates: WrongCertificates::untold(),
+        limits: Limits::default(),
+    };
     let served = serve_and_drain(tcp, tls, serving, shutdown.clone(), Duration::from_millis(50));
     let served = task::spawn("listener", served);
 
