@@ -20,6 +20,7 @@ pub mod fuzz;
 pub mod journal;
 pub mod logs;
 pub mod policy;
+mod policy_change;
 mod registry;
 pub mod reserve;
 mod rpc;

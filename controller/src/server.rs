@@ -9,6 +9,7 @@ use crate::finalize::{self, Finalizer};
 use crate::journal::{Journal, SledJournal};
 use crate::logs::LogStore;
 use crate::policy::Policy;
+use crate::policy_change;
 use crate::registry;
 use crate::rpc::{AccessControl, Admin, Client, Giver, Validity, Workers, note_refusals};
 use crate::secrets::Secrets;
@@ -116,6 +117,7 @@ pub async fn run_in<L: Listener>(
     let (Outside { journal, tcp, clock, bulk }, data) = (outside, &config.data_dir);
     let url = config.url(tcp.local_addr()?);
     let audit = begin_audit(data, &url, clock.clone()).await?;
+    policy_change::note(&config, &audit).await;
     let pki = Pki::open_or_create(&config)?;
     let opened = cache::open(&config.cache(), &format!("{url}/cache"), clock.clone()).await?;
     let logs = Arc::new(LogStore::open(&data.join("logs"), opened.cache.clone(), config.log_max.as_u64())?);

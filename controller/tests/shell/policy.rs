@@ -98,3 +98,27 @@ async fn a_device_that_a_step_can_do_without_is_left_out_and_that_is_said() {
     person.submit(&pipeline("vm", "devices: ['/dev/kvm?']"), "1").await;
     assert_eq!(worker.order().await.run.unwrap().devices.len(), 1);
 }
+
+#[tokio::test]
+async fn a_policy_that_changed_is_recorded_at_the_next_start() {
+    let controller = farm().await;
+    let address = controller.address();
+    let changes = |controller: &Controller| {
+        let text = std::fs::read_to_string(controller.data_dir().join("audit/audit-0000000000000001.jsonl")).unwrap();
+        text.lines().filter(|line| line.contains("\"policy-change\"")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    // The first start has nothing to compare with, the second finds the same.
+    let controller = controller.stop().await.start(address).await;
+    assert_eq!(changes(&controller), [""; 0]);
+    let mut stopped = controller.stop().await;
+    stopped.config.policy.remove(0);
+    let controller = stopped.start(address).await;
+    let found = changes(&controller);
+    assert!(found.len() == 1 && found[0].contains("\"rules\":\"boot\""), "{found:?}");
+    let mut stopped = controller.stop().await;
+    stopped.config.untrusted.pool = Some("strangers".parse().unwrap());
+    let controller = stopped.start(address).await;
+    let controller = controller.stop().await.start(address).await;
+    let found = changes(&controller);
+    assert!(found.len() == 2 && found[1].contains("\"untrusted_pool\":\"strangers\""), "{found:?}");
+}
