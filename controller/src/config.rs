@@ -4,8 +4,10 @@ use crate::cache::{CacheConfig, EmbeddedConfig};
 use crate::policy::PolicyRule;
 use bytesize::ByteSize;
 use railyard_common::id::PoolName;
+use railyard_core::FORGET_REVOKED_MILLIS;
 use railyard_service::listener::Limits;
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -50,10 +52,10 @@ pub struct ControllerConfig {
     pub log_max: ByteSize,
     /// How long a worker's certificate is good, in seconds; the worker renews it at two thirds. It is the longest that a stolen one
     /// is of use to somebody whom nobody has noticed. Default: 86400, a day.
-    #[serde(default = "default_worker_certificate")]
+    #[serde(default = "default_worker_certificate", deserialize_with = "certificate_secs")]
     pub worker_certificate_secs: u64,
     /// How long a certificate is good that a person gets with `railyard login`, in seconds. Default: 2592000, 30 days.
-    #[serde(default = "default_person_certificate")]
+    #[serde(default = "default_person_certificate", deserialize_with = "certificate_secs")]
     pub person_certificate_secs: u64,
     /// What one client may take of the port.
     #[serde(default)]
@@ -90,6 +92,24 @@ fn default_worker_certificate() -> u64 {
 
 fn default_person_certificate() -> u64 {
     30 * 24 * 3600
+}
+
+/// Longest that a certificate may be good: a revocation is remembered for [`FORGET_REVOKED_MILLIS`] and must outlive what it
+/// ends.
+const CERTIFICATE_MAX_SECS: u64 = 366 * 24 * 3600;
+
+const _: () =
+    assert!(CERTIFICATE_MAX_SECS * 1000 < FORGET_REVOKED_MILLIS, "a certificate would outlive its revocation");
+
+fn certificate_secs<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    match u64::deserialize(deserializer)? {
+        0 => Err(D::Error::custom("certificates of 0 seconds are good for nothing")),
+        secs if secs > CERTIFICATE_MAX_SECS => Err(D::Error::custom(format!(
+            "{secs} seconds are too long: {CERTIFICATE_MAX_SECS}, which is 366 days, at most, because a revocation is forgotten \
+             after 400 days and must outlive the certificates that it ends"
+        ))),
+        secs => Ok(secs),
+    }
 }
 
 fn default_log_max() -> ByteSize {
@@ -152,5 +172,24 @@ impl ControllerConfig {
         names.sort();
         names.dedup();
         names
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_certificate_outlives_the_memory_of_its_revocation() {
+        let read = |name: &str, secs: u64| {
+            serde_json::from_value::<ControllerConfig>(serde_json::json!({ "data_dir": "/d", name: secs }))
+        };
+        for name in ["worker_certificate_secs", "person_certificate_secs"] {
+            assert!(read(name, 1).is_ok() && read(name, CERTIFICATE_MAX_SECS).is_ok());
+            for (secs, why) in [(0, "good for nothing"), (CERTIFICATE_MAX_SECS + 1, "forgotten after 400 days")] {
+                let error = read(name, secs).unwrap_err().to_string();
+                assert!(error.contains(why), "{name}: {error}");
+            }
+        }
     }
 }

@@ -28,7 +28,7 @@ mod refusal;
 mod waiting;
 mod worker;
 
-pub use access::{Access, TOKENS_MAX, TokenRecord, TokenUse};
+pub use access::{Access, FORGET_REVOKED_MILLIS, TOKENS_MAX, TokenRecord, TokenUse};
 pub use build::{Build, BuildState, Trace, Verdict};
 pub use command::{Command, Report, Submission};
 pub use dispatch::{Beat, Dispatcher, Input, Live, Output, Phase, Round, Said, Ticket};
