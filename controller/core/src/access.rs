@@ -128,13 +128,16 @@ impl Farm {
     }
 
     /// Everything that stands for the identity ends: certificates, tokens; of a worker also its leases, whose jobs run elsewhere.
+    /// So do tokens that it made and that still open something: whoever stole its key may have made them to come back.
     pub(crate) fn decide_revoke(&self, now: Millis, identity: &Identity, by: &str, why: &str) -> Vec<Event> {
-        let of_it = |token: &&TokenRecord| token.identity.to_string() == identity.to_string();
+        let who = identity.to_string();
+        let of_it =
+            |token: &&TokenRecord| token.identity.to_string() == who || (token.by == who && token.used.is_none());
         let dropped = self.access.tokens.values().filter(of_it);
         let mut events: Vec<Event> =
             dropped.map(|token| Event::TokenDropped { at: now, id: token.id, by: by.to_owned() }).collect();
         let (by, why) = (by.to_owned(), why.to_owned());
-        events.push(Event::IdentityRevoked { at: now, who: identity.to_string(), by, why });
+        events.push(Event::IdentityRevoked { at: now, who, by, why });
         let worker = (identity.role == Role::Worker).then(|| identity.name.parse::<WorkerName>().ok()).flatten();
         if let Some(worker) = worker.and_then(|name| self.worker(&name)) {
             let name = &worker.offer.name;
@@ -248,6 +251,37 @@ mod tests {
         assert_eq!(farm.access().tokens().count(), 1);
         assert!(farm.access().is_revoked(&identity, NOW.plus(5)) && !farm.access().is_revoked(&identity, NOW.plus(6)));
         assert!(!farm.access().is_revoked(&"railyard://viewer/ana".parse().unwrap(), NOW));
+    }
+
+    #[test]
+    fn a_revocation_ends_what_the_revoked_made_and_nobody_has_used_yet() {
+        let mut farm = Farm::default();
+        let made = |farm: &mut Farm, id: u8, kind: TokenKind, who: &str, by: &str| {
+            let token = match kind {
+                TokenKind::Join => Token::join([id; 8], [7; 32], [0; 32]),
+                TokenKind::Bearer => Token::bearer([id; 8], [7; 32]),
+            };
+            let (identity, by) = (format!("railyard://{who}").parse().unwrap(), by.to_owned());
+            let (id, hash, expires_at) = (token.id, token.hash(), NOW.plus(MINUTE));
+            let record = TokenRecord { id, kind, hash, identity, made_at: NOW, by, expires_at, used: None };
+            run(farm, NOW, &Command::MakeToken(Box::new(record))).unwrap();
+            token
+        };
+        let used = made(&mut farm, 1, TokenKind::Join, "worker/w1", "operator/mallory");
+        run(&mut farm, NOW, &use_it(&used, "k")).unwrap();
+        made(&mut farm, 2, TokenKind::Join, "operator/backdoor", "operator/mallory");
+        made(&mut farm, 3, TokenKind::Bearer, "operator/script", "operator/mallory");
+        made(&mut farm, 4, TokenKind::Bearer, "operator/mallory", "operator/mallory");
+        let others = made(&mut farm, 5, TokenKind::Bearer, "viewer/dash", "operator/olga");
+        let identity: Identity = "railyard://operator/mallory".parse().unwrap();
+        let revoke = Command::Revoke { identity, by: "operator/olga".to_owned(), why: "stolen".to_owned() };
+        let events = farm.decide(NOW, &revoke).unwrap();
+        let dropped =
+            events.iter().filter(|event| matches!(event, Event::TokenDropped { by, .. } if by == "operator/olga"));
+        assert_eq!((dropped.count(), events.len()), (3, 4));
+        run(&mut farm, NOW, &revoke).unwrap();
+        let left: Vec<TokenId> = farm.access().tokens().map(|token| token.id).collect();
+        assert_eq!(left, [used.id, others.id], "what was used is over, and stays listed");
     }
 
     #[test]
