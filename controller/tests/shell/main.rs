@@ -24,6 +24,8 @@ mod publish;
 mod registry;
 mod restart;
 mod restore;
+mod rounds;
+mod secrets;
 mod sessions;
 mod shutdown;
 mod signed;

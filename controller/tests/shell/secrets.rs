@@ -89,7 +89,10 @@ async fn a_secret_goes_to_the_worker_that_runs_its_step_and_lies_nowhere_in_the_
 
     let listed = olga(&controller).list_secrets(v1::ListSecretsRequest {}).await.unwrap().into_inner().secrets;
     assert_eq!(listed.len(), 1);
-    assert_eq!((listed[0].pipelines.as_slice(), listed[0].steps.as_slice()), (&["os".to_owned()][..], &["sign".to_owned()][..]));
+    assert_eq!(
+        (listed[0].pipelines.as_slice(), listed[0].steps.as_slice()),
+        (&["os".to_owned()][..], &["sign".to_owned()][..])
+    );
     assert_eq!((listed[0].set_by.as_str(), listed[0].fault.as_str()), ("operator/olga", ""));
     assert_eq!(files_with_canary(controller.data_dir()), Vec::<PathBuf>::new());
     let planned = person.rpc.clone().plan(submission(&pipeline("os", "[key]"), "2")).await.unwrap().into_inner();
@@ -109,7 +112,8 @@ async fn a_secret_goes_to_the_worker_that_runs_its_step_and_lies_nowhere_in_the_
             seen.push((record.by, record.what, record.target, record.outcome));
         }
     }
-    let seen: Vec<_> = seen.iter().map(|(by, what, target, outcome)| [by, what, target, outcome].map(String::as_str)).collect();
+    let seen: Vec<_> =
+        seen.iter().map(|(by, what, target, outcome)| [by, what, target, outcome].map(String::as_str)).collect();
     assert_eq!(
         seen,
         [
@@ -158,7 +162,8 @@ async fn a_submit_that_wants_what_it_cannot_have_is_refused_and_leaves_nothing()
         ("os", "[{ name: binary, env: KEY }]", "it has bytes of zero"),
     ] {
         let text = pipeline(name, secrets);
-        let message = refused(person.try_submit(submission(&text, "1")).await, Code::FailedPrecondition, rpc_error::SECRET);
+        let message =
+            refused(person.try_submit(submission(&text, "1")).await, Code::FailedPrecondition, rpc_error::SECRET);
         assert!(message.contains(word) && message.contains("sign@linux/amd64"), "{message}");
         let planned = person.rpc.clone().plan(submission(&text, "1")).await;
         refused(planned.map(tonic::Response::into_inner), Code::FailedPrecondition, rpc_error::SECRET);
@@ -180,7 +185,9 @@ async fn an_untrusted_build_gets_none_and_does_not_hear_whether_there_is_one() {
         let message = refused(answer, Code::PermissionDenied, rpc_error::SECRET);
         assert_eq!(
             message,
-            format!("job sign@linux/amd64 wants secret `{name}`, and untrusted builds get none; write `{name}?` if the step can do without")
+            format!(
+                "job sign@linux/amd64 wants secret `{name}`, and untrusted builds get none; write `{name}?` if the step can do without"
+            )
         );
     }
     let answer = person.try_submit(untrusted("['key?', 'nothing?']")).await.unwrap();
