@@ -59,7 +59,8 @@ impl Gate {
             recorded.know(&peer);
             pass = Some(Pass { id, until });
         }
-        let Some(call) = call_of(request) else { return Ok(pass) };
+        // Whatever may answer there one day, the table says nothing about it.
+        let call = call_of(request).ok_or_else(nothing_here)?;
         match table::refuses(&call, peer.identity.as_ref()) {
             None => {
                 request.extensions_mut().insert(peer);
@@ -155,11 +156,17 @@ pub fn forbidden(why: impl Into<String>) -> Status {
 /// another thing to container engines: they would look for a service that gives out tokens.
 pub const CHALLENGE: HeaderValue = HeaderValue::from_static("Basic realm=\"railyard\"");
 
+/// No route leads there.
+fn nothing_here() -> Status {
+    rpc_error::refusal(Code::Unimplemented, rpc_error::NOT_FOUND, "nothing is served here")
+}
+
 /// As people with a browser or curl see it.
 fn plain(status: &Status) -> Response {
     let code = match status.code() {
         Code::Unauthenticated => StatusCode::UNAUTHORIZED,
         Code::ResourceExhausted => StatusCode::TOO_MANY_REQUESTS,
+        Code::Unimplemented => StatusCode::NOT_FOUND,
         _ => StatusCode::FORBIDDEN,
     };
     let mut response = (code, format!("{}\n", status.message())).into_response();

@@ -193,3 +193,19 @@ async fn a_call_that_is_not_in_the_table_is_not_served() {
     let answer = request.header("content-type", "application/grpc").body(vec![0; 5]).send().await.unwrap();
     assert_eq!(answer.headers()["grpc-status"], "7");
 }
+
+#[tokio::test]
+async fn where_no_route_leads_the_gate_says_so_to_everybody() {
+    let controller = Controller::start().await;
+    for who in [None, Some((Role::Operator, "olga"))] {
+        let caller = Caller::new(&controller.endpoint(who));
+        for path in ["/", "/admin", "/cachet/", "/v3/", "/railyard.v1.NewService/Call"] {
+            let answer = caller.http.get(format!("{}{path}", controller.url)).send().await.unwrap();
+            assert_eq!(answer.status(), 404, "{who:?} {path}");
+            assert_eq!(answer.text().await.unwrap(), "nothing is served here\n", "{who:?} {path}: not by the gate");
+        }
+        let request = caller.grpc.post(format!("{}/railyard.v1.NewService/Call", controller.url));
+        let answer = request.header("content-type", "application/grpc").body(vec![0; 5]).send().await.unwrap();
+        assert_eq!(answer.headers()["grpc-status"], "12", "{who:?}");
+    }
+}
