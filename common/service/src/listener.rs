@@ -10,6 +10,7 @@
 //!        ─► bytes within limits ─► HTTP ─► a request of the client (rate, number) ─► its body within limits ─► the app
 //! ```
 
+mod asked;
 mod bucket;
 mod frames;
 mod handshakes;
@@ -27,13 +28,12 @@ pub use peer::{Peer, Proof, ShutOut, WrongCertificates};
 pub use source::Listener;
 
 use crate::channel::{CONNECTION_WINDOW_BYTES, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, STREAM_WINDOW_BYTES};
-use crate::clock::runtime_now;
 use crate::tls::{Shown, shown};
+use asked::Asked;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
 use axum::response::Response;
-use bucket::Bucket;
 use handshakes::{Handshake, Handshakes, Place};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -42,7 +42,7 @@ use hyper_util::server::conn::auto;
 use ledger::{Account, Client, Connected, Ledger, Over};
 use limits::{
     CONNECTIONS_MAX, EARLY_RESETS_MAX, ERROR_RESETS_MAX, HTTP1_HEAD_MAX_BYTES, HTTP1_HEADERS_MAX, HTTP2_HEAD_MAX_BYTES,
-    NAMELESS_MAX, REFUSALS_MAX, STREAMS_MAX, TELLING_MAX, TELLING_TIME,
+    NAMELESS_MAX, STREAMS_MAX, TELLING_MAX, TELLING_TIME,
 };
 use line::Line;
 use pace::Paced;
@@ -50,8 +50,7 @@ use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::runtime::Handle;
@@ -334,19 +333,6 @@ struct Serve {
     connected: (Connected, Option<OwnedSemaphorePermit>),
 }
 
-/// What one connection has asked so far.
-struct Asked {
-    /// Requests that began.
-    begun: AtomicU64,
-    /// And that were answered, to the last byte.
-    ended: AtomicU64,
-    first: CancellationToken,
-    /// It may be refused so many times.
-    refusals: Mutex<Bucket>,
-    /// It was refused too often.
-    cut: CancellationToken,
-}
-
 impl Serve {
     async fn run<Io>(self, line: Line<Io>)
     where
@@ -416,59 +402,6 @@ async fn answer(
     let body = Paced::new(body, house.limits.body(), grpc);
     let response = house.app.clone().oneshot(Request::from_parts(head, body)).await?;
     Ok(response.map(|body| Body::new(refuse::Held::new(body, (running, counted)))))
-}
-
-impl Asked {
-    fn new() -> Self {
-        let refusals = Bucket::new(REFUSALS_MAX, 1, runtime_now());
-        Self {
-            begun: AtomicU64::new(0),
-            ended: AtomicU64::new(0),
-            first: CancellationToken::new(),
-            refusals: Mutex::new(refusals),
-            cut: CancellationToken::new(),
-        }
-    }
-
-    fn begin(self: &Arc<Self>) -> impl Drop + Send + Unpin + 'static + use<> {
-        struct Counted(Arc<Asked>);
-        impl Drop for Counted {
-            fn drop(&mut self) {
-                self.0.ended.fetch_add(1, Ordering::Relaxed);
-            }
-        }
-        if self.begun.fetch_add(1, Ordering::Relaxed) == 0 {
-            self.first.cancel();
-        }
-        Counted(Arc::clone(self))
-    }
-
-    /// A request was refused. Whoever goes on regardless is not listened to any more.
-    fn refused(&self) {
-        let taken = self.refusals.lock().unwrap_or_else(PoisonError::into_inner).take(runtime_now());
-        if taken.is_err() {
-            self.cut.cancel();
-        }
-    }
-
-    /// Ends when no first request came in time, or from a peer without a name no other one; otherwise never.
-    async fn too_quiet(&self, patience: Duration, is_nameless: bool) {
-        if timeout(patience, self.first.cancelled()).await.is_err() {
-            return;
-        }
-        if !is_nameless {
-            std::future::pending::<()>().await;
-        }
-        let mut before = None;
-        loop {
-            let (begun, ended) = (self.begun.load(Ordering::Relaxed), self.ended.load(Ordering::Relaxed));
-            if begun == ended && before == Some(begun) {
-                return;
-            }
-            before = Some(begun);
-            sleep(patience).await;
-        }
-    }
 }
 
 /// The protocol is the one that the TLS handshake agreed on, HTTP/1.1 if it agreed on none; sniffing it would wait for bytes
