@@ -6,7 +6,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 use std::marker::PhantomData;
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 /// The text is not a name of the wanted kind.
 #[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
@@ -32,8 +32,8 @@ fn is_name(text: &str) -> bool {
         && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
 }
 
-/// Not versions: these files lie beside the builds' directories, see [`crate::layout`].
-const RESERVED_VERSIONS: [&str; 2] = ["builds.json", "latest.json"];
+/// Not versions: these files and this directory lie beside the builds' directories, see [`crate::layout`].
+const RESERVED_VERSIONS: [&str; 3] = ["builds.json", "latest.json", "channels"];
 
 fn is_version(text: &str) -> bool {
     let first_ok = text.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
@@ -56,6 +56,19 @@ fn is_group(text: &str) -> bool {
     first_ok
         && text.len() <= VERSION_MAX_LEN
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b'/'))
+}
+
+/// The names of people are mail addresses more often than not.
+fn is_pin(text: &str) -> bool {
+    let first_ok = text.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
+    first_ok
+        && text.len() <= VERSION_MAX_LEN
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b'@' | b'+' | b'/'))
+}
+
+/// Whether a name is the one that a setting means: the name itself, or with a `*` at the end, all that begin so.
+pub fn is_match(pattern: &str, name: &str) -> bool {
+    pattern == name || pattern.strip_suffix('*').is_some_and(|start| name.starts_with(start))
 }
 
 /// Written and read as its text.
@@ -161,8 +174,20 @@ text_id!(
     GroupName, "group name", is_group, "1 to 128 letters, digits, `.`, `-`, `_` or `/`, starting with a letter or digit"
 );
 text_id!(
+    /// A channel's name: alpha, stable, nightly, or the user's own.
+    ChannelName, "channel name", is_name, "1 to 63 of a-z, 0-9 and -, not starting with -"
+);
+impl ChannelName {
+    /// The channel of builds that name none.
+    pub fn usual() -> &'static Self {
+        static USUAL: LazyLock<ChannelName> = LazyLock::new(|| "default".parse().expect("a valid name"));
+        &USUAL
+    }
+}
+
+text_id!(
     /// A build's version, for instance `4799.0.0+nightly-20261121-2100`.
-    Version, "version", is_version, "1 to 128 letters, digits, `.`, `-`, `+` or `_`, starting with a letter or digit; not builds.json or latest.json"
+    Version, "version", is_version, "1 to 128 letters, digits, `.`, `-`, `+` or `_`, starting with a letter or digit; not builds.json, latest.json or channels"
 );
 impl Version {
     /// Longest version, in characters.
@@ -172,6 +197,15 @@ impl Version {
 text_id!(
     /// A matrix variant: the values of the matrix, joined by `-`.
     Variant, "matrix variant", is_variant, "1 to 63 letters, digits, `.`, `-` or `_`, starting with a letter or digit"
+);
+
+text_id!(
+    /// A name that people give to a build of a pipeline, and move from one to the next.
+    TagName, "tag", is_variant, "1 to 63 letters, digits, `.`, `-` or `_`, starting with a letter or digit"
+);
+text_id!(
+    /// Tells one pin of a build from the others: by default the name of whoever pinned it.
+    PinName, "name of a pin", is_pin, "1 to 128 letters, digits, `.`, `-`, `_`, `@`, `+` or `/`, starting with a letter or digit"
 );
 
 text_id!(
@@ -366,7 +400,7 @@ mod tests {
         for bad in ["", "-a", "a/b", "..", "A", "a_b", &"x".repeat(64)] {
             assert!(bad.parse::<StepName>().is_err(), "{bad}");
         }
-        for bad in ["", "..", "-1", "1/2", "1 2", "ä", "builds.json", "latest.json"] {
+        for bad in ["", "..", "-1", "1/2", "1 2", "ä", "builds.json", "latest.json", "channels"] {
             assert!(bad.parse::<Version>().is_err(), "{bad}");
         }
         for bad in ["mini", "mini/", "/1", "mini/1/2"] {

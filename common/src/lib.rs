@@ -21,6 +21,7 @@ pub mod planted;
 pub mod platform;
 pub mod priority;
 pub mod redact;
+pub mod retention;
 pub mod rights;
 pub mod secret;
 pub mod tier;

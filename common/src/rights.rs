@@ -98,7 +98,7 @@ impl Right {
             // It could take all of that by itself.
             (Self::Privileged, _) => true,
             (Self::Capability(allowed), Self::Capability(name)) | (Self::Device(allowed), Self::Device(name)) => {
-                allowed == name || allowed.strip_suffix('*').is_some_and(|start| name.starts_with(start))
+                crate::id::is_match(allowed, name)
             }
             (
                 Self::HostPath { source: allowed, writable: may_write },

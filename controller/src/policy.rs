@@ -15,7 +15,7 @@
 //! What a rule `reserve`s is for the pipelines of such rules alone: `reserve = ["pool:signing", "publish:images"]`.
 
 use crate::reserve::Reserve;
-use railyard_common::id::PipelineName;
+use railyard_common::id::{PipelineName, is_match};
 use railyard_common::job::JobSpec;
 use railyard_common::plan::Plan;
 use railyard_common::rights::{self, Right, Wanted};
@@ -239,10 +239,6 @@ impl Asker {
             "An operator can add \"{right}\" to `allow` of a [[policy]] {rule} for pipeline {pipeline} in the controller's settings"
         )
     }
-}
-
-fn is_match(pattern: &str, name: &str) -> bool {
-    pattern == name || pattern.strip_suffix('*').is_some_and(|start| name.starts_with(start))
 }
 
 #[cfg(test)]

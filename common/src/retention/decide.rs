@@ -1,0 +1,382 @@
+//! The decision.
+//!
+//! Each build first has a word of its own, by its channel's rule. What a kept build was made from is kept with it. If there is still
+//! too much, the oldest that nothing protects go, until there is little enough.
+
+use super::policy::{Policy, Releases, Rule};
+use super::{Keep, Pin, Why};
+use crate::digest::Digest;
+use crate::id::{BuildId, ChannelName, PinName, PipelineName, TagName};
+use crate::platform::Platform;
+use crate::time::Millis;
+use bytesize::ByteSize;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::LazyLock;
+
+/// A blob that a build refers to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlobFact {
+    /// Of its plain bytes.
+    pub digest: Digest,
+    /// Length as stored.
+    pub bytes: u64,
+    /// It is published.
+    pub published: bool,
+}
+
+/// Where a build stands, as far as retention cares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BuildStage {
+    /// It has not ended.
+    Running,
+    /// It has.
+    Ended {
+        /// Every job succeeded.
+        succeeded: bool,
+        /// When.
+        at: Millis,
+    },
+}
+
+/// What retention must know of a build.
+#[derive(Clone, Debug)]
+pub struct BuildFact {
+    /// Which.
+    pub build: BuildId,
+    /// Its channel now.
+    pub channel: ChannelName,
+    /// Nobody had looked at what it builds.
+    pub untrusted: bool,
+    /// Its place in the order of all builds: later ones have higher numbers.
+    pub number: u64,
+    /// Where it stands.
+    pub stage: BuildStage,
+    /// What was left of it so far.
+    pub keep: Keep,
+    /// The platforms that it is for.
+    pub platforms: Vec<Platform>,
+    /// Who wants it kept.
+    pub pins: BTreeMap<PinName, Pin>,
+    /// Its tags.
+    pub tags: BTreeSet<TagName>,
+    /// It was put into its channel by hand.
+    pub promoted: bool,
+    /// It was submitted as a release.
+    pub release: bool,
+    /// What it was made from; all of lower numbers.
+    pub uses: Vec<BuildId>,
+    /// What it refers to.
+    pub blobs: Vec<BlobFact>,
+}
+
+impl BuildFact {
+    /// Ended well.
+    fn is_success(&self) -> bool {
+        matches!(self.stage, BuildStage::Ended { succeeded: true, .. })
+    }
+
+    /// Milliseconds since it ended.
+    fn age(&self, now: Millis) -> u64 {
+        match self.stage {
+            BuildStage::Running => 0,
+            BuildStage::Ended { at, .. } => now.since(at),
+        }
+    }
+}
+
+/// What is to be left of a build.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// This.
+    pub keep: Keep,
+    /// Why not less; or why less than before.
+    pub why: Vec<Why>,
+}
+
+/// The builds that are counted together. Strangers choose the channels of untrusted builds, so those of a pipeline are one group.
+type GroupKey = (PipelineName, ChannelName, bool);
+
+/// The channel that all untrusted builds of a pipeline count as, whatever they name.
+fn strangers() -> &'static ChannelName {
+    static STRANGERS: LazyLock<ChannelName> = LazyLock::new(|| "untrusted".parse().expect("a valid name"));
+    &STRANGERS
+}
+
+struct Group<'a> {
+    rule: &'a Rule,
+    /// Places among the facts, newest first.
+    members: Vec<usize>,
+}
+
+/// What is to be left of each build, in the order of the facts.
+pub fn decide(policy: &Policy, facts: &[BuildFact], now: Millis) -> Vec<Decision> {
+    let default = Rule::default();
+    let groups = groups(policy, &default, facts);
+    let mut own: Vec<Decision> = facts.iter().map(|fact| Decision { keep: fact.keep, why: Vec::new() }).collect();
+    for (key, group) in &groups {
+        decide_group(key, group, facts, now, &mut own);
+    }
+    let mut round = Round::new(facts, own);
+    for group in groups.values() {
+        if let Some((max, low)) = group.rule.marks() {
+            let scope: Vec<usize> = group.members.clone();
+            round.shrink(&scope, |_| group.rule, (max, low), now, || Why::ChannelFull { low });
+        }
+    }
+    if let Some((max, low)) = policy.marks() {
+        let rules: HashMap<usize, &Rule> =
+            groups.values().flat_map(|group| group.members.iter().map(|place| (*place, group.rule))).collect();
+        let mut scope: Vec<usize> = (0..facts.len()).collect();
+        scope.sort_by_key(|place| std::cmp::Reverse(facts[*place].number));
+        round.shrink(
+            &scope,
+            |place| rules.get(&place).copied().unwrap_or(&default),
+            (max, low),
+            now,
+            || Why::CacheFull { low },
+        );
+    }
+    round.end()
+}
+
+fn groups<'a>(policy: &'a Policy, default: &'a Rule, facts: &[BuildFact]) -> BTreeMap<GroupKey, Group<'a>> {
+    let mut groups: BTreeMap<GroupKey, Group<'a>> = BTreeMap::new();
+    for (place, fact) in facts.iter().enumerate() {
+        let channel = if fact.untrusted { strangers().clone() } else { fact.channel.clone() };
+        let rule = policy.rules.iter().find(|rule| rule.is_for(&fact.build, &channel, fact.untrusted));
+        let key = (fact.build.pipeline.clone(), channel, fact.untrusted);
+        let group = groups.entry(key).or_insert_with(|| Group { rule: rule.unwrap_or(default), members: Vec::new() });
+        group.members.push(place);
+    }
+    for group in groups.values_mut() {
+        group.members.sort_by_key(|place| std::cmp::Reverse(facts[*place].number));
+    }
+    groups
+}
+
+/// Each build's own word, newest first.
+fn decide_group(key: &GroupKey, group: &Group<'_>, facts: &[BuildFact], now: Millis, own: &mut [Decision]) {
+    let rule = group.rule;
+    let (mut successes, mut failures, mut releases, mut old) = (0u32, 0u32, 0u32, 0u32);
+    let mut covered: BTreeSet<Platform> = BTreeSet::new();
+    for place in &group.members {
+        let (fact, decision) = (&facts[*place], &mut own[*place]);
+        if fact.keep == Keep::Nothing {
+            continue;
+        }
+        let mut why = binding(fact, now);
+        if (fact.release || fact.promoted) && fact.is_success() {
+            releases += 1;
+            let is_kept = match rule.keep_releases {
+                Releases::All => true,
+                Releases::Last(most) => releases <= most,
+            };
+            let reason = if fact.promoted { Why::Promoted(fact.channel.clone()) } else { Why::Release };
+            why.extend(is_kept.then_some(reason));
+        }
+        let is_whole = fact.keep == Keep::All;
+        if is_whole && fact.is_success() && !fact.untrusted {
+            let channel = key.1.clone();
+            let news = fact.platforms.iter().filter(|platform| covered.insert(**platform));
+            why.extend(news.map(|platform| Why::LastSuccess { channel: channel.clone(), platform: *platform }));
+        }
+        let gone = match fact.stage {
+            BuildStage::Running => None,
+            BuildStage::Ended { succeeded, .. } if is_whole => {
+                let (rank, of) =
+                    if succeeded { (&mut successes, rule.keep_last) } else { (&mut failures, rule.keep_failed) };
+                *rank += 1;
+                out_of_window(rule, fact.age(now), *rank, of, !succeeded, &mut why)
+            }
+            BuildStage::Ended { .. } => Some(Why::Old),
+        };
+        match gone {
+            Some(reason) if why.is_empty() => {
+                old += 1;
+                let is_kept = rule.old_last.is_none_or(|most| old <= most)
+                    && rule.old_max_age.is_none_or(|most| fact.age(now) <= most.millis());
+                let keep = if is_kept { rule.old } else { Keep::Nothing };
+                decision.keep = keep.min(fact.keep);
+                let too_old = rule.old_max_age.filter(|most| !is_kept && fact.age(now) > most.millis());
+                decision.why = vec![too_old.map_or(reason, Why::TooOld)];
+            }
+            _ => decision.why = why,
+        }
+    }
+}
+
+/// Why it is not one of the newest; if it is, that is one more reason to keep it.
+fn out_of_window(rule: &Rule, age: u64, rank: u32, of: u32, failed: bool, why: &mut Vec<Why>) -> Option<Why> {
+    let max_age = if failed { Some(rule.failed_max_age) } else { rule.max_age };
+    let too_old = max_age.filter(|most| age > most.millis());
+    let is_recent = rank <= of && too_old.is_none();
+    why.extend(is_recent.then_some(Why::Recent { of, failed }));
+    why.extend((age < rule.min_age.millis()).then_some(Why::Young(rule.min_age)));
+    if !why.is_empty() {
+        return None;
+    }
+    Some(if rank > of { Why::Beyond { of, failed } } else { too_old.map_or(Why::Beyond { of, failed }, Why::TooOld) })
+}
+
+/// What protects a build on its own.
+fn binding(fact: &BuildFact, now: Millis) -> Vec<Why> {
+    let running = (fact.stage == BuildStage::Running).then_some(Why::Running);
+    let pins = fact.pins.iter().filter(|(_, pin)| pin.holds(now));
+    let pins = pins.map(|(name, pin)| Why::Pinned { name: name.clone(), why: pin.why.clone() });
+    running.into_iter().chain(pins).chain(fact.tags.iter().cloned().map(Why::Tagged)).collect()
+}
+
+/// The words so far, what follows from them, and how many bytes that is.
+struct Round<'a> {
+    facts: &'a [BuildFact],
+    places: HashMap<&'a BuildId, usize>,
+    /// Newest first.
+    order: Vec<usize>,
+    own: Vec<Decision>,
+    /// What is kept in the end: a build's own word, or that of what was made from it.
+    all: Vec<Keep>,
+}
+
+impl<'a> Round<'a> {
+    fn new(facts: &'a [BuildFact], own: Vec<Decision>) -> Self {
+        let places = facts.iter().enumerate().map(|(place, fact)| (&fact.build, place)).collect();
+        let mut order: Vec<usize> = (0..facts.len()).collect();
+        order.sort_by_key(|place| std::cmp::Reverse(facts[*place].number));
+        let mut round = Self { facts, places, order, own, all: Vec::new() };
+        round.all = round.keeps();
+        round
+    }
+
+    /// Builds that are used are older than those that use them.
+    fn keeps(&self) -> Vec<Keep> {
+        let mut all: Vec<Keep> = self.own.iter().map(|decision| decision.keep).collect();
+        for place in &self.order {
+            if all[*place] >= Keep::Published {
+                for used in self.facts[*place].uses.iter().filter_map(|build| self.places.get(build)) {
+                    all[*used] = self.facts[*used].keep;
+                }
+            }
+        }
+        all
+    }
+
+    fn bytes_of(&self, scope: &[usize]) -> u64 {
+        let mut seen = HashSet::new();
+        let kept = scope.iter().flat_map(|place| {
+            let keep = self.all[*place];
+            self.facts[*place].blobs.iter().filter(move |blob| counts(blob, keep))
+        });
+        kept.filter(|blob| seen.insert(blob.digest)).map(|blob| blob.bytes).sum()
+    }
+
+    /// Reduces the oldest of `scope` (newest first) that nothing protects: first to what is kept of old builds, then to nothing.
+    fn shrink<'r>(
+        &mut self,
+        scope: &[usize],
+        rule: impl Fn(usize) -> &'r Rule,
+        (max, low): (ByteSize, ByteSize),
+        now: Millis,
+        why: impl Fn() -> Why,
+    ) {
+        let mut counted = Counted::of(self, scope);
+        if counted.bytes <= max.as_u64() {
+            return;
+        }
+        debug_assert_eq!(counted.bytes, self.bytes_of(scope));
+        for last_resort in [false, true] {
+            loop {
+                let before = counted.bytes;
+                for place in scope.iter().rev() {
+                    if counted.bytes <= low.as_u64() {
+                        return;
+                    }
+                    let rule = rule(*place);
+                    let target = if last_resort { Keep::Nothing } else { rule.old };
+                    let fact = &self.facts[*place];
+                    let is_protected = self.own[*place].why.iter().any(Why::is_binding)
+                        || fact.stage == BuildStage::Running
+                        || fact.age(now) < rule.min_age.millis();
+                    if is_protected || self.own[*place].keep <= target {
+                        continue;
+                    }
+                    self.own[*place] = Decision { keep: target, why: vec![why()] };
+                    let after = self.keeps();
+                    counted.change(self.facts, scope, &self.all, &after);
+                    self.all = after;
+                }
+                // What goes may set free what it was made from, which is older.
+                if counted.bytes == before {
+                    break;
+                }
+            }
+        }
+    }
+
+    fn end(self) -> Vec<Decision> {
+        let Self { facts, places, order, own, all } = self;
+        let mut decisions = own;
+        for place in order {
+            if all[place] < Keep::Published {
+                continue;
+            }
+            for used in &facts[place].uses {
+                let Some(used) = places.get(used).copied() else { continue };
+                let decision = &mut decisions[used];
+                if decision.keep < all[used] {
+                    // What was said against it does not hold.
+                    *decision = Decision { keep: all[used], why: Vec::new() };
+                }
+                if all[used] > Keep::Nothing {
+                    decision.why.push(Why::UsedBy(facts[place].build.clone()));
+                }
+            }
+        }
+        decisions
+    }
+}
+
+fn counts(blob: &BlobFact, keep: Keep) -> bool {
+    keep == Keep::All || (keep == Keep::Published && blob.published)
+}
+
+/// How many builds of a scope keep each blob, and how many bytes that is.
+struct Counted {
+    builds: HashMap<Digest, u32>,
+    bytes: u64,
+}
+
+impl Counted {
+    fn of(round: &Round<'_>, scope: &[usize]) -> Self {
+        let mut counted = Self { builds: HashMap::new(), bytes: 0 };
+        for place in scope {
+            counted.add(&round.facts[*place].blobs, round.all[*place]);
+        }
+        counted
+    }
+
+    fn add(&mut self, blobs: &[BlobFact], keep: Keep) {
+        for blob in blobs.iter().filter(|blob| counts(blob, keep)) {
+            let builds = self.builds.entry(blob.digest).or_default();
+            *builds += 1;
+            self.bytes += if *builds == 1 { blob.bytes } else { 0 };
+        }
+    }
+
+    fn remove(&mut self, blobs: &[BlobFact], keep: Keep) {
+        for blob in blobs.iter().filter(|blob| counts(blob, keep)) {
+            let Some(builds) = self.builds.get_mut(&blob.digest) else { continue };
+            *builds -= 1;
+            if *builds == 0 {
+                self.builds.remove(&blob.digest);
+                self.bytes -= blob.bytes;
+            }
+        }
+    }
+
+    fn change(&mut self, facts: &[BuildFact], scope: &[usize], before: &[Keep], after: &[Keep]) {
+        for place in scope.iter().filter(|place| before[**place] != after[**place]) {
+            self.add(&facts[*place].blobs, after[*place]);
+            self.remove(&facts[*place].blobs, before[*place]);
+        }
+    }
+}

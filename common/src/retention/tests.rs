@@ -1,0 +1,274 @@
+//! Rules by example, and what must hold whatever they are.
+
+use super::*;
+use crate::digest::Digest;
+use crate::id::ChannelName;
+use bytesize::ByteSize;
+use proptest::prelude::*;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+const DAY: u64 = 24 * 3600 * 1000;
+const NOW: Millis = Millis(1000 * DAY);
+
+fn fact(name: &str, number: u64) -> BuildFact {
+    BuildFact {
+        build: name.parse().unwrap(),
+        channel: ChannelName::usual().clone(),
+        untrusted: false,
+        number,
+        stage: BuildStage::Ended { succeeded: true, at: Millis(NOW.0 - (100 - number) * DAY) },
+        keep: Keep::All,
+        platforms: vec!["linux/amd64".parse().unwrap()],
+        pins: BTreeMap::new(),
+        tags: BTreeSet::new(),
+        promoted: false,
+        release: false,
+        uses: Vec::new(),
+        blobs: vec![BlobFact { digest: Digest::of(name.as_bytes()), bytes: 10, published: number.is_multiple_of(2) }],
+    }
+}
+
+fn many(count: u64) -> Vec<BuildFact> {
+    (1..=count).map(|number| fact(&format!("os/{number}"), number)).collect()
+}
+
+fn policy(rule: Rule) -> Policy {
+    Policy { rules: vec![rule], ..Policy::default() }
+}
+
+/// `os/1 all: why, why`
+fn lines(policy: &Policy, facts: &[BuildFact]) -> Vec<String> {
+    let told = |(fact, decision): (&BuildFact, Decision)| {
+        let why: Vec<String> = decision.why.iter().map(ToString::to_string).collect();
+        format!("{} {}: {}", fact.build, decision.keep, why.join(", "))
+    };
+    facts.iter().zip(decide(policy, facts, NOW)).map(told).collect()
+}
+
+#[test]
+fn the_newest_stay_and_what_somebody_wants() {
+    let mut facts = many(7);
+    facts[0]
+        .pins
+        .insert("eva@example.org".parse().unwrap(), Pin { at: NOW, by: "eva".into(), why: "CVE".into(), until: None });
+    facts[1].tags.insert("golden".parse().unwrap());
+    facts[2].stage = BuildStage::Ended { succeeded: false, at: Millis(NOW.0 - 15 * DAY) };
+    facts[3].promoted = true;
+    let over = Pin { at: Millis(0), by: "eva".into(), why: String::new(), until: Some(NOW) };
+    facts[4].pins.insert("eva".parse().unwrap(), over);
+    let rule = Rule { keep_last: 2, ..Rule::default() };
+    assert_eq!(
+        lines(&policy(rule), &facts),
+        [
+            "os/1 all: pinned by eva@example.org: CVE",
+            "os/2 all: tagged golden",
+            "os/3 nothing: older than 14days",
+            "os/4 all: promoted to default",
+            "os/5 nothing: not one of the last 2 successes of its channel",
+            "os/6 all: one of the last 2 successes of its channel",
+            "os/7 all: last success of default for linux/amd64, one of the last 2 successes of its channel",
+        ]
+    );
+}
+
+#[test]
+fn what_a_kept_build_was_made_from_stays_and_goes_with_it() {
+    let mut facts = vec![fact("sdk/1", 1), fact("sdk/2", 2), fact("sdk/3", 3)];
+    for (number, sdk) in [(4, 0), (5, 1), (6, 1)] {
+        let mut os = fact(&format!("os/{number}"), number);
+        os.uses = vec![facts[sdk].build.clone()];
+        facts.push(os);
+    }
+    let lines = |keep_last| lines(&policy(Rule { keep_last, ..Rule::default() }), &facts);
+    let two = lines(2);
+    assert!(two[0].starts_with("sdk/1 nothing"), "{two:?}");
+    assert_eq!(
+        two[1],
+        "sdk/2 all: one of the last 2 successes of its channel, os/6 was built from it, os/5 was built from it"
+    );
+    let one = lines(1);
+    assert_eq!(one[1], "sdk/2 all: os/6 was built from it");
+    assert!(one[4].starts_with("os/5 nothing"), "{one:?}");
+}
+
+#[test]
+fn channels_pipelines_and_tiers_are_counted_on_their_own() {
+    let mut facts = many(6);
+    for (place, channel) in ["alpha", "beta", "alpha", "beta", "alpha", "beta"].into_iter().enumerate() {
+        facts[place].channel = channel.parse().unwrap();
+    }
+    facts[4].untrusted = true;
+    facts[5].untrusted = true;
+    let rules = vec![
+        Rule { channels: vec!["al*".into()], keep_last: 2, ..Rule::default() },
+        Rule { untrusted: Some(true), keep_last: 1, ..Rule::default() },
+        Rule { keep_last: 1, ..Rule::default() },
+    ];
+    let kept: Vec<Keep> =
+        decide(&Policy { rules, ..Policy::default() }, &facts, NOW).iter().map(|one| one.keep).collect();
+    use Keep::{All, Nothing};
+    assert_eq!(kept, [All, Nothing, All, All, Nothing, All], "strangers' channels count as one");
+}
+
+#[test]
+fn an_old_build_keeps_what_the_rule_says_for_as_long_as_it_says() {
+    let mut facts = many(6);
+    facts[1].keep = Keep::Manifest;
+    let rule = Rule {
+        keep_last: 2,
+        old: Keep::Published,
+        old_last: Some(3),
+        old_max_age: Some(Age::days(97)),
+        ..Rule::default()
+    };
+    let kept: Vec<Keep> = decide(&policy(rule), &facts, NOW).iter().map(|one| one.keep).collect();
+    use Keep::{All, Manifest, Nothing, Published};
+    assert_eq!(
+        kept,
+        [Nothing, Nothing, Published, Published, All, All],
+        "98 days are too many, and what went does not come back"
+    );
+    let rule = Rule { keep_last: 2, old: Keep::Published, ..Rule::default() };
+    let kept: Vec<Keep> = decide(&policy(rule), &facts, NOW).iter().map(|one| one.keep).collect();
+    assert_eq!(kept, [Published, Manifest, Published, Published, All, All]);
+}
+
+#[test]
+fn over_the_high_mark_the_oldest_go_down_to_the_low_one() {
+    let facts = many(9);
+    let rule = Rule { max_bytes: Some(ByteSize(85)), low_bytes: Some(ByteSize(60)), ..Rule::default() };
+    let keeps = |rule: &Rule| -> String {
+        let letter = |one: &Decision| one.keep.to_string().remove(0);
+        decide(&policy(rule.clone()), &facts, NOW).iter().map(letter).collect()
+    };
+    assert_eq!(keeps(&rule), "nnnaaaaaa");
+    assert_eq!(keeps(&Rule { max_bytes: Some(ByteSize(90)), ..rule.clone() }), "aaaaaaaaa", "not over it");
+    // The even ones published what they have: of the others nothing is left, so they go first.
+    assert_eq!(keeps(&Rule { old: Keep::Published, ..rule.clone() }), "pppppaaaa");
+    assert_eq!(keeps(&Rule { min_age: Age::days(99), ..rule }), "naaaaaaaa", "what is young is not touched");
+}
+
+prop_compose! {
+    fn a_build(number: u64)(
+        pipeline in 0..2u8, channel in 0..2u8, untrusted in prop::bool::weighted(0.2), stage in 0..5u8, age in 0..60u64,
+        keep in prop::sample::select(vec![Keep::All, Keep::All, Keep::All, Keep::Published, Keep::Manifest, Keep::Nothing]),
+        platforms in 1..3usize, pinned in 0..8u8, tagged in prop::bool::weighted(0.1), promoted in prop::bool::weighted(0.1),
+        release in prop::bool::weighted(0.1), uses in prop::collection::vec(0..40u64, 0..2),
+        blobs in prop::collection::vec((0..30u8, 1..9u64, any::<bool>()), 0..4),
+    ) -> BuildFact {
+        let at = Millis(NOW.0 - age * DAY);
+        let stage = match stage { 0 => BuildStage::Running, 1 => BuildStage::Ended { succeeded: false, at }, _ => BuildStage::Ended { succeeded: true, at } };
+        let pin = |until| Pin { at, by: "x".into(), why: String::new(), until };
+        let pins = match pinned { 0 => vec![pin(None)], 1 => vec![pin(Some(NOW))], _ => vec![] };
+        BuildFact {
+            build: format!("p{pipeline}/{number}").parse().unwrap(),
+            channel: format!("c{channel}").parse().unwrap(),
+            untrusted, number, stage,
+            keep: if stage == BuildStage::Running { Keep::All } else { keep },
+            platforms: ["linux/amd64", "linux/arm64"][..platforms].iter().map(|text| text.parse().unwrap()).collect(),
+            pins: pins.into_iter().map(|pin| ("x".parse().unwrap(), pin)).collect(),
+            tags: tagged.then(|| "t".parse().unwrap()).into_iter().collect(),
+            promoted: promoted && !untrusted, release: release && !untrusted,
+            uses: uses.iter().filter(|used| **used < number).map(|used| format!("p{}/{used}", used % 2).parse().unwrap()).collect(),
+            blobs: blobs.iter().map(|(seed, _, published)| BlobFact { digest: Digest::of(&[*seed]), bytes: u64::from(*seed) + 1, published: *published }).collect(),
+        }
+    }
+}
+
+fn histories() -> impl Strategy<Value = Vec<BuildFact>> {
+    (1..40u64).prop_flat_map(|count| (0..count).map(a_build).collect::<Vec<_>>())
+}
+
+prop_compose! {
+    fn rules()(
+        keep_last in 0..6u32, keep_failed in 0..3u32, max_age in prop::option::of(1..60u64), min_age in 0..10u64,
+        old in prop::sample::select(vec![Keep::Nothing, Keep::Manifest, Keep::Published]), old_last in prop::option::of(0..4u32),
+        releases in prop::option::of(0..3u32), max_bytes in prop::option::of(1..400u64), whole in prop::option::of(1..400u64),
+    ) -> Policy {
+        let rule = Rule {
+            keep_last, keep_failed, max_age: max_age.map(Age::days), min_age: Age::days(min_age), old, old_last,
+            keep_releases: releases.map_or(Releases::All, Releases::Last), max_bytes: max_bytes.map(ByteSize), ..Rule::default()
+        };
+        Policy { rules: vec![rule], max_bytes: whole.map(ByteSize), low_bytes: None }
+    }
+}
+
+fn is_success(fact: &BuildFact) -> bool {
+    matches!(fact.stage, BuildStage::Ended { succeeded: true, .. })
+}
+
+fn age(fact: &BuildFact) -> u64 {
+    match fact.stage {
+        BuildStage::Running => 0,
+        BuildStage::Ended { at, .. } => NOW.since(at),
+    }
+}
+
+fn bytes(facts: &[BuildFact], decided: &[Decision], of: impl Fn(&BuildFact) -> bool) -> u64 {
+    let mut seen = HashSet::new();
+    let kept = facts.iter().zip(decided).filter(|(fact, _)| of(fact)).flat_map(|(fact, one)| {
+        fact.blobs.iter().filter(move |blob| one.keep == Keep::All || one.keep == Keep::Published && blob.published)
+    });
+    kept.filter(|blob| seen.insert(blob.digest)).map(|blob| blob.bytes).sum()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(600))]
+
+    #[test]
+    fn nothing_that_is_needed_goes(facts in histories(), policy in rules()) {
+        let decided = decide(&policy, &facts, NOW);
+        for (fact, one) in facts.iter().zip(&decided) {
+            prop_assert!(one.keep <= fact.keep, "{} comes back", fact.build);
+            prop_assert!(!one.why.is_empty() || fact.keep == Keep::Nothing, "{} has no reason", fact.build);
+            let wanted = fact.stage == BuildStage::Running
+                || fact.pins.values().any(|pin| pin.holds(NOW))
+                || !fact.tags.is_empty()
+                || (fact.promoted && is_success(fact) && policy.rules[0].keep_releases == Releases::All);
+            prop_assert!(!wanted || one.keep == fact.keep, "{} is wanted: {:?}", fact.build, one);
+            if one.keep >= Keep::Published {
+                for used in facts.iter().zip(&decided).filter(|(used, _)| fact.uses.contains(&used.build)) {
+                    prop_assert!(used.1.keep == used.0.keep, "{} was made from {}", fact.build, used.0.build);
+                }
+            }
+        }
+        // The last success of every channel and platform.
+        for channel in ["c0", "c1"] {
+            for pipeline in ["p0", "p1"] {
+                for platform in ["linux/amd64", "linux/arm64"] {
+                    let candidates = facts.iter().zip(&decided).filter(|(fact, _)| {
+                        fact.build.pipeline.as_str() == pipeline && fact.channel.as_str() == channel && !fact.untrusted
+                            && is_success(fact) && fact.keep == Keep::All
+                            && fact.platforms.iter().any(|one| one.to_string() == platform)
+                    });
+                    let last = candidates.max_by_key(|(fact, _)| fact.number);
+                    prop_assert!(last.is_none_or(|(_, one)| one.keep == Keep::All));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn counts_and_bytes_are_bounded(facts in histories(), policy in rules()) {
+        let decided = decide(&policy, &facts, NOW);
+        let rule = &policy.rules[0];
+        let spared = |fact: &BuildFact, one: &Decision| {
+            one.why.iter().any(Why::is_binding) || fact.stage == BuildStage::Running || age(fact) < rule.min_age.millis()
+        };
+        let mut counts: BTreeMap<_, u32> = BTreeMap::new();
+        for (fact, one) in facts.iter().zip(&decided) {
+            if one.keep == Keep::All && is_success(fact) && !spared(fact, one) {
+                let channel = if fact.untrusted { "untrusted" } else { fact.channel.as_str() };
+                *counts.entry((fact.build.pipeline.clone(), channel, fact.untrusted)).or_default() += 1;
+            }
+        }
+        prop_assert!(counts.values().all(|count| *count <= rule.keep_last), "{counts:?}");
+        let left = |of: &dyn Fn(&BuildFact) -> bool| {
+            facts.iter().zip(&decided).filter(|(fact, one)| of(fact) && one.keep > Keep::Nothing && !spared(fact, one)).count()
+        };
+        if let Some((max, low)) = policy.marks() {
+            let all = bytes(&facts, &decided, |_| true);
+            prop_assert!(all <= max.as_u64() || left(&|_| true) == 0, "{all} of {max}, down to {low}");
+        }
+    }
+}
