@@ -94,6 +94,7 @@ impl PipelineFile {
             idempotency_key: String::new(),
             priority: String::new(),
             untrusted: args.untrusted,
+            channel: args.channel.as_ref().map(ToString::to_string).unwrap_or_default(),
         })
     }
 
@@ -143,7 +144,8 @@ pub fn expand(
     args: &RequestArgs,
 ) -> Result<Plan, Faults> {
     let version = version.unwrap_or_else(|| "0".parse().expect("0 is a version"));
-    pipeline.plan(&Request { version, params: params.clone(), platforms: args.platforms.clone() })
+    let (platforms, channel) = (args.platforms.clone(), args.channel.clone());
+    pipeline.plan(&Request { version, params: params.clone(), platforms, channel })
 }
 
 fn params(given: &[(String, String)]) -> Result<BTreeMap<String, String>, Failure> {

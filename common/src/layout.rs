@@ -5,6 +5,7 @@
 //!                                behind either .sha256: digest and length of what is stored there
 //! builds/PIPELINE/VERSION/build.json
 //! builds/PIPELINE/builds.json, latest.json
+//! builds/PIPELINE/channels/CHANNEL/builds.json, latest.json
 //! logs/PIPELINE/VERSION/JOB/ATTEMPT.log.zst
 //! anything else                  published paths
 //! ```

@@ -1,6 +1,6 @@
 //! A build's frozen plan: the jobs of one run, in an order in which they could run.
 
-use crate::id::{BuildId, GroupName, JobName};
+use crate::id::{BuildId, ChannelName, GroupName, JobName};
 use crate::job::JobSpec;
 use crate::platform::Platform;
 use serde::{Deserialize, Serialize};
@@ -20,6 +20,9 @@ pub struct Plan {
     /// Nobody has looked at what it builds: nothing that it leaves is read by a release. See [`crate::tier`].
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub untrusted: bool,
+    /// The channel that it is built for; `None` for the usual one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub channel: Option<ChannelName>,
     /// A build of the same pipeline, tier and group cancels this one, if it comes while this one still waits for its first worker.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub supersede: Option<GroupName>,
@@ -28,6 +31,11 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// The channel that it is built for.
+    pub fn channel(&self) -> &ChannelName {
+        self.channel.as_ref().unwrap_or_else(|| ChannelName::usual())
+    }
+
     /// The job of that name.
     pub fn job(&self, name: &JobName) -> Option<&JobSpec> {
         self.jobs.iter().find(|job| job.name == *name)

@@ -6,6 +6,7 @@
 //! # version: 1.0            the build's version; 1.0.0 if none is named
 //! # param: name=value       a parameter's value
 //! # platform: linux/arm64   a requested platform
+//! # channel: beta           the channel that is asked for
 //! ```
 
 use railyard_common::job::{ImageSource, JobSpec};
@@ -44,6 +45,7 @@ fn run(name: &str, text: &str) -> Result<(Pipeline, Plan), Vec<Diagnostic>> {
             .map(|(key, value)| (key.to_owned(), value.to_owned()))
             .collect(),
         platforms: header(text, "platform").map(|platform| platform.parse().unwrap()).collect(),
+        channel: header(text, "channel").next().map(|channel| channel.parse().unwrap()),
     };
     let plan = pipeline.plan(&request)?;
     Ok((pipeline, plan))
@@ -74,6 +76,7 @@ fn show_problems(text: &str, problems: &[Diagnostic]) -> String {
 fn show_plan(plan: &Plan) -> String {
     let mut out = format!("{} for {:?}\n", plan.build, plan.platforms);
     plan.params.iter().for_each(|(name, value)| writeln!(out, "param {name} = {value}").unwrap());
+    plan.channel.iter().for_each(|channel| writeln!(out, "channel {channel}").unwrap());
     plan.supersede.iter().for_each(|group| writeln!(out, "supersedes {group}").unwrap());
     plan.jobs.iter().for_each(|job| show_job(&mut out, job));
     out
@@ -191,7 +194,7 @@ fn shipped_pipelines_are_valid() {
         let pipeline =
             Pipeline::parse(&source).unwrap_or_else(|problems| panic!("{}", show_problems(&text, &problems)));
         let platforms = pipeline.platforms().to_vec();
-        let request = Request { version: "1.0.0".parse().unwrap(), params: BTreeMap::new(), platforms };
+        let request = Request { platforms, ..Request::of("1.0.0".parse().unwrap()) };
         if pipeline.params().iter().all(|param| param.default.is_some()) {
             let plan = pipeline.plan(&request);
             plan.unwrap_or_else(|problems| panic!("{}", show_problems(&text, &problems)));

@@ -18,9 +18,8 @@ fn run(text: &str, params: &[(&str, &str)]) -> Result<Plan, Vec<Diagnostic>> {
     let pipeline = Pipeline::parse(&Source { file_name: "p.yaml", text, files: &files })?;
     pipeline.summary();
     pipeline.plan(&Request {
-        version: "1.0".parse().unwrap(),
         params: params.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
-        platforms: Vec::new(),
+        ..Request::of("1.0".parse().unwrap())
     })
 }
 

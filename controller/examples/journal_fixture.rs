@@ -224,6 +224,6 @@ fn gated(version: &str) -> anyhow::Result<Command> {
 fn plan(version: &str) -> anyhow::Result<Plan> {
     let source = Source { file_name: "os.yaml", text: PIPELINE, files: &BTreeMap::new() };
     let pipeline = Pipeline::parse(&source).map_err(|problems| anyhow::anyhow!("{problems:?}"))?;
-    let request = Request { version: version.parse()?, params: BTreeMap::new(), platforms: Vec::new() };
+    let request = Request::of(version.parse()?);
     pipeline.plan(&request).map_err(|problems| anyhow::anyhow!("{problems:?}"))
 }

@@ -250,7 +250,7 @@ mod tests {
         let text = format!("name: {name}\nsteps:\n  - name: a\n    image: x\n    script: 'true'\n    {more}\n");
         let source = Source { file_name: "x.yaml", text: &text, files: &Default::default() };
         let pipeline = Pipeline::parse(&source).unwrap();
-        let request = Request { version: "1".parse().unwrap(), params: Default::default(), platforms: Vec::new() };
+        let request = Request::of("1".parse().unwrap());
         pipeline.plan(&request).unwrap()
     }
 

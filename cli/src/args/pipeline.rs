@@ -5,7 +5,7 @@
 use super::{AskArgs, OutputArgs};
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use railyard_common::id::Version;
+use railyard_common::id::{ChannelName, Version};
 use railyard_common::platform::Platform;
 use railyard_common::priority::Priority;
 use std::path::PathBuf;
@@ -40,6 +40,9 @@ pub struct RequestArgs {
     /// Build for this platform; can be given several times [default: what the pipeline says]
     #[arg(long = "platform", value_name = "PLATFORM")]
     pub platforms: Vec<Platform>,
+    /// The channel that the build is for, whatever the pipeline says [default: what the pipeline says, or else `default`]
+    #[arg(long, value_name = "CHANNEL")]
+    pub channel: Option<ChannelName>,
     /// Nobody has looked at this change: the build writes nothing that a release reads, and its version ends in .untrusted
     #[arg(long)]
     pub untrusted: bool,
@@ -65,6 +68,7 @@ pub struct PlanArgs {
 Examples:
   railyard submit railyard.yaml
   railyard submit railyard.yaml --version 4799.0.0 --param suite=bookworm --wait
+  railyard submit railyard.yaml --channel nightly
   railyard submit railyard.yaml --priority change --param branch=fix-7
   railyard submit railyard.yaml --untrusted --version pr-512
   build=$(railyard submit railyard.yaml)

@@ -91,6 +91,9 @@ fn header(build: &Build, console: &Console, now: Timestamp) -> String {
         let took = human::between(build.submitted_at, Some(at)).map(|took| format!(", after {took}"));
         line("ended", &format!("{}{}", console.date(at), took.unwrap_or_default()));
     }
+    if let Some(channel) = &build.channel {
+        line("channel", &ansi::one_line(channel));
+    }
     if let Some(tier) = build.tier() {
         line("tier", &format!("{tier}: nothing of it is published or listed for releases"));
     }

@@ -186,6 +186,7 @@ pub mod tests {
             state: BuildState::Running,
             priority: None,
             untrusted: false,
+            channel: None,
             submitted_at: at(0),
             ended_at: None,
             submitted_by: None,

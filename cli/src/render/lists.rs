@@ -8,13 +8,14 @@ use jiff::Timestamp;
 
 /// `builds`
 pub fn builds(builds: &[Build], now: Timestamp) -> Table {
-    let mut table = Table::new(&["BUILD", "STATE", "JOBS", "TIER", "PRIORITY", "SUBMITTED", ">TOOK", "BY"]);
+    let mut table = Table::new(&["BUILD", "STATE", "JOBS", "CHANNEL", "TIER", "PRIORITY", "SUBMITTED", ">TOOK", "BY"]);
     for build in builds {
         let end = build.ended_at.or(Some(now));
         table.row(vec![
             Cell::from(&build.build),
             Cell::toned(build.state.as_str(), Tone::from(build.state)),
             Cell::from(progress(build)),
+            Cell::from(build.unusual_channel().unwrap_or_default()),
             Cell::from(build.tier().unwrap_or_default()),
             Cell::from(build.unusual_priority().unwrap_or_default()),
             Cell::from(build.submitted_at.map(|at| human::age(at, now)).unwrap_or_default()),
@@ -129,6 +130,16 @@ mini/1            running  1/2                       10m ago    10m 0s
 mini/2.untrusted  running  1/2, 1 failed  untrusted  10m ago    10m 0s
 "
         );
+        (one.channel, two.channel) = (Some("nightly".to_owned()), Some("default".to_owned()));
+        assert_eq!(
+            builds(&[one.clone(), two.clone()], at(600).unwrap()).render(Style::PLAIN),
+            "\
+BUILD   STATE    JOBS           CHANNEL  SUBMITTED    TOOK
+mini/1  running  1/2            nightly  10m ago    10m 0s
+mini/1  running  1/2, 1 failed           10m ago    10m 0s
+"
+        );
+        one.channel = None;
         one.jobs[1].state = JobState::AwaitsApproval;
         one.priority = Some("manual".to_owned());
         two.priority = Some("change".to_owned());
@@ -157,7 +168,7 @@ mini/1  running  1/2, 1 failed      change    10m ago    10m 0s
             pool: None,
             labels: [].into(),
         };
-        let made = |jobs| Plan { pipeline: "mini".to_owned(), jobs, warnings: vec![] };
+        let made = |jobs| Plan { pipeline: "mini".to_owned(), channel: None, jobs, warnings: vec![] };
         let text = plan(&made(vec![one.clone()])).render(Style::PLAIN);
         assert!(text.contains("vms.vhd@linux/arm64  image, sdk@linux/amd64  debian:bookworm"), "{text}");
         assert!(text.ends_with("none     no worker offers linux/arm64\n"), "{text}");

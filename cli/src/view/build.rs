@@ -3,7 +3,7 @@
 use super::words::words;
 use super::{phase, some, time};
 use jiff::Timestamp;
-use railyard_common::id::{BuildId, JobName};
+use railyard_common::id::{BuildId, ChannelName, JobName};
 use railyard_common::image_name;
 use railyard_proto::v1;
 use serde::Serialize;
@@ -253,6 +253,8 @@ pub struct Build {
     pub priority: Option<String>,
     /// Nobody has looked at what it builds.
     pub untrusted: bool,
+    /// The channel that it is for; `None`: the controller is too old to tell.
+    pub channel: Option<String>,
     pub submitted_at: Option<Timestamp>,
     pub ended_at: Option<Timestamp>,
     pub submitted_by: Option<String>,
@@ -272,6 +274,7 @@ impl From<v1::BuildView> for Build {
             state: BuildState::from_number(view.state),
             priority: some(view.priority),
             untrusted: view.untrusted,
+            channel: some(view.channel),
             submitted_at: time(view.submitted_at),
             ended_at: time(view.ended_at),
             submitted_by: some(view.submitted_by),
@@ -290,6 +293,11 @@ impl Build {
     pub fn unusual_priority(&self) -> Option<&str> {
         let usual = if self.untrusted { "change" } else { "manual" };
         self.priority.as_deref().filter(|priority| *priority != usual)
+    }
+
+    /// The channel, unless it goes without saying.
+    pub fn unusual_channel(&self) -> Option<&str> {
+        self.channel.as_deref().filter(|channel| *channel != ChannelName::usual().as_str())
     }
 
     /// The word on builds that are not trusted.

@@ -65,6 +65,7 @@ fn phase(number: i32) -> Option<&'static str> {
 #[derive(Debug, Serialize)]
 pub struct Plan {
     pub pipeline: String,
+    pub channel: Option<String>,
     pub jobs: Vec<PlannedJob>,
     pub warnings: Vec<String>,
 }
@@ -96,6 +97,7 @@ impl From<v1::PlanResponse> for Plan {
     fn from(plan: v1::PlanResponse) -> Self {
         Self {
             pipeline: plan.pipeline,
+            channel: some(plan.channel),
             jobs: plan.jobs.into_iter().map(PlannedJob::from).collect(),
             warnings: plan.warnings,
         }

@@ -2,6 +2,7 @@
 
 mod access;
 mod audit;
+mod channels;
 mod operate;
 #[path = "../place/mod.rs"]
 mod place;

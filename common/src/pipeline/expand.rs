@@ -11,7 +11,7 @@ use super::model::{Image, Input, Pipeline, Script, Step};
 use super::template::{Name, Scope, Template, Unrendered};
 use super::values::is_image_reference;
 use crate::compress::Compress;
-use crate::id::JobName;
+use crate::id::{ChannelName, JobName};
 use crate::job::{ImageSource, InputSpec, JobSpec, OutputSpec, RunSpec};
 use crate::path::{BadGlob, Glob, RelPath};
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,6 +23,8 @@ pub(super) const RESERVED_MOUNTS: [&str; 6] = ["/work", "/railyard", "/run/secre
 pub(super) struct Expander<'a> {
     pub pipeline: &'a Pipeline,
     pub version: &'a str,
+    /// The build's.
+    pub channel: ChannelName,
     /// `None`: not known while checking.
     pub params: &'a BTreeMap<String, Option<Template>>,
     pub problems: &'a mut Problems,
@@ -43,7 +45,8 @@ impl<'a> Expander<'a> {
         problems: &'a mut Problems,
     ) -> Self {
         let (blamed, outputs, met) = (BTreeSet::new(), BTreeMap::new(), BTreeMap::new());
-        Self { pipeline, version, params, problems, blamed, outputs, met, text_bytes: 0 }
+        let channel = ChannelName::usual().clone();
+        Self { pipeline, version, channel, params, problems, blamed, outputs, met, text_bytes: 0 }
     }
 
     /// The jobs of `keys`, in their order. A job is left out where it has a problem or an unknown value.
@@ -118,6 +121,7 @@ impl<'a> Expander<'a> {
         let scope = Scope {
             pipeline: self.pipeline.name.as_str(),
             version: self.version,
+            channel: self.channel.as_str(),
             step: step.name.as_str(),
             platform: key.platform,
             matrix: step.variants.get(key.variant).map_or(&[], |variant| &variant.values),

@@ -5,14 +5,21 @@ use super::expand::Expander;
 use super::jobs::Key;
 use super::limits::{APPROVAL_MAX_BYTES, LABEL_MAX_BYTES, VALUE_MAX_BYTES};
 use super::model::Step;
-use super::template::{BUILT_IN, Name, Scope, Template, Unrendered};
-use crate::id::{BadId, GroupName, PoolName};
+use super::template::{BUILT_IN, CHANNEL, Name, Scope, Template, Unrendered};
+use crate::id::{BadId, ChannelName, GroupName, PoolName};
 use crate::job::Concurrency;
 use std::collections::BTreeMap;
 use std::str::FromStr;
 
 /// Names that are not the same for all jobs of a build.
 const OF_A_JOB: [&str; 3] = ["step", "platform", "arch"];
+
+/// A field of the whole build.
+struct OfBuild {
+    name: &'static str,
+    /// Names that it cannot use, and why not.
+    without: &'static [&'static str],
+}
 
 /// A job's own.
 pub(super) struct Placing {
@@ -74,16 +81,34 @@ impl Expander<'_> {
     /// The group of builds of which a newer one takes the place of those that still wait. An empty text means none.
     pub(super) fn supersede(&mut self) -> Option<GroupName> {
         let template = self.pipeline.supersede.as_ref()?;
-        if let Some(name) = self.of_a_job(template) {
-            let known = BUILT_IN.into_iter().filter(|name| !OF_A_JOB.contains(name));
+        self.of_build(template, &OfBuild { name: "supersede", without: &OF_A_JOB })
+    }
+
+    /// The channel of the build, if the file names one. An empty text means the usual one.
+    pub(super) fn channel(&mut self) -> Option<ChannelName> {
+        let template = self.pipeline.channel.as_ref()?;
+        let without = const { &[OF_A_JOB[0], OF_A_JOB[1], OF_A_JOB[2], CHANNEL] };
+        self.of_build(template, &OfBuild { name: "channel", without })
+    }
+
+    /// A filled-in name that all jobs of the build share; `None` if nothing is left of it, or it has a problem.
+    fn of_build<T: FromStr<Err = BadId>>(&mut self, template: &Template, field: &OfBuild) -> Option<T> {
+        let OfBuild { name: field, without } = field;
+        if let Some(name) = self.uses_one_of(template, without) {
+            let known = BUILT_IN.into_iter().filter(|name| !without.contains(name));
             let help = format!("it may use parameters and {}", quote_list(known));
-            let message = format!("`supersede` is of the whole build, and `{name}` is not the same for all its jobs");
+            let message = match name {
+                CHANNEL => "`channel` cannot be named by itself".to_owned(),
+                _ => format!("`{field}` is of the whole build, and `{name}` is not the same for all its jobs"),
+            };
             self.blame(template, message, Some(help));
             return None;
         }
+        let channel = self.channel.clone();
         let scope = Scope {
             pipeline: self.pipeline.name.as_str(),
             version: self.version,
+            channel: channel.as_str(),
             // Not used, as has just been made sure.
             step: "",
             platform: crate::platform::Platform::LinuxAmd64,
@@ -101,15 +126,15 @@ impl Expander<'_> {
         }
     }
 
-    /// A name that differs from job to job, in the text or in the parameters that it uses.
-    fn of_a_job(&self, template: &Template) -> Option<&'static str> {
+    /// One of `names` that is in the text or in the parameters that it uses.
+    fn uses_one_of(&self, template: &Template, names: &[&str]) -> Option<&'static str> {
         let params = template.uses().filter_map(|(name, _)| match name {
             Name::Param(param) => self.params.get(param).and_then(Option::as_ref),
             _ => None,
         });
         let texts = std::iter::once(template).chain(params);
         texts.flat_map(Template::uses).find_map(|(name, _)| match name {
-            Name::BuiltIn(name) if OF_A_JOB.contains(name) => Some(*name),
+            Name::BuiltIn(name) if names.contains(name) => Some(*name),
             _ => None,
         })
     }

@@ -34,7 +34,7 @@ pub use diagnostic::Diagnostic;
 pub use model::Pipeline;
 pub use summary::{ParamSummary, StepSummary, Summary};
 
-use crate::id::{BuildId, PipelineName, Version};
+use crate::id::{BuildId, ChannelName, PipelineName, Version};
 use crate::plan::Plan;
 use crate::platform::Platform;
 use diagnostic::{Position, Problems, quote, quote_list};
@@ -64,6 +64,15 @@ pub struct Request {
     pub params: BTreeMap<String, String>,
     /// Empty: the pipeline's default platforms.
     pub platforms: Vec<Platform>,
+    /// The channel that it is for; `None`: what the pipeline says.
+    pub channel: Option<ChannelName>,
+}
+
+impl Request {
+    /// As the pipeline says, under that version.
+    pub fn of(version: Version) -> Self {
+        Self { version, params: BTreeMap::new(), platforms: Vec::new(), channel: None }
+    }
 }
 
 /// The paths of `script: { file: … }` in a pipeline file: relative, as written, each once.
@@ -128,6 +137,7 @@ impl Pipeline {
         let keys = self.keys(&self.platforms);
         // Stands for any version, in messages too: it has the form of one.
         let mut expander = Expander::new(self, "version", &params, problems);
+        expander.channel = expander.channel().unwrap_or_else(|| ChannelName::usual().clone());
         expander.supersede();
         expander.jobs(&keys);
     }
@@ -150,6 +160,9 @@ impl Pipeline {
             return Err(problems.into_list());
         }
         let mut expander = Expander::new(self, request.version.as_str(), &params, &mut problems);
+        let channel = request.channel.clone().or_else(|| expander.channel());
+        let channel = channel.filter(|channel| channel != ChannelName::usual());
+        expander.channel = channel.clone().unwrap_or_else(|| ChannelName::usual().clone());
         let (supersede, jobs) = (expander.supersede(), expander.jobs(&keys));
         if problems.is_empty() && jobs.len() < keys.len() {
             problems.add(Position::START, "a job has a value that is not known");
@@ -163,6 +176,7 @@ impl Pipeline {
             params: values,
             platforms: self.platforms.iter().copied().filter(|platform| needed.contains(platform)).collect(),
             untrusted: false,
+            channel,
             supersede,
             jobs,
         })

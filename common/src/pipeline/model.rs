@@ -20,6 +20,8 @@ pub struct Pipeline {
     pub(super) default_platforms: Vec<Platform>,
     /// The pool of the steps that name none.
     pub(super) pool: Option<Template>,
+    /// The channel that its builds are for, unless whoever submits one says otherwise.
+    pub(super) channel: Option<Template>,
     /// A newer build of the same group cancels those that still wait.
     pub(super) supersede: Option<Template>,
     pub(super) params: Vec<Param>,

@@ -5,7 +5,7 @@ use super::limits::{STEP_LIST_MAX, STEPS_MAX, VALUE_MAX_BYTES};
 use super::model::{Param, Pipeline};
 use super::read_step::read_step;
 use super::reader::{Fields, Reader};
-use super::template::{BUILT_IN, is_name};
+use super::template::{BUILT_IN, CHANNEL, is_name};
 use super::yaml::{Node, Value};
 use crate::id::{BadId, PipelineName};
 use crate::platform::Platform;
@@ -14,8 +14,8 @@ use std::collections::{BTreeMap, BTreeSet};
 /// What a pipeline is for that does not say: the platform of most build hosts.
 const PLATFORMS_DEFAULT: [Platform; 1] = [Platform::LinuxAmd64];
 
-pub(super) const FIELDS: [&str; 8] =
-    ["name", "description", "platforms", "default_platforms", "params", "pool", "supersede", "steps"];
+pub(super) const FIELDS: [&str; 9] =
+    ["name", "description", "platforms", "default_platforms", "params", "pool", "channel", "supersede", "steps"];
 pub(super) const PARAM_FIELDS: [&str; 2] = ["default", "description"];
 
 /// The pipeline behind `root`, and the problems found on the way. With problems it may have gaps.
@@ -46,6 +46,7 @@ impl Reader<'_> {
         let (platforms, default_platforms) = self.pipeline_platforms(fields);
         let params = fields.get("params").map(|node| self.params(node)).unwrap_or_default();
         let pool = fields.get("pool").and_then(|node| self.template(node, "the pipeline's `pool`"));
+        let channel = fields.get("channel").and_then(|node| self.template(node, "`channel`"));
         let supersede = fields.get("supersede").and_then(|node| self.template(node, "`supersede`"));
         let steps_node = fields.get("steps");
         let items = steps_node.map_or(&[] as &[Node], |node| self.list(node, "`steps`", STEPS_MAX));
@@ -70,6 +71,7 @@ impl Reader<'_> {
             platforms_at: position("platforms"),
             default_platforms,
             pool,
+            channel,
             supersede,
             params,
             params_at: position("params"),
@@ -193,9 +195,10 @@ impl Reader<'_> {
     }
 }
 
-/// Whether every job has something of that name.
+/// Whether every job has something of that name. A parameter may take the place of the channel: pipelines had such before there
+/// were channels.
 fn is_taken(name: &str) -> bool {
-    BUILT_IN.contains(&name) || name == "matrix"
+    (BUILT_IN.contains(&name) && name != CHANNEL) || name == "matrix"
 }
 
 fn platform_names() -> [&'static str; 2] {

@@ -75,7 +75,7 @@ mod tests {
         let files = std::collections::BTreeMap::new();
         let source = Source { file_name: "p.yaml", text: &text, files: &files };
         let pipeline = Pipeline::parse(&source).map_err(|problems| format!("{problems:?}"))?;
-        let request = Request { version: "1".parse().unwrap(), params: Default::default(), platforms: Vec::new() };
+        let request = Request::of("1".parse().unwrap());
         let plan = pipeline.plan(&request).map_err(|problems| format!("{problems:?}"))?;
         Ok(plan.jobs[0].run.secrets.clone())
     }

@@ -2,7 +2,7 @@
 
 use super::diagnostic::{Position, Problems, quote, quote_list};
 use super::limits::STEP_LIST_MAX;
-use super::template::{BUILT_IN, Name, Template};
+use super::template::{BUILT_IN, CHANNEL, Name, Template};
 use super::yaml::{Entry, Node, Value};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -135,6 +135,8 @@ impl Reader<'_> {
     pub fn template(&mut self, node: &Node, what: &str) -> Option<Template> {
         let text = self.text(node, what)?;
         let template = self.scan(text, node);
+        let is_param = self.params.contains(CHANNEL);
+        let template = if is_param { template.with_param_for_channel() } else { template };
         for (name, at) in template.uses() {
             self.check_use(name, at);
         }

@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 /// The names that every job knows.
-pub(super) const BUILT_IN: [&str; 6] = ["version", "pipeline", "build", "step", "platform", "arch"];
+pub(super) const BUILT_IN: [&str; 7] = ["version", "pipeline", "channel", "build", "step", "platform", "arch"];
+/// The one of them that a parameter may be named as.
+pub(super) const CHANNEL: &str = "channel";
 
 /// A text with places to fill in.
 #[derive(Clone, Debug)]
@@ -49,6 +51,7 @@ pub(super) struct BadTemplate {
 pub(super) struct Scope<'a> {
     pub pipeline: &'a str,
     pub version: &'a str,
+    pub channel: &'a str,
     pub step: &'a str,
     pub platform: Platform,
     pub matrix: &'a [(String, String)],
@@ -124,6 +127,18 @@ impl Template {
         })
     }
 
+    /// The same, with what is written as the channel meant as the parameter of that name.
+    pub fn with_param_for_channel(mut self) -> Self {
+        for piece in &mut self.pieces {
+            if let Piece::Use(name, _) = piece
+                && *name == Name::BuiltIn(CHANNEL)
+            {
+                *name = Name::Param(CHANNEL.to_owned());
+            }
+        }
+        self
+    }
+
     /// Where to point when the filled-in text is no good: at a parameter's use, else at any use, else at the text.
     pub fn blame(&self) -> Position {
         let param = self.uses().find(|(name, _)| matches!(name, Name::Param(_)));
@@ -164,6 +179,7 @@ fn push_built_in(name: &str, scope: &Scope<'_>, out: &mut String) {
     match name {
         "version" => out.push_str(scope.version),
         "pipeline" => out.push_str(scope.pipeline),
+        CHANNEL => out.push_str(scope.channel),
         "build" => {
             out.push_str(scope.pipeline);
             out.push('/');

@@ -138,6 +138,7 @@ impl ClientService for Client {
         let (plan, left_out) = self.freeze(&checked).await?;
         let response = self.farm.read(move |farm, _| v1::PlanResponse {
             pipeline: plan.build.pipeline.to_string(),
+            channel: plan.channel().to_string(),
             jobs: plan.jobs.iter().map(|spec| view::planned(farm, &plan.build.pipeline, spec, now)).collect(),
             warnings: left_out.into_iter().chain(submit::warnings(farm, &plan)).collect(),
         });
@@ -153,6 +154,7 @@ impl ClientService for Client {
         let asked = asked.detail("priority", &request.priority).detail("tier", tier);
         // Until there is a build, this is all that says what was wanted.
         let wanted = asked.detail("version", &request.version).detail("file", &request.file_name);
+        let wanted = wanted.detail("channel", &request.channel);
         let submit = async move { client.take_submit(&identity, trace, request).await };
         let done = wanted.carry_out(submit, |entry, done: &v1::SubmitResponse| {
             let entry = entry.target(&done.build);

@@ -6,7 +6,7 @@ use super::{bad_request, command_status};
 use crate::access::table;
 use crate::driver::{CommandError, Handle};
 use railyard_common::digest::Digest;
-use railyard_common::id::{BuildId, PipelineName, Version};
+use railyard_common::id::{BuildId, ChannelName, PipelineName, Version};
 use railyard_common::pipeline::{Diagnostic, Pipeline, Request, Source};
 use railyard_common::plan::Plan;
 use railyard_common::platform::Platform;
@@ -131,6 +131,7 @@ fn digest(request: &v1::SubmitRequest, priority: Priority, untrusted: bool) -> S
         idempotency_key: _,
         priority: _,
         untrusted: _,
+        channel,
     } = request;
     let mut text = Vec::new();
     let mut put = |field: &str, parts: &[&str]| {
@@ -151,6 +152,9 @@ fn digest(request: &v1::SubmitRequest, priority: Priority, untrusted: bool) -> S
     }
     if untrusted {
         put("untrusted", &[]);
+    }
+    if !channel.is_empty() {
+        put("channel", &[channel]);
     }
     Digest::of(&text).to_string()
 }
@@ -173,6 +177,7 @@ pub(super) struct Checked {
     version: Option<Version>,
     params: BTreeMap<String, String>,
     platforms: Vec<Platform>,
+    channel: Option<ChannelName>,
 }
 
 impl Checked {
@@ -190,6 +195,8 @@ impl Checked {
         let version = Some(request.version).filter(|text| !text.is_empty());
         let version = version.map(|text| text.parse()).transpose().map_err(bad_request)?;
         let version = version.map(|version| tier::version_of(version, untrusted)).transpose().map_err(bad_request)?;
+        let channel = Some(request.channel).filter(|text| !text.is_empty());
+        let channel = channel.map(|text| text.parse()).transpose().map_err(bad_request)?;
         let platforms = request.platforms.iter().map(|text| text.parse()).collect::<Result<_, _>>();
         Ok(Self {
             pipeline,
@@ -198,14 +205,19 @@ impl Checked {
             version,
             params: request.params.into_iter().collect(),
             platforms: platforms.map_err(bad_request)?,
+            channel,
         })
     }
 
     /// The plan under any version, of a request that may be anything.
     pub(super) fn plan_for_fuzz(&self) -> Result<(), Status> {
         let version = self.version.clone().map_or_else(|| "1".parse().map_err(bad_request), Ok)?;
-        let request = Request { version, params: self.params.clone(), platforms: self.platforms.clone() };
-        self.pipeline.plan(&request).map(drop).map_err(|problems| bad_pipeline(&problems))
+        self.pipeline.plan(&self.request(version)).map(drop).map_err(|problems| bad_pipeline(&problems))
+    }
+
+    fn request(&self, version: Version) -> Request {
+        let (params, platforms, channel) = (self.params.clone(), self.platforms.clone(), self.channel.clone());
+        Request { version, params, platforms, channel }
     }
 
     /// The pipeline's name.
@@ -238,8 +250,7 @@ impl Checked {
             Some(version) => version,
             None => free_version(farm, self.pipeline.name().clone(), now, self.untrusted).await?,
         };
-        let request = Request { version, params: self.params.clone(), platforms: self.platforms.clone() };
-        self.pipeline.plan(&request).map_err(|problems| bad_pipeline(&problems))
+        self.pipeline.plan(&self.request(version)).map_err(|problems| bad_pipeline(&problems))
     }
 }
 
@@ -300,6 +311,7 @@ mod tests {
             idempotency_key: "k".to_owned(),
             priority: String::new(),
             untrusted: false,
+            channel: String::new(),
         }
     }
 
@@ -317,7 +329,7 @@ mod tests {
             assert_eq!(same(&alike), first);
         }
         type Change = fn(&mut v1::SubmitRequest);
-        let changes: [Change; 8] = [
+        let changes: [Change; 10] = [
             |request| request.pipeline.push(' '),
             |request| drop(request.files.insert("a.sh".to_owned(), "c".to_owned())),
             |request| drop(request.files.remove("b.sh")),
@@ -326,6 +338,8 @@ mod tests {
             |request| request.params = [("p".to_owned(), "12".to_owned()), ("q".to_owned(), String::new())].into(),
             |request| drop(request.platforms.pop()),
             |request| request.platforms.clear(),
+            |request| request.channel = "beta".to_owned(),
+            |request| request.channel = "stable".to_owned(),
         ];
         let changed = [false, true].map(|untrusted| digest(&request(), Priority::Change, untrusted));
         let mut seen: BTreeSet<String> = changed.into_iter().chain([first]).collect();

@@ -56,6 +56,7 @@ pub(super) fn build(
         cancel_reason: build.cancel_reason.clone().unwrap_or_default(),
         priority: build.priority.to_string(),
         untrusted: build.is_untrusted(),
+        channel: build.plan.channel().to_string(),
     }
 }
 

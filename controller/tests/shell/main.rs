@@ -4,6 +4,7 @@ mod access;
 mod approval;
 mod audit;
 mod cancel;
+mod channels;
 mod common;
 mod crash;
 mod enrol;

@@ -87,7 +87,7 @@ impl Stage {
         );
         let files = BTreeMap::new();
         let pipeline = Pipeline::parse(&Source { file_name: "railyard.yaml", text: &text, files: &files }).unwrap();
-        let request = Request { version: "1.0".parse().unwrap(), params: BTreeMap::new(), platforms: Vec::new() };
+        let request = Request::of("1.0".parse().unwrap());
         let plan = Arc::new(pipeline.plan(&request).unwrap());
         let build = plan.build.clone();
         let paths: Vec<RelPath> = FILES.iter().map(|file| format!("{name}/{file}").parse().unwrap()).collect();

@@ -179,7 +179,7 @@ fn submit(version: &str) -> Command {
     let text = crate::common::pipelines::SHORT_LEASE;
     let files = BTreeMap::new();
     let pipeline = Pipeline::parse(&Source { file_name: "railyard.yaml", text, files: &files }).unwrap();
-    let request = Request { version: version.parse().unwrap(), params: BTreeMap::new(), platforms: Vec::new() };
+    let request = Request::of(version.parse().unwrap());
     let plan = pipeline.plan(&request).unwrap();
     Command::Submit(Box::new(Submission {
         plan,

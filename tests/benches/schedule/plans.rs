@@ -89,6 +89,7 @@ pub fn plan(pipeline: &str, version: &str, jobs: Vec<JobSpec>) -> Plan {
         params: BTreeMap::from([("channel".to_owned(), "nightly".to_owned())]),
         platforms: Platform::ALL.to_vec(),
         untrusted: false,
+        channel: None,
         supersede: None,
         jobs,
     }

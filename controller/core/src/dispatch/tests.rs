@@ -61,6 +61,7 @@ fn submit(ticket: u64, build: &str) -> Input {
         jobs: vec![job],
         platforms: Vec::new(),
         untrusted: false,
+        channel: None,
         supersede: None,
     };
     let submission = Submission {

@@ -93,6 +93,7 @@ fn plan(version: usize, jobs: usize) -> Plan {
         jobs: (0..jobs).map(job).collect(),
         platforms: Vec::new(),
         untrusted: false,
+        channel: None,
         supersede: None,
     }
 }

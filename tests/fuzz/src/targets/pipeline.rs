@@ -79,7 +79,7 @@ fn parse(bytes: &[u8]) -> String {
         Err(problems) => return refused(&problems, &text),
     };
     let summary = pipeline.summary();
-    let request = Request { version: "1".parse().expect("a version"), params: BTreeMap::new(), platforms: Vec::new() };
+    let request = Request::of("1".parse().expect("a version"));
     match pipeline.plan(&request) {
         Ok(plan) => planned(&plan, format!("{summary:?}").len().ilog2()),
         Err(problems) => refused(&problems, &text),

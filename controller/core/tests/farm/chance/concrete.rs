@@ -66,6 +66,7 @@ pub fn plan(version: u8, steps: &[Step], supersede: bool) -> Plan {
         params: BTreeMap::new(),
         platforms: Platform::ALL.to_vec(),
         untrusted: false,
+        channel: None,
         supersede: supersede.then(|| "main".parse().expect("a group's name")),
         jobs: jobs.collect(),
     }
