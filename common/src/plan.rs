@@ -26,6 +26,9 @@ pub struct Plan {
     /// A build of the same pipeline, tier and group cancels this one, if it comes while this one still waits for its first worker.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub supersede: Option<GroupName>,
+    /// Other builds that its jobs take images and artifacts from, sorted: retention keeps them as long as this one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub uses: Vec<BuildId>,
     /// Dependencies first.
     pub jobs: Vec<JobSpec>,
 }

@@ -178,6 +178,7 @@ impl Pipeline {
             untrusted: false,
             channel,
             supersede,
+            uses: Vec::new(),
             jobs,
         })
     }

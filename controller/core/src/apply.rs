@@ -6,6 +6,7 @@ use crate::farm::Farm;
 use crate::hold::Hold;
 use crate::index::PlanIndex;
 use crate::job::{Approval, Attempt, AttemptEnd, Job, JobResult, JobState};
+use crate::kept::Kept;
 use crate::worker::{Worker, WorkerOffer};
 use railyard_common::id::{BuildId, JobId, LeaseId, WorkerName};
 use railyard_common::outcome::{OutcomeKind, Reason};
@@ -39,6 +40,7 @@ impl Farm {
                     request: request.clone(),
                     unfinished: plan.jobs.len(),
                     cancel_reason: None,
+                    kept: Kept::default(),
                     index: Arc::new(PlanIndex::of(plan, *priority)),
                 };
                 self.accept(*at, build);
@@ -79,6 +81,15 @@ impl Farm {
             | Event::TokenUsed { .. }
             | Event::TokenDropped { .. }
             | Event::IdentityRevoked { .. } => self.apply_access(event),
+            Event::BuildPinned { .. }
+            | Event::BuildUnpinned { .. }
+            | Event::BuildTagged { .. }
+            | Event::BuildUntagged { .. }
+            | Event::BuildPromoted { .. }
+            | Event::BuildsReduced { .. }
+            | Event::BuildsForgotten { .. }
+            | Event::BlobsClaimed { .. }
+            | Event::SweepResumed { .. } => self.apply_keep(event),
             Event::ControllerRestored { at } => self.begin_after_restore(*at),
             Event::ControllerStarted { at } => {
                 let names: Vec<WorkerName> = self.workers.keys().cloned().collect();
@@ -92,6 +103,7 @@ impl Farm {
     fn begin_after_restore(&mut self, at: Millis) {
         let millis = at.since(YEAR_2026);
         let secs = u32::try_from(millis / 1000).unwrap_or(u32::MAX);
+        self.restored_at = Some(at);
         self.next_job = self.next_job.saturating_add(RESTORED_JOBS_STEP).max(millis);
         self.first_attempt = self.first_attempt.saturating_add(RESTORED_ATTEMPTS_STEP).max(secs);
     }
@@ -198,6 +210,8 @@ impl Farm {
         if self.holder(lease).is_some() {
             self.end_use(lease);
         }
+        // What it claimed is the build's now, or nobody's.
+        self.claims.remove(&lease);
         let Some(job) = self.jobs.get_mut(&lease.job) else { return };
         let Some(attempt) = job.attempts.iter_mut().find(|attempt| attempt.number == lease.attempt) else { return };
         attempt.end = Some(end);

@@ -1,6 +1,7 @@
 //! A build and its states.
 
 use crate::index::PlanIndex;
+use crate::kept::Kept;
 use railyard_common::id::{BuildId, JobId, JobName};
 use railyard_common::plan::Plan;
 use railyard_common::priority::Priority;
@@ -99,6 +100,9 @@ pub struct Build {
     /// Why it was cancelled, for people, if it was since it last began.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cancel_reason: Option<String>,
+    /// What was said about keeping it.
+    #[serde(default, skip_serializing_if = "Kept::is_empty")]
+    pub kept: Kept,
     /// What follows from the plan.
     #[serde(skip)]
     pub(crate) index: Arc<PlanIndex>,

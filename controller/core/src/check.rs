@@ -5,7 +5,7 @@ use crate::farm::Farm;
 use crate::job::JobState;
 use railyard_common::id::{BuildId, GroupName, JobId, LeaseId, PipelineName};
 use railyard_common::job::Capacity;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 impl Farm {
     /// Every broken invariant, in words; empty when all is well.
@@ -18,6 +18,7 @@ impl Farm {
         self.invariant_queues(&mut broken);
         self.invariant_groups(&mut broken);
         self.invariant_usage(&mut broken);
+        self.invariant_kept(&mut broken);
         broken
     }
 
@@ -153,6 +154,23 @@ impl Farm {
         if known != running.len() {
             broken.push(format!("{known} groups believe that they run, {} do", running.len()));
         }
+    }
+
+    /// A tag is one build's, claims are of live leases, and nothing is left of a build that runs but all.
+    fn invariant_kept(&self, broken: &mut Vec<String>) {
+        let mut tags = BTreeSet::new();
+        for build in self.builds.values() {
+            for tag in &build.kept.tags {
+                if !tags.insert((&build.id().pipeline, tag)) {
+                    broken.push(format!("two builds of {} have the tag {tag}", build.id().pipeline));
+                }
+            }
+            if build.kept.reduced.is_some() && !build.is_ended() {
+                broken.push(format!("{} is reduced and has not ended", build.id()));
+            }
+        }
+        let claimed = self.claims.keys().filter(|lease| self.holder(**lease).is_none());
+        broken.extend(claimed.map(|lease| format!("{lease} claims blobs and is not live")));
     }
 
     /// What pipelines use is what their live leases reserve.

@@ -3,15 +3,19 @@
 use crate::access::TokenRecord;
 use crate::build::Trace;
 use crate::hold::Hold;
+use crate::kept::{Force, Reduction};
 use crate::worker::WorkerOffer;
-use railyard_common::blob::{Artifact, Image};
+use railyard_common::blob::{Artifact, Blob, Image};
 use railyard_common::digest::Digest;
-use railyard_common::id::{BuildId, JobSelector, LeaseId, WorkerName};
+use railyard_common::id::{BuildId, ChannelName, JobSelector, LeaseId, PinName, PipelineName, TagName, WorkerName};
 use railyard_common::identity::Identity;
 use railyard_common::outcome::Outcome;
+use railyard_common::path::RelPath;
 use railyard_common::plan::Plan;
 use railyard_common::priority::Priority;
+use railyard_common::retention::Pin;
 use railyard_common::token::TokenId;
+use std::collections::BTreeMap;
 
 /// A change that is wanted. [`crate::Farm::decide`] says what it comes to.
 #[derive(Clone, Debug)]
@@ -136,6 +140,81 @@ pub enum Command {
         by: String,
         /// Why, for people.
         why: String,
+    },
+    /// Keep a build.
+    Pin {
+        /// Which.
+        build: BuildId,
+        /// Tells this pin from others of the build.
+        name: PinName,
+        /// Who, why and until when.
+        pin: Pin,
+    },
+    /// A build need not be kept for that any more.
+    Unpin {
+        /// Which.
+        build: BuildId,
+        /// Which of its pins; `None`: all.
+        name: Option<PinName>,
+        /// Who.
+        by: String,
+    },
+    /// Give a build a tag, whichever had it before.
+    Tag {
+        /// Which.
+        build: BuildId,
+        /// The tag.
+        tag: TagName,
+        /// Who.
+        by: String,
+    },
+    /// Take a tag back.
+    Untag {
+        /// Whose builds.
+        pipeline: PipelineName,
+        /// The tag.
+        tag: TagName,
+        /// Who.
+        by: String,
+    },
+    /// A build belongs to a channel from now on; what that publishes is there already.
+    Promote {
+        /// Which.
+        build: BuildId,
+        /// The channel.
+        channel: ChannelName,
+        /// What was published for that.
+        paths: BTreeMap<RelPath, Blob>,
+        /// Who.
+        by: String,
+    },
+    /// Keep less of builds: of all of them, or it is refused.
+    Reduce {
+        /// Which, and to what.
+        builds: Vec<Reduction>,
+        /// Who.
+        by: String,
+        /// How much that counts.
+        force: Force,
+    },
+    /// Nothing is left in the cache of builds that were deleted.
+    Forget {
+        /// Which.
+        builds: Vec<BuildId>,
+    },
+    /// A lease counts on blobs, whether the cache has them or is about to be sent them.
+    Claim {
+        /// Which.
+        lease: LeaseId,
+        /// Who holds it.
+        worker: WorkerName,
+        /// The blobs.
+        blobs: Vec<Digest>,
+    },
+    /// After a restore, the sweep may go on.
+    ResumeSweep {
+        /// Who says so.
+        by: String,
     },
 }
 

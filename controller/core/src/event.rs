@@ -3,13 +3,15 @@
 use crate::access::TokenRecord;
 use crate::build::Trace;
 use crate::hold::Hold;
+use crate::kept::{Promotion, Reduction};
 use crate::worker::WorkerOffer;
 use railyard_common::blob::{Artifact, Image};
 use railyard_common::digest::Digest;
-use railyard_common::id::{BuildId, JobId, LeaseId, WorkerName};
+use railyard_common::id::{BuildId, JobId, LeaseId, PinName, TagName, WorkerName};
 use railyard_common::outcome::Outcome;
 use railyard_common::plan::Plan;
 use railyard_common::priority::Priority;
+use railyard_common::retention::Pin;
 use railyard_common::time::Millis;
 use railyard_common::token::TokenId;
 use serde::{Deserialize, Serialize};
@@ -185,6 +187,91 @@ pub enum Event {
         /// When; two restores of one backup differ in it.
         at: Millis,
     },
+    /// Somebody wants a build kept.
+    BuildPinned {
+        /// When.
+        at: Millis,
+        /// Which.
+        build: BuildId,
+        /// Tells this pin from others of the build; one of the same name is replaced.
+        name: PinName,
+        /// Who, why and until when.
+        pin: Pin,
+    },
+    /// Pins of a build were taken back.
+    BuildUnpinned {
+        /// When.
+        at: Millis,
+        /// Which.
+        build: BuildId,
+        /// Which of its pins.
+        names: Vec<PinName>,
+        /// By whom.
+        by: String,
+    },
+    /// A build has a tag, and no other of its pipeline has it any more.
+    BuildTagged {
+        /// When.
+        at: Millis,
+        /// Which.
+        build: BuildId,
+        /// The tag.
+        tag: TagName,
+        /// By whom.
+        by: String,
+    },
+    /// A build has lost a tag.
+    BuildUntagged {
+        /// When.
+        at: Millis,
+        /// Which.
+        build: BuildId,
+        /// The tag.
+        tag: TagName,
+        /// By whom.
+        by: String,
+    },
+    /// A build is in another channel; what that publishes is there.
+    BuildPromoted {
+        /// When.
+        at: Millis,
+        /// Which.
+        build: BuildId,
+        /// How.
+        promotion: Promotion,
+    },
+    /// Less is kept of builds from here on. What goes is swept a grace later.
+    BuildsReduced {
+        /// When.
+        at: Millis,
+        /// Which, to what, and why.
+        builds: Vec<Reduction>,
+        /// By whom.
+        by: String,
+    },
+    /// Of deleted builds nothing is in the cache any more.
+    BuildsForgotten {
+        /// When.
+        at: Millis,
+        /// Which.
+        builds: Vec<BuildId>,
+    },
+    /// A lease counts on blobs: the sweep must leave them until it ends.
+    BlobsClaimed {
+        /// When.
+        at: Millis,
+        /// Which.
+        lease: LeaseId,
+        /// The blobs.
+        blobs: Vec<Digest>,
+    },
+    /// After a restore, somebody has looked and lets the sweep go on.
+    SweepResumed {
+        /// When.
+        at: Millis,
+        /// Who.
+        by: String,
+    },
     /// The controller has started.
     ControllerStarted {
         /// When.
@@ -253,6 +340,15 @@ impl Event {
             | Self::TokenUsed { at, .. }
             | Self::TokenDropped { at, .. }
             | Self::IdentityRevoked { at, .. }
+            | Self::BuildPinned { at, .. }
+            | Self::BuildUnpinned { at, .. }
+            | Self::BuildTagged { at, .. }
+            | Self::BuildUntagged { at, .. }
+            | Self::BuildPromoted { at, .. }
+            | Self::BuildsReduced { at, .. }
+            | Self::BuildsForgotten { at, .. }
+            | Self::BlobsClaimed { at, .. }
+            | Self::SweepResumed { at, .. }
             | Self::ControllerRestored { at }
             | Self::ControllerStarted { at } => *at,
         }

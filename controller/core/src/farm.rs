@@ -8,6 +8,7 @@ use crate::job::{Job, JobState};
 use crate::pressure::Pressure;
 use crate::queue::{Line, Queues, Waiting};
 use crate::worker::Worker;
+use railyard_common::digest::Digest;
 use railyard_common::id::{BuildId, JobId, JobName, LeaseId, PipelineName, WorkerName};
 use railyard_common::job::{Capacity, JobSpec};
 use railyard_common::planted::{self, Bug};
@@ -31,6 +32,10 @@ pub struct Farm {
     /// No attempt has a smaller number from now on; above 1 only after a restore.
     pub(crate) first_attempt: u32,
     pub(crate) access: Access,
+    /// Blobs that live leases count on: they may be in no result yet.
+    pub(crate) claims: BTreeMap<LeaseId, BTreeSet<Digest>>,
+    /// When the state came back from a backup, until somebody says that the sweep may go on.
+    pub(crate) restored_at: Option<Millis>,
     // From here on: derived, in no journal and in no snapshot.
     pub(crate) queues: Queues,
     /// Processors, in thousandths, that the running jobs of each pipeline use.
@@ -72,6 +77,10 @@ pub struct SnapshotRest {
     first_attempt: u32,
     #[serde(default)]
     access: Access,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    claims: Vec<(LeaseId, BTreeSet<Digest>)>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    restored_at: Option<Millis>,
 }
 
 impl Snapshot {
@@ -93,6 +102,8 @@ impl Farm {
             next_ticket: self.next_ticket,
             first_attempt: self.first_attempt,
             access: self.access.clone(),
+            claims: self.claims.iter().map(|(lease, blobs)| (*lease, blobs.clone())).collect(),
+            restored_at: self.restored_at,
         };
         Snapshot { rest, jobs }
     }
@@ -109,6 +120,8 @@ impl Farm {
             next_ticket: rest.next_ticket,
             first_attempt: rest.first_attempt,
             access: rest.access,
+            claims: rest.claims.into_iter().collect(),
+            restored_at: rest.restored_at,
             ..Self::default()
         };
         for build in farm.builds.values_mut() {
@@ -152,7 +165,10 @@ impl Farm {
 
     /// The newest build of a pipeline: whoever means an untrusted one has to name it.
     pub fn newest(&self, pipeline: &PipelineName) -> Option<&Build> {
-        let builds = self.builds.values().filter(|build| build.id().pipeline == *pipeline && !build.is_untrusted());
+        let builds = self
+            .builds
+            .values()
+            .filter(|build| build.id().pipeline == *pipeline && !build.is_untrusted() && !build.is_deleted());
         builds.max_by_key(|build| build.first_job)
     }
 

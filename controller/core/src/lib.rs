@@ -8,6 +8,7 @@
 
 mod access;
 mod apply;
+mod apply_keep;
 mod build;
 mod check;
 mod command;
@@ -19,7 +20,9 @@ mod fence;
 mod hold;
 mod index;
 mod job;
+mod kept;
 mod leases;
+mod marks;
 mod order;
 mod place;
 mod pressure;
@@ -37,6 +40,7 @@ pub use farm::{Farm, Snapshot, SnapshotJobs, SnapshotRest};
 pub use fence::Act;
 pub use hold::{Hold, HoldKind};
 pub use job::{Approval, Attempt, AttemptEnd, Job, JobResult, JobState};
+pub use kept::{Force, Kept, Promotion, Reduced, Reduction};
 pub use leases::Leases;
 pub use place::{AGEING_MILLIS, KEEP_FREE_MILLIS};
 pub use pressure::{Pressure, Scarce};

@@ -1,6 +1,6 @@
 //! Why the farm will not do what it was asked.
 
-use railyard_common::id::{BuildId, LeaseId, WorkerName};
+use railyard_common::id::{BuildId, LeaseId, PipelineName, TagName, WorkerName};
 use railyard_common::priority::Priority;
 use railyard_common::token::TokenId;
 
@@ -100,6 +100,63 @@ pub enum Refusal {
     /// Too many are on record.
     #[error("there are {0} tokens on record, the limit; take back some that nobody needs (`railyard token list`)")]
     TooManyTokens(usize),
+    /// It was deleted, and is swept soon.
+    #[error("build `{0}` was deleted; `railyard builds` lists those that are there")]
+    BuildDeleted(BuildId),
+    /// A part of it is gone.
+    #[error("of build `{0}` only a part is kept, so it cannot run again; submit it under a new version")]
+    BuildReduced(BuildId),
+    /// Something else needs it.
+    #[error(
+        "build `{build}` is kept: {why}; take that back first, or delete it with --force if nothing runs that needs it"
+    )]
+    BuildNeeded {
+        /// Which.
+        build: BuildId,
+        /// What for.
+        why: String,
+    },
+    /// A pin that ends before it begins.
+    #[error("the pin of build `{0}` would be over already; give a later --until")]
+    PinIsOver(BuildId),
+    /// There is nothing to unpin.
+    #[error("build `{build}` has no pin{}; `railyard show {build}` lists them", name.as_ref().map(|name| format!(" named {name}")).unwrap_or_default())]
+    NotPinned {
+        /// Which.
+        build: BuildId,
+        /// Which pin was meant.
+        name: Option<String>,
+    },
+    /// A build has enough of them.
+    #[error("build `{build}` has {most} {what}, which is the limit; take some back")]
+    TooMany {
+        /// Which.
+        build: BuildId,
+        /// Pins or tags.
+        what: &'static str,
+        /// The limit.
+        most: usize,
+    },
+    /// Releases read what is promoted or tagged.
+    #[error("build `{build}` is untrusted, and cannot be {what}; build it again from what somebody has looked at")]
+    IsUntrusted {
+        /// Which.
+        build: BuildId,
+        /// What was wanted.
+        what: &'static str,
+    },
+    /// A word that means something else.
+    #[error("the tag `{0}` is always that of the newest success; choose another")]
+    ReservedTag(TagName),
+    /// A tag that is the version of a build.
+    #[error("`{0}` is a build, so its version cannot be a tag as well; choose another")]
+    TagIsVersion(BuildId),
+    /// Nobody has the tag.
+    #[error("no build of {0} has the tag `{1}`; `railyard builds {0}` shows them")]
+    NoSuchTag(PipelineName, TagName),
+    /// Only what is whole and good goes into a channel.
+    #[error("build `{0}` has not succeeded, or only a part of it is kept, so it cannot be promoted")]
+    NotPromotable(BuildId),
     /// Too much waits already.
     #[error("the farm holds {0} unfinished jobs, and takes on no more builds of this kind; wait until some have ended")]
     Full(usize),
@@ -141,7 +198,11 @@ impl Refusal {
             Self::UnknownToken | Self::TokenExpired(_) | Self::TokenUsed(_) => RefusalKind::Unproven,
             Self::NoSuchToken(_) => RefusalKind::NotFound,
             Self::TokenExists(_) => RefusalKind::Exists,
-            Self::Full(_) | Self::TooManyTokens(_) => RefusalKind::Limit,
+            Self::BuildDeleted(_) | Self::NotPinned { .. } | Self::NoSuchTag(..) => RefusalKind::NotFound,
+            Self::BuildReduced(_) | Self::BuildNeeded { .. } | Self::NotPromotable(_) => RefusalKind::State,
+            Self::PinIsOver(_) | Self::IsUntrusted { .. } | Self::ReservedTag(_) => RefusalKind::Invalid,
+            Self::TagIsVersion(_) => RefusalKind::Exists,
+            Self::Full(_) | Self::TooManyTokens(_) | Self::TooMany { .. } => RefusalKind::Limit,
         }
     }
 
@@ -171,6 +232,16 @@ impl Refusal {
             Self::TokenUsed(_) => "token-used",
             Self::TokenExists(_) => "token-exists",
             Self::TooManyTokens(_) => "too-many-tokens",
+            Self::BuildDeleted(_) => "build-deleted",
+            Self::BuildReduced(_) => "build-reduced",
+            Self::BuildNeeded { .. } => "build-needed",
+            Self::PinIsOver(_) => "bad-request",
+            Self::NotPinned { .. } => "not-pinned",
+            Self::TooMany { .. } => "too-many",
+            Self::IsUntrusted { .. } => "build-untrusted",
+            Self::ReservedTag(_) | Self::TagIsVersion(_) => "tag-taken",
+            Self::NoSuchTag(..) => "no-such-tag",
+            Self::NotPromotable(_) => "not-promotable",
             Self::Full(_) => "farm-full",
         }
     }

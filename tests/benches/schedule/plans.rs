@@ -91,6 +91,7 @@ pub fn plan(pipeline: &str, version: &str, jobs: Vec<JobSpec>) -> Plan {
         untrusted: false,
         channel: None,
         supersede: None,
+        uses: Vec::new(),
         jobs,
     }
 }

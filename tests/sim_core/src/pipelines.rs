@@ -55,7 +55,16 @@ pub fn plan(config: &Config, number: usize, build: BuildId) -> Plan {
         job.needs.sort();
     }
     let supersede = dice.chance(150).then(|| "main".parse().expect("a group"));
-    Plan { build, params: BTreeMap::new(), platforms, untrusted: false, channel: None, jobs, supersede }
+    Plan {
+        build,
+        params: BTreeMap::new(),
+        platforms,
+        untrusted: false,
+        channel: None,
+        jobs,
+        supersede,
+        uses: Vec::new(),
+    }
 }
 
 /// Where and when the job may run, beyond what it reserves.

@@ -177,6 +177,9 @@ impl Farm {
         step: Option<&JobSelector>,
     ) -> Result<Vec<Event>, Refusal> {
         let build = self.builds.get(id).ok_or_else(|| Refusal::UnknownBuild(id.clone()))?;
+        if build.kept.reduced.is_some() {
+            return Err(Refusal::BuildReduced(id.clone()));
+        }
         match build.state {
             BuildState::Ended { verdict: Verdict::Succeeded, error: None, .. } => {
                 return Err(Refusal::BuildSucceeded(id.clone()));

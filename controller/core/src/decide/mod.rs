@@ -2,6 +2,7 @@
 
 mod attempt;
 mod build;
+mod keep;
 mod worker;
 
 use crate::command::Command;
@@ -37,6 +38,15 @@ impl Farm {
             Command::UseToken { id, hash, key } => self.decide_use_token(now, *id, *hash, *key),
             Command::DropToken { id, by } => self.decide_drop_token(now, *id, by),
             Command::Revoke { identity, by, why } => Ok(self.decide_revoke(now, identity, by, why)),
+            Command::Pin { build, name, pin } => self.decide_pin(now, build, name, pin),
+            Command::Unpin { build, name, by } => self.decide_unpin(now, build, name.as_ref(), by),
+            Command::Tag { build, tag, by } => self.decide_tag(now, build, tag, by),
+            Command::Untag { pipeline, tag, by } => self.decide_untag(now, pipeline, tag, by),
+            Command::Promote { build, channel, paths, by } => self.decide_promote(now, build, channel, paths, by),
+            Command::Reduce { builds, by, force } => self.decide_reduce(now, builds, by, *force),
+            Command::Forget { builds } => Ok(self.decide_forget(now, builds)),
+            Command::Claim { lease, worker, blobs } => self.decide_claim(now, *lease, worker, blobs),
+            Command::ResumeSweep { by } => Ok(self.decide_resume_sweep(now, by)),
             Command::Started => Ok(vec![Event::ControllerStarted { at: now }]),
         }
     }

@@ -112,8 +112,19 @@ impl Dispatcher {
                 let session = worker.as_ref().and_then(|name| self.live.session(name));
                 out.extend(worker.zip(session).map(|(worker, session)| Output::Cut { worker, session }));
             }
-            // Whoever lets people in looks at the state itself.
-            Event::TokenMade { .. }
+            Event::BuildPinned { build, .. }
+            | Event::BuildUnpinned { build, .. }
+            | Event::BuildTagged { build, .. }
+            | Event::BuildUntagged { build, .. }
+            | Event::BuildPromoted { build, .. } => out.push(Output::BuildChanged(build.clone())),
+            Event::BuildsReduced { builds, .. } => {
+                out.extend(builds.iter().map(|one| Output::BuildChanged(one.build.clone())));
+            }
+            Event::BuildsForgotten { builds, .. } => out.extend(builds.iter().cloned().map(Output::BuildChanged)),
+            // The sweep looks at the state itself, and so does whoever lets people in.
+            Event::BlobsClaimed { .. }
+            | Event::SweepResumed { .. }
+            | Event::TokenMade { .. }
             | Event::TokenUsed { .. }
             | Event::TokenDropped { .. }
             | Event::ControllerRestored { .. }
@@ -130,13 +141,24 @@ impl Dispatcher {
                 | Event::JobsApproved { build, .. }
                 | Event::JobsCancelled { build, .. }
                 | Event::BuildResumed { build, .. }
+                | Event::BuildPinned { build, .. }
+                | Event::BuildUnpinned { build, .. }
+                | Event::BuildTagged { build, .. }
+                | Event::BuildUntagged { build, .. }
+                | Event::BuildPromoted { build, .. }
                 | Event::BuildEnded { build, .. } => out.push(Output::BuildChanged(build.clone())),
                 Event::JobLeased { lease, .. } | Event::JobUploading { lease, .. } => self.changed(*lease, out),
                 Event::AttemptEnded { lease, .. } => {
                     out.push(Output::LeaseEnded(*lease));
                     self.changed(*lease, out);
                 }
-                Event::WorkerOnline { .. }
+                Event::BuildsReduced { builds, .. } => {
+                    out.extend(builds.iter().map(|one| Output::BuildChanged(one.build.clone())));
+                }
+                Event::BuildsForgotten { builds, .. } => out.extend(builds.iter().cloned().map(Output::BuildChanged)),
+                Event::BlobsClaimed { .. }
+                | Event::SweepResumed { .. }
+                | Event::WorkerOnline { .. }
                 | Event::WorkerOffline { .. }
                 | Event::WorkerDraining { .. }
                 | Event::WorkerHeld { .. }

@@ -63,6 +63,7 @@ fn submit(ticket: u64, build: &str) -> Input {
         untrusted: false,
         channel: None,
         supersede: None,
+        uses: Vec::new(),
     };
     let submission = Submission {
         plan,

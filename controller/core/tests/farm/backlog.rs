@@ -95,5 +95,6 @@ fn plan(version: usize, jobs: usize) -> Plan {
         untrusted: false,
         channel: None,
         supersede: None,
+        uses: Vec::new(),
     }
 }

@@ -68,6 +68,7 @@ pub fn plan(version: u8, steps: &[Step], supersede: bool) -> Plan {
         untrusted: false,
         channel: None,
         supersede: supersede.then(|| "main".parse().expect("a group's name")),
+        uses: Vec::new(),
         jobs: jobs.collect(),
     }
 }

@@ -23,7 +23,7 @@ pub fn read(build: BuildId, supersede: Option<GroupName>, text: &str) -> Result<
     }
     let platforms: BTreeSet<_> = jobs.iter().map(|job| job.name.platform).collect();
     let (untrusted, platforms) = (tier::is_untrusted(&build.version), platforms.into_iter().collect());
-    Ok(Plan { build, params: BTreeMap::new(), platforms, untrusted, channel: None, supersede, jobs })
+    Ok(Plan { build, params: BTreeMap::new(), platforms, untrusted, channel: None, supersede, uses: Vec::new(), jobs })
 }
 
 fn read_job(item: &str, earlier: &[JobSpec]) -> Result<JobSpec, String> {

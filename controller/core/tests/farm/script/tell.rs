@@ -60,6 +60,29 @@ pub fn event(event: &Event, farm: &Farm) -> String {
         Event::WorkerOnline { offer, .. } => format!("worker-online {}, boot {}", self::offer(offer), offer.boot.0),
         Event::WorkerOffline { worker, .. } => format!("worker-offline {worker}"),
         Event::WorkerDraining { worker, .. } => format!("worker-draining {worker}"),
+        Event::BuildPinned { build, name, pin, at } => {
+            let until = pin.until.map(|until| format!(", for {} s", until.since(*at) / 1000)).unwrap_or_default();
+            format!("build-pinned {build} {name} by {}: {}{until}", pin.by, pin.why)
+        }
+        Event::BuildUnpinned { build, names, by, .. } => {
+            let names: Vec<&str> = names.iter().map(|name| name.as_str()).collect();
+            format!("build-unpinned {build} {} by {by}", names.join(" "))
+        }
+        Event::BuildTagged { build, tag, by, .. } => format!("build-tagged {build} {tag} by {by}"),
+        Event::BuildUntagged { build, tag, by, .. } => format!("build-untagged {build} {tag} by {by}"),
+        Event::BuildPromoted { build, promotion, .. } => {
+            format!("build-promoted {build} to {} by {}", promotion.channel, promotion.by)
+        }
+        Event::BuildsReduced { builds, by, .. } => {
+            let told: Vec<String> =
+                builds.iter().map(|one| format!("{} to {} ({})", one.build, one.keep, one.why)).collect();
+            format!("builds-reduced {} by {by}", told.join(", "))
+        }
+        Event::BuildsForgotten { builds, .. } => {
+            format!("builds-forgotten {}", builds.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "))
+        }
+        Event::BlobsClaimed { lease, blobs, .. } => format!("blobs-claimed {lease}: {}", blobs.len()),
+        Event::SweepResumed { by, .. } => format!("sweep-resumed by {by}"),
         Event::ControllerRestored { .. } => "controller-restored".to_owned(),
         Event::ControllerStarted { .. } => "controller-started".to_owned(),
     };

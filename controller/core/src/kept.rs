@@ -1,0 +1,115 @@
+//! What was said about keeping a build, and what was left of it so far.
+
+use crate::build::{Build, BuildState, Verdict};
+use railyard_common::blob::Blob;
+use railyard_common::id::{BuildId, ChannelName, PinName, TagName};
+use railyard_common::path::RelPath;
+use railyard_common::retention::{Keep, Pin};
+use railyard_common::time::Millis;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Pins, tags, promotions and reductions of a build.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kept {
+    /// Reasons to keep it, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub pins: BTreeMap<PinName, Pin>,
+    /// Names that people gave it.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub tags: BTreeSet<TagName>,
+    /// Channels that it was put into, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub promotions: Vec<Promotion>,
+    /// What is left of it, if not everything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reduced: Option<Reduced>,
+}
+
+/// A build was put into a channel.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Promotion {
+    /// When.
+    pub at: Millis,
+    /// By whom.
+    pub by: String,
+    /// The channel.
+    pub channel: ChannelName,
+    /// What was published for that.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub paths: BTreeMap<RelPath, Blob>,
+}
+
+/// Only a part of a build is kept from here on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reduced {
+    /// When. What is not kept goes a grace later.
+    pub at: Millis,
+    /// What is kept.
+    pub keep: Keep,
+    /// What was kept before.
+    pub before: Keep,
+    /// By whom.
+    pub by: String,
+    /// Why.
+    pub why: String,
+}
+
+/// A build that is to be reduced.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reduction {
+    /// Which.
+    pub build: BuildId,
+    /// To what.
+    pub keep: Keep,
+    /// Why, for people.
+    pub why: String,
+}
+
+/// Who wants builds reduced, and how much that counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Force {
+    /// The rules, which have looked at releases and promotions already.
+    Policy,
+    /// A person, who may not know what else needs the build.
+    Asked,
+    /// A person who knows.
+    Forced,
+}
+
+impl Kept {
+    pub(crate) fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl Build {
+    /// The channel that it is in now.
+    pub fn channel(&self) -> &ChannelName {
+        self.kept.promotions.last().map_or_else(|| self.plan.channel(), |last| &last.channel)
+    }
+
+    /// What is kept of it.
+    pub fn keep(&self) -> Keep {
+        self.kept.reduced.as_ref().map_or(Keep::All, |reduced| reduced.keep)
+    }
+
+    /// Whether nobody is to find it any more.
+    pub fn is_deleted(&self) -> bool {
+        self.keep() == Keep::Nothing
+    }
+
+    /// What must still be there: for `grace_millis` after it was reduced, what was kept before.
+    pub fn keep_for_now(&self, now: Millis, grace_millis: u64) -> Keep {
+        match &self.kept.reduced {
+            Some(reduced) if now.since(reduced.at) < grace_millis => reduced.before,
+            Some(reduced) => reduced.keep,
+            None => Keep::All,
+        }
+    }
+
+    /// Whether it ended with every job done and its paths published.
+    pub fn is_success(&self) -> bool {
+        matches!(self.state, BuildState::Ended { verdict: Verdict::Succeeded, .. })
+    }
+}
