@@ -12,6 +12,8 @@ pub mod identity;
 pub mod image_name;
 pub mod job;
 pub mod layout;
+pub mod manifest;
+pub mod object;
 pub mod order;
 pub mod outcome;
 pub mod path;

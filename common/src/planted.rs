@@ -49,11 +49,15 @@ pub enum Bug {
     PoolIgnored,
     HoldIgnored,
     LateHello,
+    SweepShortVersion,
+    SweepFirstPage,
+    SweepPartial,
+    ClaimForgotten,
 }
 
 impl Bug {
     /// Every mistake, with its name for the command line and what it does.
-    pub const ALL: [(Self, &'static str, &'static str); 42] = [
+    pub const ALL: [(Self, &'static str, &'static str); 46] = [
         (Self::ReportUnfenced, "report-unfenced", "a report is taken from whoever sends it"),
         (Self::LogUnfenced, "log-unfenced", "log bytes are taken under an ended lease"),
         (Self::UploadUnfenced, "upload-unfenced", "an ended lease is granted an upload"),
@@ -96,6 +100,10 @@ impl Bug {
         (Self::PoolIgnored, "pool-ignored", "a job goes to a worker of another pool"),
         (Self::HoldIgnored, "hold-ignored", "a worker that is held back gets jobs"),
         (Self::LateHello, "late-hello", "a hello that a later one has overtaken is believed"),
+        (Self::SweepShortVersion, "sweep-short-version", "the sweep takes 1.10 for 1.1"),
+        (Self::SweepFirstPage, "sweep-first-page", "the sweep takes the first page of a listing for all of it"),
+        (Self::SweepPartial, "sweep-partial", "the sweep believes a listing that lacks what must be there"),
+        (Self::ClaimForgotten, "claim-forgotten", "the sweep ignores what leases were told the cache has"),
     ];
 
     /// The mistake of that name.

@@ -87,6 +87,7 @@ impl Farm {
             | Event::BuildUntagged { .. }
             | Event::BuildPromoted { .. }
             | Event::BuildsReduced { .. }
+            | Event::BuildsSwept { .. }
             | Event::BuildsForgotten { .. }
             | Event::BlobsClaimed { .. }
             | Event::SweepResumed { .. } => self.apply_keep(event),

@@ -33,6 +33,13 @@ impl Farm {
                 }
             }
             Event::BuildsReduced { at, builds, by } => builds.iter().for_each(|one| self.reduce(*at, one, by)),
+            Event::BuildsSwept { builds, .. } => {
+                for id in builds {
+                    if let Some(reduced) = self.builds.get_mut(id).and_then(|build| build.kept.reduced.as_mut()) {
+                        reduced.swept = true;
+                    }
+                }
+            }
             Event::BuildsForgotten { builds, .. } => self.forget(builds),
             Event::BlobsClaimed { lease, blobs, .. } => {
                 // A lease that has ended counts on nothing.
@@ -61,10 +68,13 @@ impl Farm {
         if one.keep >= before {
             return;
         }
-        // While the grace of an earlier reduction lasts, what was kept then is still there.
-        let before = build.kept.reduced.as_ref().map_or(before, |earlier| earlier.before);
+        // What went with an earlier reduction may still be there.
+        let before = match &build.kept.reduced {
+            Some(earlier) if !earlier.swept => earlier.before,
+            _ => before,
+        };
         let (by, why) = (by.to_owned(), one.why.clone());
-        build.kept.reduced = Some(Reduced { at, keep: one.keep, before, by, why });
+        build.kept.reduced = Some(Reduced { at, keep: one.keep, before, by, why, swept: false });
         if build.is_deleted() {
             build.kept.tags.clear();
             build.kept.pins.clear();

@@ -197,8 +197,8 @@ pub enum Command {
         /// How much that counts.
         force: Force,
     },
-    /// Nothing is left in the cache of builds that were deleted.
-    Forget {
+    /// What went with builds' last reductions is not in the cache any more: those that were deleted are forgotten.
+    Swept {
         /// Which.
         builds: Vec<BuildId>,
     },

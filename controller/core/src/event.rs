@@ -249,6 +249,13 @@ pub enum Event {
         /// By whom.
         by: String,
     },
+    /// What went with the last reduction of builds is not in the cache any more.
+    BuildsSwept {
+        /// When.
+        at: Millis,
+        /// Which.
+        builds: Vec<BuildId>,
+    },
     /// Of deleted builds nothing is in the cache any more.
     BuildsForgotten {
         /// When.
@@ -346,6 +353,7 @@ impl Event {
             | Self::BuildUntagged { at, .. }
             | Self::BuildPromoted { at, .. }
             | Self::BuildsReduced { at, .. }
+            | Self::BuildsSwept { at, .. }
             | Self::BuildsForgotten { at, .. }
             | Self::BlobsClaimed { at, .. }
             | Self::SweepResumed { at, .. }

@@ -53,6 +53,9 @@ pub struct Reduced {
     pub by: String,
     /// Why.
     pub why: String,
+    /// What went with it is gone.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub swept: bool,
 }
 
 /// A build that is to be reduced.

@@ -28,6 +28,7 @@ mod place;
 mod pressure;
 mod queue;
 mod refusal;
+pub mod sweep;
 mod waiting;
 mod worker;
 

@@ -79,17 +79,12 @@ impl Farm {
         let builds = self.builds.values().filter(|build| build.is_ended() || !planted::is(Bug::SweepIgnoresLeases));
         let of_builds = builds.flat_map(|build| self.blobs_of(build, build.keep_for_now(now, grace_millis)));
         let mut marks: Vec<Digest> = of_builds.map(|blob| blob.digest).collect();
-        if !planted::is(Bug::SweepIgnoresLeases) {
+        if !planted::is(Bug::ClaimForgotten) {
             marks.extend(self.claims.values().flatten());
         }
         marks.sort_unstable();
         marks.dedup();
         marks
-    }
-
-    /// Deleted builds whose grace is over: nothing of them has to be there.
-    pub fn to_forget(&self, now: Millis, grace_millis: u64) -> impl Iterator<Item = &Build> {
-        self.builds.values().filter(move |build| build.keep_for_now(now, grace_millis) == Keep::Nothing)
     }
 
     /// The build of a pipeline that has a tag.

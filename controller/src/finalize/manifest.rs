@@ -3,15 +3,13 @@
 use railyard_common::blob::{Artifact, Image};
 use railyard_common::id::{BuildId, JobName, Version, WorkerName};
 use railyard_common::job::ImageSource;
+use railyard_common::manifest::SCHEMA_VERSION;
 use railyard_common::outcome::Outcome;
 use railyard_common::priority::Priority;
 use railyard_common::time::Millis;
 use railyard_core::{Build, Farm, Job, JobState, Verdict};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-
-/// The form that is written; readers refuse what they do not know.
-const SCHEMA_VERSION: u32 = 1;
 
 /// `build.json`: everything that is known of a build that has ended.
 #[derive(Debug, Serialize)]

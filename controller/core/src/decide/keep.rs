@@ -175,10 +175,15 @@ impl Farm {
         self.builds.values().filter(move |user| user.plan.uses.contains(id))
     }
 
-    pub(super) fn decide_forget(&self, now: Millis, builds: &[BuildId]) -> Vec<Event> {
-        let gone = |id: &&BuildId| self.builds.get(*id).is_some_and(Build::is_deleted);
-        let builds: Vec<BuildId> = builds.iter().filter(gone).cloned().collect();
-        if builds.is_empty() { Vec::new() } else { vec![Event::BuildsForgotten { at: now, builds }] }
+    pub(super) fn decide_swept(&self, now: Millis, builds: &[BuildId]) -> Vec<Event> {
+        let is_new = |id: &&BuildId| {
+            self.builds.get(*id).and_then(|build| build.kept.reduced.as_ref()).is_some_and(|reduced| !reduced.swept)
+        };
+        let known = builds.iter().filter(is_new).cloned();
+        let (gone, less): (Vec<_>, Vec<_>) = known.partition(|id| self.builds.get(id).is_some_and(Build::is_deleted));
+        let swept = (!less.is_empty()).then_some(Event::BuildsSwept { at: now, builds: less });
+        let forgotten = (!gone.is_empty()).then_some(Event::BuildsForgotten { at: now, builds: gone });
+        swept.into_iter().chain(forgotten).collect()
     }
 
     pub(super) fn decide_claim(

@@ -123,6 +123,7 @@ impl Dispatcher {
             Event::BuildsForgotten { builds, .. } => out.extend(builds.iter().cloned().map(Output::BuildChanged)),
             // The sweep looks at the state itself, and so does whoever lets people in.
             Event::BlobsClaimed { .. }
+            | Event::BuildsSwept { .. }
             | Event::SweepResumed { .. }
             | Event::TokenMade { .. }
             | Event::TokenUsed { .. }
@@ -157,6 +158,7 @@ impl Dispatcher {
                 }
                 Event::BuildsForgotten { builds, .. } => out.extend(builds.iter().cloned().map(Output::BuildChanged)),
                 Event::BlobsClaimed { .. }
+                | Event::BuildsSwept { .. }
                 | Event::SweepResumed { .. }
                 | Event::WorkerOnline { .. }
                 | Event::WorkerOffline { .. }

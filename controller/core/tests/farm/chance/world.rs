@@ -426,6 +426,7 @@ impl World {
                 Event::BuildUntagged { .. } => "build-untagged".to_owned(),
                 Event::BuildPromoted { .. } => "build-promoted".to_owned(),
                 Event::BuildsReduced { .. } => "builds-reduced".to_owned(),
+                Event::BuildsSwept { .. } => "builds-swept".to_owned(),
                 Event::BuildsForgotten { .. } => "builds-forgotten".to_owned(),
                 Event::BlobsClaimed { .. } => "blobs-claimed".to_owned(),
                 Event::SweepResumed { .. } => "sweep-resumed".to_owned(),

@@ -78,6 +78,9 @@ pub fn event(event: &Event, farm: &Farm) -> String {
                 builds.iter().map(|one| format!("{} to {} ({})", one.build, one.keep, one.why)).collect();
             format!("builds-reduced {} by {by}", told.join(", "))
         }
+        Event::BuildsSwept { builds, .. } => {
+            format!("builds-swept {}", builds.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "))
+        }
         Event::BuildsForgotten { builds, .. } => {
             format!("builds-forgotten {}", builds.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "))
         }

@@ -1,0 +1,137 @@
+//! What the farm's state says at the moment at which a sweep begins.
+
+use super::GRACE_OF_THE_CARELESS;
+use crate::build::Build;
+use crate::farm::Farm;
+use railyard_common::blob::Blob;
+use railyard_common::digest::Digest;
+use railyard_common::id::{BuildId, ChannelName};
+use railyard_common::path::RelPath;
+use railyard_common::planted::{self, Bug};
+use railyard_common::retention::{BuildFact, BuildStage, Keep, Policy, Why};
+use railyard_common::time::Millis;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// One look. Everything in it is of one moment.
+#[derive(Clone, Debug)]
+pub struct Look {
+    pub(super) at: Millis,
+    pub(super) grace_millis: u64,
+    /// The state came back from a backup, and nobody has looked yet.
+    pub(super) restored_at: Option<Millis>,
+    /// By the rules.
+    pub(super) builds: Vec<Decided>,
+    /// What is kept of each build until its grace is over.
+    pub(super) levels: BTreeMap<BuildId, Keep>,
+    /// Ended builds of which the cache must have the manifest.
+    pub(super) manifests: BTreeSet<BuildId>,
+    /// Those of which everything is kept: their manifests are read.
+    pub(super) whole: Vec<BuildId>,
+    /// Blobs that must stay, in order.
+    pub(super) marks: Vec<Digest>,
+    /// Blobs that must be there, in order, each with a build that needs it.
+    pub(super) needed: Vec<(Digest, BuildId)>,
+    /// Reduced builds whose grace is over, and what they had published that is nobody else's.
+    pub(super) reduced: Vec<(BuildId, Vec<(RelPath, Blob)>)>,
+}
+
+/// A build, and what the rules say of it.
+#[derive(Clone, Debug)]
+pub struct Decided {
+    /// Which.
+    pub build: BuildId,
+    /// Its channel.
+    pub channel: ChannelName,
+    /// What is kept of it now.
+    pub now: Keep,
+    /// What is to be kept.
+    pub keep: Keep,
+    /// Why.
+    pub why: Vec<Why>,
+    /// Bytes of what is kept of it now, as stored, what it shares with others included.
+    pub bytes: u64,
+    /// Bytes that no build needs any more when this one, and all others that go, are gone; each blob counts for the oldest that has it.
+    pub frees: u64,
+}
+
+impl Look {
+    /// Looks at `farm`: the rules, and how long after it was reduced a build's objects stay.
+    pub fn of(farm: &Farm, policy: &Policy, grace_millis: u64, now: Millis) -> Self {
+        let grace_millis = if planted::is(Bug::SweepWithoutGrace) { GRACE_OF_THE_CARELESS } else { grace_millis };
+        let facts = farm.facts();
+        let decided = railyard_common::retention::decide(policy, &facts, now);
+        let level = |build: &Build| build.keep_for_now(now, grace_millis);
+        let ended = || farm.builds().filter(|build| build.is_ended() && build.keep() >= Keep::Manifest);
+        let mut needed: Vec<(Digest, BuildId)> = ended()
+            .flat_map(|build| farm.blobs_of(build, build.keep()).map(|blob| (blob.digest, build.id().clone())))
+            .collect();
+        needed.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        needed.dedup_by_key(|(digest, _)| *digest);
+        Self {
+            at: now,
+            grace_millis,
+            restored_at: farm.restored_at(),
+            builds: told(&facts, decided),
+            levels: farm.builds().map(|build| (build.id().clone(), level(build))).collect(),
+            manifests: ended().map(|build| build.id().clone()).collect(),
+            whole: ended().filter(|build| build.keep() == Keep::All).map(|build| build.id().clone()).collect(),
+            marks: farm.marks(now, grace_millis),
+            needed,
+            reduced: reduced(farm, now, grace_millis),
+        }
+    }
+}
+
+/// Builds that were reduced a grace ago, with the paths at which no other build has something.
+fn reduced(farm: &Farm, now: Millis, grace_millis: u64) -> Vec<(BuildId, Vec<(RelPath, Blob)>)> {
+    let level = |build: &Build| build.keep_for_now(now, grace_millis);
+    let is_over = |build: &&Build| {
+        build.kept.reduced.as_ref().is_some_and(|reduced| !reduced.swept && level(build) == reduced.keep)
+    };
+    let is_placed = |build: &&Build| level(build) >= Keep::Published && !build.is_untrusted();
+    let kept: BTreeSet<&RelPath> =
+        farm.builds().filter(is_placed).flat_map(|build| farm.published(build)).map(|(path, _)| path).collect();
+    let paths = |build: &Build| -> Vec<(RelPath, Blob)> {
+        if !build.is_success() || build.is_untrusted() || level(build) >= Keep::Published {
+            return Vec::new();
+        }
+        let own = farm.published(build).filter(|(path, _)| !kept.contains(path));
+        own.map(|(path, blob)| (path.clone(), *blob)).collect()
+    };
+    farm.builds().filter(is_over).map(|build| (build.id().clone(), paths(build))).collect()
+}
+
+/// Builds with what the rules say, newest first.
+fn told(facts: &[BuildFact], decided: Vec<railyard_common::retention::Decision>) -> Vec<Decided> {
+    let has = |keep: Keep, published: bool| keep == Keep::All || (keep == Keep::Published && published);
+    let stays: BTreeSet<Digest> = facts
+        .iter()
+        .zip(&decided)
+        .flat_map(|(fact, one)| fact.blobs.iter().filter(move |blob| has(one.keep, blob.published)))
+        .map(|blob| blob.digest)
+        .collect();
+    let mut counted = BTreeSet::new();
+    let mut places: Vec<(&BuildFact, railyard_common::retention::Decision)> = facts.iter().zip(decided).collect();
+    places.sort_by_key(|(fact, _)| fact.number);
+    let mut told: Vec<Decided> = places
+        .into_iter()
+        .map(|(fact, one)| {
+            let mut own = BTreeSet::new();
+            let held = fact.blobs.iter().filter(|blob| has(fact.keep, blob.published) && own.insert(blob.digest));
+            let held: Vec<_> = held.collect();
+            let goes = held.iter().filter(|blob| !stays.contains(&blob.digest) && counted.insert(blob.digest));
+            Decided {
+                build: fact.build.clone(),
+                channel: fact.channel.clone(),
+                now: fact.keep,
+                keep: one.keep,
+                why: one.why,
+                bytes: held.iter().map(|blob| blob.bytes).sum(),
+                frees: goes.map(|blob| blob.bytes).sum(),
+            }
+        })
+        .collect();
+    told.reverse();
+    debug_assert!(facts.iter().all(|fact| fact.stage != BuildStage::Running || fact.keep == Keep::All));
+    told
+}

@@ -1,0 +1,334 @@
+//! What a sweep wants to know of the cache, and what it makes of it.
+
+use super::PAGE_LEN;
+use super::look::{Decided, Look};
+use super::plan::{Gone, GoneKind, SweepPlan, Unpublished, digest};
+use railyard_common::digest::Digest;
+use railyard_common::id::BuildId;
+use railyard_common::manifest::References;
+use railyard_common::object::Object;
+use railyard_common::path::RelPath;
+use railyard_common::planted::{self, Bug};
+use railyard_common::retention::{Keep, Why};
+use railyard_common::time::Millis;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// The directories that are listed, in this order: what manifests say must be known before a blob is judged.
+const PREFIXES: [&str; 3] = ["builds", "blobs", "logs"];
+
+/// An object of the cache as a listing shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// Where it lies.
+    pub path: RelPath,
+    /// Its length as stored.
+    pub bytes: u64,
+    /// When it was written.
+    pub modified: Millis,
+}
+
+/// What the planner needs next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ask {
+    /// [`Planner::page`]: objects below `prefix`, those after `after`, in order, [`PAGE_LEN`] of them.
+    Page {
+        /// The directory.
+        prefix: &'static str,
+        /// The last one of the page before.
+        after: Option<RelPath>,
+    },
+    /// [`Planner::manifest`] for each of them.
+    Manifests(Vec<BuildId>),
+    /// Nothing: [`Planner::end`].
+    Nothing,
+}
+
+/// Why nothing may be deleted.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Stop {
+    /// What was built since the backup is not known.
+    #[error(
+        "the journal was restored from a backup, so what was built since then is unknown: look at `railyard gc plan`, wait for builds \
+         that still run elsewhere, then say `railyard gc resume`"
+    )]
+    Restored {
+        /// When.
+        at: Millis,
+    },
+    /// A manifest that must be there was not listed.
+    #[error(
+        "the cache's listing lacks {path}, and {more} more manifests of builds that are kept: it is not the whole cache, or the cache has \
+         lost them. Nothing is deleted. If it is lost, `railyard delete {build} --force` says that the build need not be kept",
+        path = railyard_common::layout::build_manifest(build)
+    )]
+    NoManifest {
+        /// Whose.
+        build: BuildId,
+        /// How many others.
+        more: usize,
+    },
+    /// A blob that must be there was not listed.
+    #[error(
+        "the cache's listing lacks blob {digest}, which {build} needs, and {more} more: it is not the whole cache, or the cache has lost \
+         them. Nothing is deleted. If it is lost, `railyard delete {build} --force` says that the build need not be kept"
+    )]
+    NoBlob {
+        /// Which.
+        digest: Digest,
+        /// Whose.
+        build: BuildId,
+        /// How many others.
+        more: usize,
+    },
+    /// A manifest says nothing that can be understood.
+    #[error(
+        "the manifest of {build} cannot be read ({why}), so it is not known what it needs. Nothing is deleted. Put {path} right",
+        path = railyard_common::layout::build_manifest(build)
+    )]
+    BadManifest {
+        /// Whose.
+        build: BuildId,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A listing goes backwards.
+    #[error("the cache's listing is out of order at {0}: it cannot be trusted. Nothing is deleted")]
+    OutOfOrder(RelPath),
+}
+
+/// Makes a plan out of a look and of what the cache has.
+pub struct Planner {
+    look: Look,
+    stage: Stage,
+    after: Option<RelPath>,
+    /// What lies below `builds` and is one build's.
+    records: Vec<(BuildId, Listed)>,
+    /// Manifests that were listed, of whatever build.
+    found: BTreeSet<BuildId>,
+    /// Builds that only the cache knows, with what they refer to.
+    unknown: BTreeMap<BuildId, u64>,
+    /// What manifests need, besides the marks.
+    more_marks: BTreeSet<Digest>,
+    /// Where they published something.
+    more_paths: BTreeSet<RelPath>,
+    /// For each of the needed blobs, whether it was listed.
+    seen: Vec<bool>,
+    gone: Vec<Gone>,
+    foreign: u64,
+    listed: (u64, u64),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Listing(usize),
+    Manifests,
+    Done,
+}
+
+impl Planner {
+    /// Begins with a look.
+    pub fn new(look: Look) -> Self {
+        let seen = vec![false; look.needed.len()];
+        Self {
+            look,
+            stage: Stage::Listing(0),
+            after: None,
+            records: Vec::new(),
+            found: BTreeSet::new(),
+            unknown: BTreeMap::new(),
+            more_marks: BTreeSet::new(),
+            more_paths: BTreeSet::new(),
+            seen,
+            gone: Vec::new(),
+            foreign: 0,
+            listed: (0, 0),
+        }
+    }
+
+    /// What it needs next.
+    pub fn ask(&self) -> Ask {
+        match self.stage {
+            Stage::Listing(place) => Ask::Page { prefix: PREFIXES[place], after: self.after.clone() },
+            Stage::Manifests => {
+                let unknown = self.found.iter().filter(|build| !self.look.levels.contains_key(*build));
+                Ask::Manifests(self.look.whole.iter().chain(unknown).cloned().collect())
+            }
+            Stage::Done => Ask::Nothing,
+        }
+    }
+
+    /// A page has come. One that is not full is the last of its directory.
+    ///
+    /// # Errors
+    /// [`Stop`].
+    pub fn page(&mut self, page: Vec<Listed>) -> Result<(), Stop> {
+        let Stage::Listing(place) = self.stage else { return Ok(()) };
+        let is_last = page.len() < PAGE_LEN || planted::is(Bug::SweepFirstPage);
+        for one in page {
+            if self.after.as_ref().is_some_and(|after| *after >= one.path) {
+                return Err(Stop::OutOfOrder(one.path));
+            }
+            self.after = Some(one.path.clone());
+            self.judge(one);
+        }
+        if is_last {
+            self.after = None;
+            self.stage = match place {
+                0 => {
+                    self.check_manifests()?;
+                    Stage::Manifests
+                }
+                place if place + 1 < PREFIXES.len() => Stage::Listing(place + 1),
+                _ => Stage::Done,
+            };
+            if place == 1 {
+                self.check_blobs()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The manifest of a build that [`Ask::Manifests`] named; `None` if there is none.
+    ///
+    /// # Errors
+    /// [`Stop::BadManifest`], also for one that is not there: it was listed a moment ago.
+    pub fn manifest(&mut self, build: &BuildId, bytes: Option<&[u8]>) -> Result<(), Stop> {
+        let bad = |why: String| Stop::BadManifest { build: build.clone(), why };
+        let bytes = bytes.ok_or_else(|| bad("it is not there".to_owned()))?;
+        let said = References::read(bytes).map_err(|error| bad(error.to_string()))?;
+        if said.build != *build {
+            return Err(bad(format!("it is that of {}", said.build)));
+        }
+        if !self.look.levels.contains_key(build) {
+            self.unknown.insert(build.clone(), said.blobs.iter().map(|blob| blob.stored_bytes).sum());
+        }
+        self.more_marks.extend(said.blobs.iter().map(|blob| blob.digest));
+        self.more_paths.extend(said.published);
+        Ok(())
+    }
+
+    /// Every manifest that was asked for has come.
+    pub fn manifests_read(&mut self) {
+        if self.stage == Stage::Manifests {
+            self.stage = Stage::Listing(1);
+            let records = std::mem::take(&mut self.records);
+            for (build, one) in records {
+                if self.is_gone(&build, &one) {
+                    self.gone.push(Gone {
+                        path: one.path,
+                        bytes: one.bytes,
+                        kind: GoneKind::Record,
+                        build: Some(build),
+                    });
+                }
+            }
+        }
+    }
+
+    /// The plan.
+    ///
+    /// # Errors
+    /// [`Stop::Restored`].
+    pub fn end(self) -> Result<SweepPlan, (Stop, Box<SweepPlan>)> {
+        let Self { look, unknown, more_paths, mut gone, foreign, listed, .. } = self;
+        gone.sort_by(|a, b| (rank(a), &a.path).cmp(&(rank(b), &b.path)));
+        let reduced: Vec<Unpublished> = look
+            .reduced
+            .into_iter()
+            .map(|(build, paths)| {
+                let paths = paths.into_iter().filter(|(path, _)| !more_paths.contains(path)).collect();
+                Unpublished { build, paths }
+            })
+            .collect();
+        let mut builds = look.builds;
+        builds.extend(unknown.into_iter().map(|(build, bytes)| Decided {
+            build,
+            channel: railyard_common::id::ChannelName::usual().clone(),
+            now: Keep::All,
+            keep: Keep::All,
+            why: vec![Why::Unknown],
+            bytes,
+            frees: 0,
+        }));
+        let digest = digest(&builds, &reduced, &gone);
+        let plan = SweepPlan { at: look.at, builds, reduced, gone, foreign, listed, digest };
+        match look.restored_at {
+            Some(at) => Err((Stop::Restored { at }, Box::new(plan))),
+            None => Ok(plan),
+        }
+    }
+
+    fn judge(&mut self, one: Listed) {
+        let object = Object::at(&one.path);
+        if object != Object::Foreign {
+            self.listed = (self.listed.0 + 1, self.listed.1.saturating_add(one.bytes));
+        }
+        match object {
+            Object::Manifest(build) => {
+                self.found.insert(build.clone());
+                self.records.push((build, one));
+            }
+            Object::Record(build) => self.records.push((build, one)),
+            Object::Log(build) if self.is_gone(&build, &one) => {
+                self.gone.push(Gone { path: one.path, bytes: one.bytes, kind: GoneKind::Log, build: Some(build) });
+            }
+            Object::Blob { digest, beside, .. } => {
+                if !beside && let Ok(place) = self.look.needed.binary_search_by(|(needed, _)| needed.cmp(&digest)) {
+                    self.seen[place] = true;
+                }
+                let is_marked = self.look.marks.binary_search(&digest).is_ok() || self.more_marks.contains(&digest);
+                if !is_marked && self.is_old(&one) {
+                    self.gone.push(Gone {
+                        path: one.path,
+                        bytes: one.bytes,
+                        kind: GoneKind::Blob(digest),
+                        build: None,
+                    });
+                }
+            }
+            Object::Foreign => self.foreign += 1,
+            Object::Log(_) | Object::Shared => {}
+        }
+    }
+
+    /// Whether an object that is one build's goes: the build is deleted, or nobody knows it.
+    fn is_gone(&self, build: &BuildId, one: &Listed) -> bool {
+        match self.look.levels.get(build) {
+            Some(level) => *level == Keep::Nothing,
+            None => !self.found.contains(build) && self.is_old(one),
+        }
+    }
+
+    fn is_old(&self, one: &Listed) -> bool {
+        self.look.at.since(one.modified) >= self.look.grace_millis
+    }
+
+    fn check_manifests(&self) -> Result<(), Stop> {
+        let mut missing = self.look.manifests.iter().filter(|build| !self.found.contains(*build));
+        match missing.next() {
+            Some(build) if !planted::is(Bug::SweepPartial) => {
+                Err(Stop::NoManifest { build: build.clone(), more: missing.count() })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn check_blobs(&self) -> Result<(), Stop> {
+        let mut missing = self.look.needed.iter().zip(&self.seen).filter(|(_, seen)| !**seen);
+        match missing.next() {
+            Some(((digest, build), _)) if !planted::is(Bug::SweepPartial) => {
+                Err(Stop::NoBlob { digest: *digest, build: build.clone(), more: missing.count() })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Records last: a build whose manifest is there can still be looked up.
+fn rank(gone: &Gone) -> u8 {
+    match gone.kind {
+        GoneKind::Blob(_) => 0,
+        GoneKind::Log => 1,
+        GoneKind::Record => 2,
+    }
+}
