@@ -2,8 +2,10 @@
 
 use crate::cache::{CacheConfig, EmbeddedConfig};
 use crate::policy::PolicyRule;
+use crate::sweep::SweepConfig;
 use bytesize::ByteSize;
 use railyard_common::id::PoolName;
+use railyard_common::retention::Rule;
 use railyard_core::FORGET_REVOKED_MILLIS;
 use railyard_service::listener::Limits;
 use serde::de::Error as _;
@@ -57,9 +59,19 @@ pub struct ControllerConfig {
     /// How long a certificate is good that a person gets with `railyard login`, in seconds. Default: 2592000, 30 days.
     #[serde(default = "default_person_certificate", deserialize_with = "certificate_secs")]
     pub person_certificate_secs: u64,
+    /// What is kept of which builds, as a list of tables: the first that names a build's pipeline and channel holds. Where none does, the
+    /// last 50 successes of each channel are kept. Read again at SIGHUP.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub retention: Vec<Rule>,
+    /// When and how what is not kept is deleted. Read again at SIGHUP.
+    #[serde(default, skip_serializing_if = "SweepConfig::is_default")]
+    pub sweep: SweepConfig,
     /// What one client may take of the port.
     #[serde(default)]
     pub limits: Limits,
+    /// Where the settings stand, to read some of them again. `None`: nowhere.
+    #[serde(skip)]
+    pub file: Option<PathBuf>,
 }
 
 /// `[untrusted]`: what holds for untrusted builds.
@@ -132,7 +144,10 @@ impl ControllerConfig {
             log_max: default_log_max(),
             worker_certificate_secs: default_worker_certificate(),
             person_certificate_secs: default_person_certificate(),
+            retention: Vec::new(),
+            sweep: SweepConfig::default(),
             limits: Limits::default(),
+            file: None,
         }
     }
 

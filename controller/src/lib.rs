@@ -22,11 +22,13 @@ pub mod logs;
 pub mod policy;
 mod policy_change;
 mod registry;
+mod reload;
 pub mod reserve;
 mod rpc;
 pub mod secrets;
 mod server;
 pub mod setup;
+pub mod sweep;
 mod trace;
 mod uploads;
 

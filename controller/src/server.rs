@@ -11,9 +11,11 @@ use crate::logs::LogStore;
 use crate::policy::Policy;
 use crate::policy_change;
 use crate::registry;
+use crate::reload;
 use crate::rpc::{AccessControl, Admin, Client, Giver, Validity, Workers, note_refusals};
 use crate::secrets::Secrets;
 use crate::setup::Pki;
+use crate::sweep::{Claims, SweepHandle, Sweeper};
 use crate::uploads;
 use anyhow::Context as _;
 use axum::Router;
@@ -131,6 +133,18 @@ pub async fn run_in<L: Listener>(
     let (cache, router) = (opened.cache, opened.router);
     cache.ask_leases(Arc::new(farm.clone()));
     let shut_out = access::shut_out(&farm);
+    let claims = Claims::default();
+    let sweeper = Sweeper {
+        farm: farm.clone(),
+        cache: cache.clone(),
+        claims: claims.clone(),
+        finalizer: Finalizer::new(farm.clone(), cache.clone(), clock.clone(), finalize.clone()),
+        audit: audit.clone(),
+        clock: clock.clone(),
+        settings: reload::watch(&config, &audit, &shutdown)?,
+    };
+    // The driver answers as soon as it runs.
+    let (sweep, sweeper) = sweeper.start(shutdown.clone());
     let rooms = Rooms {
         farm: farm.clone(),
         cache: cache.clone(),
@@ -140,6 +154,8 @@ pub async fn run_in<L: Listener>(
         authority: pki.authority(),
         audit: audit.clone(),
         secrets: Secrets::open(data.join("secrets"), config.secret_key_file())?,
+        claims,
+        sweep,
     };
     let app = routes(&config, rooms, &shutdown)?;
     let tls = tls::server_config(&pki.server(&config.server_names())?, pki.ca_pem())?;
@@ -151,7 +167,7 @@ pub async fn run_in<L: Listener>(
     let sweeping = uploads::start(farm.clone(), cache.clone(), ended_uploads, shutdown.clone());
     let finalizer = Finalizer::new(farm, cache, clock, finalize);
     let mut background = finalize::start(finalizer, logs, ended_logs, &shutdown);
-    background.push(sweeping);
+    background.extend([sweeping, sweeper]);
     let wrong_certificates = note_wrong_certificates(&audit);
     let serving = Serving { app, bulk, shut_out, wrong_certificates, limits: config.limits.clone() };
     let mut server = task::spawn("listener", listener::serve_within(tcp, tls, serving, shutdown.clone()));
@@ -231,10 +247,12 @@ struct Rooms {
     authority: Arc<Authority>,
     audit: Audit,
     secrets: Secrets,
+    claims: Claims,
+    sweep: SweepHandle,
 }
 
 fn routes(config: &ControllerConfig, rooms: Rooms, shutdown: &CancellationToken) -> anyhow::Result<Router> {
-    let Rooms { farm, cache, cache_router, logs, clock, authority, audit, secrets } = rooms;
+    let Rooms { farm, cache, cache_router, logs, clock, authority, audit, secrets, claims, sweep } = rooms;
     let guesses = Arc::new(Guesses::default());
     let validity =
         Validity { worker_secs: config.worker_certificate_secs, person_secs: config.person_certificate_secs };
@@ -253,17 +271,19 @@ fn routes(config: &ControllerConfig, rooms: Rooms, shutdown: &CancellationToken)
         secrets: secrets.clone(),
         shutdown: shutdown.clone(),
     };
-    let admin = AdminServiceServer::new(Admin::new(
-        farm.clone(),
-        audit.clone(),
-        secrets.clone(),
-        clock.clone(),
-        shutdown.clone(),
-    ));
+    let admin = AdminServiceServer::new(Admin {
+        farm: farm.clone(),
+        audit: audit.clone(),
+        secrets: secrets.clone(),
+        sweep,
+        clock: clock.clone(),
+        shutdown: shutdown.clone(),
+    });
     let giver = Giver::new(secrets, audit.clone());
     let probes = probes(farm.clone(), audit.clone());
     let registry = registry::router(farm.clone(), cache.clone(), config.cache().is_public());
-    let workers = Workers::new(farm, cache, logs, clock, giver, config.farm.clone(), shutdown.clone());
+    let farm_name = config.farm.clone();
+    let workers = Workers { farm, cache, logs, clock, giver, claims, farm_name, shutdown: shutdown.clone() };
     let client = ClientServiceServer::new(client)
         .max_decoding_message_size(MESSAGE_MAX_BYTES)
         .max_encoding_message_size(MESSAGE_MAX_BYTES);

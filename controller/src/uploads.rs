@@ -73,6 +73,15 @@ async fn sweep(farm: Handle, cache: Arc<dyn Cache>, mut ended: mpsc::UnboundedRe
     }
 }
 
+/// Ends whatever uploads there are of leases that are over, as far as the cache can.
+pub(crate) async fn end_left_over(farm: &Handle, cache: &dyn Cache) {
+    for lease in left_over(farm, cache).await.unwrap_or_default() {
+        if let Err(error) = cache.end_uploads(lease).await {
+            tracing::warn!(%lease, error = error_chain(&error), "its uploads cannot be removed; the next sweep tries again");
+        }
+    }
+}
+
 /// Leases that have uploads and are over; `None` if nobody can say now.
 async fn left_over(farm: &Handle, cache: &dyn Cache) -> Option<Vec<LeaseId>> {
     // First who has some, then who lives: a lease that begins in between is not taken for one that is over.

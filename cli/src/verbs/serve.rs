@@ -88,7 +88,9 @@ pub(super) fn controller_config(path: Option<&Path>) -> Result<ControllerConfig,
     let path = path.ok_or_else(|| {
         Failure::Usage("a controller needs --config FILE; `railyard dev` runs a farm without one".to_owned())
     })?;
-    config::load(path).map_err(|error| Failure::Usage(chain(&error)))
+    let mut config: ControllerConfig = config::load(path).map_err(|error| Failure::Usage(chain(&error)))?;
+    config.file = Some(path.to_owned());
+    Ok(config)
 }
 
 /// What `controller cert` says.

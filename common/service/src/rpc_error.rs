@@ -60,6 +60,8 @@ pub const STOPPING: &str = "stopping";
 pub const CACHE: &str = "cache";
 /// The controller's own fault; its log says more.
 pub const INTERNAL: &str = "internal";
+/// A sweep must not begin, or its plan is out of date.
+pub const SWEEP_STOPPED: &str = "sweep-stopped";
 
 /// The `domain` of every `ErrorInfo` of the farm.
 const DOMAIN: &str = "railyard";

@@ -205,6 +205,15 @@ pub trait Cache: Send + Sync + 'static {
     /// Removes an object. One that is not there is fine.
     async fn delete(&self, path: &RelPath) -> Result<(), CacheError>;
 
+    /// Removes objects, each on its own: an answer for each, in their order.
+    async fn delete_all(&self, paths: &[RelPath]) -> Vec<Result<(), CacheError>> {
+        let mut done = Vec::with_capacity(paths.len());
+        for path in paths {
+            done.push(self.delete(path).await);
+        }
+        done
+    }
+
     /// For people: where a path can be fetched, if the cache lets them.
     fn url(&self, path: &RelPath) -> String;
 }

@@ -13,6 +13,15 @@ pub(super) enum Failure {
     ForNow(CacheError),
 }
 
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::ForGood(why) => f.write_str(why),
+            Self::ForNow(error) => f.write_str(&error_chain(error)),
+        }
+    }
+}
+
 impl From<CacheError> for Failure {
     fn from(error: CacheError) -> Self {
         if lasts(&error) { Self::ForGood(error_chain(&error)) } else { Self::ForNow(error) }

@@ -67,6 +67,25 @@ impl Finalizer {
         self.end_placing(id).await
     }
 
+    /// Takes away what a build has published, from the sums as well: every path at which its bytes still lie. Returns how many those were.
+    ///
+    /// # Errors
+    /// What stands in the way, for people. All of it can be done again.
+    pub(crate) async fn unpublish(&self, id: &BuildId, paths: &[(RelPath, Blob)]) -> Result<u64, String> {
+        let failed = |failure: Failure| format!("what {id} had published cannot be removed: {failure}");
+        let mut own = BTreeSet::new();
+        for (path, blob) in paths {
+            if self.has(path, blob).await.map_err(failed)? {
+                own.insert(path.clone());
+            }
+        }
+        self.remove_sums(id, &own).await.map_err(failed)?;
+        for path in &own {
+            self.cache.delete(path).await.map_err(|error| failed(error.into()))?;
+        }
+        Ok(own.len() as u64)
+    }
+
     /// Whether a path has these bytes.
     async fn has(&self, path: &RelPath, blob: &Blob) -> Result<bool, Failure> {
         if self.cache.get_stream(path).await?.is_none() {

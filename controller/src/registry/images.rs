@@ -4,6 +4,7 @@ use railyard_common::blob::Image;
 use railyard_common::id::Version;
 use railyard_common::image_name::{LATEST, repository, tag};
 use railyard_common::platform::Platform;
+use railyard_common::retention::Keep;
 use railyard_core::{Build, BuildState, Farm, Verdict};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,7 +20,7 @@ pub(super) struct Shown {
 
 /// Every repository, by name.
 pub(super) fn repositories(farm: &Farm) -> BTreeSet<String> {
-    let committed = farm.builds().flat_map(|build| {
+    let committed = farm.builds().filter(|build| build.keep() == Keep::All).flat_map(|build| {
         let jobs = build.plan.jobs.iter().filter(|spec| spec.run.commit);
         jobs.map(|spec| repository(&build.plan.build.pipeline, &spec.name))
     });
@@ -71,7 +72,8 @@ fn is_release(build: &Build) -> bool {
 
 /// The builds with a step that commits such images, newest first, the untrusted ones last.
 fn builds<'f>(farm: &'f Farm, name: &str) -> Option<Vec<&'f Build>> {
-    let mut builds: Vec<&Build> = farm.builds().filter(|build| specs(build, name).next().is_some()).collect();
+    let whole = farm.builds().filter(|build| build.keep() == Keep::All);
+    let mut builds: Vec<&Build> = whole.filter(|build| specs(build, name).next().is_some()).collect();
     builds.sort_by_key(|build| (build.is_untrusted(), std::cmp::Reverse((build.submitted_at, build.first_job))));
     (!builds.is_empty()).then_some(builds)
 }

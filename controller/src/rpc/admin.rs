@@ -2,12 +2,14 @@
 
 use super::audit::{self, Asked, Outbound};
 use super::auth::caller;
-use super::{bad_request, command_status, secrets};
-use crate::audit::{Act, Audit};
+use super::{bad_request, command_status, secrets, sweep};
+use crate::audit::{Act, Audit, By};
 use crate::driver::Handle;
 use crate::journal;
 use crate::secrets::Secrets;
+use crate::sweep::SweepHandle;
 use railyard_common::id::SecretName;
+use railyard_core::Command;
 use railyard_proto::v1;
 use railyard_proto::v1::admin_service_server::AdminService;
 use railyard_service::clock::Clock;
@@ -19,32 +21,21 @@ use tonic::{Code, Request, Response, Status};
 /// Bytes in one message: far below its limit.
 const CHUNK_BYTES: usize = 1024 * 1024;
 
-/// The admin service.
+/// The admin service, for operators. Who follows the audit is let go at `shutdown`.
 pub struct Admin {
-    farm: Handle,
-    audit: Audit,
-    secrets: Secrets,
-    clock: Arc<dyn Clock>,
-    shutdown: CancellationToken,
-}
-
-impl Admin {
-    /// Serves operators of `farm`. Who follows the audit is let go at `shutdown`.
-    pub fn new(
-        farm: Handle,
-        audit: Audit,
-        secrets: Secrets,
-        clock: Arc<dyn Clock>,
-        shutdown: CancellationToken,
-    ) -> Self {
-        Self { farm, audit, secrets, clock, shutdown }
-    }
+    pub(crate) farm: Handle,
+    pub(crate) audit: Audit,
+    pub(crate) secrets: Secrets,
+    pub(crate) sweep: SweepHandle,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) shutdown: CancellationToken,
 }
 
 #[tonic::async_trait]
 impl AdminService for Admin {
     type BackupStream = Outbound<v1::BackupChunk>;
     type ShowAuditStream = Outbound<v1::AuditRecord>;
+    type RunSweepStream = Outbound<v1::SweepProgress>;
 
     async fn backup(&self, request: Request<v1::BackupRequest>) -> Result<Response<Self::BackupStream>, Status> {
         let who = caller(&request)?;
@@ -114,5 +105,28 @@ impl AdminService for Admin {
         let remove = async move { secrets::remove(&secrets, name).await };
         asked.carry_out(remove, |entry, ()| entry).await?;
         Ok(Response::new(v1::RemoveSecretResponse {}))
+    }
+
+    async fn plan_sweep(&self, request: Request<v1::PlanSweepRequest>) -> Result<Response<v1::SweepPlan>, Status> {
+        Ok(Response::new(sweep::plan(&self.sweep, request.into_inner()).await?))
+    }
+
+    async fn run_sweep(&self, request: Request<v1::RunSweepRequest>) -> Result<Response<Self::RunSweepStream>, Status> {
+        // The sweeper records it, whoever asked.
+        let by = By::Somebody(caller(&request)?);
+        Ok(Response::new(sweep::run(&self.sweep, by, request.get_ref())?))
+    }
+
+    async fn resume_sweep(
+        &self,
+        request: Request<v1::ResumeSweepRequest>,
+    ) -> Result<Response<v1::ResumeSweepResponse>, Status> {
+        let by = caller(&request)?.to_string();
+        let asked =
+            Asked::new(&self.audit, &request, Act::PolicyChange).target("sweep").detail("resumed", "after a restore");
+        let farm = self.farm.clone();
+        let resume = async move { farm.decide(Command::ResumeSweep { by }).await.map_err(command_status) };
+        let events = asked.carry_out(resume, |entry, _| entry).await?;
+        Ok(Response::new(v1::ResumeSweepResponse { resumed: !events.is_empty() }))
     }
 }

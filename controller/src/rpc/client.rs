@@ -12,10 +12,12 @@ use crate::policy::{Denied, Policy};
 use crate::secrets::Secrets;
 use crate::trace;
 use futures_util::Stream;
+use railyard_common::blob::Artifact;
 use railyard_common::id::{BuildId, JobName, LeaseId, PipelineName};
 use railyard_common::layout;
 use railyard_common::path::{Glob, RelPath};
 use railyard_common::plan::Plan;
+use railyard_common::retention::Keep;
 use railyard_common::tier;
 use railyard_core::{Farm, Refusal};
 use railyard_proto::v1;
@@ -182,7 +184,8 @@ impl ClientService for Client {
             let wanted = |name: &PipelineName| {
                 pipeline.as_ref().is_none_or(|pipeline| pipeline == name) && limits.allow_pipeline(name)
             };
-            let mut found: Vec<_> = farm.builds().filter(|build| wanted(&build.id().pipeline)).collect();
+            let mut found: Vec<_> =
+                farm.builds().filter(|build| wanted(&build.id().pipeline) && !build.is_deleted()).collect();
             found.sort_by_key(|build| std::cmp::Reverse(build.first_job));
             let views =
                 found.into_iter().take(limit).map(|build| view::build(farm, live, build, now, &cache_url, false));
@@ -338,11 +341,20 @@ fn jobs(entry: audit::Entry, names: &[String]) -> audit::Entry {
     entry.detail("count", names.len().to_string()).detail("jobs", names.join(" "))
 }
 
-fn artifacts_of(farm: &Farm, id: &BuildId) -> Vec<(JobName, railyard_common::blob::Artifact)> {
+fn artifacts_of(farm: &Farm, id: &BuildId) -> Vec<(JobName, Artifact)> {
     let Some(build) = farm.build(id) else { return Vec::new() };
     let jobs = build.jobs().zip(&build.plan.jobs);
     let results = jobs.filter_map(|(id, spec)| Some((spec.name.clone(), farm.job(id)?.result()?.artifacts.clone())));
-    results.flat_map(|(name, artifacts)| artifacts.into_iter().map(move |artifact| (name.clone(), artifact))).collect()
+    let keep = build.keep();
+    let is_there = move |artifact: &Artifact| match keep {
+        Keep::All => true,
+        Keep::Published => artifact.published.is_some(),
+        Keep::Manifest | Keep::Nothing => false,
+    };
+    let there = results.flat_map(|(name, artifacts)| {
+        artifacts.into_iter().filter(is_there).map(move |artifact| (name.clone(), artifact))
+    });
+    there.collect()
 }
 
 /// Sends a build to one reader whenever it changes, until it has ended.

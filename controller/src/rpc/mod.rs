@@ -13,6 +13,7 @@ mod refusals;
 mod report;
 mod secrets;
 mod submit;
+mod sweep;
 mod view;
 mod worker;
 

@@ -17,8 +17,12 @@ pub(super) async fn resolve(farm: &Handle, who: &Identity, text: &str) -> Result
         let id: BuildId = text.parse().map_err(bad_request)?;
         in_scope(who, &id.pipeline)?;
         let wanted = id.clone();
-        let known = farm.read(move |farm, _| farm.build(&wanted).is_some()).await.map_err(command_status)?;
-        return if known { Ok(id) } else { Err(command_status(Refusal::UnknownBuild(id).into())) };
+        let deleted = farm.read(move |farm, _| farm.build(&wanted).map(Build::is_deleted)).await;
+        return match deleted.map_err(command_status)? {
+            Some(false) => Ok(id),
+            Some(true) => Err(command_status(Refusal::BuildDeleted(id).into())),
+            None => Err(command_status(Refusal::UnknownBuild(id).into())),
+        };
     }
     let pipeline = text.parse().map_err(bad_request)?;
     in_scope(who, &pipeline)?;

@@ -5,6 +5,7 @@ use super::{bad_request, cache_status, command_status};
 use crate::cache::Uploader;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use railyard_common::blob::{Artifact, Blob, Image};
+use railyard_common::digest::Digest;
 use railyard_common::id::{LeaseId, WorkerName};
 use railyard_common::job::{JobSpec, Placement};
 use railyard_common::layout;
@@ -53,6 +54,8 @@ impl Workers {
         let held = self.farm.look(move |farm, _| held_by(farm, lease, &worker)).await.map_err(command_status)?;
         let found = held.as_ref().and_then(|(plan, index)| Some((plan.untrusted, plan.jobs.get(*index)?)));
         if let (Some((untrusted, spec)), OutcomeKind::Succeeded) = (found, report.outcome.kind) {
+            // Whatever the farm forgot of it, none of this goes before the build has it.
+            self.claim(lease, &report.worker, blobs_of(&request)?).await?;
             self.settle(Uploader { lease, untrusted }, &request).await?;
             report.artifacts = self.artifacts(spec, std::mem::take(&mut request.artifacts)).await?;
             report.image = self.image(spec, request.image.take()).await?;
@@ -110,6 +113,14 @@ impl Workers {
         }
         Ok(Some(image))
     }
+}
+
+/// Every blob that a report names.
+fn blobs_of(request: &v1::ReportRequest) -> Result<Vec<Digest>, Status> {
+    let artifacts = request.artifacts.iter().filter_map(|artifact| artifact.blob.as_ref());
+    let image = request.image.iter().flat_map(|image| image.config.iter().chain(&image.layers));
+    let blobs = artifacts.chain(image).map(|blob| blob.digest.parse().map_err(bad_request));
+    blobs.collect()
 }
 
 /// The plan of a lease's build and the job's place in it, if that worker holds the lease.

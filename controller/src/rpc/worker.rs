@@ -6,6 +6,7 @@ use super::{auth, bad_request, cache_status, check_protocol, command_status, log
 use crate::cache::{Begun, Cache, CacheError, Grant, Uploader};
 use crate::driver::{CommandError, Handle, Hello, Link};
 use crate::logs::LogStore;
+use crate::sweep::Claims;
 use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
 use railyard_common::blob::Blob;
 use railyard_common::digest::Digest;
@@ -53,32 +54,21 @@ const TICKETS_AT_A_TIME: usize = 16;
 /// Log acks that wait for the worker to read them.
 const ACKS_LEN: usize = 16;
 
-/// The worker service.
+/// The worker service. Sessions end at `shutdown`; workers come back to whoever listens next.
 #[derive(Clone)]
 pub struct Workers {
-    pub(super) farm: Handle,
-    pub(super) cache: Arc<dyn Cache>,
-    logs: Arc<LogStore>,
-    clock: Arc<dyn Clock>,
-    giver: Giver,
-    farm_name: String,
-    shutdown: CancellationToken,
+    pub(crate) farm: Handle,
+    pub(crate) cache: Arc<dyn Cache>,
+    pub(crate) logs: Arc<LogStore>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) giver: Giver,
+    /// Blobs that leases count on.
+    pub(crate) claims: Claims,
+    pub(crate) farm_name: String,
+    pub(crate) shutdown: CancellationToken,
 }
 
 impl Workers {
-    /// Serves workers of `farm`. Sessions end at `shutdown`; workers come back to whoever listens next.
-    pub fn new(
-        farm: Handle,
-        cache: Arc<dyn Cache>,
-        logs: Arc<LogStore>,
-        clock: Arc<dyn Clock>,
-        giver: Giver,
-        farm_name: String,
-        shutdown: CancellationToken,
-    ) -> Self {
-        Self { farm, cache, logs, clock, giver, farm_name, shutdown }
-    }
-
     async fn held_by(&self, act: Act, lease: Option<v1::LeaseId>, worker: &WorkerName) -> Result<LeaseId, Status> {
         let lease = lease_of(lease)?;
         self.farm.check_lease(act, lease, worker).await.map_err(command_status)?;
@@ -97,6 +87,14 @@ impl Workers {
         let found = self.cache.find(&blob.digest).await.map_err(|error| cache_status(&error))?;
         let (digest, present) = (blob.digest.to_string(), found.is_some());
         Ok(v1::UploadTicket { digest, present, blob: Some(found.unwrap_or(*blob).to_proto()), ..Default::default() })
+    }
+
+    /// The lease counts on these from now on, and no sweep takes one of them before it ends.
+    pub(super) async fn claim(&self, lease: LeaseId, worker: &WorkerName, blobs: Vec<Digest>) -> Result<(), Status> {
+        if blobs.is_empty() {
+            return Ok(());
+        }
+        self.claims.claim(&self.farm, lease, worker, blobs).await.map_err(command_status)
     }
 
     /// How to send a blob for a lease, if the cache lacks it.
@@ -306,6 +304,8 @@ impl WorkerService for Workers {
         let lease = self.held_by(Act::Upload, request.lease, &worker).await?;
         convert::at_most("gone_upload_ids", request.gone_upload_ids.len(), LIST_MAX_LEN, "entries")?;
         let blobs = convert::list::<_, Blob>("blobs", request.blobs)?;
+        // Before anybody is told that the cache has one of them: the sweep must leave it then.
+        self.claim(lease, &worker, blobs.iter().map(|blob| blob.digest).collect()).await?;
         if request.look_only {
             let looks: Vec<_> = blobs.iter().map(|blob| self.look(blob)).collect();
             let tickets = stream::iter(looks).buffered(TICKETS_AT_A_TIME).try_collect().await?;

@@ -225,12 +225,13 @@ impl Planner {
         }
     }
 
-    /// The plan.
+    /// The plan; `known` are the builds that the farm knows by now: one that has ended since the look is not unknown.
     ///
     /// # Errors
-    /// [`Stop::Restored`].
-    pub fn end(self) -> Result<SweepPlan, (Stop, Box<SweepPlan>)> {
-        let Self { look, unknown, more_paths, mut gone, foreign, listed, .. } = self;
+    /// [`Stop::Restored`], with the plan that may not be carried out.
+    pub fn end(self, known: &BTreeSet<BuildId>) -> Result<SweepPlan, (Stop, Box<SweepPlan>)> {
+        let Self { look, mut unknown, more_paths, mut gone, foreign, listed, .. } = self;
+        unknown.retain(|build, _| !known.contains(build));
         gone.sort_by(|a, b| (rank(a), &a.path).cmp(&(rank(b), &b.path)));
         let reduced: Vec<Unpublished> = look
             .reduced

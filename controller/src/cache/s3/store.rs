@@ -38,6 +38,8 @@ use tokio::sync::Semaphore;
 const EMPTY_UPLOAD: &str = "empty";
 /// The service's longest listing.
 const PAGE_KEYS: usize = 1000;
+/// Objects that are removed at the same time, where one request cannot remove many.
+const PARALLEL_DELETES: usize = 16;
 /// Parts of a file that this process sends at the same time.
 const PARALLEL_PARTS: usize = 4;
 
@@ -269,6 +271,24 @@ impl Cache for S3 {
             }
             Encoding::Zstd => self.publish_decoded(&found, path).await,
         }
+    }
+
+    /// By the service's call for many objects; what that does not say of each of them is asked one by one.
+    async fn delete_all(&self, paths: &[RelPath]) -> Vec<Result<(), CacheError>> {
+        let keys: Result<Vec<Key>, CacheError> = paths.iter().map(key).collect();
+        if let Ok(keys) = keys {
+            let keys = futures_util::stream::iter(keys.into_iter().map(Ok)).boxed();
+            let done: Vec<Result<Key, Error>> = self.store.delete_stream(keys).collect().await;
+            if done.len() == paths.len() {
+                let told = |(path, done): (&RelPath, Result<Key, Error>)| match done {
+                    Ok(_) | Err(Error::NotFound { .. }) => Ok(()),
+                    Err(error) => Err(CacheError::store("remove", path)(error)),
+                };
+                return paths.iter().zip(done).map(told).collect();
+            }
+        }
+        let deletes: Vec<_> = paths.iter().map(|path| self.delete(path)).collect();
+        futures_util::stream::iter(deletes).buffered(PARALLEL_DELETES).collect().await
     }
 
     async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<Entry>, CacheError> {

@@ -1,0 +1,130 @@
+//! Carries a plan out. Everything of it can be done again: what a killed sweep left, the next one finds.
+
+use super::{Progress, Report, SweepError, Sweeper};
+use crate::cache::CacheError;
+use crate::driver::CommandError;
+use railyard_common::backoff::Backoff;
+use railyard_common::id::BuildId;
+use railyard_common::path::RelPath;
+use railyard_core::sweep::{Gone, GoneKind, SweepPlan};
+use railyard_core::{Command, Event, Force};
+use railyard_service::error_chain;
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+/// Objects that are deleted together: what S3 takes in one request.
+const BATCH: usize = 1_000;
+/// Tries of a delete in one sweep.
+const TRIES: u32 = 4;
+/// What the cache gets between them.
+const RETRY: Backoff = Backoff { base_millis: 200, max_millis: 5_000 };
+
+impl Sweeper {
+    /// First the tombstones, then what went with those of before.
+    pub(super) async fn carry_out(
+        &self,
+        plan: &SweepPlan,
+        by: &str,
+        rate: u32,
+        progress: &(dyn Fn(Progress) + Sync),
+    ) -> Result<Report, SweepError> {
+        let mut report = Report::of(plan.digest);
+        report.reduced = self.reduce(plan, by).await?;
+        let mut failed: BTreeSet<BuildId> = BTreeSet::new();
+        for one in &plan.reduced {
+            match self.finalizer.unpublish(&one.build, &one.paths).await {
+                Ok(count) => report.unpublished += count,
+                Err(why) => {
+                    report.failed(why);
+                    failed.insert(one.build.clone());
+                }
+            }
+        }
+        let started = self.clock.monotonic();
+        for batch in plan.gone.chunks(BATCH) {
+            self.delete(batch, &mut report, &mut failed).await;
+            progress(Progress { done: report.deleted, of: plan.gone.len() as u64, bytes: report.bytes });
+            if rate > 0 {
+                let due = Duration::from_secs_f64(report.deleted as f64 / f64::from(rate));
+                tokio::time::sleep(due.saturating_sub(self.clock.monotonic().saturating_sub(started))).await;
+            }
+        }
+        let swept: Vec<BuildId> =
+            plan.reduced.iter().map(|one| &one.build).filter(|build| !failed.contains(*build)).cloned().collect();
+        let events = self.farm.decide(Command::Swept { builds: swept }).await?;
+        for event in events {
+            if let Event::BuildsForgotten { builds, .. } = event {
+                report.forgotten += builds.len() as u64;
+            }
+        }
+        Ok(report)
+    }
+
+    async fn reduce(&self, plan: &SweepPlan, by: &str) -> Result<u64, SweepError> {
+        let builds = plan.reductions();
+        if builds.is_empty() {
+            return Ok(0);
+        }
+        let (by, count) = (by.to_owned(), builds.len() as u64);
+        match self.farm.decide(Command::Reduce { builds, by, force: Force::Policy }).await {
+            Ok(_) => Ok(count),
+            Err(CommandError::Refused(refusal)) => Err(SweepError::Outdated(refusal.to_string())),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn delete(&self, batch: &[Gone], report: &mut Report, failed: &mut BTreeSet<BuildId>) {
+        let blobs = batch.iter().filter_map(|gone| match gone.kind {
+            GoneKind::Blob(digest) => Some(digest),
+            GoneKind::Log | GoneKind::Record => None,
+        });
+        // Held until the last try: nobody is told meanwhile that the cache has one of them.
+        let deleting = self.claims.delete(blobs);
+        let mut left: Vec<&Gone> = Vec::with_capacity(batch.len());
+        for gone in batch {
+            let is_wanted = match gone.kind {
+                GoneKind::Blob(digest) => !deleting.has(&digest),
+                // What is left of its build must be found again.
+                GoneKind::Record if gone.build.as_ref().is_some_and(|build| failed.contains(build)) => true,
+                GoneKind::Log | GoneKind::Record => self.came_back(gone).await,
+            };
+            if is_wanted { report.left += 1 } else { left.push(gone) }
+        }
+        let mut errors: Vec<CacheError> = Vec::new();
+        for tries in 1..=TRIES {
+            if left.is_empty() {
+                break;
+            }
+            let paths: Vec<RelPath> = left.iter().map(|gone| gone.path.clone()).collect();
+            let done = self.cache.delete_all(&paths).await;
+            errors.clear();
+            let mut again = Vec::new();
+            for (gone, done) in left.into_iter().zip(done) {
+                match done {
+                    Ok(()) => report.count(gone),
+                    Err(error) => {
+                        errors.push(error);
+                        again.push(gone);
+                    }
+                }
+            }
+            left = again;
+            if !left.is_empty() && tries < TRIES {
+                tokio::time::sleep(Duration::from_millis(RETRY.delay_millis(tries))).await;
+            }
+        }
+        for (gone, error) in left.into_iter().zip(errors) {
+            failed.extend(gone.build.clone());
+            report.failed(format!("{}: {}", gone.path, error_chain(&error)));
+        }
+    }
+
+    /// Whether an object of a build that nobody knew is one of a build that somebody has submitted since.
+    async fn came_back(&self, gone: &Gone) -> bool {
+        let Some(build) = gone.build.clone() else { return false };
+        let is_kept =
+            move |farm: &railyard_core::Farm, _: &_| farm.build(&build).is_some_and(|build| !build.is_deleted());
+        // A controller that stops deletes nothing more.
+        self.farm.read(is_kept).await.unwrap_or(true)
+    }
+}

@@ -1,0 +1,341 @@
+//! The sweep: deletes what retention does not keep. One task owns it; everyone else asks that.
+//!
+//! **Invariant:** one sweep at a time; nothing is deleted that was not in a plan, and a plan is made of one look and a whole listing.
+
+mod carry;
+mod claims;
+mod plan;
+mod settings;
+
+pub use claims::Claims;
+pub use settings::{Settings, SweepConfig};
+
+use crate::audit::{Act, Audit, By, Entry};
+use crate::cache::{Cache, CacheError};
+use crate::driver::{CommandError, Handle};
+use crate::finalize::Finalizer;
+use crate::uploads;
+use plan::Planned;
+use railyard_common::digest::Digest;
+use railyard_core::sweep::{Gone, Stop, SweepPlan};
+use railyard_service::clock::Clock;
+use railyard_service::{error_chain, task};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// Plans that are remembered until somebody carries them out.
+const PLANS_MAX: usize = 4;
+/// Requests that wait for the one before.
+const REQUESTS_LEN: usize = 16;
+/// The first sweep after a start comes no later: a controller that is restarted often would never sweep.
+const FIRST_WITHIN: Duration = Duration::from_secs(300);
+
+/// Why a plan was not made, or not carried out to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum SweepError {
+    /// Nothing may be deleted now.
+    #[error(transparent)]
+    Stopped(#[from] Stop),
+    /// The cache does not answer.
+    #[error("the cache cannot be listed or read, so nothing is deleted")]
+    Cache(#[from] CacheError),
+    /// The farm does not.
+    #[error(transparent)]
+    Farm(#[from] CommandError),
+    /// Nobody remembers the plan.
+    #[error(
+        "there is no plan {0}: it is too old, or of before the controller's start; make one with `railyard gc plan`"
+    )]
+    UnknownPlan(Digest),
+    /// The world has changed.
+    #[error("the plan is out of date: {0}; make a new one with `railyard gc plan`")]
+    Outdated(String),
+}
+
+/// How far a sweep is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Objects that are deleted.
+    pub done: u64,
+    /// Objects of the plan.
+    pub of: u64,
+    /// Bytes that were deleted.
+    pub bytes: u64,
+}
+
+/// What a sweep has done.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// The plan.
+    pub plan: Digest,
+    /// Builds of which less is kept from now on.
+    pub reduced: u64,
+    /// Builds that are gone for good.
+    pub forgotten: u64,
+    /// Published files that are gone.
+    pub unpublished: u64,
+    /// Objects that were deleted, besides those.
+    pub deleted: u64,
+    /// Bytes of them.
+    pub bytes: u64,
+    /// Objects that somebody wanted after all.
+    pub left: u64,
+    /// Deletes that failed; the next sweep tries again.
+    pub failures: u64,
+    /// The first of those.
+    pub first_failure: Option<String>,
+}
+
+impl Report {
+    fn of(plan: Digest) -> Self {
+        Self {
+            plan,
+            reduced: 0,
+            forgotten: 0,
+            unpublished: 0,
+            deleted: 0,
+            bytes: 0,
+            left: 0,
+            failures: 0,
+            first_failure: None,
+        }
+    }
+
+    fn count(&mut self, gone: &Gone) {
+        self.deleted += 1;
+        self.bytes += gone.bytes;
+    }
+
+    fn failed(&mut self, why: String) {
+        self.failures += 1;
+        self.first_failure.get_or_insert(why);
+    }
+}
+
+/// A plan as people get it: also one that may not be carried out.
+#[derive(Clone)]
+pub struct Shown {
+    /// The plan.
+    pub plan: Arc<SweepPlan>,
+    /// Why it may not.
+    pub stop: Option<Stop>,
+}
+
+enum Request {
+    Plan {
+        reply: oneshot::Sender<Result<Shown, SweepError>>,
+    },
+    Run {
+        digest: Option<Digest>,
+        by: By,
+        progress: watch::Sender<Progress>,
+        reply: oneshot::Sender<Result<Report, SweepError>>,
+    },
+}
+
+/// Asks the sweeper. Cheap to clone.
+#[derive(Clone)]
+pub struct SweepHandle {
+    requests: mpsc::Sender<Request>,
+}
+
+impl SweepHandle {
+    /// What a sweep would do now.
+    ///
+    /// # Errors
+    /// [`SweepError`].
+    pub async fn plan(&self) -> Result<Shown, SweepError> {
+        let (reply, answer) = oneshot::channel();
+        self.ask(Request::Plan { reply }, answer).await
+    }
+
+    /// Carries out the plan of that digest; without one, what there is to do now. Goes on if nobody waits for it.
+    ///
+    /// # Errors
+    /// [`SweepError`].
+    pub async fn run(
+        &self,
+        digest: Option<Digest>,
+        by: By,
+        progress: watch::Sender<Progress>,
+    ) -> Result<Report, SweepError> {
+        let (reply, answer) = oneshot::channel();
+        self.ask(Request::Run { digest, by, progress, reply }, answer).await
+    }
+
+    async fn ask<T>(
+        &self,
+        request: Request,
+        answer: oneshot::Receiver<Result<T, SweepError>>,
+    ) -> Result<T, SweepError> {
+        self.requests.send(request).await.map_err(|_| CommandError::Stopping)?;
+        answer.await.map_err(|_| CommandError::Stopping)?
+    }
+}
+
+/// What the sweeper needs.
+pub struct Sweeper {
+    /// The farm.
+    pub farm: Handle,
+    /// What it sweeps.
+    pub cache: Arc<dyn Cache>,
+    /// Who claims blobs meanwhile.
+    pub claims: Claims,
+    /// Takes published paths away.
+    pub finalizer: Finalizer,
+    /// Where each sweep is recorded.
+    pub audit: Audit,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// The rules as they are now.
+    pub settings: watch::Receiver<Arc<Settings>>,
+}
+
+impl Sweeper {
+    /// Sweeps when it is time, and when somebody asks, until `shutdown`.
+    pub fn start(self, shutdown: CancellationToken) -> (SweepHandle, JoinHandle<()>) {
+        let (requests, inbox) = mpsc::channel(REQUESTS_LEN);
+        let task = task::spawn("sweeper", async move {
+            // Whatever is cut off is done by the next sweep.
+            let _ = shutdown.run_until_cancelled(self.work(inbox)).await;
+        });
+        (SweepHandle { requests }, task)
+    }
+
+    async fn work(mut self, mut inbox: mpsc::Receiver<Request>) {
+        let mut plans: VecDeque<Arc<SweepPlan>> = VecDeque::new();
+        let every = |settings: &Settings| Duration::from_secs(settings.sweep.every.secs);
+        let mut due = self.clock.monotonic() + every(&self.settings.borrow_and_update()).min(FIRST_WITHIN);
+        loop {
+            let pause = every(&self.settings.borrow());
+            let wait = due.saturating_sub(self.clock.monotonic());
+            let next =
+                async { if pause.is_zero() { std::future::pending().await } else { tokio::time::sleep(wait).await } };
+            tokio::select! {
+                biased;
+                request = inbox.recv() => match request {
+                    Some(request) => self.answer(request, &mut plans).await,
+                    // Whoever could ask is gone, and with them the controller.
+                    None => return std::future::pending().await,
+                },
+                // The next one is as far off as the new settings say.
+                Ok(()) = self.settings.changed() => {
+                    due = due.min(self.clock.monotonic() + every(&self.settings.borrow_and_update()));
+                }
+                () = next => {
+                    let (progress, _) = watch::channel(Progress::default());
+                    // What went wrong is in the log and in the audit.
+                    let _ = self.sweep(None, By::Controller, &progress, &plans).await;
+                    due = self.clock.monotonic() + pause;
+                }
+            }
+        }
+    }
+
+    async fn answer(&self, request: Request, plans: &mut VecDeque<Arc<SweepPlan>>) {
+        match request {
+            Request::Plan { reply } => {
+                let shown = self.plan().await.map(|Planned { plan, stop }| Shown { plan: Arc::new(plan), stop });
+                if let Ok(shown) = &shown {
+                    plans.retain(|plan| plan.digest != shown.plan.digest);
+                    plans.push_back(shown.plan.clone());
+                    if plans.len() > PLANS_MAX {
+                        plans.pop_front();
+                    }
+                }
+                // Whoever asked may have hung up.
+                let _ = reply.send(shown);
+            }
+            Request::Run { digest, by, progress, reply } => {
+                let _ = reply.send(self.sweep(digest, by, &progress, plans).await);
+            }
+        }
+    }
+
+    async fn plan(&self) -> Result<Planned, SweepError> {
+        let settings = self.settings.borrow().clone();
+        let grace = settings.sweep.grace.millis();
+        let now = self.clock.now();
+        plan::plan(&self.farm, &*self.cache, &self.claims, &settings.policy, grace, now).await
+    }
+
+    /// One sweep, with its record.
+    async fn sweep(
+        &self,
+        digest: Option<Digest>,
+        by: By,
+        progress: &watch::Sender<Progress>,
+        plans: &VecDeque<Arc<SweepPlan>>,
+    ) -> Result<Report, SweepError> {
+        uploads::end_left_over(&self.farm, &*self.cache).await;
+        let asked = digest.and_then(|digest| plans.iter().find(|plan| plan.digest == digest).cloned());
+        let swept = self.sweep_now(digest, asked, &by.text(), progress).await;
+        let entry = Entry::new(Act::Sweep).by(by).target("cache");
+        let entry = match &swept {
+            Ok(report) => {
+                tracing::info!(
+                    plan = %report.plan, reduced = report.reduced, forgotten = report.forgotten, deleted = report.deleted,
+                    bytes = report.bytes, failures = report.failures, "swept"
+                );
+                if let Some(why) = &report.first_failure {
+                    tracing::warn!(failures = report.failures, first = %why, "not all could be deleted; the next sweep tries again");
+                }
+                told(entry, report)
+            }
+            Err(error) => {
+                tracing::error!(error = error_chain(error), "the sweep stopped");
+                entry.refused(&error_chain(error))
+            }
+        };
+        if let Err(error) = self.audit.record(entry).await {
+            tracing::error!(error = error_chain(&error), "a sweep is not recorded yet");
+        }
+        swept
+    }
+
+    async fn sweep_now(
+        &self,
+        digest: Option<Digest>,
+        asked: Option<Arc<SweepPlan>>,
+        by: &str,
+        progress: &watch::Sender<Progress>,
+    ) -> Result<Report, SweepError> {
+        let Planned { plan: newest, stop } = self.plan().await?;
+        if let Some(stop) = stop {
+            return Err(stop.into());
+        }
+        let plan = match (digest, asked) {
+            (None, _) => Arc::new(newest),
+            (Some(digest), _) if newest.digest == digest => Arc::new(newest),
+            (Some(digest), None) => return Err(SweepError::UnknownPlan(digest)),
+            (Some(_), Some(plan)) => match plan.outdated_by(&newest) {
+                Some(why) => return Err(SweepError::Outdated(why)),
+                None => plan,
+            },
+        };
+        // An act that cannot be recorded is not begun.
+        self.audit.ready().map_err(|error| SweepError::Outdated(error_chain(&error)))?;
+        let rate = self.settings.borrow().sweep.deletes_per_sec;
+        // Nobody may be watching.
+        self.carry_out(&plan, by, rate, &|now| _ = progress.send_replace(now)).await
+    }
+}
+
+fn told(entry: Entry, report: &Report) -> Entry {
+    let entry = entry.detail("plan", report.plan.to_string());
+    [
+        ("reduced", report.reduced),
+        ("forgotten", report.forgotten),
+        ("unpublished", report.unpublished),
+        ("deleted", report.deleted),
+        ("bytes", report.bytes),
+        ("left", report.left),
+        ("failures", report.failures),
+    ]
+    .into_iter()
+    .fold(entry, |entry, (name, count)| entry.detail(name, count.to_string()))
+}
