@@ -11,7 +11,7 @@
 //! ```
 
 use crate::blob::{Blob, Encoding};
-use crate::id::{BuildId, JobName, PipelineName};
+use crate::id::{BuildId, ChannelName, JobName, PipelineName};
 use crate::path::RelPath;
 
 /// First parts of paths that the farm keeps for itself: nothing can be published below them.
@@ -57,6 +57,21 @@ pub fn latest(pipeline: &PipelineName) -> RelPath {
     path(format!("builds/{pipeline}/latest.json"))
 }
 
+/// What lies below this is of one channel of the pipeline each.
+pub fn channels(pipeline: &PipelineName) -> RelPath {
+    path(format!("builds/{pipeline}/channels"))
+}
+
+/// Where a channel's list of builds lies, newest first.
+pub fn channel_index(pipeline: &PipelineName, channel: &ChannelName) -> RelPath {
+    path(format!("builds/{pipeline}/channels/{channel}/builds.json"))
+}
+
+/// Where a channel's newest successful build is named.
+pub fn channel_latest(pipeline: &PipelineName, channel: &ChannelName) -> RelPath {
+    path(format!("builds/{pipeline}/channels/{channel}/latest.json"))
+}
+
 /// Where an attempt's log lies.
 pub fn log(build: &BuildId, job: &JobName, attempt: u32) -> RelPath {
     path(format!("logs/{}/{}/{}/{attempt}.log.zst", build.pipeline, build.version, job.slug()))
@@ -95,6 +110,9 @@ mod tests {
         assert_eq!(blob(&one).as_str(), format!("blobs/sha256/e3/{}", digest.hex()));
         one.encoding = Encoding::Zstd;
         assert!(blob(&one).as_str().ends_with("855.zst"));
+        let (pipeline, channel) = ("mini".parse().unwrap(), "beta".parse().unwrap());
+        assert_eq!(channel_index(&pipeline, &channel).as_str(), "builds/mini/channels/beta/builds.json");
+        assert_eq!(channel_latest(&pipeline, &channel).as_str(), "builds/mini/channels/beta/latest.json");
         let build: BuildId = "mini/1.0.0+x".parse().unwrap();
         assert_eq!(build_manifest(&build).as_str(), "builds/mini/1.0.0+x/build.json");
         assert_eq!(

@@ -6,6 +6,7 @@ use crate::cache::{self, Cache};
 use crate::config::ControllerConfig;
 use crate::driver::{Driver, Handle, Notices};
 use crate::finalize::{self, Finalizer};
+use crate::index;
 use crate::journal::{Journal, SledJournal};
 use crate::logs::LogStore;
 use crate::policy::Policy;
@@ -127,7 +128,9 @@ pub async fn run_in<L: Listener>(
     let (changed, finalize) = (broadcast::Sender::new(CHANGES_LEN), Arc::new(Notify::new()));
     let (ended, ended_logs) = mpsc::unbounded_channel();
     let (ended_too, ended_uploads) = mpsc::unbounded_channel();
-    let notices = Notices { changed, ended: vec![ended, ended_too], finalize: finalize.clone() };
+    let (listed, changed_lists) = mpsc::unbounded_channel();
+    let wake = finalize.clone();
+    let notices = Notices { changed, ended: vec![ended, ended_too], listed: vec![listed], finalize };
     let (driver, farm) = Driver::open(journal, clock.clone(), notices)?;
 
     let (cache, router) = (opened.cache, opened.router);
@@ -138,7 +141,7 @@ pub async fn run_in<L: Listener>(
         farm: farm.clone(),
         cache: cache.clone(),
         claims: claims.clone(),
-        finalizer: Finalizer::new(farm.clone(), cache.clone(), clock.clone(), finalize.clone()),
+        finalizer: Finalizer::new(farm.clone(), cache.clone(), clock.clone(), wake.clone()),
         audit: audit.clone(),
         clock: clock.clone(),
         settings: reload::watch(&config, &audit, &shutdown)?,
@@ -165,9 +168,10 @@ pub async fn run_in<L: Listener>(
     let driver_stop = CancellationToken::new();
     let driver = task::spawn("driver", driver.run(driver_stop.clone()));
     let sweeping = uploads::start(farm.clone(), cache.clone(), ended_uploads, shutdown.clone());
-    let finalizer = Finalizer::new(farm, cache, clock, finalize);
+    let finalizer = Finalizer::new(farm, cache, clock, wake);
+    let listing = index::start(finalizer.indexer(), changed_lists, shutdown.clone());
     let mut background = finalize::start(finalizer, logs, ended_logs, &shutdown);
-    background.extend([sweeping, sweeper]);
+    background.extend([sweeping, sweeper, listing]);
     let wrong_certificates = note_wrong_certificates(&audit);
     let serving = Serving { app, bulk, shut_out, wrong_certificates, limits: config.limits.clone() };
     let mut server = task::spawn("listener", listener::serve_within(tcp, tls, serving, shutdown.clone()));

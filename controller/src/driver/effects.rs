@@ -111,6 +111,9 @@ impl Driver {
                 // Who does not listen any more goes down with the driver.
                 let _ = ended.send(lease);
             }),
+            Output::IndexChanged(pipeline) => self.notices.listed.iter().for_each(|listed| {
+                let _ = listed.send(pipeline.clone());
+            }),
             Output::JobEnded(job) => trace::record_job(self.dispatcher.farm(), job),
             Output::BuildEnded(build) => trace::record_build(self.dispatcher.farm(), &build),
             Output::Finalize => self.notices.finalize.notify_one(),

@@ -16,7 +16,7 @@ use crate::journal::{Journal, JournalError, JournalThread};
 use effects::Sessions;
 use handle::{Greeting, Read, Request};
 use railyard_common::backoff::Backoff;
-use railyard_common::id::{BuildId, LeaseId};
+use railyard_common::id::{BuildId, LeaseId, PipelineName};
 use railyard_common::time::Millis;
 use railyard_core::{Access, Dispatcher, Event, Input, Round, Ticket};
 use railyard_service::clock::Clock;
@@ -52,6 +52,8 @@ pub struct Notices {
     pub changed: broadcast::Sender<Change>,
     /// Leases that have ended: their logs can be filed, and their uploads removed.
     pub ended: Vec<mpsc::UnboundedSender<LeaseId>>,
+    /// Pipelines whose lists of builds are to be written anew.
+    pub listed: Vec<mpsc::UnboundedSender<PipelineName>>,
     /// Some build waits to be finalized.
     pub finalize: Arc<Notify>,
 }

@@ -11,6 +11,8 @@ pub(super) enum Failure {
     ForGood(String),
     /// The cache may get over it.
     ForNow(CacheError),
+    /// The controller is stopping.
+    Stopping,
 }
 
 impl std::fmt::Display for Failure {
@@ -18,6 +20,7 @@ impl std::fmt::Display for Failure {
         match self {
             Self::ForGood(why) => f.write_str(why),
             Self::ForNow(error) => f.write_str(&error_chain(error)),
+            Self::Stopping => f.write_str("the controller is stopping"),
         }
     }
 }

@@ -1,14 +1,13 @@
-//! `build.json`, `builds.json` and `latest.json`: what scripts read. Times are RFC 3339, sizes bytes.
+//! `build.json`: what scripts read of one build.
 
+use crate::document::{SCHEMA_VERSION, rfc3339};
 use railyard_common::blob::{Artifact, Image};
-use railyard_common::id::{BuildId, JobName, Version, WorkerName};
+use railyard_common::id::{BuildId, ChannelName, JobName, WorkerName};
 use railyard_common::job::ImageSource;
-use railyard_common::manifest::SCHEMA_VERSION;
 use railyard_common::outcome::Outcome;
 use railyard_common::priority::Priority;
-use railyard_common::time::Millis;
 use railyard_core::{Build, Farm, Job, JobState, Verdict};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use std::collections::BTreeMap;
 
 /// `build.json`: everything that is known of a build that has ended.
@@ -16,6 +15,7 @@ use std::collections::BTreeMap;
 pub(super) struct Manifest {
     schema_version: u32,
     build: BuildId,
+    channel: ChannelName,
     pub(super) verdict: Verdict,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
@@ -71,12 +71,6 @@ struct ManifestAttempt {
     log_bytes: u64,
 }
 
-/// A point in time as `2026-11-21T09:30:00.120Z`: always with three digits, so that text is ordered as time is.
-fn rfc3339(at: Millis) -> String {
-    let millis = i64::try_from(at.0).unwrap_or(i64::MAX);
-    jiff::Timestamp::from_millisecond(millis).map_or_else(|_| at.to_string(), |time| format!("{time:.3}"))
-}
-
 impl Manifest {
     pub(super) fn of(farm: &Farm, build: &Build, verdict: Verdict) -> Self {
         let jobs = build.jobs().zip(&build.plan.jobs).filter_map(|(id, spec)| {
@@ -100,6 +94,7 @@ impl Manifest {
         Self {
             schema_version: SCHEMA_VERSION,
             build: build.id().clone(),
+            channel: build.channel().clone(),
             verdict,
             error: None,
             submitted_at: rfc3339(build.submitted_at),
@@ -146,78 +141,5 @@ fn state_word(job: &Job) -> &'static str {
         JobState::Succeeded(_) => "succeeded",
         JobState::Ended { kind, .. } => kind.as_str(),
         JobState::Skipped { .. } => "skipped",
-    }
-}
-
-/// `builds.json`: a pipeline's builds, newest first.
-#[derive(Debug, Default, Serialize, Deserialize)]
-pub(super) struct BuildIndex {
-    schema_version: u32,
-    builds: Vec<IndexEntry>,
-}
-
-/// One build of `builds.json`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct IndexEntry {
-    version: Version,
-    verdict: Verdict,
-    submitted_at: String,
-    platforms: Vec<railyard_common::platform::Platform>,
-}
-
-impl IndexEntry {
-    pub(super) fn of(manifest: &Manifest) -> Self {
-        Self {
-            version: manifest.build.version.clone(),
-            verdict: manifest.verdict,
-            submitted_at: manifest.submitted_at.clone(),
-            platforms: manifest.platforms.clone(),
-        }
-    }
-}
-
-impl BuildIndex {
-    /// The index with `entry` in its place.
-    pub(super) fn with(old: Option<Self>, entry: IndexEntry, max: usize) -> Self {
-        let mut builds = old.map(|old| old.builds).unwrap_or_default();
-        builds.retain(|known| known.version != entry.version);
-        builds.push(entry);
-        builds.sort_by(|a, b| b.submitted_at.cmp(&a.submitted_at));
-        builds.truncate(max);
-        Self { schema_version: SCHEMA_VERSION, builds }
-    }
-}
-
-/// `latest.json`: a pipeline's newest success.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Latest {
-    schema_version: u32,
-    version: Version,
-    submitted_at: String,
-}
-
-impl Latest {
-    /// The newer of what stands and `manifest`: builds may end in another order than they began.
-    pub(super) fn newer(old: Option<Self>, manifest: &Manifest) -> Self {
-        match old {
-            Some(old) if old.submitted_at > manifest.submitted_at => old,
-            _ => Self {
-                schema_version: SCHEMA_VERSION,
-                version: manifest.build.version.clone(),
-                submitted_at: manifest.submitted_at.clone(),
-            },
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_are_ordered_as_text() {
-        let times = [0, 1_000, 1_100, 1_110, 1_111, 2_000].map(|millis| rfc3339(Millis(millis)));
-        assert_eq!(times[2], "1970-01-01T00:00:01.100Z");
-        assert!(times.is_sorted(), "{times:?}");
     }
 }

@@ -10,13 +10,15 @@ mod placing;
 mod sums;
 
 use crate::cache::{Cache, CacheError, PutMode};
+use crate::document::json;
 use crate::driver::{CommandError, Handle};
+use crate::index::{Ending, IndexError, Indexer};
 use crate::logs::{LogName, LogStore};
 use bytes::Bytes;
 use failure::Failure;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
-use manifest::{BuildIndex, IndexEntry, Latest, Manifest};
+use manifest::Manifest;
 use railyard_common::backoff::Backoff;
 use railyard_common::blob::Artifact;
 use railyard_common::id::{BuildId, LeaseId};
@@ -37,10 +39,8 @@ const RETRY: Backoff = Backoff { base_millis: 500, max_millis: 30_000 };
 /// After this long a build ends with what stands in its way. Longer than an outage over a night; and nothing is lost, a retry
 /// of the build writes it out without running anything again.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(24 * 3600);
-/// Tries of a conditional put before it counts as the cache's failure: writers of one index are few.
-const INDEX_TRIES: u32 = 20;
-/// Most builds that a pipeline's index lists; retention keeps about fifty.
-const INDEX_MAX: usize = 1_000;
+/// Tries of a conditional put before it counts as the cache's failure: writers of one directory's sums are few.
+const SUMS_TRIES: u32 = 20;
 
 /// Ended attempts whose logs are looked at together: one look at the farm for all of them.
 const FILING_BATCH_MAX: usize = 1_024;
@@ -53,6 +53,7 @@ pub struct Finalizer {
     cache: Arc<dyn Cache>,
     clock: Arc<dyn Clock>,
     wake: Arc<Notify>,
+    index: Arc<Indexer>,
 }
 
 /// A build that could not be ended yet.
@@ -67,7 +68,13 @@ struct Retry {
 impl Finalizer {
     /// Ends builds of `farm` whenever `wake` is notified.
     pub fn new(farm: Handle, cache: Arc<dyn Cache>, clock: Arc<dyn Clock>, wake: Arc<Notify>) -> Self {
-        Self { farm, cache, clock, wake }
+        let index = Arc::new(Indexer::new(farm.clone(), cache.clone()));
+        Self { farm, cache, clock, wake, index }
+    }
+
+    /// What writes the lists of builds.
+    pub fn indexer(&self) -> Arc<Indexer> {
+        self.index.clone()
     }
 
     /// Works until `shutdown`.
@@ -126,6 +133,8 @@ impl Finalizer {
         let error = match written {
             Ok(()) => None,
             Err(Failure::ForGood(why)) => Some(why),
+            // The controller stops; its successor does all of this.
+            Err(Failure::Stopping) => return false,
             Err(Failure::ForNow(error)) => {
                 tracing::error!(build = %id, error = %error_chain(&error), "the build cannot be written out; it is tried again");
                 let (build, why) = (id.clone(), error_chain(&error));
@@ -143,6 +152,7 @@ impl Finalizer {
     async fn give_up(&self, id: &BuildId, written: Result<(), Failure>, last: bool) -> Result<(), Failure> {
         let why = match written {
             Ok(()) => return Ok(()),
+            Err(Failure::Stopping) => return Err(Failure::Stopping),
             Err(Failure::ForGood(why)) => why,
             Err(Failure::ForNow(error)) => error_chain(&error),
         };
@@ -164,7 +174,7 @@ impl Finalizer {
             self.take_back(id).await?;
             manifest.fail(why);
         }
-        if let Err(failure @ Failure::ForNow(_)) = published {
+        if let Err(failure @ (Failure::ForNow(_) | Failure::Stopping)) = published {
             return Err(failure);
         }
         let path = layout::build_manifest(id);
@@ -172,10 +182,15 @@ impl Finalizer {
         if manifest.untrusted {
             return Ok(());
         }
-        let entry = IndexEntry::of(&manifest);
-        self.update(&layout::builds_index(&id.pipeline), |old| BuildIndex::with(old, entry.clone(), INDEX_MAX)).await?;
+        let ending = Ending { build: id.clone(), verdict: manifest.verdict };
+        match self.index.write(&id.pipeline, Some(&ending)).await {
+            Ok(()) => {}
+            Err(IndexError::Stopping) => return Err(Failure::Stopping),
+            // Others write the same lists: that lies in nobody's build.
+            Err(IndexError::Cache(error @ CacheError::Conflict { .. })) => return Err(Failure::ForNow(error)),
+            Err(IndexError::Cache(error)) => return Err(error.into()),
+        }
         if manifest.verdict == Verdict::Succeeded {
-            self.update(&layout::latest(&id.pipeline), |old| Latest::newer(old, &manifest)).await?;
             // Before the farm is told, which is the end of it: a list that stays would one day take back what was published.
             self.end_placing(id).await?;
         }
@@ -213,23 +228,10 @@ impl Finalizer {
         self.write_sums(id, &paths).await
     }
 
-    async fn update<T, F>(&self, path: &RelPath, next: F) -> Result<(), Failure>
-    where
-        T: serde::Serialize + serde::de::DeserializeOwned,
-        F: Fn(Option<T>) -> T,
-    {
-        self.update_bytes(path, |old| {
-            // An index that cannot be read is made anew from here: it is derived, the manifests are the truth.
-            let old = old.and_then(|bytes| serde_json::from_slice(bytes).ok());
-            json(&next(old))
-        })
-        .await
-    }
-
     /// Read, change, put if nobody else has put meanwhile.
     async fn update_bytes(&self, path: &RelPath, next: impl Fn(Option<&[u8]>) -> Bytes) -> Result<(), Failure> {
         let mut last = None;
-        for _ in 0..INDEX_TRIES {
+        for _ in 0..SUMS_TRIES {
             let old = self.cache.get(path).await?;
             let (old, etag) = old.map_or((None, None), |(bytes, etag)| (Some(bytes), Some(etag)));
             let new = next(old.as_deref());
@@ -244,12 +246,6 @@ impl Finalizer {
         }
         last.map_or(Ok(()), |error| Err(Failure::ForNow(error)))
     }
-}
-
-fn json<T: serde::Serialize>(value: &T) -> Bytes {
-    let mut bytes = serde_json::to_vec_pretty(value).expect("manifests are plain JSON");
-    bytes.push(b'\n');
-    bytes.into()
 }
 
 /// A path at which one file would be published, and one that another would have below it.

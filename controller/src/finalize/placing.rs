@@ -4,8 +4,9 @@
 //! **Invariant:** only a path at which there was nothing when it was written down is ever taken back, and only while it
 //! has the bytes of this build, and no other build that ended well has published it.
 
-use super::{Failure, Finalizer, json};
+use super::{Failure, Finalizer};
 use crate::cache::{CacheError, PutMode};
+use crate::document::json;
 use railyard_common::blob::{Artifact, Blob};
 use railyard_common::id::BuildId;
 use railyard_common::layout;

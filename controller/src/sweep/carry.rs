@@ -51,6 +51,15 @@ impl Sweeper {
         }
         let swept: Vec<BuildId> =
             plan.reduced.iter().map(|one| &one.build).filter(|build| !failed.contains(*build)).cloned().collect();
+        // A list that still had a build which the farm has forgotten would have it for ever.
+        let indexer = self.finalizer.indexer();
+        for pipeline in swept.iter().map(|build| &build.pipeline).collect::<BTreeSet<_>>() {
+            if let Err(error) = indexer.write(pipeline, None).await {
+                report.failed(format!("the list of {pipeline}'s builds: {}", error_chain(&error)));
+                failed.extend(swept.iter().filter(|build| build.pipeline == *pipeline).cloned());
+            }
+        }
+        let swept: Vec<BuildId> = swept.into_iter().filter(|build| !failed.contains(build)).collect();
         let events = self.farm.decide(Command::Swept { builds: swept }).await?;
         for event in events {
             if let Event::BuildsForgotten { builds, .. } = event {

@@ -15,6 +15,7 @@ mod gate;
 mod holds;
 mod hostile;
 mod leases;
+mod listing;
 mod logs;
 mod order;
 mod pki;

@@ -3,6 +3,7 @@
 //! Each round is one build that waits to be written out. Its finalizer is struck at one call: gone, or told of an error, before
 //! the call is carried out or after. Then it, or the next one, ends the build.
 
+use crate::common::memory::{Memory, offer};
 use crate::common::watched::{Fault, Strike, Watched};
 use crate::common::{Backend, on_both, soon, until};
 use crate::store::{Store, Trouble};
@@ -11,20 +12,17 @@ use futures_util::{StreamExt as _, stream};
 use http::Method;
 use railyard_common::blob::{Artifact, Blob};
 use railyard_common::digest::Digest;
-use railyard_common::id::{BootId, BuildId, JobId, LeaseId};
-use railyard_common::job::Capacity;
+use railyard_common::id::{BuildId, JobId, LeaseId};
 use railyard_common::layout;
 use railyard_common::outcome::Outcome;
 use railyard_common::path::RelPath;
 use railyard_common::pipeline::{Pipeline, Request, Source};
-use railyard_common::platform::PlatformOffer;
 use railyard_common::priority::Priority;
 use railyard_common::time::Millis;
 use railyard_controller::cache::{self, Cache, CacheConfig, EmbeddedConfig, PutMode};
 use railyard_controller::driver::{Driver, Handle, Notices};
 use railyard_controller::finalize::Finalizer;
-use railyard_controller::journal::{Journal, JournalError, Loaded};
-use railyard_core::{BuildState, Event, Next, Snapshot, Trace, Verdict, WorkerOffer};
+use railyard_core::{BuildState, Event, Next, Trace, Verdict};
 use railyard_service::clock::SystemClock;
 use railyard_service::task;
 use std::collections::BTreeMap;
@@ -122,7 +120,12 @@ impl Stage {
             },
         ];
         let (wake, stop) = (Arc::new(Notify::new()), CancellationToken::new());
-        let notices = Notices { changed: broadcast::Sender::new(16), ended: Vec::new(), finalize: wake.clone() };
+        let notices = Notices {
+            changed: broadcast::Sender::new(16),
+            ended: Vec::new(),
+            listed: Vec::new(),
+            finalize: wake.clone(),
+        };
         let (driver, farm) = Driver::open(Box::new(Memory(events)), Arc::new(SystemClock), notices).unwrap();
         task::spawn("driver", driver.run(stop.clone()));
         Round { stage: self, farm, wake, build, paths, _stop: stop.drop_guard() }
@@ -139,46 +142,6 @@ impl Stage {
         let strikes = (0..calls).flat_map(|at| faults.iter().map(move |fault| Strike { at, fault: *fault }));
         let rounds = strikes.enumerate().map(|(n, strike)| round(format!("p{n}"), strike));
         stream::iter(rounds).for_each_concurrent(AT_A_TIME, |round| round).await;
-    }
-}
-
-/// Events in memory.
-struct Memory(Vec<Event>);
-
-impl Journal for Memory {
-    fn load(&mut self) -> Result<Loaded, JournalError> {
-        Ok(Loaded { snapshot: None, events: self.0.clone() })
-    }
-
-    fn append(&mut self, events: &[Event]) -> Result<(), JournalError> {
-        self.0.extend_from_slice(events);
-        Ok(())
-    }
-
-    fn wants_snapshot(&self) -> bool {
-        false
-    }
-
-    fn install(&mut self, _: &Snapshot) -> Result<(), JournalError> {
-        Ok(())
-    }
-
-    fn blocks(&self) -> bool {
-        false
-    }
-}
-
-fn offer() -> WorkerOffer {
-    WorkerOffer {
-        name: "anvil".parse().unwrap(),
-        boot: BootId("boot".to_owned()),
-        version: String::new(),
-        platforms: vec![PlatformOffer { platform: "linux/amd64".parse().unwrap(), emulated: false }],
-        capacity: Capacity { cpu_millis: 64_000, memory_bytes: 1 << 40, disk_bytes: 1 << 44, slots: 8 },
-        labels: BTreeMap::new(),
-        pool: None,
-        allows_privileged: false,
-        allows: Vec::new(),
     }
 }
 

@@ -116,8 +116,12 @@ impl Stage {
         let clock = Arc::new(Hand::default());
         let journal =
             Box::new(Gate { kept: Arc::default(), waits: waits_tx, orders: orders_rx, snapshots: snapshots.clone() });
-        let notices =
-            Notices { changed: broadcast::Sender::new(16), ended: vec![ended_tx], finalize: Arc::new(Notify::new()) };
+        let notices = Notices {
+            changed: broadcast::Sender::new(16),
+            ended: vec![ended_tx],
+            listed: Vec::new(),
+            finalize: Arc::new(Notify::new()),
+        };
         let (driver, farm) = Driver::open(journal, clock.clone(), notices).unwrap();
         task::spawn("driver", driver.run(CancellationToken::new()));
         let mut stage = Self { farm, clock, waits, orders, ended, snapshots };

@@ -101,7 +101,7 @@ impl Dispatcher {
                     session,
                     build: build.clone(),
                 }));
-                out.push(Output::BuildChanged(build.clone()));
+                listed(build, out);
             }
             Event::WorkerOnline { .. }
             | Event::WorkerOffline { .. }
@@ -112,14 +112,13 @@ impl Dispatcher {
                 let session = worker.as_ref().and_then(|name| self.live.session(name));
                 out.extend(worker.zip(session).map(|(worker, session)| Output::Cut { worker, session }));
             }
-            Event::BuildPinned { build, .. }
-            | Event::BuildUnpinned { build, .. }
-            | Event::BuildTagged { build, .. }
-            | Event::BuildUntagged { build, .. }
-            | Event::BuildPromoted { build, .. } => out.push(Output::BuildChanged(build.clone())),
-            Event::BuildsReduced { builds, .. } => {
-                out.extend(builds.iter().map(|one| Output::BuildChanged(one.build.clone())));
+            Event::BuildPinned { build, .. } | Event::BuildUnpinned { build, .. } => {
+                out.push(Output::BuildChanged(build.clone()))
             }
+            Event::BuildTagged { build, .. }
+            | Event::BuildUntagged { build, .. }
+            | Event::BuildPromoted { build, .. } => listed(build, out),
+            Event::BuildsReduced { builds, .. } => builds.iter().for_each(|one| listed(&one.build, out)),
             Event::BuildsForgotten { builds, .. } => out.extend(builds.iter().cloned().map(Output::BuildChanged)),
             // The sweep looks at the state itself, and so does whoever lets people in.
             Event::BlobsClaimed { .. }
@@ -143,19 +142,17 @@ impl Dispatcher {
                 | Event::JobsCancelled { build, .. }
                 | Event::BuildResumed { build, .. }
                 | Event::BuildPinned { build, .. }
-                | Event::BuildUnpinned { build, .. }
+                | Event::BuildUnpinned { build, .. } => out.push(Output::BuildChanged(build.clone())),
+                Event::BuildEnded { build, .. }
                 | Event::BuildTagged { build, .. }
                 | Event::BuildUntagged { build, .. }
-                | Event::BuildPromoted { build, .. }
-                | Event::BuildEnded { build, .. } => out.push(Output::BuildChanged(build.clone())),
+                | Event::BuildPromoted { build, .. } => listed(build, out),
                 Event::JobLeased { lease, .. } | Event::JobUploading { lease, .. } => self.changed(*lease, out),
                 Event::AttemptEnded { lease, .. } => {
                     out.push(Output::LeaseEnded(*lease));
                     self.changed(*lease, out);
                 }
-                Event::BuildsReduced { builds, .. } => {
-                    out.extend(builds.iter().map(|one| Output::BuildChanged(one.build.clone())));
-                }
+                Event::BuildsReduced { builds, .. } => builds.iter().for_each(|one| listed(&one.build, out)),
                 Event::BuildsForgotten { builds, .. } => out.extend(builds.iter().cloned().map(Output::BuildChanged)),
                 Event::BlobsClaimed { .. }
                 | Event::BuildsSwept { .. }
@@ -219,4 +216,9 @@ impl Dispatcher {
     fn changed(&self, lease: LeaseId, out: &mut Vec<Output>) {
         out.extend(self.farm.job(lease.job).map(|job| Output::BuildChanged(job.build.clone())));
     }
+}
+
+/// What the lists say of a build has changed.
+fn listed(build: &BuildId, out: &mut Vec<Output>) {
+    out.extend([Output::BuildChanged(build.clone()), Output::IndexChanged(build.pipeline.clone())]);
 }

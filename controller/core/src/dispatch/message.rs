@@ -5,7 +5,7 @@ use crate::event::Event;
 use crate::pressure::Pressure;
 use crate::refusal::Refusal;
 use crate::worker::WorkerOffer;
-use railyard_common::id::{BuildId, JobId, LeaseId, WorkerName};
+use railyard_common::id::{BuildId, JobId, LeaseId, PipelineName, WorkerName};
 use railyard_common::order::Order;
 
 /// By which the shell finds whoever waits for an answer. The dispatcher only hands it back.
@@ -187,6 +187,8 @@ pub enum Output {
     },
     /// A build looks different now.
     BuildChanged(BuildId),
+    /// What the lists of a pipeline's builds say is to be written anew.
+    IndexChanged(PipelineName),
     /// Workers have come, gone, or are held back in another way: any job may wait for another reason now.
     WorkersChanged,
     /// A lease has ended: its log can be filed.

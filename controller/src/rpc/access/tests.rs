@@ -53,8 +53,12 @@ impl Stage {
     fn new() -> Self {
         let (waits_tx, waits) = mpsc::unbounded_channel();
         let (go_on, goes_on) = std::sync::mpsc::channel();
-        let notices =
-            Notices { changed: broadcast::Sender::new(16), ended: Vec::new(), finalize: Arc::new(Notify::new()) };
+        let notices = Notices {
+            changed: broadcast::Sender::new(16),
+            ended: Vec::new(),
+            listed: Vec::new(),
+            finalize: Arc::new(Notify::new()),
+        };
         let journal = Box::new(HeldUp { waits: waits_tx, goes_on });
         let (driver, farm) = Driver::open(journal, Arc::new(SystemClock), notices).unwrap();
         task::spawn("driver", driver.run(CancellationToken::new()));

@@ -4,6 +4,7 @@ pub mod controller;
 pub mod disk;
 pub mod heard;
 pub mod logs;
+pub mod memory;
 pub mod people;
 pub mod pipelines;
 pub mod transfers;

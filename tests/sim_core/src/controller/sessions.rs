@@ -36,6 +36,7 @@ impl World {
                 Output::Finalize => self.notify_finalizer(),
                 Output::LeaseEnded(_) | Output::JobEnded(_) | Output::BuildEnded(_) => {}
                 Output::BuildOver { .. } | Output::BuildChanged(_) | Output::WorkersChanged => {}
+                Output::IndexChanged(_) => {}
             }
         }
         let now = self.now;
