@@ -8,6 +8,7 @@ use std::path::PathBuf;
 mod access;
 mod audit;
 mod builds;
+mod gc;
 mod pipeline;
 mod secrets;
 mod services;
@@ -18,6 +19,7 @@ pub use access::{
 };
 pub use audit::{AuditArgs, AuditShowArgs, AuditTask, AuditVerifyArgs};
 pub use builds::{ApproveArgs, BuildArgs, BuildsArgs, CancelArgs, FetchArgs, LogsArgs, RetryArgs, ShowArgs};
+pub use gc::{GcArgs, GcPlanArgs, GcResumeArgs, GcRunArgs, GcTask};
 pub use pipeline::{CheckArgs, PlanArgs, RequestArgs, SubmitArgs};
 pub use secrets::{SecretArgs, SecretListArgs, SecretRemoveArgs, SecretSetArgs, SecretTask};
 pub use services::{BackupArgs, CertArgs, CertRole, ControllerArgs, ControllerTask, DevArgs, RestoreArgs, WorkerArgs};
@@ -76,6 +78,8 @@ pub enum Verb {
     Approve(ApproveArgs),
     /// Run again what did not succeed; what succeeded is kept
     Retry(RetryArgs),
+    /// Show and carry out what retention deletes
+    Gc(GcArgs),
     /// List the workers of the farm, and what holds them back
     Workers(WorkersArgs),
     /// Give a worker no new jobs; what runs there goes on

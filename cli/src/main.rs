@@ -1,6 +1,7 @@
 //! `railyard`: the farm's command line, and its services.
 
 mod args;
+mod confirm;
 mod failure;
 mod farm;
 mod patience;
@@ -18,8 +19,8 @@ use render::Console;
 use std::future::Future;
 use std::process::ExitCode;
 use verbs::{
-    access, artifacts, audit, backup, builds, change, dev, help, holds, login, logs, pipeline, secrets, serve, submit,
-    watch, workers,
+    access, artifacts, audit, backup, builds, change, dev, gc, help, holds, login, logs, pipeline, secrets, serve,
+    submit, watch, workers,
 };
 
 fn main() -> ExitCode {
@@ -54,6 +55,7 @@ fn run(verb: Verb) -> Result<(), Failure> {
         Verb::Cancel(args) => client(change::cancel(&args, &console)),
         Verb::Retry(args) => client(change::retry(&args, &console)),
         Verb::Approve(args) => client(change::approve(&args, &console)),
+        Verb::Gc(args) => client(gc::gc(&args.task, &console)),
         Verb::Workers(args) => client(workers::workers(&args, &console)),
         Verb::Cordon(args) => client(holds::cordon(&args, &console)),
         Verb::Drain(args) => client(holds::drain(&args, &console)),
@@ -89,6 +91,7 @@ impl Verb {
             Self::Cancel(args) => args.ask.output.output,
             Self::Retry(args) => args.ask.output.output,
             Self::Approve(args) => args.ask.output.output,
+            Self::Gc(args) => args.task.format(),
             Self::Workers(args) => args.ask.output.output,
             Self::Cordon(args) => args.hold.ask.output.output,
             Self::Drain(args) => args.hold.ask.output.output,

@@ -7,6 +7,7 @@ pub mod ansi;
 pub mod audit;
 pub mod build;
 pub mod changes;
+pub mod gc;
 pub mod graph;
 pub mod human;
 pub mod lists;

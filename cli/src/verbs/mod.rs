@@ -7,6 +7,7 @@ pub mod backup;
 pub mod builds;
 pub mod change;
 pub mod dev;
+pub mod gc;
 pub mod help;
 pub mod holds;
 pub mod login;

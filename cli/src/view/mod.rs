@@ -5,6 +5,7 @@
 
 mod audit;
 mod build;
+mod gc;
 mod secret;
 mod token;
 mod words;
@@ -14,6 +15,7 @@ pub use audit::{AuditCheck, AuditLine, AuditRecord};
 #[cfg(test)]
 pub use build::Outcome;
 pub use build::{Approval, Artifact, Attempt, Build, BuildState, Job, JobState};
+pub use gc::{SweepPlan, SweepReport};
 pub use secret::Secret;
 pub use token::{Token, TokenKind, TokenState};
 #[cfg(test)]
