@@ -34,5 +34,6 @@ mod signed;
 #[path = "../store/mod.rs"]
 mod store;
 mod submit;
+mod sweep;
 mod tiers;
 mod watch;

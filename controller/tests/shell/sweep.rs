@@ -1,0 +1,477 @@
+//! Retention with a real controller and a real cache: what goes, what stays, and when nothing may go at all.
+
+use crate::common::people::Person;
+use crate::common::pipelines::PUBLISH;
+use crate::common::transfers::{artifact, blob_of};
+use crate::common::worker::{failed, lease, report, succeeded};
+use crate::common::{Backend, Controller, Worker, on_both, refused};
+use crate::store::Trouble;
+use railyard_common::layout;
+use railyard_common::retention::{Age, Keep, Rule};
+use railyard_controller::ControllerConfig;
+use railyard_controller::backup::{self, Backup};
+use railyard_proto::v1;
+use railyard_proto::v1::admin_service_client::AdminServiceClient;
+use railyard_service::clock::{Clock as _, SystemClock};
+use railyard_service::tls::Role;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use tonic::transport::Channel;
+use tonic::{Code, Status};
+
+on_both!(
+    the_newest_stay_whole_and_nothing_is_left_of_the_others,
+    what_is_kept_of_an_old_build_is_what_the_rule_says,
+    nothing_goes_within_the_grace,
+    a_plan_is_carried_out_as_it_was_shown_or_not_at_all,
+    a_blob_that_a_lease_was_told_of_stays,
+    half_a_view_deletes_nothing,
+    after_a_restore_nothing_goes_before_somebody_has_looked,
+    leftovers_of_nobody_go_and_what_is_not_the_farm_s_stays,
+    thousands_of_objects_go_though_requests_fail,
+    builds_come_and_go_while_sweeps_run_without_pause,
+);
+
+/// A farm that keeps `keep_last` builds, sweeps when it is told, and waits for nobody.
+async fn farm(backend: Backend, keep_last: u32, change: impl FnOnce(&mut ControllerConfig)) -> Controller {
+    Controller::start_on_with(backend, |config| {
+        config.retention = vec![Rule { keep_last, keep_failed: 1, ..Rule::default() }];
+        config.sweep.every = Age::default();
+        config.sweep.grace = Age::default();
+        change(config);
+    })
+    .await
+}
+
+/// Who sweeps.
+struct Sweeps(AdminServiceClient<Channel>);
+
+impl Sweeps {
+    fn of(controller: &Controller) -> Self {
+        Self(AdminServiceClient::new(controller.channel(Some((Role::Operator, "olga")))))
+    }
+
+    async fn plan(&self) -> v1::SweepPlan {
+        self.0.clone().plan_sweep(v1::PlanSweepRequest { objects: true }).await.unwrap().into_inner()
+    }
+
+    async fn try_run(&self, digest: &str) -> Result<v1::SweepReport, Status> {
+        let request = v1::RunSweepRequest { digest: digest.to_owned() };
+        let mut steps = self.0.clone().run_sweep(request).await?.into_inner();
+        let mut last = None;
+        while let Some(step) = steps.message().await? {
+            last = step.report.or(last);
+        }
+        Ok(last.expect("a sweep ends with a report"))
+    }
+
+    async fn run(&self) -> v1::SweepReport {
+        self.try_run("").await.unwrap()
+    }
+
+    /// Sweeps until there is nothing to do: tombstones first, then what lies under them.
+    async fn settle(&self) {
+        for _ in 0..8 {
+            let report = self.run().await;
+            assert_eq!(report.failures, 0, "{}", report.first_failure);
+            if (report.reduced, report.forgotten, report.deleted_objects) == (0, 0, 0) {
+                return;
+            }
+        }
+        panic!("the sweeps never come to an end");
+    }
+}
+
+/// Runs one build of [`PUBLISH`] with these files.
+async fn build(person: &Person, worker: &mut Worker, version: &str, files: &[(&str, &[u8])]) -> String {
+    let build = person.submit(PUBLISH, version).await;
+    let lease = lease(&worker.order().await);
+    worker.succeed_with(lease, files).await;
+    assert_eq!(person.ended(&build).await.state(), v1::BuildState::Succeeded);
+    build
+}
+
+/// Files below a directory, relative to it.
+fn files(root: &Path) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    let mut dirs = vec![PathBuf::from(root)];
+    while let Some(dir) = dirs.pop() {
+        for entry in std::fs::read_dir(&dir).into_iter().flatten().map(Result::unwrap) {
+            if entry.file_type().unwrap().is_dir() {
+                dirs.push(entry.path());
+            } else {
+                let path = entry.path().strip_prefix(root).unwrap().to_str().unwrap().to_owned();
+                // The service's own notes.
+                let is_note = path.split('/').any(|part| part.starts_with('.'));
+                found.extend((!is_note).then_some(path));
+            }
+        }
+    }
+    found
+}
+
+fn there(controller: &Controller, bytes: &[u8]) -> bool {
+    controller.objects().join(layout::blob(&blob_of(bytes)).as_str()).exists()
+}
+
+async fn the_newest_stay_whole_and_nothing_is_left_of_the_others(backend: Backend) {
+    let controller = farm(backend, 2, |_| {}).await;
+    let (person, sweeps) = (controller.operator(), Sweeps::of(&controller));
+    let mut worker = controller.worker("anvil").await;
+    for version in ["1.1", "1.10", "1.2", "1.3"] {
+        let own = format!("made by {version}");
+        let files: [(&str, &[u8]); 2] = [("out/disk", own.as_bytes()), ("out/same", b"in all of them")];
+        build(&person, &mut worker, version, &files).await;
+    }
+    let plan = sweeps.plan().await;
+    assert_eq!(plan.stopped, "");
+    let keeps: Vec<_> = plan.builds.iter().map(|one| (one.build.as_str(), one.keep.as_str())).collect();
+    assert_eq!(keeps, [("pub/1.3", "all"), ("pub/1.2", "all"), ("pub/1.10", "nothing"), ("pub/1.1", "nothing")]);
+    assert_eq!(plan.builds[3].why, ["not one of the last 2 successes of its channel"]);
+    assert_eq!((plan.builds[3].bytes, plan.builds[3].frees_bytes), (25, 11), "what others share is not freed");
+    assert_eq!(
+        person.rpc.clone().list_builds(v1::ListBuildsRequest::default()).await.unwrap().into_inner().builds.len(),
+        4
+    );
+
+    let first = sweeps.run().await;
+    assert_eq!((first.reduced, first.deleted_objects), (2, 0), "tombstones come first");
+    let listed = person.rpc.clone().list_builds(v1::ListBuildsRequest::default()).await.unwrap().into_inner().builds;
+    assert_eq!(listed.iter().map(|build| build.build.as_str()).collect::<Vec<_>>(), ["pub/1.3", "pub/1.2"]);
+    refused(person.try_build("pub/1.10").await, Code::NotFound, "build-deleted");
+    assert!(there(&controller, b"made by 1.1"), "nothing goes before the next sweep");
+
+    sweeps.settle().await;
+    let left = files(&controller.objects());
+    let gone: Vec<_> = left.iter().filter(|path| path.contains("/1.1/") || path.contains("/1.10/")).collect();
+    assert!(gone.is_empty(), "{gone:?}");
+    for version in ["1.2", "1.3"] {
+        let disk = controller.cached(&format!("images/{version}/disk")).await.unwrap();
+        assert_eq!(disk, format!("made by {version}"));
+        assert!(there(&controller, disk.as_bytes()));
+        assert_eq!(person.sign(&format!("pub/{version}"), &[]).await.unwrap().len(), 2);
+    }
+    assert!(there(&controller, b"in all of them") && !there(&controller, b"made by 1.1"));
+    let blobs = left.iter().filter(|path| path.starts_with("blobs/")).count();
+    assert_eq!(blobs, 3, "{left:?}");
+    refused(person.try_build("pub/1.10").await, Code::NotFound, "unknown-build");
+
+    let index = controller.cached_json("builds/pub/builds.json").await;
+    let names = |list: &str| -> Vec<String> {
+        index[list].as_array().unwrap().iter().map(|one| one["version"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(names("builds"), ["1.3", "1.2"]);
+    assert_eq!(
+        names("tombstones").iter().collect::<BTreeSet<_>>(),
+        BTreeSet::from([&"1.1".to_owned(), &"1.10".to_owned()])
+    );
+    // The version is free again.
+    build(&person, &mut worker, "1.1", &[("out/disk", b"made anew")]).await;
+    assert_eq!(controller.cached("images/1.1/disk").await.unwrap(), "made anew");
+}
+
+async fn what_is_kept_of_an_old_build_is_what_the_rule_says(backend: Backend) {
+    let old = |config: &mut ControllerConfig| {
+        config.retention[0].old = Keep::Published;
+        config.retention[0].old_last = Some(1);
+    };
+    let controller = farm(backend, 1, old).await;
+    let (person, sweeps) = (controller.operator(), Sweeps::of(&controller));
+    let mut worker = controller.worker("anvil").await;
+    const BOTH: &str = "
+name: both
+platforms: [linux/amd64]
+steps:
+  - name: make
+    image: debian
+    script: make
+    outputs:
+      - { path: out/*, publish: 'images/{{ version }}' }
+      - path: tmp/*
+";
+    for version in ["1", "2", "3"] {
+        let build = person.submit(BOTH, version).await;
+        let lease = lease(&worker.order().await);
+        let own = [format!("disk {version}"), format!("tmp {version}")];
+        let files: [(&str, &[u8]); 2] = [("out/disk", own[0].as_bytes()), ("tmp/x", own[1].as_bytes())];
+        worker.succeed_with(lease, &files).await;
+        person.ended(&build).await;
+    }
+    sweeps.settle().await;
+    let there = |text: &str| there(&controller, text.as_bytes());
+    assert_eq!(
+        ["disk 1", "tmp 1", "disk 2", "tmp 2", "disk 3", "tmp 3"].map(there),
+        [false, false, true, false, true, true]
+    );
+    assert_eq!(controller.cached("images/2/disk").await.unwrap(), "disk 2");
+    assert_eq!(controller.cached("images/1/disk").await, None);
+    let signed = person.sign("both/2", &[]).await.unwrap();
+    assert_eq!(signed.iter().map(|one| one.artifact.as_ref().unwrap().path.as_str()).collect::<Vec<_>>(), ["out/disk"]);
+    let again = v1::RetryRequest { build: "both/2".to_owned(), step: "make".to_owned() };
+    refused(person.rpc.clone().retry(again).await, Code::FailedPrecondition, "build-reduced");
+}
+
+async fn nothing_goes_within_the_grace(backend: Backend) {
+    let controller = farm(backend, 1, |config| config.sweep.grace = Age::days(1)).await;
+    let (person, sweeps) = (controller.operator(), Sweeps::of(&controller));
+    let mut worker = controller.worker("anvil").await;
+    for version in ["1", "2"] {
+        build(&person, &mut worker, version, &[("out/disk", version.as_bytes())]).await;
+    }
+    for _ in 0..3 {
+        let report = sweeps.run().await;
+        assert_eq!((report.deleted_objects, report.unpublished, report.forgotten), (0, 0, 0));
+    }
+    refused(person.try_build("pub/1").await, Code::NotFound, "build-deleted");
+    assert!(there(&controller, b"1"));
+    assert_eq!(controller.cached("images/1/disk").await.unwrap(), "1", "whoever reads it now reads on");
+}
+
+async fn a_plan_is_carried_out_as_it_was_shown_or_not_at_all(backend: Backend) {
+    let controller = farm(backend, 1, |_| {}).await;
+    let (person, sweeps) = (controller.operator(), Sweeps::of(&controller));
+    let mut worker = controller.worker("anvil").await;
+    for version in ["1", "2"] {
+        build(&person, &mut worker, version, &[("out/disk", version.as_bytes())]).await;
+    }
+    let plan = sweeps.plan().await;
+    // What comes afterwards and changes nothing of it does not matter.
+    let running = person.submit(PUBLISH, "3").await;
+    let report = sweeps.try_run(&plan.digest).await.unwrap();
+    assert_eq!((report.digest.as_str(), report.reduced), (plan.digest.as_str(), 1));
+    let told = refused(sweeps.try_run(&plan.digest).await, Code::FailedPrecondition, "sweep-stopped");
+    assert!(told.contains("is not to be reduced"), "{told}");
+    let unknown = format!("sha256:{}", "0".repeat(64));
+    refused(sweeps.try_run(&unknown).await, Code::NotFound, "not-found");
+    refused(sweeps.try_run("4f0c").await, Code::InvalidArgument, "bad-request");
+
+    // A plan that somebody needs to be another by now.
+    let lease = lease(&worker.order().await);
+    worker.succeed_with(lease, &[("out/disk", b"3")]).await;
+    person.ended(&running).await;
+    let plan = sweeps.plan().await;
+    assert_eq!(plan.builds.iter().find(|one| one.build == "pub/2").unwrap().keep, "nothing");
+    let again = build(&person, &mut worker, "4", &[("out/disk", b"1")]).await;
+    // Its blob is the one that the plan would delete.
+    let told = refused(sweeps.try_run(&plan.digest).await, Code::FailedPrecondition, "sweep-stopped");
+    assert!(told.contains("out of date"), "{told}");
+    assert_eq!(person.sign(&again, &[]).await.unwrap().len(), 1);
+}
+
+/// The case that every collector gets wrong once: "the cache has it already" is said a moment before it goes.
+async fn a_blob_that_a_lease_was_told_of_stays(backend: Backend) {
+    let controller = farm(backend, 1, |_| {}).await;
+    let (person, sweeps) = (controller.operator(), Sweeps::of(&controller));
+    let mut worker = controller.worker("anvil").await;
+    build(&person, &mut worker, "1", &[("out/disk", b"the same again")]).await;
+    build(&person, &mut worker, "2", &[("out/disk", b"another")]).await;
+    let third = person.submit(PUBLISH, "3").await;
+    let lease = lease(&worker.order().await);
+    // Deleted, and still in the cache.
+    assert_eq!(sweeps.run().await.reduced, 1);
+    let ticket = worker.prepare_upload(lease, &[blob_of(b"the same again")]).await.unwrap().remove(0);
+    assert!(ticket.present);
+    sweeps.settle().await;
+    assert!(there(&controller, b"the same again"), "a lease counts on it");
+    // Also when the controller has forgotten everything that it held in memory.
+    let address = controller.address();
+    let controller = controller.stop().await.start(address).await;
+    let sweeps = Sweeps::of(&controller);
+    sweeps.settle().await;
+    assert!(there(&controller, b"the same again"));
+    let person = controller.operator();
+    let worker =
+        controller.worker_saying(v1::Hello { held: vec![lease], ..crate::common::worker::hello("anvil") }).await;
+    let mut done = report(lease, succeeded());
+    done.artifacts.push(artifact("out/disk", &ticket.blob.unwrap()));
+    worker.try_report(done).await.unwrap();
+    assert_eq!(person.ended(&third).await.state(), v1::BuildState::Succeeded);
+    sweeps.settle().await;
+    assert_eq!(controller.cached("images/3/disk").await.unwrap(), "the same again");
+    assert!(there(&controller, b"the same again") && !there(&controller, b"another"));
+}
+
+async fn half_a_view_deletes_nothing(backend: Backend) {
+    let controller = farm(backend, 2, |_| {}).await;
+    let (person, sweeps) = (controller.operator(), Sweeps::of(&controller));
+    let mut worker = controller.worker("anvil").await;
+    for version in ["1", "2", "3"] {
+        build(&person, &mut worker, version, &[("out/disk", version.as_bytes())]).await;
+    }
+    sweeps.run().await;
+    let stops = async |what: &str| {
+        let told = refused(sweeps.try_run("").await, Code::FailedPrecondition, "sweep-stopped");
+        assert!(told.contains(what), "{told}");
+        assert!(there(&controller, b"1"), "nothing is deleted");
+    };
+    let objects = controller.objects();
+    let hidden = objects.with_file_name("hidden");
+    for (path, says) in [
+        ("builds/pub/3/build.json".to_owned(), "builds/pub/3/build.json"),
+        (layout::blob(&blob_of(b"2")).to_string(), "pub/2 needs"),
+    ] {
+        std::fs::rename(objects.join(&path), &hidden).unwrap();
+        stops(says).await;
+        std::fs::rename(&hidden, objects.join(&path)).unwrap();
+    }
+    let manifest = objects.join("builds/pub/3/build.json");
+    let whole = std::fs::read(&manifest).unwrap();
+    std::fs::write(&manifest, &whole[..whole.len() / 2]).unwrap();
+    stops("the manifest of pub/3 cannot be read").await;
+    std::fs::write(&manifest, whole).unwrap();
+    // The audit has every one of them.
+    sweeps.settle().await;
+    assert!(!there(&controller, b"1") && there(&controller, b"2"));
+}
+
+async fn after_a_restore_nothing_goes_before_somebody_has_looked(backend: Backend) {
+    let controller = farm(backend, 1, |_| {}).await;
+    let person = controller.operator();
+    let mut worker = controller.worker("anvil").await;
+    for version in ["1", "2"] {
+        build(&person, &mut worker, version, &[("out/disk", version.as_bytes())]).await;
+    }
+    let kept = tempfile::tempdir().unwrap();
+    let file = kept.path().join("farm.backup");
+    let snapshot = backup::fetch(controller.channel(Some((Role::Operator, "olga")))).await.unwrap();
+    let made = Backup::new(snapshot, controller.data_dir(), None, SystemClock.now()).unwrap();
+    backup::write(&made, &file).unwrap();
+    // Of this one the backup knows nothing.
+    build(&person, &mut worker, "3", &[("out/disk", b"3")]).await;
+
+    let address = controller.address();
+    let stopped = controller.stop().await;
+    let data_dir = stopped.config.data_dir.clone();
+    let cache = kept.path().join("cache");
+    if backend == Backend::Embedded {
+        std::fs::rename(data_dir.join("cache"), &cache).unwrap();
+    }
+    std::fs::remove_dir_all(&data_dir).unwrap();
+    backup::restore(&file, &data_dir, false, SystemClock.now()).unwrap();
+    if backend == Backend::Embedded {
+        std::fs::rename(&cache, data_dir.join("cache")).unwrap();
+    }
+    let controller = stopped.start(address).await;
+    let sweeps = Sweeps::of(&controller);
+    let told = refused(sweeps.try_run("").await, Code::FailedPrecondition, "sweep-stopped");
+    assert!(told.contains("restored from a backup"), "{told}");
+    let plan = sweeps.plan().await;
+    assert!(plan.stopped.contains("railyard gc resume"), "{}", plan.stopped);
+    let unknown = plan.builds.iter().find(|one| one.build == "pub/3").unwrap();
+    assert_eq!((unknown.keep.as_str(), unknown.why.len()), ("all", 1));
+
+    assert!(sweeps.0.clone().resume_sweep(v1::ResumeSweepRequest {}).await.unwrap().into_inner().resumed);
+    sweeps.settle().await;
+    assert!(there(&controller, b"3"), "its manifest speaks for it");
+    assert_eq!(controller.cached("images/3/disk").await.unwrap(), "3");
+    assert!(!there(&controller, b"1") && there(&controller, b"2"));
+    assert!(!sweeps.0.clone().resume_sweep(v1::ResumeSweepRequest {}).await.unwrap().into_inner().resumed);
+}
+
+async fn leftovers_of_nobody_go_and_what_is_not_the_farm_s_stays(backend: Backend) {
+    let controller = farm(backend, 1, |_| {}).await;
+    let (person, sweeps) = (controller.operator(), Sweeps::of(&controller));
+    let mut worker = controller.worker("anvil").await;
+    build(&person, &mut worker, "1", &[("out/disk", b"1")]).await;
+    // An upload of a lease that is lost, and a blob of one that failed.
+    let lost = person.submit(PUBLISH, "2").await;
+    let lease = lease(&worker.order().await);
+    let sent = worker.upload(lease, b"never reported").await;
+    let mut request = report(lease, failed("no"));
+    request.uploads.extend(sent.upload);
+    worker.try_report(request).await.unwrap();
+    person.ended(&lost).await;
+    let objects = controller.objects();
+    let orphan = layout::blob(&blob_of(b"orphan")).to_string();
+    let leftovers = [orphan.as_str(), "logs/gone/7/make-linux-amd64/1.log.zst", "builds/gone/7/placing.json"];
+    let foreign =
+        ["blobs/README", "blobs/sha256/ab/notes.txt", "builds/NOTES", "images/by-hand/disk", "logs/by-hand.txt"];
+    for path in leftovers.iter().chain(&foreign) {
+        let file = objects.join(path);
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        std::fs::write(file, "x").unwrap();
+    }
+    let plan = sweeps.plan().await;
+    assert_eq!(plan.foreign_objects, 4, "published files are not even looked at");
+    sweeps.settle().await;
+    let left = files(&objects);
+    assert!(leftovers.iter().all(|path| !left.contains(*path)), "{left:?}");
+    assert!(foreign.iter().all(|path| left.contains(*path)), "{left:?}");
+    assert!(!there(&controller, b"never reported") && there(&controller, b"1"));
+}
+
+async fn thousands_of_objects_go_though_requests_fail(backend: Backend) {
+    let controller = farm(backend, 1, |_| {}).await;
+    let (person, sweeps) = (controller.operator(), Sweeps::of(&controller));
+    let mut worker = controller.worker("anvil").await;
+    build(&person, &mut worker, "1", &[("out/disk", b"1")]).await;
+    let objects = controller.objects();
+    let orphans: Vec<String> = (0..3_200u32).map(|n| layout::blob(&blob_of(&n.to_le_bytes())).to_string()).collect();
+    for path in &orphans {
+        let file = objects.join(path);
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        std::fs::write(file, "1234").unwrap();
+    }
+    if let Some(store) = controller.store() {
+        let mut asked = 0u32;
+        store.rules.set(move |request| {
+            let query = request.uri.query().unwrap_or_default();
+            let concerned = request.method == http::Method::DELETE
+                || (request.method == http::Method::POST && query.starts_with("delete"))
+                || (request.method == http::Method::GET && query.contains("list-type"));
+            asked += u32::from(concerned);
+            // Every twentieth, and what the client itself tries again meets it sooner or later.
+            (concerned && asked.is_multiple_of(20)).then_some(Trouble::Refuse(503))
+        });
+    }
+    let report = sweeps.run().await;
+    assert_eq!(
+        (report.deleted_objects, report.deleted_bytes, report.failures),
+        (3_200, 12_800, 0),
+        "{}",
+        report.first_failure
+    );
+    let left = files(&objects);
+    assert!(orphans.iter().all(|path| !left.contains(path)));
+    assert!(there(&controller, b"1"));
+}
+
+async fn builds_come_and_go_while_sweeps_run_without_pause(backend: Backend) {
+    let controller = farm(backend, 3, |_| {}).await;
+    let (person, sweeps) = (controller.operator(), Sweeps::of(&controller));
+    let mut worker = controller.worker("anvil").await;
+    let (stop, mut stopped) = tokio::sync::oneshot::channel::<()>();
+    let without_pause = async {
+        let mut rounds = 0u32;
+        while stopped.try_recv().is_err() {
+            let report = sweeps.run().await;
+            assert_eq!(report.failures, 0, "{}", report.first_failure);
+            rounds += 1;
+        }
+        rounds
+    };
+    let builds = async {
+        for round in 0..20u32 {
+            // Each has something of its own, something of the one before, and something that comes back after it has gone.
+            let texts = [format!("own {round}"), format!("pair {}", round / 2), format!("often {}", round % 5)];
+            let files: Vec<(String, &[u8])> =
+                texts.iter().enumerate().map(|(n, text)| (format!("out/{n}"), text.as_bytes())).collect();
+            let files: Vec<(&str, &[u8])> = files.iter().map(|(path, bytes)| (path.as_str(), *bytes)).collect();
+            let build = build(&person, &mut worker, &format!("1.{round}"), &files).await;
+            for (path, bytes) in &files {
+                let published = format!("images/1.{round}/{}", path.trim_start_matches("out/"));
+                assert_eq!(controller.cached(&published).await.unwrap().as_bytes(), *bytes, "{build}");
+                assert!(there(&controller, bytes), "{build} {path}");
+            }
+        }
+        // Nobody listens if a sweep has panicked, and that is told by its own error.
+        let _ = stop.send(());
+    };
+    let (rounds, ()) = tokio::join!(without_pause, builds);
+    assert!(rounds >= 20, "{rounds} sweeps ran");
+    sweeps.settle().await;
+    let builds = person.rpc.clone().list_builds(v1::ListBuildsRequest::default()).await.unwrap().into_inner().builds;
+    assert_eq!(builds.iter().map(|one| one.build.as_str()).collect::<Vec<_>>(), ["pub/1.19", "pub/1.18", "pub/1.17"]);
+    let blobs = files(&controller.objects()).iter().filter(|path| path.starts_with("blobs/")).count();
+    assert_eq!(blobs, 3 + 2 + 3, "three own, two pairs, three that come back");
+}
