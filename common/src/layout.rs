@@ -37,6 +37,14 @@ pub fn stored_digest(of: &Blob) -> RelPath {
     path(format!("{}.sha256", blob(of)))
 }
 
+/// The farm's own directories that a sweep lists.
+pub const SWEPT: [&str; 3] = ["builds", "blobs", "logs"];
+
+/// The last object of one of them, in the order of listings: a listing without it was cut short.
+pub fn end_mark(directory: &str) -> RelPath {
+    path(format!("{directory}/~end"))
+}
+
 /// Where a build's manifest lies.
 pub fn build_manifest(build: &BuildId) -> RelPath {
     path(format!("builds/{}/{}/build.json", build.pipeline, build.version))

@@ -26,6 +26,8 @@ pub enum Object {
     Log(BuildId),
     /// An index, or another file that is not one build's.
     Shared,
+    /// See [`crate::layout::end_mark`].
+    End,
     /// Nothing that the farm would put there.
     Foreign,
 }
@@ -34,6 +36,9 @@ impl Object {
     /// What lies at `path`, which is below one of the farm's own directories.
     pub fn at(path: &RelPath) -> Self {
         let mut parts = path.as_str().split('/');
+        if path.file_name() == "~end" && path.as_str().matches('/').count() == 1 {
+            return Self::End;
+        }
         match parts.next() {
             Some("blobs") => blob(path).unwrap_or(Self::Foreign),
             Some("builds") => match owner(parts) {
@@ -114,6 +119,11 @@ mod tests {
         assert_eq!(Object::at(&layout::log(&build, &"a@linux/amd64".parse().unwrap(), 1)), Object::Log(build.clone()));
         assert_eq!(Object::at(&layout::builds_index(&build.pipeline)), Object::Shared);
         assert_eq!(Object::at(&layout::latest(&build.pipeline)), Object::Shared);
+        for directory in layout::SWEPT {
+            let end = layout::end_mark(directory);
+            assert_eq!(Object::at(&end), Object::End);
+            assert!(end.as_str() > format!("{directory}/sha256/zzz").as_str());
+        }
         assert_eq!(at("builds/mini/channels/alpha/builds.json"), Object::Shared);
     }
 

@@ -137,11 +137,12 @@ pub async fn run_in<L: Listener>(
     cache.ask_leases(Arc::new(farm.clone()));
     let shut_out = access::shut_out(&farm);
     let claims = Claims::default();
+    let finalizer = Finalizer::new(farm.clone(), cache.clone(), clock.clone(), wake);
     let sweeper = Sweeper {
         farm: farm.clone(),
         cache: cache.clone(),
         claims: claims.clone(),
-        finalizer: Finalizer::new(farm.clone(), cache.clone(), clock.clone(), wake.clone()),
+        finalizer: finalizer.clone(),
         audit: audit.clone(),
         clock: clock.clone(),
         settings: reload::watch(&config, &audit, &shutdown)?,
@@ -168,7 +169,6 @@ pub async fn run_in<L: Listener>(
     let driver_stop = CancellationToken::new();
     let driver = task::spawn("driver", driver.run(driver_stop.clone()));
     let sweeping = uploads::start(farm.clone(), cache.clone(), ended_uploads, shutdown.clone());
-    let finalizer = Finalizer::new(farm, cache, clock, wake);
     let listing = index::start(finalizer.indexer(), changed_lists, shutdown.clone());
     let mut background = finalize::start(finalizer, logs, ended_logs, &shutdown);
     background.extend([sweeping, sweeper, listing]);

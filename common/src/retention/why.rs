@@ -65,6 +65,8 @@ pub enum Why {
         /// Down to here.
         low: ByteSize,
     },
+    /// The farm's state is a backup of before it was deleted.
+    Lost,
     /// Somebody deleted it.
     Deleted {
         /// Who.
@@ -111,6 +113,9 @@ impl fmt::Display for Why {
             Self::TooOld(age) => write!(f, "older than {age}"),
             Self::ChannelFull { low } => write!(f, "its channel is over its limit, and goes down to {low}"),
             Self::CacheFull { low } => write!(f, "the cache is over its limit, and goes down to {low}"),
+            Self::Lost => {
+                f.write_str("not in the cache any more: deleted since the backup from which the journal was restored")
+            }
             Self::Deleted { by, why } if why.is_empty() => write!(f, "deleted by {by}"),
             Self::Deleted { by, why } => write!(f, "deleted by {by}: {why}"),
         }

@@ -13,7 +13,7 @@ use railyard_common::outcome::Outcome;
 use railyard_common::path::RelPath;
 use railyard_common::plan::Plan;
 use railyard_common::priority::Priority;
-use railyard_common::retention::Pin;
+use railyard_common::retention::{Keep, Pin};
 use railyard_common::token::TokenId;
 use std::collections::BTreeMap;
 
@@ -199,8 +199,8 @@ pub enum Command {
     },
     /// What went with builds' last reductions is not in the cache any more: those that were deleted are forgotten.
     Swept {
-        /// Which.
-        builds: Vec<BuildId>,
+        /// Which, and what was left of them.
+        builds: Vec<(BuildId, Keep)>,
     },
     /// A lease counts on blobs, whether the cache has them or is about to be sent them.
     Claim {

@@ -4,10 +4,11 @@ use crate::build::{Build, BuildState, Verdict};
 use railyard_common::blob::Blob;
 use railyard_common::id::{BuildId, ChannelName, PinName, TagName};
 use railyard_common::path::RelPath;
-use railyard_common::retention::{Keep, Pin};
+use railyard_common::retention::{Keep, Pin, Policy};
 use railyard_common::time::Millis;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// Pins, tags, promotions and reductions of a build.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,10 +71,10 @@ pub struct Reduction {
 }
 
 /// Who wants builds reduced, and how much that counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Force {
-    /// The rules, which have looked at releases and promotions already.
-    Policy,
+    /// These rules. They are asked once more: since the plan was made, the build that another one had to make room for may be gone.
+    Rules(Arc<Policy>),
     /// A person, who may not know what else needs the build.
     Asked,
     /// A person who knows.

@@ -11,6 +11,7 @@ use railyard_common::planted::{self, Bug};
 use railyard_common::priority::Priority;
 use railyard_common::retention::{BlobFact, BuildFact, BuildStage, Keep};
 use railyard_common::time::Millis;
+use std::collections::BTreeSet;
 
 impl Farm {
     /// What retention must know of every build.
@@ -85,6 +86,13 @@ impl Farm {
         marks.sort_unstable();
         marks.dedup();
         marks
+    }
+
+    /// Published paths at which a build has something, or will have, that is kept for now.
+    pub fn paths_in_use(&self, now: Millis, grace_millis: u64) -> BTreeSet<&RelPath> {
+        let is_placed =
+            |build: &&Build| build.keep_for_now(now, grace_millis) >= Keep::Published && !build.is_untrusted();
+        self.builds.values().filter(is_placed).flat_map(|build| self.published(build)).map(|(path, _)| path).collect()
     }
 
     /// The build of a pipeline that has a tag.

@@ -30,7 +30,7 @@ use railyard_service::{error_chain, task};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Mutex, Notify, mpsc};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -47,13 +47,16 @@ const FILING_BATCH_MAX: usize = 1_024;
 /// Logs that are filed at a time: the cache is waited for more than the processor.
 const FILING_MAX: usize = 8;
 
-/// Ends builds.
+/// Ends builds. Cheap to clone.
+#[derive(Clone)]
 pub struct Finalizer {
     farm: Handle,
     cache: Arc<dyn Cache>,
     clock: Arc<dyn Clock>,
     wake: Arc<Notify>,
     index: Arc<Indexer>,
+    /// Held by whoever places published files, or takes them away.
+    placing: Arc<Mutex<()>>,
 }
 
 /// A build that could not be ended yet.
@@ -69,7 +72,7 @@ impl Finalizer {
     /// Ends builds of `farm` whenever `wake` is notified.
     pub fn new(farm: Handle, cache: Arc<dyn Cache>, clock: Arc<dyn Clock>, wake: Arc<Notify>) -> Self {
         let index = Arc::new(Indexer::new(farm.clone(), cache.clone()));
-        Self { farm, cache, clock, wake, index }
+        Self { farm, cache, clock, wake, index, placing: Arc::default() }
     }
 
     /// What writes the lists of builds.
@@ -199,6 +202,7 @@ impl Finalizer {
 
     /// Published paths: looked at first, so that most conflicts are found before anything is placed.
     async fn publish(&self, id: &BuildId, manifest: &Manifest) -> Result<(), Failure> {
+        let _placing = self.placing.lock().await;
         let mut paths: BTreeMap<&RelPath, &Artifact> = BTreeMap::new();
         for artifact in manifest.jobs.iter().flat_map(|job| &job.artifacts) {
             let Some(path) = &artifact.published else { continue };

@@ -72,10 +72,23 @@ impl Finalizer {
     ///
     /// # Errors
     /// What stands in the way, for people. All of it can be done again.
-    pub(crate) async fn unpublish(&self, id: &BuildId, paths: &[(RelPath, Blob)]) -> Result<u64, String> {
+    pub(crate) async fn unpublish(
+        &self,
+        id: &BuildId,
+        paths: &[(RelPath, Blob)],
+        grace_millis: u64,
+    ) -> Result<u64, String> {
         let failed = |failure: Failure| format!("what {id} had published cannot be removed: {failure}");
+        // Whoever publishes the same bytes there either is seen here, or finds nothing there.
+        let _placing = self.placing.lock().await;
+        let (asked, now) = (paths.iter().map(|(path, _)| path.clone()).collect::<Vec<_>>(), self.clock.now());
+        let in_use = self.farm.read(move |farm, _| {
+            let in_use = farm.paths_in_use(now, grace_millis);
+            asked.into_iter().filter(|path| in_use.contains(path)).collect::<BTreeSet<RelPath>>()
+        });
+        let in_use = in_use.await.map_err(|error| error.to_string())?;
         let mut own = BTreeSet::new();
-        for (path, blob) in paths {
+        for (path, blob) in paths.iter().filter(|(path, _)| !in_use.contains(path)) {
             if self.has(path, blob).await.map_err(failed)? {
                 own.insert(path.clone());
             }

@@ -9,7 +9,6 @@ use crate::journal;
 use crate::secrets::Secrets;
 use crate::sweep::SweepHandle;
 use railyard_common::id::SecretName;
-use railyard_core::Command;
 use railyard_proto::v1;
 use railyard_proto::v1::admin_service_server::AdminService;
 use railyard_service::clock::Clock;
@@ -124,9 +123,9 @@ impl AdminService for Admin {
         let by = caller(&request)?.to_string();
         let asked =
             Asked::new(&self.audit, &request, Act::PolicyChange).target("sweep").detail("resumed", "after a restore");
-        let farm = self.farm.clone();
-        let resume = async move { farm.decide(Command::ResumeSweep { by }).await.map_err(command_status) };
-        let events = asked.carry_out(resume, |entry, _| entry).await?;
-        Ok(Response::new(v1::ResumeSweepResponse { resumed: !events.is_empty() }))
+        let sweep = self.sweep.clone();
+        let resume = async move { sweep.resume(by).await.map_err(sweep::status) };
+        let resumed = asked.carry_out(resume, |entry, _| entry).await?;
+        Ok(Response::new(v1::ResumeSweepResponse { resumed }))
     }
 }

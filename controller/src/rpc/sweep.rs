@@ -67,7 +67,7 @@ pub(super) fn run(
     Ok(stream::unfold(rx, |mut rx| async move { rx.recv().await.map(|next| (next, rx)) }).boxed())
 }
 
-fn status(error: SweepError) -> Status {
+pub(super) fn status(error: SweepError) -> Status {
     let message = error_chain(&error);
     match error {
         SweepError::Farm(error) => command_status(error),

@@ -1,15 +1,17 @@
 //! Carries a plan out. Everything of it can be done again: what a killed sweep left, the next one finds.
 
-use super::{Progress, Report, SweepError, Sweeper};
+use super::{Progress, Report, Settings, SweepError, Sweeper};
 use crate::cache::CacheError;
 use crate::driver::CommandError;
 use railyard_common::backoff::Backoff;
 use railyard_common::id::BuildId;
 use railyard_common::path::RelPath;
-use railyard_core::sweep::{Gone, GoneKind, SweepPlan};
+use railyard_common::retention::Policy;
+use railyard_core::sweep::{Gone, GoneKind, SweepPlan, Unpublished};
 use railyard_core::{Command, Event, Force};
 use railyard_service::error_chain;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Objects that are deleted together: what S3 takes in one request.
@@ -25,14 +27,16 @@ impl Sweeper {
         &self,
         plan: &SweepPlan,
         by: &str,
-        rate: u32,
+        settings: &Settings,
         progress: &(dyn Fn(Progress) + Sync),
     ) -> Result<Report, SweepError> {
+        let (policy, grace_millis) = (&settings.policy, settings.sweep.grace.millis());
+        let rate = settings.sweep.deletes_per_sec;
         let mut report = Report::of(plan.digest);
-        report.reduced = self.reduce(plan, by).await?;
+        report.reduced = self.reduce(plan, by, policy).await?;
         let mut failed: BTreeSet<BuildId> = BTreeSet::new();
         for one in &plan.reduced {
-            match self.finalizer.unpublish(&one.build, &one.paths).await {
+            match self.finalizer.unpublish(&one.build, &one.paths, grace_millis).await {
                 Ok(count) => report.unpublished += count,
                 Err(why) => {
                     report.failed(why);
@@ -49,18 +53,18 @@ impl Sweeper {
                 tokio::time::sleep(due.saturating_sub(self.clock.monotonic().saturating_sub(started))).await;
             }
         }
-        let swept: Vec<BuildId> =
-            plan.reduced.iter().map(|one| &one.build).filter(|build| !failed.contains(*build)).cloned().collect();
+        let swept: Vec<&Unpublished> = plan.reduced.iter().filter(|one| !failed.contains(&one.build)).collect();
         // A list that still had a build which the farm has forgotten would have it for ever.
         let indexer = self.finalizer.indexer();
-        for pipeline in swept.iter().map(|build| &build.pipeline).collect::<BTreeSet<_>>() {
+        for pipeline in swept.iter().map(|one| &one.build.pipeline).collect::<BTreeSet<_>>() {
             if let Err(error) = indexer.write(pipeline, None).await {
                 report.failed(format!("the list of {pipeline}'s builds: {}", error_chain(&error)));
-                failed.extend(swept.iter().filter(|build| build.pipeline == *pipeline).cloned());
+                failed.extend(swept.iter().map(|one| &one.build).filter(|build| build.pipeline == *pipeline).cloned());
             }
         }
-        let swept: Vec<BuildId> = swept.into_iter().filter(|build| !failed.contains(build)).collect();
-        let events = self.farm.decide(Command::Swept { builds: swept }).await?;
+        let swept = swept.into_iter().filter(|one| !failed.contains(&one.build));
+        let builds = swept.map(|one| (one.build.clone(), one.keep)).collect();
+        let events = self.farm.decide(Command::Swept { builds }).await?;
         for event in events {
             if let Event::BuildsForgotten { builds, .. } = event {
                 report.forgotten += builds.len() as u64;
@@ -69,13 +73,13 @@ impl Sweeper {
         Ok(report)
     }
 
-    async fn reduce(&self, plan: &SweepPlan, by: &str) -> Result<u64, SweepError> {
+    async fn reduce(&self, plan: &SweepPlan, by: &str, policy: &Policy) -> Result<u64, SweepError> {
         let builds = plan.reductions();
         if builds.is_empty() {
             return Ok(0);
         }
         let (by, count) = (by.to_owned(), builds.len() as u64);
-        match self.farm.decide(Command::Reduce { builds, by, force: Force::Policy }).await {
+        match self.farm.decide(Command::Reduce { builds, by, force: Force::Rules(Arc::new(policy.clone())) }).await {
             Ok(_) => Ok(count),
             Err(CommandError::Refused(refusal)) => Err(SweepError::Outdated(refusal.to_string())),
             Err(error) => Err(error.into()),

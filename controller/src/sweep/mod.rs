@@ -18,6 +18,7 @@ use crate::uploads;
 use plan::Planned;
 use railyard_common::digest::Digest;
 use railyard_core::sweep::{Gone, Stop, SweepPlan};
+use railyard_core::{Command, Force};
 use railyard_service::clock::Clock;
 use railyard_service::{error_chain, task};
 use std::collections::VecDeque;
@@ -126,6 +127,10 @@ pub struct Shown {
 }
 
 enum Request {
+    Resume {
+        by: String,
+        reply: oneshot::Sender<Result<bool, SweepError>>,
+    },
     Plan {
         reply: oneshot::Sender<Result<Shown, SweepError>>,
     },
@@ -165,6 +170,16 @@ impl SweepHandle {
     ) -> Result<Report, SweepError> {
         let (reply, answer) = oneshot::channel();
         self.ask(Request::Run { digest, by, progress, reply }, answer).await
+    }
+
+    /// After a restore: says that builds which the cache has lost since the backup are deleted, and lets sweeps go on. Returns whether
+    /// they were held back.
+    ///
+    /// # Errors
+    /// [`SweepError`]; sweeps are held back then as before.
+    pub async fn resume(&self, by: String) -> Result<bool, SweepError> {
+        let (reply, answer) = oneshot::channel();
+        self.ask(Request::Resume { by, reply }, answer).await
     }
 
     async fn ask<T>(
@@ -238,6 +253,10 @@ impl Sweeper {
 
     async fn answer(&self, request: Request, plans: &mut VecDeque<Arc<SweepPlan>>) {
         match request {
+            Request::Resume { by, reply } => {
+                // Whoever asked may have hung up.
+                let _ = reply.send(self.resume(by).await);
+            }
             Request::Plan { reply } => {
                 let shown = self.plan().await.map(|Planned { plan, stop }| Shown { plan: Arc::new(plan), stop });
                 if let Ok(shown) = &shown {
@@ -254,6 +273,13 @@ impl Sweeper {
                 let _ = reply.send(self.sweep(digest, by, &progress, plans).await);
             }
         }
+    }
+
+    async fn resume(&self, by: String) -> Result<bool, SweepError> {
+        let Planned { plan, stop: Some(Stop::Restored { .. }) } = self.plan().await? else { return Ok(false) };
+        let lost = Command::Reduce { builds: plan.lost, by: by.clone(), force: Force::Forced };
+        self.farm.decide(lost).await?;
+        Ok(!self.farm.decide(Command::ResumeSweep { by }).await?.is_empty())
     }
 
     async fn plan(&self) -> Result<Planned, SweepError> {
@@ -319,9 +345,9 @@ impl Sweeper {
         };
         // An act that cannot be recorded is not begun.
         self.audit.ready().map_err(|error| SweepError::Outdated(error_chain(&error)))?;
-        let rate = self.settings.borrow().sweep.deletes_per_sec;
+        let settings = self.settings.borrow().clone();
         // Nobody may be watching.
-        self.carry_out(&plan, by, rate, &|now| _ = progress.send_replace(now)).await
+        self.carry_out(&plan, by, &settings, &|now| _ = progress.send_replace(now)).await
     }
 }
 

@@ -1,8 +1,9 @@
 //! Makes a plan: asks the cache what the planner wants to know.
 
 use super::{Claims, SweepError};
-use crate::cache::{Cache, CacheError, Entry};
+use crate::cache::{Cache, CacheError, Entry, PutMode};
 use crate::driver::Handle;
+use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use railyard_common::backoff::Backoff;
 use railyard_common::id::BuildId;
@@ -37,10 +38,13 @@ pub(super) async fn plan(
     grace_millis: u64,
     now: Millis,
 ) -> Result<Planned, SweepError> {
+    for directory in layout::SWEPT {
+        mark_end(cache, &layout::end_mark(directory)).await?;
+    }
     claims.look();
     let policy = policy.clone();
     let look = farm.read(move |farm, _| Look::of(farm, &policy, grace_millis, now)).await?;
-    let mut planner = Planner::new(look);
+    let mut planner = Planner::new(look, PAGE_LEN);
     loop {
         match planner.ask() {
             Ask::Page { prefix, after } => {
@@ -77,7 +81,20 @@ async fn page(cache: &dyn Cache, prefix: &str, after: Option<&RelPath>) -> Resul
     }
 }
 
-async fn manifest(cache: &dyn Cache, build: BuildId) -> (BuildId, Result<Option<bytes::Bytes>, CacheError>) {
+/// Whoever lists the cache must find this last.
+async fn mark_end(cache: &dyn Cache, path: &RelPath) -> Result<(), CacheError> {
+    let mut tries = 1;
+    loop {
+        let text = Bytes::from_static(b"The last object here: a listing without it was cut short.\n");
+        match cache.put(path, text, PutMode::Create).await {
+            Ok(_) | Err(CacheError::Conflict { .. }) => return Ok(()),
+            Err(error) if tries < TRIES => pause(&error, &mut tries).await,
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+async fn manifest(cache: &dyn Cache, build: BuildId) -> (BuildId, Result<Option<Bytes>, CacheError>) {
     let path = layout::build_manifest(&build);
     let mut tries = 1;
     loop {

@@ -282,7 +282,7 @@ async fn tags_channels_and_tombstones_are_listed(backend: Backend) {
     let stable = gone(stage.list("channels/stable/builds.json").await.unwrap());
     assert_eq!((stable.len(), &stable[0]["version"]), (1, &json!("2")));
     // What the farm forgets, the list does not.
-    farm.decide(Command::Swept { builds: vec![id("1"), id("2")] }).await;
+    farm.decide(Command::Swept { builds: vec![(id("1"), Keep::Nothing), (id("2"), Keep::Nothing)] }).await;
     farm.indexer.write(&os(), None).await.unwrap();
     assert_eq!(gone(stage.list("builds.json").await.unwrap()), graves);
 }

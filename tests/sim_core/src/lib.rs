@@ -20,6 +20,7 @@ pub mod dice;
 pub mod faults;
 pub mod host;
 pub mod journal;
+pub mod keeping;
 pub mod ledger;
 pub mod net;
 pub mod pipelines;

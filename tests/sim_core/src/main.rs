@@ -4,7 +4,7 @@ use anyhow::{Context as _, bail};
 use clap::Parser;
 use railyard_common::planted::{Bug, plant};
 use railyard_sim::shrink::shrink;
-use railyard_sim::{Config, Listen, Outcome, crowd, run};
+use railyard_sim::{Config, Listen, Outcome, crowd, keeping, run};
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -30,6 +30,9 @@ struct Args {
     /// Prints everything that happens
     #[arg(long)]
     trace: bool,
+    /// Runs worlds about keeping builds in place of whole farms
+    #[arg(long)]
+    keeping: bool,
     /// Plants a mistake, by name
     #[arg(long, value_name = "NAME")]
     bug: Option<String>,
@@ -50,10 +53,34 @@ fn main() -> anyhow::Result<ExitCode> {
         })?),
         None => None,
     };
+    if args.keeping {
+        return Ok(keep(&args, bug));
+    }
     match args.seed {
         Some(seed) => one(&args, seed, bug),
         None => many(&args, bug),
     }
+}
+
+/// Worlds about keeping, one after the other.
+fn keep(args: &Args, bug: Option<Bug>) -> ExitCode {
+    plant(bug);
+    let seeds = args.seed.map_or(args.from..args.from + args.seeds, |seed| seed..seed + 1);
+    let (mut steps, mut failed) = (0, 0u32);
+    for seed in seeds.clone() {
+        let outcome = keeping::run(seed, args.trace);
+        steps += outcome.steps;
+        print!("{}", outcome.trace);
+        if let Some(why) = outcome.broken {
+            failed += 1;
+            println!("BROKEN in seed {seed}: {why}");
+            if !args.keep_going {
+                break;
+            }
+        }
+    }
+    println!("{} worlds, {steps} steps, {failed} failed", seeds.end - seeds.start);
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn config(args: &Args, seed: u64) -> anyhow::Result<Config> {

@@ -43,7 +43,9 @@ fn the_same_seed_gives_the_same_trace() {
 fn every_planted_bug_is_found() {
     let mut missed = Vec::new();
     println!("{:<24} {:>6} {:>6} {:>9}  broken", "planted", "first", "median", "found in");
-    for (bug, name, _) in Bug::ALL {
+    // Those of the sweep are looked for where there is a whole one.
+    let elsewhere = |bug: &Bug| railyard_sim::keeping::BUGS.contains(bug);
+    for (bug, name, _) in Bug::ALL.into_iter().filter(|(bug, _, _)| !elsewhere(bug)) {
         let (mut tried, mut found) = (0, Vec::new());
         crowd::crowd(crowd::threads(), Some(bug), (1..=BUG_SEEDS).map(Config::of), |config, outcome| {
             tried += 1;

@@ -9,7 +9,7 @@ use railyard_common::blob::Blob;
 use railyard_common::digest::Digest;
 use railyard_common::id::{BuildId, ChannelName, LeaseId, PinName, PipelineName, TagName, WorkerName};
 use railyard_common::path::RelPath;
-use railyard_common::retention::{Keep, Pin};
+use railyard_common::retention::{Decision, Keep, Pin, Policy, decide};
 use railyard_common::time::Millis;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -126,7 +126,7 @@ impl Farm {
         now: Millis,
         reductions: &[Reduction],
         by: &str,
-        force: Force,
+        force: &Force,
     ) -> Result<Vec<Event>, Refusal> {
         let lower = |one: &&Reduction| self.builds.get(&one.build).is_none_or(|build| one.keep < build.keep());
         let builds: Vec<Reduction> = reductions.iter().filter(lower).cloned().collect();
@@ -135,6 +135,9 @@ impl Farm {
         for one in &builds {
             self.may_reduce(now, &one.build, force, &going)?;
         }
+        if let Force::Rules(policy) = force {
+            self.is_by_the_rules(now, &builds, policy)?;
+        }
         Ok(if builds.is_empty() {
             Vec::new()
         } else {
@@ -142,7 +145,22 @@ impl Farm {
         })
     }
 
-    fn may_reduce(&self, now: Millis, id: &BuildId, force: Force, going: &BTreeSet<&BuildId>) -> Result<(), Refusal> {
+    fn is_by_the_rules(&self, now: Millis, builds: &[Reduction], policy: &Policy) -> Result<(), Refusal> {
+        let facts = self.facts();
+        let words = decide(policy, &facts, now);
+        let words: BTreeMap<&BuildId, &Decision> = facts.iter().map(|fact| &fact.build).zip(&words).collect();
+        let kept =
+            builds.iter().find_map(|one| Some((one, words.get(&one.build).filter(|word| word.keep > one.keep)?)));
+        match kept {
+            None => Ok(()),
+            Some((one, word)) => {
+                let why = word.why.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+                Err(Refusal::BuildNeeded { build: one.build.clone(), why })
+            }
+        }
+    }
+
+    fn may_reduce(&self, now: Millis, id: &BuildId, force: &Force, going: &BTreeSet<&BuildId>) -> Result<(), Refusal> {
         let build = self.builds.get(id).ok_or_else(|| Refusal::UnknownBuild(id.clone()))?;
         if !build.is_ended() {
             return Err(Refusal::BuildRuns(id.clone()));
@@ -151,7 +169,7 @@ impl Farm {
         if let Some(user) = self.users(id).find(|user| !user.is_ended()) {
             return needed(format!("{}, which has not ended, is built from it", user.id()));
         }
-        if force == Force::Forced {
+        if *force == Force::Forced {
             return Ok(());
         }
         if let Some((name, pin)) = build.kept.pins.iter().find(|(_, pin)| pin.holds(now)) {
@@ -161,7 +179,7 @@ impl Farm {
         if let Some(tag) = build.kept.tags.first() {
             return needed(format!("it is tagged {tag}"));
         }
-        if let Some(last) = build.kept.promotions.last().filter(|_| force == Force::Asked) {
+        if let Some(last) = build.kept.promotions.last().filter(|_| *force == Force::Asked) {
             return needed(format!("it was promoted to {}", last.channel));
         }
         match self.users(id).find(|user| user.keep() >= Keep::Published && !going.contains(user.id())) {
@@ -175,11 +193,13 @@ impl Farm {
         self.builds.values().filter(move |user| user.plan.uses.contains(id))
     }
 
-    pub(super) fn decide_swept(&self, now: Millis, builds: &[BuildId]) -> Vec<Event> {
-        let is_new = |id: &&BuildId| {
-            self.builds.get(*id).and_then(|build| build.kept.reduced.as_ref()).is_some_and(|reduced| !reduced.swept)
+    /// A build that was reduced once more since then is not swept yet.
+    pub(super) fn decide_swept(&self, now: Millis, builds: &[(BuildId, Keep)]) -> Vec<Event> {
+        let is_new = |(id, keep): &&(BuildId, Keep)| {
+            let reduced = self.builds.get(id).and_then(|build| build.kept.reduced.as_ref());
+            reduced.is_some_and(|reduced| !reduced.swept && reduced.keep == *keep)
         };
-        let known = builds.iter().filter(is_new).cloned();
+        let known = builds.iter().filter(is_new).map(|(id, _)| id.clone());
         let (gone, less): (Vec<_>, Vec<_>) = known.partition(|id| self.builds.get(id).is_some_and(Build::is_deleted));
         let swept = (!less.is_empty()).then_some(Event::BuildsSwept { at: now, builds: less });
         let forgotten = (!gone.is_empty()).then_some(Event::BuildsForgotten { at: now, builds: gone });

@@ -43,7 +43,7 @@ impl Farm {
             Command::Tag { build, tag, by } => self.decide_tag(now, build, tag, by),
             Command::Untag { pipeline, tag, by } => self.decide_untag(now, pipeline, tag, by),
             Command::Promote { build, channel, paths, by } => self.decide_promote(now, build, channel, paths, by),
-            Command::Reduce { builds, by, force } => self.decide_reduce(now, builds, by, *force),
+            Command::Reduce { builds, by, force } => self.decide_reduce(now, builds, by, force),
             Command::Swept { builds } => Ok(self.decide_swept(now, builds)),
             Command::Claim { lease, worker, blobs } => self.decide_claim(now, *lease, worker, blobs),
             Command::ResumeSweep { by } => Ok(self.decide_resume_sweep(now, by)),

@@ -1,6 +1,7 @@
 //! What the farm's state says at the moment at which a sweep begins.
 
 use super::GRACE_OF_THE_CARELESS;
+use super::plan::Unpublished;
 use crate::build::Build;
 use crate::farm::Farm;
 use railyard_common::blob::Blob;
@@ -31,8 +32,10 @@ pub struct Look {
     pub(super) marks: Vec<Digest>,
     /// Blobs that must be there, in order, each with a build that needs it.
     pub(super) needed: Vec<(Digest, BuildId)>,
+    /// What each ended build needs; only after a restore.
+    pub(super) users: Vec<(BuildId, Vec<Digest>)>,
     /// Reduced builds whose grace is over, and what they had published that is nobody else's.
-    pub(super) reduced: Vec<(BuildId, Vec<(RelPath, Blob)>)>,
+    pub(super) reduced: Vec<Unpublished>,
 }
 
 /// A build, and what the rules say of it.
@@ -77,20 +80,27 @@ impl Look {
             whole: ended().filter(|build| build.keep() == Keep::All).map(|build| build.id().clone()).collect(),
             marks: farm.marks(now, grace_millis),
             needed,
+            users: if farm.restored_at().is_some() {
+                ended().map(|build| users(farm, build)).collect()
+            } else {
+                Vec::new()
+            },
             reduced: reduced(farm, now, grace_millis),
         }
     }
 }
 
+fn users(farm: &Farm, build: &Build) -> (BuildId, Vec<Digest>) {
+    (build.id().clone(), farm.blobs_of(build, build.keep()).map(|blob| blob.digest).collect())
+}
+
 /// Builds that were reduced a grace ago, with the paths at which no other build has something.
-fn reduced(farm: &Farm, now: Millis, grace_millis: u64) -> Vec<(BuildId, Vec<(RelPath, Blob)>)> {
+fn reduced(farm: &Farm, now: Millis, grace_millis: u64) -> Vec<Unpublished> {
     let level = |build: &Build| build.keep_for_now(now, grace_millis);
     let is_over = |build: &&Build| {
         build.kept.reduced.as_ref().is_some_and(|reduced| !reduced.swept && level(build) == reduced.keep)
     };
-    let is_placed = |build: &&Build| level(build) >= Keep::Published && !build.is_untrusted();
-    let kept: BTreeSet<&RelPath> =
-        farm.builds().filter(is_placed).flat_map(|build| farm.published(build)).map(|(path, _)| path).collect();
+    let kept = farm.paths_in_use(now, grace_millis);
     let paths = |build: &Build| -> Vec<(RelPath, Blob)> {
         if !build.is_success() || build.is_untrusted() || level(build) >= Keep::Published {
             return Vec::new();
@@ -98,7 +108,8 @@ fn reduced(farm: &Farm, now: Millis, grace_millis: u64) -> Vec<(BuildId, Vec<(Re
         let own = farm.published(build).filter(|(path, _)| !kept.contains(path));
         own.map(|(path, blob)| (path.clone(), *blob)).collect()
     };
-    farm.builds().filter(is_over).map(|build| (build.id().clone(), paths(build))).collect()
+    let told = |build: &Build| Unpublished { build: build.id().clone(), keep: build.keep(), paths: paths(build) };
+    farm.builds().filter(is_over).map(told).collect()
 }
 
 /// Builds with what the rules say, newest first.

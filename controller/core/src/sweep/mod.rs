@@ -6,10 +6,12 @@
 //! **Invariant:** an object is in a plan only if it was listed, is old enough, and neither the farm nor any manifest in the cache needs it;
 //! and only if everything that must be in the cache was listed, too.
 
+mod claims;
 mod look;
 mod plan;
 mod planner;
 
+pub use claims::Claims;
 pub use look::{Decided, Look};
 pub use plan::{Gone, GoneKind, SweepPlan, Unpublished};
 pub use planner::{Ask, Listed, Planner, Stop};

@@ -39,6 +39,8 @@ pub struct Gone {
 pub struct Unpublished {
     /// The build.
     pub build: BuildId,
+    /// What is left of it.
+    pub keep: Keep,
     /// The paths, and what must lie there: anything else is not the build's.
     pub paths: Vec<(RelPath, Blob)>,
 }
@@ -54,6 +56,9 @@ pub struct SweepPlan {
     pub reduced: Vec<Unpublished>,
     /// Objects that go: blobs, logs, records, in this order, so that a build's manifest goes last.
     pub gone: Vec<Gone>,
+    /// After a restore from a backup: builds that the state knows and the cache lacks, in whole or in part, because they were deleted
+    /// since. Whoever lets sweeps go on reduces them.
+    pub lost: Vec<Reduction>,
     /// Objects that nobody of the farm put there. They stay.
     pub foreign: u64,
     /// Objects and bytes of the farm that were listed.

@@ -1,10 +1,11 @@
 //! What a sweep wants to know of the cache, and what it makes of it.
 
-use super::PAGE_LEN;
 use super::look::{Decided, Look};
 use super::plan::{Gone, GoneKind, SweepPlan, Unpublished, digest};
+use crate::kept::Reduction;
 use railyard_common::digest::Digest;
 use railyard_common::id::BuildId;
+use railyard_common::layout::SWEPT;
 use railyard_common::manifest::References;
 use railyard_common::object::Object;
 use railyard_common::path::RelPath;
@@ -12,9 +13,6 @@ use railyard_common::planted::{self, Bug};
 use railyard_common::retention::{Keep, Why};
 use railyard_common::time::Millis;
 use std::collections::{BTreeMap, BTreeSet};
-
-/// The directories that are listed, in this order: what manifests say must be known before a blob is judged.
-const PREFIXES: [&str; 3] = ["builds", "blobs", "logs"];
 
 /// An object of the cache as a listing shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,7 +28,7 @@ pub struct Listed {
 /// What the planner needs next.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ask {
-    /// [`Planner::page`]: objects below `prefix`, those after `after`, in order, [`PAGE_LEN`] of them.
+    /// [`Planner::page`]: objects below `prefix`, those after `after`, in order, as many as [`Planner::new`] was told.
     Page {
         /// The directory.
         prefix: &'static str,
@@ -91,6 +89,9 @@ pub enum Stop {
         /// What is wrong with it.
         why: String,
     },
+    /// A listing ends too early.
+    #[error("the cache's listing of {0}/ ends before its last object: it is not the whole cache. Nothing is deleted")]
+    CutShort(&'static str),
     /// A listing goes backwards.
     #[error("the cache's listing is out of order at {0}: it cannot be trusted. Nothing is deleted")]
     OutOfOrder(RelPath),
@@ -114,8 +115,13 @@ pub struct Planner {
     /// For each of the needed blobs, whether it was listed.
     seen: Vec<bool>,
     gone: Vec<Gone>,
+    /// After a restore: builds of which the cache lacks something, and what of them is there.
+    lost: BTreeMap<BuildId, Keep>,
     foreign: u64,
     listed: (u64, u64),
+    page_len: usize,
+    /// The last object of the directory was listed.
+    at_end: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -126,8 +132,9 @@ enum Stage {
 }
 
 impl Planner {
-    /// Begins with a look.
-    pub fn new(look: Look) -> Self {
+    /// Begins with a look; a page that is shorter than `page_len` is the last of its directory. What manifests say must be known
+    /// before a blob is judged, so `builds` comes first.
+    pub fn new(look: Look, page_len: usize) -> Self {
         let seen = vec![false; look.needed.len()];
         Self {
             look,
@@ -140,15 +147,18 @@ impl Planner {
             more_paths: BTreeSet::new(),
             seen,
             gone: Vec::new(),
+            lost: BTreeMap::new(),
             foreign: 0,
             listed: (0, 0),
+            page_len,
+            at_end: false,
         }
     }
 
     /// What it needs next.
     pub fn ask(&self) -> Ask {
         match self.stage {
-            Stage::Listing(place) => Ask::Page { prefix: PREFIXES[place], after: self.after.clone() },
+            Stage::Listing(place) => Ask::Page { prefix: SWEPT[place], after: self.after.clone() },
             Stage::Manifests => {
                 let unknown = self.found.iter().filter(|build| !self.look.levels.contains_key(*build));
                 Ask::Manifests(self.look.whole.iter().chain(unknown).cloned().collect())
@@ -163,7 +173,7 @@ impl Planner {
     /// [`Stop`].
     pub fn page(&mut self, page: Vec<Listed>) -> Result<(), Stop> {
         let Stage::Listing(place) = self.stage else { return Ok(()) };
-        let is_last = page.len() < PAGE_LEN || planted::is(Bug::SweepFirstPage);
+        let is_last = page.len() < self.page_len || planted::is(Bug::SweepFirstPage);
         for one in page {
             if self.after.as_ref().is_some_and(|after| *after >= one.path) {
                 return Err(Stop::OutOfOrder(one.path));
@@ -172,13 +182,16 @@ impl Planner {
             self.judge(one);
         }
         if is_last {
+            if !std::mem::take(&mut self.at_end) && !planted::is(Bug::SweepPartial) {
+                return Err(Stop::CutShort(SWEPT[place]));
+            }
             self.after = None;
             self.stage = match place {
                 0 => {
                     self.check_manifests()?;
                     Stage::Manifests
                 }
-                place if place + 1 < PREFIXES.len() => Stage::Listing(place + 1),
+                place if place + 1 < SWEPT.len() => Stage::Listing(place + 1),
                 _ => Stage::Done,
             };
             if place == 1 {
@@ -230,18 +243,23 @@ impl Planner {
     /// # Errors
     /// [`Stop::Restored`], with the plan that may not be carried out.
     pub fn end(self, known: &BTreeSet<BuildId>) -> Result<SweepPlan, (Stop, Box<SweepPlan>)> {
-        let Self { look, mut unknown, more_paths, mut gone, foreign, listed, .. } = self;
+        let Self { look, mut unknown, more_paths, mut gone, lost, foreign, listed, .. } = self;
         unknown.retain(|build, _| !known.contains(build));
         gone.sort_by(|a, b| (rank(a), &a.path).cmp(&(rank(b), &b.path)));
         let reduced: Vec<Unpublished> = look
             .reduced
             .into_iter()
-            .map(|(build, paths)| {
-                let paths = paths.into_iter().filter(|(path, _)| !more_paths.contains(path)).collect();
-                Unpublished { build, paths }
+            .map(|mut one| {
+                one.paths.retain(|(path, _)| !more_paths.contains(path));
+                one
             })
             .collect();
         let mut builds = look.builds;
+        for one in &mut builds {
+            if let Some(keep) = lost.get(&one.build) {
+                (one.keep, one.why) = (*keep, vec![Why::Lost]);
+            }
+        }
         builds.extend(unknown.into_iter().map(|(build, bytes)| Decided {
             build,
             channel: railyard_common::id::ChannelName::usual().clone(),
@@ -252,7 +270,9 @@ impl Planner {
             frees: 0,
         }));
         let digest = digest(&builds, &reduced, &gone);
-        let plan = SweepPlan { at: look.at, builds, reduced, gone, foreign, listed, digest };
+        let why = Why::Lost.to_string();
+        let lost = lost.into_iter().map(|(build, keep)| Reduction { build, keep, why: why.clone() }).collect();
+        let plan = SweepPlan { at: look.at, builds, reduced, gone, lost, foreign, listed, digest };
         match look.restored_at {
             Some(at) => Err((Stop::Restored { at }, Box::new(plan))),
             None => Ok(plan),
@@ -261,7 +281,7 @@ impl Planner {
 
     fn judge(&mut self, one: Listed) {
         let object = Object::at(&one.path);
-        if object != Object::Foreign {
+        if !matches!(object, Object::Foreign | Object::End) {
             self.listed = (self.listed.0 + 1, self.listed.1.saturating_add(one.bytes));
         }
         match object {
@@ -287,6 +307,7 @@ impl Planner {
                     });
                 }
             }
+            Object::End => self.at_end = true,
             Object::Foreign => self.foreign += 1,
             Object::Log(_) | Object::Shared => {}
         }
@@ -304,7 +325,14 @@ impl Planner {
         self.look.at.since(one.modified) >= self.look.grace_millis
     }
 
-    fn check_manifests(&self) -> Result<(), Stop> {
+    /// After a restore the state may know builds that were deleted since the backup.
+    fn check_manifests(&mut self) -> Result<(), Stop> {
+        if self.look.restored_at.is_some() {
+            let gone = self.look.manifests.iter().filter(|build| !self.found.contains(*build));
+            self.lost.extend(gone.map(|build| (build.clone(), Keep::Nothing)));
+            self.look.whole.retain(|build| self.found.contains(build));
+            return Ok(());
+        }
         let mut missing = self.look.manifests.iter().filter(|build| !self.found.contains(*build));
         match missing.next() {
             Some(build) if !planted::is(Bug::SweepPartial) => {
@@ -314,7 +342,16 @@ impl Planner {
         }
     }
 
-    fn check_blobs(&self) -> Result<(), Stop> {
+    fn check_blobs(&mut self) -> Result<(), Stop> {
+        if self.look.restored_at.is_some() {
+            let missing = self.look.needed.iter().zip(&self.seen).filter(|(_, seen)| !**seen);
+            let missing: BTreeSet<Digest> = missing.map(|((digest, _), _)| *digest).collect();
+            let users = self.look.users.iter().filter(|(_, blobs)| blobs.iter().any(|blob| missing.contains(blob)));
+            for (build, _) in users {
+                self.lost.entry(build.clone()).or_insert(Keep::Manifest);
+            }
+            return Ok(());
+        }
         let mut missing = self.look.needed.iter().zip(&self.seen).filter(|(_, seen)| !**seen);
         match missing.next() {
             Some(((digest, build), _)) if !planted::is(Bug::SweepPartial) => {
