@@ -15,7 +15,7 @@ pub struct References {
     pub build: BuildId,
     /// Its artifacts, image configurations and layers.
     pub blobs: Vec<Blob>,
-    /// Where files of it lie.
+    /// Where files of it lie: none, unless it succeeded.
     pub published: Vec<RelPath>,
 }
 
@@ -38,6 +38,9 @@ struct Head {
 #[derive(Deserialize)]
 struct Written {
     build: BuildId,
+    verdict: String,
+    #[serde(default)]
+    untrusted: bool,
     jobs: Vec<WrittenJob>,
 }
 
@@ -59,13 +62,14 @@ impl References {
         if head.schema_version != SCHEMA_VERSION {
             return Err(BadManifest::Newer(head.schema_version));
         }
-        let Written { build, jobs } = serde_json::from_slice(bytes)?;
+        let Written { build, verdict, untrusted, jobs } = serde_json::from_slice(bytes)?;
+        let publishes = verdict == "succeeded" && !untrusted;
         let (mut blobs, mut published) = (Vec::new(), Vec::new());
         for job in jobs {
             blobs.extend(job.image.into_iter().flat_map(|image| std::iter::once(image.config).chain(image.layers)));
             for artifact in job.artifacts {
                 blobs.push(artifact.blob);
-                published.extend(artifact.published);
+                published.extend(artifact.published.filter(|_| publishes));
             }
         }
         Ok(Self { build, blobs, published })
@@ -79,11 +83,19 @@ mod tests {
     #[test]
     fn a_manifest_is_read_or_refused() {
         let read = |text: &str| References::read(text.as_bytes()).map_err(|error| error.to_string());
-        let empty =
-            read(r#"{"schema_version":1,"build":"mini/1","jobs":[{"name":"a@linux/amd64"}],"more":1}"#).unwrap();
+        let empty = read(
+            r#"{"schema_version":1,"build":"mini/1","verdict":"succeeded","jobs":[{"name":"a@linux/amd64"}],"more":1}"#,
+        )
+        .unwrap();
         assert_eq!((empty.build.to_string().as_str(), empty.blobs.len()), ("mini/1", 0));
         assert!(read(r#"{"schema_version":2,"builds":1}"#).unwrap_err().contains("of form 2"));
-        for bad in ["", "{", "[]", r#"{"schema_version":1}"#, r#"{"schema_version":1,"build":"mini","jobs":[]}"#] {
+        for bad in [
+            "",
+            "{",
+            "[]",
+            r#"{"schema_version":1}"#,
+            r#"{"schema_version":1,"build":"mini","verdict":"failed","jobs":[]}"#,
+        ] {
             assert!(read(bad).unwrap_err().starts_with("it is no manifest"), "{bad}");
         }
     }

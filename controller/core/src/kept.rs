@@ -112,6 +112,11 @@ impl Build {
         }
     }
 
+    /// Whether it has published what its outputs say, or still may: one that has failed has not, and no untrusted one does.
+    pub fn publishes(&self) -> bool {
+        !self.is_untrusted() && (self.is_success() || !self.is_ended())
+    }
+
     /// Whether it ended with every job done and its paths published.
     pub fn is_success(&self) -> bool {
         matches!(self.state, BuildState::Ended { verdict: Verdict::Succeeded, .. })

@@ -25,7 +25,8 @@ impl Farm {
             BuildState::Running | BuildState::Cancelling { .. } | BuildState::Finalizing { .. } => BuildStage::Running,
         };
         let published = |blob: &Blob, published| BlobFact { digest: blob.digest, bytes: blob.stored_bytes, published };
-        let artifacts = self.artifacts(build).map(|one| published(&one.blob, one.published.is_some()));
+        let publishes = build.publishes();
+        let artifacts = self.artifacts(build).map(|one| published(&one.blob, publishes && one.published.is_some()));
         let images = self.image_blobs(build).map(|blob| published(blob, false));
         let promoted = build.kept.promotions.iter().flat_map(|one| one.paths.values());
         BuildFact {
@@ -59,7 +60,9 @@ impl Farm {
 
     /// Where files of a build lie, or will: what its jobs publish, and what was published for its promotions.
     pub fn published<'a>(&'a self, build: &'a Build) -> impl Iterator<Item = (&'a RelPath, &'a Blob)> {
-        let own = self.artifacts(build).filter_map(|one| Some((one.published.as_ref()?, &one.blob)));
+        let publishes = build.publishes();
+        let own = self.artifacts(build).filter(move |_| publishes);
+        let own = own.filter_map(|one| Some((one.published.as_ref()?, &one.blob)));
         own.chain(build.kept.promotions.iter().flat_map(|one| &one.paths))
     }
 

@@ -345,10 +345,10 @@ fn artifacts_of(farm: &Farm, id: &BuildId) -> Vec<(JobName, Artifact)> {
     let Some(build) = farm.build(id) else { return Vec::new() };
     let jobs = build.jobs().zip(&build.plan.jobs);
     let results = jobs.filter_map(|(id, spec)| Some((spec.name.clone(), farm.job(id)?.result()?.artifacts.clone())));
-    let keep = build.keep();
+    let (keep, publishes) = (build.keep(), build.publishes());
     let is_there = move |artifact: &Artifact| match keep {
         Keep::All => true,
-        Keep::Published => artifact.published.is_some(),
+        Keep::Published => publishes && artifact.published.is_some(),
         Keep::Manifest | Keep::Nothing => false,
     };
     let there = results.flat_map(|(name, artifacts)| {

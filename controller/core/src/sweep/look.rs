@@ -102,7 +102,7 @@ fn reduced(farm: &Farm, now: Millis, grace_millis: u64) -> Vec<Unpublished> {
     };
     let kept = farm.paths_in_use(now, grace_millis);
     let paths = |build: &Build| -> Vec<(RelPath, Blob)> {
-        if !build.is_success() || build.is_untrusted() || level(build) >= Keep::Published {
+        if level(build) >= Keep::Published {
             return Vec::new();
         }
         let own = farm.published(build).filter(|(path, _)| !kept.contains(path));

@@ -164,6 +164,9 @@ impl World {
             // Its worker was not heard of for too long.
             let _ = self.decide(&Command::Expire { lease });
             self.works.remove(&lease);
+            if let Stage::Claiming(_) = work.stage {
+                self.claims.end(&work.digests());
+            }
             return;
         }
         let blobs = work.digests();
@@ -235,7 +238,8 @@ impl World {
                 self.store.put(path.clone(), Vec::new(), Some(artifact.blob.digest), self.now);
             }
         }
-        let manifest = serde_json::json!({ "schema_version": 1, "build": id, "jobs": [{ "artifacts": artifacts }] });
+        let word = if success { "succeeded" } else { "failed" };
+        let manifest = serde_json::json!({ "schema_version": 1, "build": id, "verdict": word, "jobs": [{ "artifacts": artifacts }] });
         self.store.put(layout::build_manifest(&id), manifest.to_string().into_bytes(), None, self.now);
         self.model.written(&id);
         let done = self.decide(&Command::Finalized { build: id, error: None });

@@ -43,6 +43,8 @@ pub(super) struct Model {
     /// Builds that the journal has lost, and whose manifest is in the cache: with their blobs and paths.
     lost: BTreeMap<BuildId, (BTreeSet<Digest>, BTreeSet<RelPath>)>,
     manifests: BTreeSet<BuildId>,
+    /// Published files of before a restore: of those that the journal has lost, nobody can say whose they are.
+    spared: BTreeSet<RelPath>,
 }
 
 impl Seen {
@@ -60,8 +62,8 @@ impl Seen {
     }
 
     fn blobs(&self, keep: Keep) -> impl Iterator<Item = &(Digest, u64, Option<RelPath>)> {
-        let all = self.results.values().flatten();
-        all.filter(move |(_, _, path)| keep == Keep::All || (keep == Keep::Published && path.is_some()))
+        let (all, success) = (self.results.values().flatten(), self.is_success());
+        all.filter(move |(_, _, path)| keep == Keep::All || (keep == Keep::Published && success && path.is_some()))
     }
 
     fn paths(&self) -> impl Iterator<Item = &RelPath> {
@@ -235,6 +237,8 @@ impl Model {
     /// This is what the backup knew; `now` is what was so until then.
     pub(super) fn restored(&mut self, now: &Self, store: &Store) {
         self.told.clear();
+        self.spared = now.spared.clone();
+        self.spared.extend(store.objects.keys().filter(|path| path.as_str().starts_with("images/")).cloned());
         (self.lost, self.manifests) = (now.lost.clone(), now.manifests.clone());
         for (id, seen) in now.builds.iter().filter(|(id, _)| !self.builds.contains_key(*id)) {
             // A manifest that is there speaks for its build, whatever was said of it since.
@@ -296,7 +300,7 @@ impl Model {
             let unneeded = if text.ends_with("/~end") {
                 false
             } else if text.starts_with("images/") {
-                self.path_of(now, path).is_none()
+                self.path_of(now, path).is_none() && !self.spared.contains(path)
             } else {
                 self.deleting(now, path).is_none()
             };
