@@ -11,7 +11,7 @@ use railyard_common::planted::{self, Bug};
 use railyard_common::priority::Priority;
 use railyard_common::retention::{BlobFact, BuildFact, BuildStage, Keep};
 use railyard_common::time::Millis;
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 impl Farm {
     /// What retention must know of every build.
@@ -91,11 +91,17 @@ impl Farm {
         marks
     }
 
-    /// Published paths at which a build has something, or will have, that is kept for now.
-    pub fn paths_in_use(&self, now: Millis, grace_millis: u64) -> BTreeSet<&RelPath> {
-        let is_placed =
-            |build: &&Build| build.keep_for_now(now, grace_millis) >= Keep::Published && !build.is_untrusted();
-        self.builds.values().filter(is_placed).flat_map(|build| self.published(build)).map(|(path, _)| path).collect()
+    /// Published paths at which a build that is kept for now has something, or may have; with whether that is settled: of a build that
+    /// has not ended it is not.
+    pub fn paths_in_use(&self, now: Millis, grace_millis: u64) -> BTreeMap<&RelPath, bool> {
+        let mut in_use = BTreeMap::new();
+        let kept = self.builds.values().filter(|build| build.keep_for_now(now, grace_millis) >= Keep::Published);
+        for build in kept {
+            for (path, _) in self.published(build) {
+                *in_use.entry(path).or_insert(false) |= build.is_ended();
+            }
+        }
+        in_use
     }
 
     /// The build of a pipeline that has a tag.

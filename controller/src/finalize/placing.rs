@@ -84,9 +84,13 @@ impl Finalizer {
         let (asked, now) = (paths.iter().map(|(path, _)| path.clone()).collect::<Vec<_>>(), self.clock.now());
         let in_use = self.farm.read(move |farm, _| {
             let in_use = farm.paths_in_use(now, grace_millis);
-            asked.into_iter().filter(|path| in_use.contains(path)).collect::<BTreeSet<RelPath>>()
+            asked.into_iter().filter_map(|path| Some((in_use.get(&path).copied()?, path))).collect::<Vec<_>>()
         });
         let in_use = in_use.await.map_err(|error| error.to_string())?;
+        if let Some((_, path)) = in_use.iter().find(|(is_settled, _)| !is_settled) {
+            return Err(format!("{path}, which {id} had published, may be published again just now"));
+        }
+        let in_use: BTreeSet<RelPath> = in_use.into_iter().map(|(_, path)| path).collect();
         let mut own = BTreeSet::new();
         for (path, blob) in paths.iter().filter(|(path, _)| !in_use.contains(path)) {
             if self.has(path, blob).await.map_err(failed)? {

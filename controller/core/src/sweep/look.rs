@@ -100,16 +100,18 @@ fn reduced(farm: &Farm, now: Millis, grace_millis: u64) -> Vec<Unpublished> {
     let is_over = |build: &&Build| {
         build.kept.reduced.as_ref().is_some_and(|reduced| !reduced.swept && level(build) == reduced.keep)
     };
-    let kept = farm.paths_in_use(now, grace_millis);
-    let paths = |build: &Build| -> Vec<(RelPath, Blob)> {
+    let in_use = farm.paths_in_use(now, grace_millis);
+    let own = |build: &Build| -> Vec<(RelPath, Blob)> {
         if level(build) >= Keep::Published {
             return Vec::new();
         }
-        let own = farm.published(build).filter(|(path, _)| !kept.contains(path));
+        let own = farm.published(build).filter(|(path, _)| !in_use.get(path).copied().unwrap_or(false));
         own.map(|(path, blob)| (path.clone(), *blob)).collect()
     };
-    let told = |build: &Build| Unpublished { build: build.id().clone(), keep: build.keep(), paths: paths(build) };
-    farm.builds().filter(is_over).map(told).collect()
+    let told = |build: &Build| Unpublished { build: build.id().clone(), keep: build.keep(), paths: own(build) };
+    // What a build that has not ended may publish as well waits until that is known.
+    let is_settled = |one: &Unpublished| one.paths.iter().all(|(path, _)| !in_use.contains_key(path));
+    farm.builds().filter(is_over).map(told).filter(is_settled).collect()
 }
 
 /// Builds with what the rules say, newest first.

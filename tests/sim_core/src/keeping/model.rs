@@ -45,6 +45,7 @@ pub(super) struct Model {
     manifests: BTreeSet<BuildId>,
     /// Published files of before a restore: of those that the journal has lost, nobody can say whose they are.
     spared: BTreeSet<RelPath>,
+    pub was_restored: bool,
 }
 
 impl Seen {
@@ -237,14 +238,15 @@ impl Model {
     /// This is what the backup knew; `now` is what was so until then.
     pub(super) fn restored(&mut self, now: &Self, store: &Store) {
         self.told.clear();
-        self.spared = now.spared.clone();
+        (self.spared, self.was_restored) = (now.spared.clone(), true);
         self.spared.extend(store.objects.keys().filter(|path| path.as_str().starts_with("images/")).cloned());
         (self.lost, self.manifests) = (now.lost.clone(), now.manifests.clone());
         for (id, seen) in now.builds.iter().filter(|(id, _)| !self.builds.contains_key(*id)) {
             // A manifest that is there speaks for its build, whatever was said of it since.
             if store.objects.contains_key(&layout::build_manifest(id)) {
                 let blobs = seen.blobs(Keep::All).map(|(digest, _, _)| *digest).collect();
-                self.lost.insert(id.clone(), (blobs, seen.paths().cloned().collect()));
+                let paths = seen.paths().filter(|_| seen.is_success()).cloned().collect();
+                self.lost.insert(id.clone(), (blobs, paths));
             }
         }
     }
@@ -297,7 +299,8 @@ impl Model {
         }
         for path in store.objects.keys() {
             let text = path.as_str();
-            let unneeded = if text.ends_with("/~end") {
+            // After a restore, manifests of before it may speak for more than anybody knows.
+            let unneeded = if text.ends_with("/~end") || (self.was_restored && text.starts_with("blobs/")) {
                 false
             } else if text.starts_with("images/") {
                 self.path_of(now, path).is_none() && !self.spared.contains(path)

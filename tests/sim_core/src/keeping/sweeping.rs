@@ -4,9 +4,11 @@ use super::{GRACE, World};
 use railyard_common::digest::Digest;
 use railyard_common::id::BuildId;
 use railyard_common::layout;
+use railyard_common::path::RelPath;
+use railyard_common::retention::Keep;
 use railyard_core::sweep::{Ask, Gone, GoneKind, Look, Planner, Stop, SweepPlan};
-use railyard_core::{Command, Event, Force};
-use std::collections::BTreeSet;
+use railyard_core::{Command, Event, Force, Reduction};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Objects of a page: few, so that there are many pages.
@@ -125,7 +127,12 @@ impl World {
     fn stopped(&mut self, stop: &Stop) -> Option<Sweep> {
         self.say(|| format!("the sweep stops: {stop}"));
         self.out.stopped += 1;
-        if !self.trouble {
+        // A build that ran when the backup was made may lack what was deleted since; whoever reads the message does as it says.
+        if let (Stop::NoBlob { build, .. } | Stop::NoManifest { build, .. }, true) = (stop, self.model.was_restored) {
+            let reduction = Reduction { build: build.clone(), keep: Keep::Nothing, why: "lost".to_owned() };
+            let delete = Command::Reduce { builds: vec![reduction], by: "olga".to_owned(), force: Force::Forced };
+            let _ = self.decide(&delete);
+        } else if !self.trouble {
             self.breaks(format!("nothing goes wrong, and the sweep stops: {stop}"));
         }
         None
@@ -159,10 +166,15 @@ impl World {
             self.delete_batch(&mut carrying, batch, &deleting);
         } else if let Some(one) = carrying.plan.reduced.get(carrying.unpublished).cloned() {
             carrying.unpublished += 1;
+            let in_use = self.farm.paths_in_use(self.now, GRACE);
+            let in_use: BTreeMap<RelPath, bool> = in_use.into_iter().map(|(path, is)| (path.clone(), is)).collect();
+            if one.paths.iter().any(|(path, _)| in_use.get(path) == Some(&false)) {
+                carrying.failed.insert(one.build);
+                return Some(Sweep::Carrying(carrying));
+            }
             for (path, blob) in &one.paths {
-                let in_use = self.farm.paths_in_use(self.now, GRACE).contains(path);
-                let is_own =
-                    !in_use && self.store.objects.get(path).is_some_and(|object| object.digest == Some(blob.digest));
+                let has_own = self.store.objects.get(path).is_some_and(|object| object.digest == Some(blob.digest));
+                let is_own = has_own && !in_use.contains_key(path);
                 if is_own {
                     if let Some(why) = self.model.unpublishing(self.now, path) {
                         self.breaks(why);
