@@ -7,6 +7,7 @@ pub mod backoff;
 pub mod blob;
 pub mod compress;
 pub mod digest;
+pub mod disk;
 pub mod id;
 pub mod identity;
 pub mod image_name;

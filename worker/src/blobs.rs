@@ -2,17 +2,25 @@
 //!
 //! **Invariant:** a file under its final name is complete and was verified; a blob that somebody holds is not removed.
 
+mod stock;
+
+pub use stock::Stock;
+
 use crate::disk::DiskError;
+use crate::disk::policy::{self, Need, Part, Reach, Thing};
+use crate::disk::uses::Uses;
 use crate::keyed::Keyed;
 use railyard_common::blob::{Blob, Encoding};
 use railyard_common::digest::Digest;
 use railyard_transfer::Form;
-use std::collections::BTreeMap;
-use std::fs;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File, FileTimes, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, UNIX_EPOCH};
 use tokio::sync::OwnedMutexGuard;
 
 /// Names the boot of the host's kernel in which the files were written.
@@ -36,19 +44,25 @@ pub struct Blobs {
 #[derive(Debug)]
 struct Shared {
     dir: PathBuf,
-    max_bytes: u64,
+    max_bytes: AtomicU64,
+    uses: Arc<Uses>,
     shelf: Mutex<Shelf>,
     fetching: Keyed<Key>,
 }
 
 /// A blob in one of its forms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Key {
+pub struct Key {
     digest: Digest,
     encoding: Encoding,
 }
 
 impl Key {
+    /// Whether it is kept as the cache stores it.
+    fn is_packed(&self) -> bool {
+        self.encoding != Encoding::Identity
+    }
+
     fn name(&self) -> String {
         match self.encoding {
             Encoding::Identity => self.digest.hex(),
@@ -69,16 +83,25 @@ impl Key {
 #[derive(Debug, Default)]
 struct Shelf {
     entries: BTreeMap<Key, Entry>,
-    /// Counts uses: what was used least recently has the lowest number.
-    clock: u64,
+    /// What is being fetched, and belongs to its fetch.
+    coming: BTreeSet<Key>,
 }
 
 #[derive(Debug)]
 struct Entry {
     size_bytes: u64,
     holders: usize,
+    /// See [`Uses`]; 0: nobody is likely to want it again.
     used_at: u64,
     state: State,
+}
+
+impl Entry {
+    fn thing(&self, key: Key) -> Thing<Key> {
+        let part = Part::File(key.digest, key.is_packed());
+        let need = if self.holders == 0 { Need::Nobody } else { Need::Job };
+        Thing { key, parts: [(part, self.size_bytes)].into(), used_at: self.used_at, need }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,6 +133,7 @@ impl Held {
     /// Gives it up, and says that nobody is likely to want it again soon.
     pub fn discard(self) {
         self.shared.shelf().entries.entry(self.key).and_modify(|entry| entry.used_at = 0);
+        note_use(&self.path, 0);
     }
 }
 
@@ -154,14 +178,6 @@ impl Fetch {
         let size_bytes = fs::metadata(&self.path).map_err(DiskError::at("read", &self.path))?.len();
         Ok(self.blobs.add(self.key, size_bytes))
     }
-
-    /// The disk is full: removes every blob that nobody holds. `false` if there was none.
-    pub fn make_room(&self) -> bool {
-        let freed_bytes = self.blobs.shared.evict(&mut self.blobs.shared.shelf(), 0);
-        let digest = self.key.digest;
-        tracing::warn!(%digest, freed_bytes, "the disk is full; removed the blobs that nobody holds");
-        freed_bytes > 0
-    }
 }
 
 impl Drop for Fetch {
@@ -169,12 +185,12 @@ impl Drop for Fetch {
         let size_bytes = unfinished_bytes(&self.path);
         let shared = &self.blobs.shared;
         let mut shelf = shared.shelf();
+        shelf.coming.remove(&self.key);
         // Nothing is there if the fetch went well, or never began.
         if size_bytes > 0 && !shelf.entries.contains_key(&self.key) {
-            shelf.clock += 1;
-            let used_at = shelf.clock;
+            let used_at = shared.uses.next();
             shelf.entries.insert(self.key, Entry { size_bytes, holders: 0, used_at, state: State::Unfinished });
-            shared.evict(&mut shelf, shared.max_bytes);
+            shared.trim(&mut shelf);
         }
     }
 }
@@ -185,7 +201,7 @@ impl Drop for Held {
         if let Some(entry) = shelf.entries.get_mut(&self.key) {
             entry.holders = entry.holders.saturating_sub(1);
         }
-        self.shared.evict(&mut shelf, self.shared.max_bytes);
+        self.shared.trim(&mut shelf);
     }
 }
 
@@ -195,7 +211,7 @@ impl Blobs {
     ///
     /// # Errors
     /// [`DiskError`].
-    pub fn open(dir: &Path, max_bytes: u64) -> Result<Self, DiskError> {
+    pub fn open(dir: &Path, max_bytes: u64, uses: Arc<Uses>) -> Result<Self, DiskError> {
         let boot = fs::read_to_string(KERNEL_BOOT_ID).unwrap_or_default();
         let same_boot = !boot.is_empty() && fs::read_to_string(dir.join(BOOT_FILE)).is_ok_and(|text| text == boot);
         if !same_boot {
@@ -208,10 +224,18 @@ impl Blobs {
         }
         fs::create_dir_all(dir).map_err(DiskError::at("create", dir))?;
         fs::write(dir.join(BOOT_FILE), boot).map_err(DiskError::at("write", dir))?;
-        let shelf = Mutex::new(scan(dir)?);
-        let shared = Shared { dir: dir.to_owned(), max_bytes, shelf, fetching: Keyed::default() };
-        shared.evict(&mut shared.shelf(), max_bytes);
+        let shelf = scan(dir)?;
+        shelf.entries.values().for_each(|entry| uses.seen(entry.used_at));
+        let (dir, max_bytes, shelf) = (dir.to_owned(), AtomicU64::new(max_bytes), Mutex::new(shelf));
+        let shared = Shared { dir, max_bytes, uses, shelf, fetching: Keyed::default() };
+        shared.trim(&mut shared.shelf());
         Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// They are kept up to so many bytes from now on, but for those that somebody holds.
+    pub fn limit(&self, max_bytes: u64) {
+        self.shared.max_bytes.store(max_bytes, Ordering::Relaxed);
+        self.shared.trim(&mut self.shared.shelf());
     }
 
     /// The blob in a form, or the right to fetch it. Two who want the same blob fetch it once: the other one waits here.
@@ -232,7 +256,10 @@ impl Blobs {
             Some(held) => Claim::Here(held),
             None => {
                 // From here on it is the fetch's business; nobody may evict what it writes.
-                self.shared.shelf().entries.remove(&key);
+                let mut shelf = self.shared.shelf();
+                shelf.entries.remove(&key);
+                shelf.coming.insert(key);
+                drop(shelf);
                 Claim::Fetch(Fetch { blobs: self.clone(), key, path: self.path(key), _one: one })
             }
         }
@@ -264,20 +291,21 @@ impl Blobs {
 
     fn hold_key(&self, key: Key) -> Option<Held> {
         let mut shelf = self.shared.shelf();
-        shelf.clock += 1;
-        let now = shelf.clock;
         let entry = shelf.entries.get_mut(&key).filter(|entry| entry.state == State::Whole)?;
         entry.holders += 1;
-        entry.used_at = now;
-        Some(Held { shared: self.shared.clone(), key, path: self.path(key) })
+        entry.used_at = self.shared.uses.next();
+        let path = self.path(key);
+        note_use(&path, entry.used_at);
+        Some(Held { shared: self.shared.clone(), key, path })
     }
 
     fn add(&self, key: Key, size_bytes: u64) -> Held {
-        let mut shelf = self.shared.shelf();
-        shelf.clock += 1;
-        let used_at = shelf.clock;
-        shelf.entries.insert(key, Entry { size_bytes, holders: 1, used_at, state: State::Whole });
-        Held { shared: self.shared.clone(), key, path: self.path(key) }
+        let used_at = self.shared.uses.next();
+        let path = self.path(key);
+        note_use(&path, used_at);
+        let entry = Entry { size_bytes, holders: 1, used_at, state: State::Whole };
+        self.shared.shelf().entries.insert(key, entry);
+        Held { shared: self.shared.clone(), key, path }
     }
 
     fn path(&self, key: Key) -> PathBuf {
@@ -291,22 +319,28 @@ impl Shared {
         self.shelf.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Removes what was used least recently and is not held, until the rest is within `limit_bytes`. Returns how many
-    /// bytes that were.
-    fn evict(&self, shelf: &mut Shelf, limit_bytes: u64) -> u64 {
-        let before: u64 = shelf.entries.values().map(|entry| entry.size_bytes).sum();
-        let mut total = before;
-        while total > limit_bytes {
-            let free = shelf.entries.iter().filter(|(_, entry)| entry.holders == 0);
-            let Some(oldest) = free.min_by_key(|(_, entry)| entry.used_at).map(|(key, _)| *key) else { break };
-            let path = self.dir.join(oldest.name());
-            if let Err(error) = remove(&path).and_then(|()| remove_unfinished(&path)) {
-                tracing::warn!(path = %path.display(), %error, "cannot remove a blob that is over the limit");
-                break;
-            }
-            total -= shelf.entries.remove(&oldest).map_or(0, |entry| entry.size_bytes);
+    /// Removes what the policy lets go first, until the rest is within the limit.
+    fn trim(&self, shelf: &mut Shelf) {
+        let total: u64 = shelf.entries.values().map(|entry| entry.size_bytes).sum();
+        let excess = total.saturating_sub(self.max_bytes.load(Ordering::Relaxed));
+        if excess == 0 {
+            return;
         }
-        before - total
+        let things: Vec<Thing<Key>> = shelf.entries.iter().map(|(key, entry)| entry.thing(*key)).collect();
+        for choice in policy::choose(&things, Reach::Spare, excess) {
+            if let Err(error) = self.remove(shelf, choice.thing.key) {
+                let blob = choice.thing.key.name();
+                tracing::warn!(blob, %error, "cannot remove a blob that is over the limit");
+                return;
+            }
+        }
+    }
+
+    /// Removes a blob that nobody holds. Returns what its files took.
+    fn remove(&self, shelf: &mut Shelf, key: Key) -> io::Result<u64> {
+        let path = self.dir.join(key.name());
+        remove(&path).and_then(|()| remove_unfinished(&path))?;
+        Ok(shelf.entries.remove(&key).map_or(0, |entry| entry.size_bytes))
     }
 }
 
@@ -329,16 +363,31 @@ fn scan(dir: &Path) -> Result<Shelf, DiskError> {
                 continue;
             }
         };
-        let size_bytes = match state {
-            State::Whole => entry.metadata().map_err(DiskError::at("read", &path))?.len(),
-            State::Unfinished => unfinished_bytes(&dir.join(key.name())),
+        let metadata = entry.metadata().map_err(DiskError::at("read", &path))?;
+        let (size_bytes, used_at) = match state {
+            State::Whole => (metadata.len(), last_use(&metadata)),
+            State::Unfinished => (unfinished_bytes(&dir.join(key.name())), last_use(&metadata)),
         };
-        let known = shelf.entries.entry(key).or_insert(Entry { size_bytes, holders: 0, used_at: 0, state });
+        let known = shelf.entries.entry(key).or_insert(Entry { size_bytes, holders: 0, used_at, state });
         if state == State::Whole {
-            *known = Entry { size_bytes, holders: 0, used_at: 0, state };
+            *known = Entry { size_bytes, holders: 0, used_at, state };
         }
     }
     Ok(shelf)
+}
+
+/// Leaves the number of a use with the file, for the next process of this worker: as the time when it was last read, which nobody
+/// else has a use for. When its content was made is left as it is: jobs see that.
+fn note_use(path: &Path, used_at: u64) {
+    let times = FileTimes::new().set_accessed(UNIX_EPOCH + Duration::from_millis(used_at));
+    if let Err(error) = File::open(path).and_then(|file| file.set_times(times)) {
+        tracing::debug!(path = %path.display(), %error, "a restart will not know when a blob was last used");
+    }
+}
+
+fn last_use(metadata: &Metadata) -> u64 {
+    let read = metadata.accessed().ok().and_then(|at| at.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
+    u64::try_from(read.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// What a fetch adds to the name of its blob until it is whole.
@@ -368,122 +417,4 @@ fn remove(path: &Path) -> io::Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn blob(text: &str) -> Blob {
-        Blob::plain(Digest::of(text.as_bytes()), text.len() as u64)
-    }
-
-    async fn get(blobs: &Blobs, text: &str) -> Held {
-        match blobs.claim(&blob(text), Form::Plain).await {
-            Claim::Here(held) => held,
-            Claim::Fetch(fetch) => {
-                fs::write(fetch.path(), text).unwrap();
-                fetch.done().unwrap()
-            }
-        }
-    }
-
-    #[tokio::test]
-    async fn keeps_what_is_used_and_drops_what_was_used_longest_ago() {
-        let dir = tempfile::tempdir().unwrap();
-        let blobs = Blobs::open(dir.path(), 10).unwrap();
-        let has = |text: &str| dir.path().join(Digest::of(text.as_bytes()).hex()).exists();
-        drop(get(&blobs, "aaaa").await);
-        drop(get(&blobs, "bbbb").await);
-        drop(get(&blobs, "aaaa").await);
-        let held = get(&blobs, "cccc").await;
-        drop(get(&blobs, "dddd").await);
-        assert_eq!([has("aaaa"), has("bbbb"), has("cccc"), has("dddd")], [false, false, true, true]);
-        let more = get(&blobs, "eeeeeeee").await;
-        assert!(has("cccc") && has("eeeeeeee"), "held blobs stay, over the limit or not");
-        held.discard();
-        drop(more);
-        assert!(!has("cccc") && has("eeeeeeee"));
-    }
-
-    #[tokio::test]
-    async fn a_blob_is_fetched_once_and_found_again_at_the_next_start() {
-        let dir = tempfile::tempdir().unwrap();
-        let blobs = Blobs::open(dir.path(), 100).unwrap();
-        drop(get(&blobs, "aaaa").await);
-        fs::write(dir.path().join("half.part"), "x").unwrap();
-        let blobs = Blobs::open(dir.path(), 100).unwrap();
-        let Claim::Here(held) = blobs.claim(&blob("aaaa"), Form::Plain).await else { panic!("it is not here") };
-        assert_eq!(fs::read(held.path()).unwrap(), b"aaaa");
-        assert!(!dir.path().join("half.part").exists());
-        fs::write(dir.path().join(BOOT_FILE), "another boot").unwrap();
-        assert!(Blobs::open(dir.path(), 100).unwrap().hold(Digest::of(b"aaaa")).is_none());
-    }
-
-    #[tokio::test]
-    async fn an_output_is_taken_in_without_a_copy() {
-        let dir = tempfile::tempdir().unwrap();
-        let blobs = Blobs::open(&dir.path().join("blobs"), 100).unwrap();
-        let file = dir.path().join("out");
-        fs::write(&file, "out").unwrap();
-        blobs.adopt(&file, &blob("out")).await;
-        fs::remove_file(&file).unwrap();
-        assert_eq!(fs::read(blobs.hold(Digest::of(b"out")).unwrap().path()).unwrap(), b"out");
-    }
-
-    #[tokio::test]
-    async fn a_packed_blob_serves_those_who_unpack_it_themselves() {
-        let dir = tempfile::tempdir().unwrap();
-        let blobs = Blobs::open(&dir.path().join("blobs"), 100).unwrap();
-        let packed = Blob { encoding: Encoding::Zstd, stored_bytes: 4, ..blob("plain bytes") };
-        let file = dir.path().join("out");
-        fs::write(&file, "zstd").unwrap();
-        blobs.adopt(&file, &packed).await;
-        let Claim::Here(held) = blobs.claim(&packed, Form::Stored).await else { panic!("it is not here") };
-        assert_eq!((held.encoding(), fs::read(held.path()).unwrap()), (Encoding::Zstd, b"zstd".to_vec()));
-        let Claim::Fetch(fetch) = blobs.claim(&packed, Form::Plain).await else { panic!("it is packed") };
-        assert_eq!(fetch.form(), Form::Plain);
-        fs::write(fetch.path(), "plain bytes").unwrap();
-        drop(fetch.done().unwrap());
-        let Claim::Here(held) = blobs.claim(&packed, Form::Stored).await else { panic!("it is not here") };
-        assert_eq!(held.encoding(), Encoding::Identity, "plain bytes need no unpacking");
-    }
-
-    #[tokio::test]
-    async fn a_fetch_that_was_broken_off_is_kept_while_there_is_room() {
-        let dir = tempfile::tempdir().unwrap();
-        let blobs = Blobs::open(dir.path(), 100_000).unwrap();
-        let files = || fs::read_dir(dir.path()).unwrap().count() - 1;
-        let held = get(&blobs, "held").await;
-        let begin = |blobs: Blobs| async move {
-            let Claim::Fetch(fetch) = blobs.claim(&blob("new"), Form::Plain).await else {
-                panic!("it is here already")
-            };
-            for path in unfinished(fetch.path()) {
-                fs::write(path, "ne").unwrap();
-            }
-            fetch
-        };
-        drop(begin(blobs.clone()).await);
-        assert_eq!(files(), 4);
-        let blobs = Blobs::open(dir.path(), 100_000).unwrap();
-        assert_eq!(files(), 4, "also over a restart");
-        let fetch = begin(blobs.clone()).await;
-        blobs.shared.evict(&mut blobs.shared.shelf(), 0);
-        assert_eq!(files(), 3, "nobody removes what is being fetched");
-        drop(fetch);
-        let Claim::Fetch(other) = blobs.claim(&blob("other"), Form::Plain).await else { panic!("it is here already") };
-        assert!(other.make_room());
-        assert_eq!(files(), 0);
-        assert!(!other.make_room(), "there is nothing left");
-        drop(held);
-    }
-
-    #[tokio::test]
-    async fn what_is_held_stays_on_a_full_disk() {
-        let dir = tempfile::tempdir().unwrap();
-        let blobs = Blobs::open(dir.path(), 100).unwrap();
-        drop(get(&blobs, "unheld").await);
-        let held = get(&blobs, "held").await;
-        let Claim::Fetch(fetch) = blobs.claim(&blob("new"), Form::Plain).await else { panic!("it is here already") };
-        assert!(fetch.make_room() && held.path().exists());
-        assert!(!fetch.make_room(), "what is held stays");
-    }
-}
+mod tests;

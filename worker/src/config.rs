@@ -1,5 +1,6 @@
 //! The worker's settings, as they stand in its TOML file.
 
+use crate::disk::DiskConfig;
 use crate::join::Files;
 use crate::network::NetworkConfig;
 use bytesize::ByteSize;
@@ -90,6 +91,9 @@ pub struct WorkerConfig {
     /// free at the start; jobs do not get that disk. 0: they go with their build. Default: 20GiB.
     #[serde(default = "image_cache")]
     pub image_cache: ByteSize,
+    /// When room is made on the disks.
+    #[serde(default)]
+    pub disk: DiskConfig,
     /// How strongly image layers are compressed for the cache: a zstd level, 1 (fast) to 19 (small). Default: 1.
     #[serde(default = "layer_compression")]
     pub layer_compression: i32,
@@ -259,6 +263,7 @@ impl WorkerConfig {
             engine_grace_secs: engine_grace_secs(),
             blob_cache: blob_cache(),
             image_cache: image_cache(),
+            disk: DiskConfig::default(),
             layer_compression: layer_compression(),
             network: NetworkConfig::default(),
             pressure: PressureConfig::default(),
@@ -298,6 +303,7 @@ impl WorkerConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::disk::Mark;
 
     const SMALLEST: &str = r#"
         controller = "https://farm.example:7411"
@@ -333,6 +339,7 @@ mod tests {
             allow = ['devices:/dev/kvm', 'capabilities:SYS_*', 'host-paths:/srv/ccache:rw']
             capacity = {{ cpu_millis = 4000, memory = '8GiB', disk = '100GiB', slots = 3, disk_reserve = '1GiB' }}
             network = {{ deny = ['host', '10.0.0.0/8'], allow = ['10.0.0.5:3128'], unguarded = 'allow' }}
+            disk = {{ high = '90%', low = '700GiB' }}
             pressure = {{ memory_percent = 20, io_percent = 0 }}
             transfer = {{ memory = '64MiB', streams = 2, stall_secs = 5, give_up_secs = 60 }}
             log = {{ batch = '4MiB', flush_millis = 50, max = '10MiB' }}"
@@ -340,6 +347,7 @@ mod tests {
         .unwrap();
         assert_eq!(config.capacity.memory, Some(ByteSize::gib(8)));
         assert_eq!((config.pressure.memory_percent, config.pressure.io_percent), (20, 0));
+        assert_eq!((config.disk.high, config.disk.low), (Mark::Percent(90), Mark::Bytes(ByteSize::gib(700))));
         let settings = config.transfer.settings();
         assert_eq!((settings.memory_bytes, settings.parallel_streams), (64 << 20, 2));
         assert_eq!(config.log_batch_bytes() as u64, LOG_BATCH_MAX_BYTES);
@@ -349,6 +357,8 @@ mod tests {
     fn a_misspelt_setting_is_an_error() {
         let error = parse(&format!("{SMALLEST}\nallow_priviliged = true")).unwrap_err();
         assert!(error.contains("allow_priviliged"), "{error}");
+        let error = parse(&format!("{SMALLEST}\ndisk = {{ high = '110%' }}")).unwrap_err();
+        assert!(error.contains("neither a share"), "{error}");
         assert!(parse(&SMALLEST.replace("\"w1\"", "\"W 1\"")).unwrap_err().contains("worker name"));
     }
 }

@@ -91,7 +91,7 @@ impl Daemon {
         let daemon = Self {
             boot_id: hex::encode(boot),
             platforms: host::platforms(&shop.config),
-            capacity: host::capacity_again(&shop.config, shop.data.root(), &shop.data.offer(), is_idle)
+            capacity: host::capacity_again(&shop.config, &host::base(&shop)?, &shop.data.offer(), is_idle)
                 .context("cannot tell what this host has to offer")?,
             gauge: Gauge::new(&shop.pressure_dir, shop.config.pressure),
             shop,
@@ -224,9 +224,10 @@ impl Daemon {
             .into_iter()
             .map(|(lease, phase)| v1::LeaseStatus { lease: Some(lease.to_proto()), phase: phase.into() })
             .collect();
-        let free_disk_bytes = (self.shop.free_disk)(self.shop.data.root()).unwrap_or_default();
+        let free_disk_bytes = self.shop.free_bytes(self.shop.data.root()).unwrap_or_default();
+        let disk = Some(self.shop.disks.report(now).to_proto());
         let pressure = self.gauge.read();
-        self.say(worker_message::Kind::Heartbeat(v1::Heartbeat { sequence, leases, free_disk_bytes, pressure }));
+        self.say(worker_message::Kind::Heartbeat(v1::Heartbeat { sequence, leases, free_disk_bytes, pressure, disk }));
     }
 
     fn say(&mut self, kind: worker_message::Kind) {
@@ -268,6 +269,7 @@ impl Daemon {
             pool: config.pool.as_ref().map(ToString::to_string).unwrap_or_default(),
             host_boot: record::kernel_boot(),
             uptime_millis: u64::try_from(self.now().as_millis()).unwrap_or(u64::MAX),
+            disk: Some(self.shop.disks.report(self.now()).to_proto()),
         }
     }
 
@@ -317,6 +319,8 @@ impl Daemon {
             Event::Done(lease) => {
                 self.session.handle_done(lease);
                 self.held.remove(&lease);
+                self.shop.disks.promises.end(lease);
+                self.shop.disks.stir();
                 // Its task has nothing more to do; taken out so that the set does not grow.
                 while self.attempts.try_join_next().is_some() {}
             }

@@ -1,6 +1,9 @@
 //! What this host can offer: platforms, processors, memory, disk.
 
 use crate::config::WorkerConfig;
+use crate::disk::{Places, Space};
+use crate::workshop::Workshop;
+use railyard_common::disk::Role;
 use railyard_common::job::Capacity;
 use railyard_common::platform::{Platform, PlatformOffer};
 use std::io;
@@ -76,29 +79,79 @@ fn works_in_containers(entry: &str) -> bool {
     enabled && fixed
 }
 
+/// What the disks are when no job has anything there: free, or kept only for those who come.
+#[derive(Clone, Copy, Debug)]
+pub struct Base {
+    /// That of the worker's directory.
+    pub data_bytes: u64,
+    /// The engine's, if that is another.
+    pub engine_bytes: Option<u64>,
+}
+
+impl Base {
+    /// How much of the disk fetched blobs may keep.
+    pub fn blob_cache_bytes(&self, config: &WorkerConfig) -> u64 {
+        config.blob_cache.as_u64().min(self.data_bytes / CACHE_PART)
+    }
+
+    /// How much of the engine's disk images may keep that no running build needs.
+    pub fn image_cache_bytes(&self, config: &WorkerConfig) -> u64 {
+        config.image_cache.as_u64().min(self.engine_bytes.unwrap_or(self.data_bytes) / CACHE_PART)
+    }
+
+    /// What is left for jobs: on either disk, for a job may write to both.
+    fn for_jobs(&self, config: &WorkerConfig) -> u64 {
+        let reserve = config.capacity.disk_reserve.as_u64();
+        let (blobs, images) = (self.blob_cache_bytes(config), self.image_cache_bytes(config));
+        let without = |bytes: u64, kept: u64| bytes.saturating_sub(reserve).saturating_sub(kept);
+        match self.engine_bytes {
+            None => without(self.data_bytes, blobs.saturating_add(images)),
+            Some(engine_bytes) => without(self.data_bytes, blobs).min(without(engine_bytes, images)),
+        }
+    }
+}
+
+/// Measures the disks.
+///
+/// # Errors
+/// If one cannot be measured.
+pub fn base(shop: &Workshop) -> io::Result<Base> {
+    measure(shop.space, &shop.disks.places, shop.blobs.kept_bytes(), shop.shelf.bytes())
+}
+
+/// The same with what blobs and images take, before there is a workshop.
+///
+/// # Errors
+/// If one cannot be measured.
+pub fn measure(
+    space: fn(&Path) -> io::Result<Space>,
+    places: &Places,
+    blob_bytes: u64,
+    image_bytes: u64,
+) -> io::Result<Base> {
+    let free = |role: Role| Ok::<_, io::Error>(space(places.dir(role))?.free_bytes);
+    let data = free(Role::Data)?.saturating_add(blob_bytes);
+    Ok(match places.engine() {
+        Role::Data => Base { data_bytes: data.saturating_add(image_bytes), engine_bytes: None },
+        Role::Engine => Base { data_bytes: data, engine_bytes: Some(free(Role::Engine)?.saturating_add(image_bytes)) },
+    })
+}
+
 /// What jobs can use here.
 ///
 /// # Errors
-/// If the disk or the memory cannot be measured and the settings do not say.
-pub fn capacity(config: &WorkerConfig, data_dir: &Path) -> io::Result<Capacity> {
+/// If the memory cannot be measured and the settings do not say.
+pub fn capacity(config: &WorkerConfig, base: &Base) -> io::Result<Capacity> {
     let cpus = cpu_count();
     let given = &config.capacity;
     let memory_bytes = match given.memory {
         Some(memory) => memory.as_u64(),
         None => memory_total_bytes()? / 100 * MEMORY_PERCENT,
     };
-    let disk_bytes = match given.disk {
-        Some(disk) => disk.as_u64(),
-        None => {
-            let caches = blob_cache_bytes(config, data_dir)?.saturating_add(image_cache_bytes(config, data_dir)?);
-            let kept = given.disk_reserve.as_u64().saturating_add(caches);
-            crate::disk::free_bytes(data_dir)?.saturating_sub(kept)
-        }
-    };
     Ok(Capacity {
         cpu_millis: given.cpu_millis.unwrap_or(cpus.saturating_mul(1000)),
         memory_bytes,
-        disk_bytes,
+        disk_bytes: given.disk.map_or_else(|| base.for_jobs(config), |disk| disk.as_u64()),
         slots: given.slots.unwrap_or(cpus.saturating_mul(SLOTS_PER_CPU)),
     })
 }
@@ -108,8 +161,8 @@ pub fn capacity(config: &WorkerConfig, data_dir: &Path) -> io::Result<Capacity> 
 ///
 /// # Errors
 /// As [`capacity`].
-pub fn capacity_again(config: &WorkerConfig, data_dir: &Path, path: &Path, is_idle: bool) -> io::Result<Capacity> {
-    let mut capacity = capacity(config, data_dir)?;
+pub fn capacity_again(config: &WorkerConfig, base: &Base, path: &Path, is_idle: bool) -> io::Result<Capacity> {
+    let mut capacity = capacity(config, base)?;
     if config.capacity.disk.is_some() {
         return Ok(capacity);
     }
@@ -119,22 +172,6 @@ pub fn capacity_again(config: &WorkerConfig, data_dir: &Path, path: &Path, is_id
         _ => std::fs::write(path, format!("{}\n", capacity.disk_bytes))?,
     }
     Ok(capacity)
-}
-
-/// How much of the disk fetched blobs may keep.
-///
-/// # Errors
-/// If the disk cannot be measured.
-pub fn blob_cache_bytes(config: &WorkerConfig, data_dir: &Path) -> io::Result<u64> {
-    Ok(config.blob_cache.as_u64().min(crate::disk::free_bytes(data_dir)? / CACHE_PART))
-}
-
-/// How much of the engine's disk images may keep that no running build needs. `engine_dir` is on that disk.
-///
-/// # Errors
-/// If the disk cannot be measured.
-pub fn image_cache_bytes(config: &WorkerConfig, engine_dir: &Path) -> io::Result<u64> {
-    Ok(config.image_cache.as_u64().min(crate::disk::free_bytes(engine_dir)? / CACHE_PART))
 }
 
 fn cpu_count() -> u32 {
@@ -179,12 +216,26 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("disk-offer");
         let config = WorkerConfig::new("https://farm", "w1".parse().unwrap(), Path::new(""), dir.path());
-        let offer = |is_idle| capacity_again(&config, dir.path(), &path, is_idle).unwrap().disk_bytes;
+        let base = Base { data_bytes: 100 << 30, engine_bytes: None };
+        let offer = |is_idle| capacity_again(&config, &base, &path, is_idle).unwrap().disk_bytes;
         offer(true);
         std::fs::write(&path, format!("{}", u64::MAX)).unwrap();
         assert_eq!(offer(false), u64::MAX);
         assert!(offer(true) < u64::MAX, "measured again when nothing runs");
         assert!(offer(false) < u64::MAX);
+    }
+
+    #[test]
+    fn jobs_are_offered_what_neither_the_caches_nor_the_host_keep_on_either_disk() {
+        const GIB: u64 = 1 << 30;
+        let config = WorkerConfig::new("https://farm", "w1".parse().unwrap(), Path::new(""), "/");
+        let offer =
+            |data_bytes, engine_bytes| capacity(&config, &Base { data_bytes, engine_bytes }).unwrap().disk_bytes / GIB;
+        assert_eq!(offer(200 * GIB, None), 200 - 2 - 10 - 20);
+        assert_eq!(offer(20 * GIB, None), 20 - 2 - 5 - 5, "on a small disk each cache has a quarter");
+        assert_eq!(offer(200 * GIB, Some(40 * GIB)), 40 - 2 - 10);
+        assert_eq!(offer(20 * GIB, Some(400 * GIB)), 20 - 2 - 5);
+        assert_eq!(offer(GIB, None), 0);
     }
 
     #[test]

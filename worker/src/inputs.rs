@@ -2,11 +2,12 @@
 
 use crate::attempt::fault::Fault;
 use crate::blobs::{Claim, Fetch, Held};
-use crate::disk::DiskError;
+use crate::disk::{DiskError, evict};
 use crate::workshop::Workshop;
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use railyard_common::blob::{Blob, Encoding};
+use railyard_common::disk::Role;
 use railyard_common::id::LeaseId;
 use railyard_common::order::InputArtifact;
 use railyard_common::outcome::{OutcomeKind, Reason};
@@ -114,7 +115,11 @@ async fn pull(shop: &Workshop, lease: LeaseId, blob: &Blob, fetch: &Fetch, mut t
         let (path, form) = (fetch.path(), fetch.form());
         match shop.transfer.pull_heard(url, blob, path, form, tap.take(), &railyard_transfer::silent).await {
             Err(TransferError::Expired { .. }) if fresh_urls > 1 => fresh_urls -= 1,
-            Err(TransferError::DiskFull { .. }) if !made_room && fetch.make_room() => made_room = true,
+            Err(TransferError::DiskFull { .. })
+                if !made_room && evict::make_room(shop, Role::Data, blob.size_bytes).await =>
+            {
+                made_room = true;
+            }
             other => return Ok(other?),
         }
     }

@@ -74,8 +74,8 @@ pub struct Outside {
     pub http: fn(&Endpoint) -> Result<reqwest::Client, ChannelError>,
     /// Spreads the tries of a crowd of workers.
     pub jitter: Jitter,
-    /// Measures what can still be written to the file system of a directory.
-    pub free_disk: fn(&Path) -> io::Result<u64>,
+    /// Measures the file system of a directory.
+    pub space: fn(&Path) -> io::Result<disk::Space>,
     /// Where the kernel tells of pressure on the host.
     pub pressure_dir: PathBuf,
 }
@@ -110,7 +110,7 @@ pub async fn run_with(
             channel,
             http,
             jitter: Jitter::random(),
-            free_disk: disk::free_bytes,
+            space: disk::Space::of,
             pressure_dir: PathBuf::from(pressure::PROC_PRESSURE),
         },
         shutdown,
@@ -125,6 +125,10 @@ pub async fn run_with(
 pub async fn run_in(config: WorkerConfig, outside: Outside, shutdown: CancellationToken) -> anyhow::Result<()> {
     let data = DataDir::open(&config.data_dir, config.host_data_dir.as_deref())?;
     let _lock = lock(&data.lock())?;
+    if (outside.space)(data.root()).is_ok_and(|space| space.free_bytes < disk::FULL_BELOW_BYTES) {
+        // What this start has to write finds room.
+        disk::reserve::Reserve::new(data.root()).give();
+    }
     let (shop, renewal) = open(config, data, outside)?;
     let shop = Arc::new(shop);
     let _renewing = AbortOnDropHandle::new(task::spawn("renewal", renewal.run()));
@@ -133,7 +137,10 @@ pub async fn run_in(config: WorkerConfig, outside: Outside, shutdown: Cancellati
     tidy(&shop, &left).await?;
     guard(&shop).await;
     keep_secrets(&shop).await;
-    let (daemon, events) = daemon::Daemon::new(shop, left.is_empty())?;
+    // So that the first hello has something to tell.
+    disk::account::look(&shop).await;
+    let (daemon, events) = daemon::Daemon::new(shop.clone(), left.is_empty())?;
+    let _keeping = AbortOnDropHandle::new(task::spawn("disks", disk::keeper::keep(shop)));
     Ok(daemon.run(left, events, shutdown).await?)
 }
 
@@ -183,7 +190,7 @@ async fn tidy(shop: &Arc<Workshop>, left: &[Left]) -> anyhow::Result<()> {
 }
 
 fn open(mut config: WorkerConfig, data: DataDir, outside: Outside) -> anyhow::Result<(Workshop, Renewal)> {
-    let Outside { runtime, clock, channel, http, jitter, free_disk, pressure_dir } = outside;
+    let Outside { runtime, clock, channel, http, jitter, space, pressure_dir } = outside;
     let files = config.files();
     let ca_pem = read(&files.ca)?;
     let identity = PemPair { cert_pem: read(&files.cert)?, key_pem: read(&files.key)? };
@@ -197,15 +204,16 @@ fn open(mut config: WorkerConfig, data: DataDir, outside: Outside) -> anyhow::Re
     let dial = credentials.clone();
     let uplink = uplink::Uplink::new(move || channel(&dial.now()), jitter.clone())?;
     let renewal = Renewal { files, credentials, channel, uplink: uplink.clone(), jitter };
-    let blob_bytes =
-        host::blob_cache_bytes(&config, data.root()).context("cannot measure the disk of the data directory")?;
-    let blobs = blobs::Blobs::open(&data.blobs(), blob_bytes)?;
-    // The engine's disk, if this worker can see it; else its own, most often the same.
-    let engine_dir = runtime.disk().filter(|dir| dir.exists()).unwrap_or_else(|| data.root());
-    let image_bytes = host::image_cache_bytes(&config, engine_dir).context("cannot measure the engine's disk")?;
-    let shelf = images::Shelf::open(runtime.clone(), &farm, &config.name, &data.images(), image_bytes)?;
+    let uses = Arc::new(disk::uses::Uses::new(clock.clone()));
+    let blobs = blobs::Blobs::open(&data.blobs(), u64::MAX, uses.clone())?;
+    let shelf = images::Shelf::open(runtime.clone(), &farm, &config.name, &data.images(), uses)?;
+    let places = disk::Places::of(&data, &*runtime);
+    let base = host::measure(space, &places, blobs.kept_bytes(), shelf.bytes()).context("cannot measure the disks")?;
+    blobs.limit(base.blob_cache_bytes(&config));
+    shelf.limit(base.image_cache_bytes(&config));
+    let disks = disk::Disks::new(&config, places);
     let layers = images::KnownLayers::default();
-    let guard = network::Guard::new(&config.network);
+    let guard = network::Guard::new(&config.network).labelled(runtime::labels::own(&farm, &config.name));
     let secrets = secrets::SecretsDir::new(&config, &farm);
     let shop = Workshop {
         config,
@@ -221,7 +229,8 @@ fn open(mut config: WorkerConfig, data: DataDir, outside: Outside) -> anyhow::Re
         shelf,
         layers,
         clock,
-        free_disk,
+        disks,
+        space,
         pressure_dir,
     };
     Ok((shop, renewal))

@@ -19,8 +19,10 @@ const LEVELS_MAX: usize = 100;
 /// Where a step's container writes, besides its work directory.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Writable {
-    /// Directories and files of the host.
+    /// Directories and files of the host, but for volumes.
     pub paths: Vec<PathBuf>,
+    /// Volumes.
+    pub volumes: Vec<PathBuf>,
     /// The engine's name for the container: its processes have that in their control groups.
     pub container: String,
 }
@@ -46,18 +48,19 @@ impl Usage {
 /// Counts what is there, at most until it is more than `enough_bytes`.
 pub fn count(work: &Path, writable: &Writable, enough_bytes: u64) -> Usage {
     let mut counter = Counter { usage: Usage::default(), seen: HashSet::new(), enough_bytes };
-    for path in writable.paths.iter().map(PathBuf::as_path).chain([work]) {
-        if let Ok(metadata) = fs::symlink_metadata(path) {
-            counter.add(&metadata);
-            if metadata.is_dir() {
-                counter.walk(path);
-            }
-        }
-    }
+    writable.paths.iter().chain(&writable.volumes).for_each(|path| counter.tree(path));
+    counter.tree(work);
     if !counter.is_enough() && !writable.container.is_empty() {
         counter.nameless(&writable.container);
     }
     counter.usage
+}
+
+/// Counts what is there, but for files that are `known` by device and number: somebody else counts them.
+pub fn count_below(paths: &[PathBuf], known: &HashSet<(u64, u64)>) -> u64 {
+    let mut counter = Counter { usage: Usage::default(), seen: known.clone(), enough_bytes: u64::MAX };
+    paths.iter().for_each(|path| counter.tree(path));
+    counter.usage.total_bytes()
 }
 
 struct Counter {
@@ -85,6 +88,14 @@ impl Level {
 impl Counter {
     fn is_enough(&self) -> bool {
         self.usage.total_bytes() > self.enough_bytes
+    }
+
+    fn tree(&mut self, path: &Path) {
+        let Ok(metadata) = fs::symlink_metadata(path) else { return };
+        self.add(&metadata);
+        if metadata.is_dir() {
+            self.walk(path);
+        }
     }
 
     fn add(&mut self, metadata: &Metadata) {
@@ -179,6 +190,10 @@ mod tests {
         assert_eq!((mib(counted()), counted().is_partial), (3, false));
         write(&root.join("more"), 2);
         assert_eq!(mib(counted()), 5);
+        let metadata = fs::metadata(work.join("again")).unwrap();
+        let known = HashSet::from([(metadata.dev(), metadata.ino())]);
+        let [without, with] = [&known, &HashSet::new()].map(|known| count_below(&[work.clone(), root.clone()], known));
+        assert_eq!([without, with].map(|bytes| bytes / MIB as u64), [2, 5], "others count what is theirs");
         assert!(count(&work, &writable, MIB as u64).total_bytes() < 5 * MIB as u64, "no more is counted than it takes");
         fs::remove_dir_all(&work).unwrap();
         assert_eq!(mib(counted()), 2);

@@ -3,6 +3,7 @@
 use crate::attempt::dirs::DataDir;
 use crate::blobs::Blobs;
 use crate::config::WorkerConfig;
+use crate::disk::{Disks, Space};
 use crate::images::{KnownLayers, Shelf};
 use crate::network::Guard;
 use crate::runtime::Runtime;
@@ -42,8 +43,20 @@ pub struct Workshop {
     pub layers: KnownLayers,
     /// The time.
     pub clock: Arc<dyn Clock>,
-    /// Measures what can still be written to the file system of a directory.
-    pub free_disk: fn(&Path) -> io::Result<u64>,
+    /// The disks.
+    pub disks: Disks,
+    /// Measures the file system of a directory.
+    pub space: fn(&Path) -> io::Result<Space>,
     /// Where the kernel tells of pressure on the host.
     pub pressure_dir: PathBuf,
+}
+
+impl Workshop {
+    /// What can still be written to the file system of a directory.
+    ///
+    /// # Errors
+    /// If the file system cannot be asked.
+    pub fn free_bytes(&self, path: &Path) -> io::Result<u64> {
+        (self.space)(path).map(|space| space.free_bytes)
+    }
 }

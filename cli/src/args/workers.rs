@@ -10,6 +10,9 @@ use std::time::Duration;
 /// `railyard workers`
 #[derive(Debug, Args)]
 pub struct WorkersArgs {
+    /// What their disks hold, by kind, and when they make room there
+    #[arg(long)]
+    pub disk: bool,
     #[command(flatten)]
     pub ask: AskArgs,
 }

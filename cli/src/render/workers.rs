@@ -3,7 +3,7 @@
 use super::human;
 use super::style::Tone;
 use super::table::{Cell, Table};
-use crate::view::{Offer, Worker, WorkerState};
+use crate::view::{Disk, Offer, Worker, WorkerState};
 use jiff::Timestamp;
 
 impl From<WorkerState> for Tone {
@@ -30,6 +30,7 @@ pub fn workers(workers: &[Worker], now: Timestamp) -> Table {
         ">CPU",
         ">MEMORY",
         ">DISK",
+        ">DISK USED",
         ">DISK FREE",
         "JOBS",
         "VERSION",
@@ -51,6 +52,7 @@ pub fn workers(workers: &[Worker], now: Timestamp) -> Table {
             Cell::from(format!("{}/{}", human::cpus(used.cpu_millis), human::cpus(all.cpu_millis))),
             Cell::from(share(used.memory_bytes, all.memory_bytes)),
             Cell::from(share(used.disk_bytes, all.disk_bytes)),
+            Cell::from(worker.disk.as_ref().and_then(disk_used).unwrap_or_default()),
             Cell::from(worker.free_disk_bytes.map(human::size).unwrap_or_default()),
             Cell::from(jobs.join(", ")),
             Cell::from(worker.version.as_deref().unwrap_or_default()),
@@ -103,6 +105,43 @@ fn share(used: u64, all: u64) -> String {
     format!("{used}/{}", human::size(all))
 }
 
+/// `workers --disk`: a line for each file system.
+pub fn disks(workers: &[Worker], now: Timestamp) -> Table {
+    let mut headings = vec!["WORKER", "ON", ">USED", ">FREE", ">FROM", ">TO", ">EVICTABLE", ">ROOM"];
+    let kinds = [">BLOBS", ">LAYERS", ">IMAGES", ">WORK", ">CONTAINERS", ">VOLUMES", ">LOGS"];
+    headings.extend(kinds);
+    headings.push("COUNTED");
+    let mut table = Table::new(&headings);
+    for (worker, disk) in workers.iter().filter_map(|worker| Some((worker, worker.disk.as_ref()?))) {
+        for found in &disk.file_systems {
+            let kind = |kind: &railyard_common::disk::Kind| {
+                let used = disk.kinds.get(kind.as_str()).filter(|used| used.on == found.role);
+                Cell::from(used.map(|used| human::size(used.bytes)).unwrap_or_default())
+            };
+            let size = |bytes: u64| Cell::from(human::size(bytes));
+            let mut row = vec![
+                Cell::from(&worker.name),
+                Cell::from(found.role),
+                Cell::from(share(found.used_bytes, found.total_bytes)),
+                size(found.free_bytes),
+                size(found.high_bytes),
+                size(found.low_bytes),
+                size(found.evictable_bytes),
+                size(disk.room_bytes),
+            ];
+            row.extend(railyard_common::disk::Kind::ALL.iter().map(kind));
+            row.push(Cell::from(disk.counted_at.map(|at| human::age(at, now)).unwrap_or_default()));
+            table.row(row);
+        }
+    }
+    table
+}
+
+/// What is in use of the file system that is fullest.
+fn disk_used(disk: &Disk) -> Option<String> {
+    disk.fullest().map(|found| share(found.used_bytes, found.total_bytes))
+}
+
 /// What has become of a worker that is held back: `w1 is draining by olga: new disk; 2 jobs run there`.
 pub fn sentence(worker: &Worker, now: Timestamp) -> String {
     let jobs = match worker.jobs.len() {
@@ -124,7 +163,7 @@ mod tests {
     use super::*;
     use crate::render::changes::tests::at;
     use crate::render::style::Style;
-    use crate::view::{Capacity, Hold, Quarantine, RunningJob};
+    use crate::view::{Capacity, DiskUse, FileSystem, Hold, Quarantine, RunningJob};
 
     fn worker(name: &str) -> Worker {
         Worker {
@@ -139,6 +178,7 @@ mod tests {
             capacity: Capacity { cpu_millis: 2000, memory_bytes: 8 << 30, disk_bytes: 100 << 30, slots: 2 },
             reserved: Capacity::default(),
             free_disk_bytes: None,
+            disk: None,
             jobs: Vec::new(),
             version: None,
             last_seen_at: at(98),
@@ -162,6 +202,40 @@ mod tests {
         let row = "w1      online  linux/amd64, linux/arm64 (emulated)    1/2  0.5/2  1.0 GiB/8.0 GiB  0/100 GiB  \
                    mini/1 image@linux/amd64  0.1.0    2s ago\n";
         assert!(text.ends_with(row), "{text}");
+    }
+
+    #[test]
+    fn disks_show_what_is_on_each_of_them() {
+        const GIB: u64 = 1 << 30;
+        let file_system = |role, free_bytes| FileSystem {
+            role,
+            total_bytes: 100 * GIB,
+            used_bytes: 100 * GIB - free_bytes,
+            free_bytes,
+            evictable_bytes: 9 * GIB,
+            high_bytes: 85 * GIB,
+            low_bytes: 75 * GIB,
+            reserve_bytes: 2 * GIB,
+        };
+        let used = |on, bytes| DiskUse { bytes, count: 3, evictable_bytes: 0, on };
+        let mut one = worker("w1");
+        one.disk = Some(Disk {
+            file_systems: vec![file_system("data", 60 * GIB), file_system("engine", 20 * GIB)],
+            kinds: [("blobs", used("data", 4 * GIB)), ("images", used("engine", 5 * GIB))].into(),
+            room_bytes: 27 * GIB,
+            counted_at: at(40),
+        });
+        let now = at(100).unwrap();
+        let text = disks(&[one.clone(), worker("w2")], now).render(Style::PLAIN);
+        assert_eq!(
+            text,
+            "\
+WORKER  ON               USED    FREE    FROM      TO  EVICTABLE    ROOM    BLOBS   IMAGES  COUNTED
+w1      data    40 GiB/100 GiB  60 GiB  85 GiB  75 GiB    9.0 GiB  27 GiB  4.0 GiB           1m 0s ago
+w1      engine  80 GiB/100 GiB  20 GiB  85 GiB  75 GiB    9.0 GiB  27 GiB           5.0 GiB  1m 0s ago
+"
+        );
+        assert!(workers(&[one], now).render(Style::PLAIN).contains(" 80 GiB/100 GiB "), "the one that is fullest");
     }
 
     #[test]

@@ -23,7 +23,11 @@ pub async fn workers(args: &WorkersArgs, console: &Console) -> Result<(), Failur
         console.note("no worker has ever connected; `railyard worker --config FILE` starts one");
         return Ok(());
     }
-    console.print(&render::workers(&workers, console.now()).render(console.out))
+    let table = match args.disk {
+        true => render::disks(&workers, console.now()),
+        false => render::workers(&workers, console.now()),
+    };
+    console.print(&table.render(console.out))
 }
 
 /// Every worker, as the farm says it.

@@ -18,9 +18,9 @@ pub use build::{Approval, Artifact, Attempt, Build, BuildState, Job, JobState};
 pub use gc::{SweepPlan, SweepReport};
 pub use secret::Secret;
 pub use token::{Token, TokenKind, TokenState};
+pub use worker::{Disk, Offer, Worker, WorkerState};
 #[cfg(test)]
-pub use worker::{Hold, Quarantine, RunningJob};
-pub use worker::{Offer, Worker, WorkerState};
+pub use worker::{DiskUse, FileSystem, Hold, Quarantine, RunningJob};
 
 use jiff::Timestamp;
 use railyard_proto::v1;

@@ -2,8 +2,10 @@
 
 use super::words::words;
 use super::{Capacity, phase, some, time};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
+use railyard_common::disk::{KindUse, Role};
 use railyard_proto::v1;
+use railyard_service::convert::FromProto as _;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -99,6 +101,84 @@ pub struct Pressure {
     pub percent: u32,
 }
 
+/// A file system that a worker uses.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct FileSystem {
+    /// `data`: that of the worker's own directory; `engine`: the engine's, if that is another.
+    pub role: &'static str,
+    pub total_bytes: u64,
+    pub used_bytes: u64,
+    pub free_bytes: u64,
+    /// What of the worker's could be removed for a job.
+    pub evictable_bytes: u64,
+    /// With more in use, the worker removes what nobody needs.
+    pub high_bytes: u64,
+    /// Until so much is in use.
+    pub low_bytes: u64,
+    /// Never given to jobs.
+    pub reserve_bytes: u64,
+}
+
+/// What things of one kind take.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct DiskUse {
+    pub bytes: u64,
+    pub count: u64,
+    pub evictable_bytes: u64,
+    pub on: &'static str,
+}
+
+/// What a worker's disks hold, and how full they are.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Disk {
+    pub file_systems: Vec<FileSystem>,
+    /// By kind: `blobs`, `layers`, `images`, `work`, `containers`, `volumes`, `logs`.
+    pub kinds: BTreeMap<&'static str, DiskUse>,
+    /// What a job that comes can have.
+    pub room_bytes: u64,
+    pub counted_at: Option<Timestamp>,
+}
+
+impl Disk {
+    fn of(report: v1::DiskReport, said_at: Option<Timestamp>) -> Self {
+        // What a newer controller says and this client does not know is left out.
+        let report = railyard_common::disk::DiskReport::from_proto(report).unwrap_or_default();
+        let role = |role: Role| match role {
+            Role::Data => "data",
+            Role::Engine => "engine",
+        };
+        let file_systems = report.file_systems.iter().map(|found| FileSystem {
+            role: role(found.role),
+            total_bytes: found.total_bytes,
+            used_bytes: found.total_bytes.saturating_sub(found.free_bytes),
+            free_bytes: found.free_bytes,
+            evictable_bytes: found.evictable_bytes,
+            high_bytes: found.high_bytes,
+            low_bytes: found.low_bytes,
+            reserve_bytes: found.reserve_bytes,
+        });
+        let used = |found: &KindUse| DiskUse {
+            bytes: found.bytes,
+            count: found.count,
+            evictable_bytes: found.evictable_bytes,
+            on: role(found.on),
+        };
+        let age = i64::try_from(report.counted_millis_ago).unwrap_or(i64::MAX);
+        Self {
+            file_systems: file_systems.collect(),
+            kinds: report.uses.iter().map(|found| (found.kind.as_str(), used(found))).collect(),
+            room_bytes: report.room_bytes,
+            counted_at: said_at.and_then(|at| at.checked_sub(SignedDuration::from_millis(age)).ok()),
+        }
+    }
+
+    /// The one that is fullest.
+    pub fn fullest(&self) -> Option<&FileSystem> {
+        let share = |found: &&FileSystem| u128::from(found.used_bytes) * 1000 / u128::from(found.total_bytes.max(1));
+        self.file_systems.iter().max_by_key(share)
+    }
+}
+
 /// A daemon on a host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Worker {
@@ -114,6 +194,7 @@ pub struct Worker {
     pub reserved: Capacity,
     /// As it last measured.
     pub free_disk_bytes: Option<u64>,
+    pub disk: Option<Disk>,
     pub jobs: Vec<RunningJob>,
     pub version: Option<String>,
     pub last_seen_at: Option<Timestamp>,
@@ -140,6 +221,7 @@ impl From<v1::WorkerView> for Worker {
             };
             Some(Pressure { of, percent: said.percent })
         };
+        let said_at = time(view.last_seen_at);
         Self {
             name: view.name,
             state,
@@ -152,9 +234,10 @@ impl From<v1::WorkerView> for Worker {
             capacity: view.capacity.into(),
             reserved: view.reserved.into(),
             free_disk_bytes: Some(view.free_disk_bytes).filter(|bytes| *bytes > 0),
+            disk: view.disk.map(|report| Disk::of(report, said_at)),
             jobs: view.jobs.into_iter().map(running).collect(),
             version: some(view.version),
-            last_seen_at: time(view.last_seen_at),
+            last_seen_at: said_at,
             labels: view.labels.into_iter().collect(),
             allows_privileged: view.allows_privileged,
         }

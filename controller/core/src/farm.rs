@@ -44,7 +44,7 @@ pub struct Farm {
     /// Builds in [`BuildState::Finalizing`].
     pub(crate) finalizing: BTreeSet<BuildId>,
     /// Free disk as workers last measured it: soft, like heartbeats.
-    pub(crate) free_disk: BTreeMap<WorkerName, u64>,
+    pub(crate) free_disk: BTreeMap<WorkerName, Measured>,
     /// Workers under pressure, as they last said: soft as well.
     pub(crate) pressures: BTreeMap<WorkerName, Pressure>,
 }
@@ -88,6 +88,14 @@ impl Snapshot {
     pub fn join(rest: SnapshotRest, jobs: SnapshotJobs) -> Self {
         Self { rest, jobs }
     }
+}
+
+/// What a worker said of its disk.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Measured {
+    bytes: u64,
+    /// What these leases may still take is not in it. `None`: the worker does not look at leases.
+    aware_of: Option<BTreeSet<LeaseId>>,
 }
 
 impl Farm {
@@ -261,7 +269,15 @@ impl Farm {
     /// Notes how much disk a worker has left, as it measured. Forgotten with the process: it is measured again soon.
     pub fn note_free_disk(&mut self, worker: &WorkerName, bytes: u64) {
         if self.workers.contains_key(worker) {
-            self.free_disk.insert(worker.clone(), bytes);
+            self.free_disk.insert(worker.clone(), Measured { bytes, aware_of: None });
+        }
+    }
+
+    /// Notes what a worker says that one more job can have of its disk, beside what the leases `aware_of` may still take.
+    pub fn note_room(&mut self, worker: &WorkerName, bytes: u64, aware_of: impl IntoIterator<Item = LeaseId>) {
+        if self.workers.contains_key(worker) {
+            let aware_of = Some(aware_of.into_iter().collect());
+            self.free_disk.insert(worker.clone(), Measured { bytes, aware_of });
         }
     }
 
@@ -287,8 +303,16 @@ impl Farm {
     /// What a worker has left to lease: nothing that is reserved, and no disk that is not there.
     pub fn available(&self, worker: &Worker) -> Capacity {
         let free = worker.free();
-        let measured = self.free_disk.get(&worker.offer.name).copied().unwrap_or(u64::MAX);
+        let measured = self.free_disk.get(&worker.offer.name).map_or(u64::MAX, |known| self.still_there(worker, known));
         Capacity { disk_bytes: free.disk_bytes.min(measured), ..free }
+    }
+
+    /// What is there of a measured disk, without what was leased since and the worker did not know of.
+    fn still_there(&self, worker: &Worker, measured: &Measured) -> u64 {
+        let Some(aware_of) = &measured.aware_of else { return measured.bytes };
+        let news = worker.leases.iter().filter(|lease| !aware_of.contains(lease));
+        let taken = news.filter_map(|lease| self.spec(lease.job)).map(|spec| spec.run.resources.disk_bytes).sum();
+        measured.bytes.saturating_sub(taken)
     }
 
     /// Jobs that wait for a worker.

@@ -2,11 +2,13 @@
 
 use super::Change;
 use crate::cache::Leases;
+use railyard_common::disk::DiskReport;
 use railyard_common::id::{BuildId, JobId, LeaseId, WorkerName};
 use railyard_core::{
     Access, Act, Beat, Command, Event, Farm, Live, Phase, Pressure, Refusal, Said, Scarce, WorkerOffer,
 };
 use railyard_proto::v1;
+use railyard_service::convert::FromProto as _;
 use std::sync::Arc;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -51,6 +53,8 @@ pub struct Hello {
     pub builds: Vec<BuildId>,
     /// When it was said, if the worker tells.
     pub said: Option<Said>,
+    /// What it says of its disks, if it does.
+    pub disk: Option<Arc<DiskReport>>,
 }
 
 /// What a hello needs for its answer.
@@ -225,7 +229,13 @@ fn beat_of(worker: WorkerName, session: u64, beat: &v1::Heartbeat) -> Beat {
     // Zero is what a worker says that cannot tell.
     let (sequence, free_disk_bytes) = (beat.sequence, Some(beat.free_disk_bytes).filter(|bytes| *bytes > 0));
     let pressure = beat.pressure.as_ref().and_then(pressure_of);
-    Beat { worker, session, sequence, leases: leases.collect(), free_disk_bytes, pressure }
+    let disk = disk_of(beat.disk.as_ref());
+    Beat { worker, session, sequence, leases: leases.collect(), free_disk_bytes, disk, pressure }
+}
+
+/// What a worker says of its disks. What makes no sense is as good as nothing.
+pub(crate) fn disk_of(disk: Option<&v1::DiskReport>) -> Option<Arc<DiskReport>> {
+    DiskReport::from_proto(disk?.clone()).ok().map(Arc::new)
 }
 
 /// What a newer worker knows and this controller does not is nothing against more jobs.

@@ -10,6 +10,7 @@ mod effects;
 mod handle;
 mod standstill;
 
+pub(crate) use handle::disk_of;
 pub use handle::{CommandError, Handle, Hello, Link};
 
 use crate::journal::{Journal, JournalError, JournalThread};
@@ -192,8 +193,8 @@ impl Driver {
             Request::Attach(attach) => {
                 let ticket = self.waiting.ticket();
                 self.waiting.greetings.insert(ticket, attach.greeting);
-                let Hello { offer, held, builds, said } = attach.hello;
-                Input::Attach { ticket, offer, held, builds, said }
+                let Hello { offer, held, builds, said, disk } = attach.hello;
+                Input::Attach { ticket, offer, held, builds, said, disk }
             }
             Request::Detach { worker, session } => {
                 self.sessions.end(&worker, session);

@@ -211,6 +211,7 @@ pub(super) fn worker(farm: &Farm, live: &Live, worker: &Worker, limits: &Limits)
         retired: worker.is_retired(),
         allows_privileged: offer.allows_privileged,
         pressure: farm.pressure(&offer.name).filter(|_| worker.online).map(pressure),
+        disk: live.disk(&offer.name).filter(|_| worker.online).map(|disk| disk.to_proto()),
     }
 }
 

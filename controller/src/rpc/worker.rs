@@ -4,7 +4,7 @@ use super::access::check_offer;
 use super::secrets::Giver;
 use super::{auth, bad_request, cache_status, check_protocol, command_status, log_status};
 use crate::cache::{Begun, Cache, CacheError, Grant, Uploader};
-use crate::driver::{CommandError, Handle, Hello, Link};
+use crate::driver::{CommandError, Handle, Hello, Link, disk_of};
 use crate::logs::LogStore;
 use crate::sweep::Claims;
 use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
@@ -141,6 +141,7 @@ impl Workers {
         let builds = hello.builds.iter().map(|build| convert::parsed("builds", build));
         let builds = builds.collect::<Result<Vec<BuildId>, _>>()?;
         let said = said_of(&hello)?;
+        let disk = disk_of(hello.disk.as_ref());
         let offer = Box::new(offer_of(hello, worker)?);
         check_offer(identity, &offer)?;
         self.check_name(&offer).await?;
@@ -151,7 +152,7 @@ impl Workers {
             heartbeat_millis: HEARTBEAT.as_millis() as u32,
             ..Default::default()
         };
-        self.farm.attach(Hello { offer, held, builds, said }, welcome, link).await.map_err(command_status)
+        self.farm.attach(Hello { offer, held, builds, said, disk }, welcome, link).await.map_err(command_status)
     }
 
     /// Two workers of one name would take the session, and with it each other's jobs, from each other for ever. The one

@@ -162,7 +162,7 @@ fn link() -> (Link, mpsc::Receiver<v1::ControllerMessage>) {
 }
 
 fn hello(name: &str) -> Hello {
-    Hello { offer: Box::new(offer(name)), held: Vec::new(), builds: Vec::new(), said: None }
+    Hello { offer: Box::new(offer(name)), held: Vec::new(), builds: Vec::new(), said: None, disk: None }
 }
 
 fn offer(name: &str) -> WorkerOffer {

@@ -123,6 +123,7 @@ fn run(slots: u32, builds: usize) -> anyhow::Result<Run> {
             held: Vec::new(),
             builds: Vec::new(),
             said: None,
+            disk: None,
         })
         .collect();
     let jobs = builds * JOBS_PER_BUILD;

@@ -13,6 +13,7 @@ use railyard_service::channel::{ChannelError, Endpoint, http_client};
 use railyard_service::clock::Clock;
 use railyard_service::tls::{Identity, PemPair, Role};
 use railyard_worker::WorkerConfig;
+use railyard_worker::disk::Space;
 use railyard_worker::uplink::Jitter;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -139,7 +140,7 @@ impl Farm {
                 http: shared_http,
                 jitter: Jitter::seeded(seed ^ life.rotate_left(32)),
                 // What else goes on on this machine's disk has no say.
-                free_disk: |_| Ok(DISK.as_u64()),
+                space: |_| Ok(Space { total_bytes: DISK.as_u64(), free_bytes: DISK.as_u64() }),
                 pressure_dir: PathBuf::from("nothing tells of pressure here"),
             };
             let running = railyard_worker::run_in(config.clone(), outside, CancellationToken::new());

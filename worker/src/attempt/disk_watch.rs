@@ -9,6 +9,7 @@ use crate::blocking::blocking;
 use crate::usage::{self, Usage, Writable};
 use crate::workshop::Workshop;
 use bytesize::ByteSize;
+use railyard_common::id::LeaseId;
 use railyard_common::order::Order;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -42,14 +43,15 @@ pub(super) async fn over(shop: &Workshop, order: &Order, name: &str, work: &Path
         }
     };
     let (last, free_then) = (Usage::default(), Vec::new());
-    let watch =
-        DiskWatch { shop, work, writable, limit_bytes, last, free_then, counted_at: None, took: Duration::ZERO };
+    let (lease, counted_at, took) = (order.lease, None, Duration::ZERO);
+    let watch = DiskWatch { shop, lease, work, writable, limit_bytes, last, free_then, counted_at, took };
     watch.over().await
 }
 
 /// Watches one container.
 struct DiskWatch<'a> {
     shop: &'a Workshop,
+    lease: LeaseId,
     work: &'a Path,
     writable: Writable,
     limit_bytes: u64,
@@ -99,6 +101,7 @@ impl DiskWatch<'_> {
         let (work, writable, enough) = (self.work.to_owned(), self.writable.clone(), self.limit_bytes);
         let began = self.shop.clock.monotonic();
         self.last = blocking(move || usage::count(&work, &writable, enough)).await;
+        self.shop.disks.promises.used(self.lease, self.last.total_bytes());
         let ended = self.shop.clock.monotonic();
         (self.free_then, self.counted_at, self.took) = (free, Some(ended), ended.saturating_sub(began));
     }
@@ -106,7 +109,7 @@ impl DiskWatch<'_> {
     /// What is free where it writes.
     fn free(&self) -> Vec<u64> {
         let paths = self.writable.paths.iter().map(PathBuf::as_path).take(1).chain([self.work]);
-        paths.filter_map(|path| (self.shop.free_disk)(path).ok()).collect()
+        paths.filter_map(|path| self.shop.free_bytes(path).ok()).collect()
     }
 
     fn message(&self) -> String {

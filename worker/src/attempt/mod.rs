@@ -29,7 +29,7 @@ use futures_util::FutureExt as _;
 use railyard_common::blob::{Artifact, Image};
 use railyard_common::id::LeaseId;
 use railyard_common::order::Order;
-use railyard_common::outcome::{LOG_TAIL_LINES, Outcome, OutcomeKind};
+use railyard_common::outcome::{LOG_TAIL_LINES, Outcome, OutcomeKind, Reason};
 use railyard_proto::v1::{self, Phase};
 use railyard_service::{task, telemetry};
 use record::{Record, Stage};
@@ -215,6 +215,10 @@ impl Attempt {
             Ok(()) => Outcome::succeeded(),
             Err(fault) => outcome_of(fault, self.engine_dir())?,
         };
+        if outcome.reason == Reason::DiskFull && self.shop.disks.reserve.give() {
+            // Its log and its report have to be written.
+            tracing::warn!("the disk is full; the reserve is given away");
+        }
         let outcome = self.with_tail(outcome, log).await;
         self.conclude(&outcome);
         self.close_log(log, &outcome).await;

@@ -6,7 +6,7 @@ use super::fault::Fault;
 use super::patience::Patience;
 use super::record::{RunStage, Stage};
 use super::{Attempt, Left, artifacts, spec, unless_stopped};
-use crate::disk::DiskError;
+use crate::disk::{DiskError, room};
 use crate::images::make::{self, Made};
 use crate::images::{InUse, prepare, save};
 use crate::inputs;
@@ -90,6 +90,7 @@ impl Attempt {
         let mut patience = Patience::new(&shop, log);
         loop {
             self.prepare(dir, log, began).await?;
+            unless_stopped(self.stop.clone(), room::admit(&shop, &self.order, log)).await?;
             let (image, in_use, mounts) =
                 unless_stopped(self.stop.clone(), self.fetch(dir, log).instrument(info_span!("fetch"))).await?;
             self.image_in_use = Some(in_use);
@@ -212,7 +213,7 @@ impl Attempt {
         let shop = self.shop.clone();
         let network = self.network(patience).await?;
         let secrets = self.secrets_dir()?;
-        let spec = spec::container(&shop, dir, &self.order, &image.id, mounts, secrets, network);
+        let spec = spec::container(&shop, dir, &self.order, image, mounts, secrets, network);
         log.note("running the script").await?;
         let started = shop.clock.boottime();
         let (order, record, masks) = (self.order.clone(), self.record(dir), self.masks().await?);

@@ -5,13 +5,13 @@ use super::fault::Fault;
 use crate::config::WorkerConfig;
 use crate::inputs::InputMount;
 use crate::outputs::WORK_DIR;
-use crate::runtime::{ContainerSpec, DeviceMount, FileMount};
+use crate::runtime::{ContainerSpec, DeviceMount, FileMount, LocalImage};
 use crate::workshop::Workshop;
 use railyard_common::job::Device;
 use railyard_common::order::Order;
 use railyard_common::outcome::{OutcomeKind, Reason};
 use railyard_common::rights::{Right, Wanted};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// Where the script is in the container.
@@ -101,7 +101,7 @@ pub fn container(
     shop: &Workshop,
     dir: &JobDir,
     order: &Order,
-    image: &str,
+    image: &LocalImage,
     inputs: &[InputMount],
     secrets: Option<PathBuf>,
     network: Option<String>,
@@ -131,13 +131,15 @@ pub fn container(
     // What the job can do without it gets where it may.
     let may_have = |device: &&Device| config.allows(&Right::Device(device.path.clone()));
     let devices = run.devices.iter().filter(|device| is_there(device)).filter(may_have);
+    let volumes = volumes(image, &mounts);
     ContainerSpec {
         name: container_name(farm, config, order),
-        image: image.to_owned(),
+        image: image.id.clone(),
         platform: order.job.platform,
         labels: ContainerSpec::labels_of(farm, &config.name, order),
         env: environment(order),
         mounts,
+        volumes,
         devices: devices.map(|device| DeviceMount { path: device.path.clone() }).collect(),
         command: vec![if starts { START } else { SCRIPT }.to_owned()],
         work_dir: WORK_DIR.to_owned(),
@@ -150,6 +152,15 @@ pub fn container(
         cgroup_parent: config.cgroup_parent.clone(),
         log_bytes: config.log.max.as_u64(),
     }
+}
+
+/// Where the image wants volumes and nothing else is mounted.
+fn volumes(image: &LocalImage, mounts: &[FileMount]) -> Vec<String> {
+    let trimmed = |path: &str| path.trim_end_matches('/').to_owned();
+    let taken: BTreeSet<String> = mounts.iter().map(|mount| trimmed(&mount.target)).collect();
+    let wanted: BTreeSet<String> = image.volumes().iter().map(|path| trimmed(path)).collect();
+    // Whatever else an image may say there is between it and the engine.
+    wanted.into_iter().filter(|path| path.starts_with('/') && !taken.contains(path)).collect()
 }
 
 fn is_there(device: &Device) -> bool {

@@ -85,7 +85,9 @@ pub(super) async fn judge(
     }
     // It writes to two places: its work directory, and the container's own root.
     let mut disks = [Some(work), shop.runtime.disk()].into_iter().flatten();
-    if let Some(full) = disks.find(|disk| (shop.free_disk)(disk).is_ok_and(|free| free < FULL_BELOW_BYTES)) {
+    let full = disks.find(|disk| shop.free_bytes(disk).is_ok_and(|free| free < FULL_BELOW_BYTES));
+    // Somebody may have made room since.
+    if let Some(full) = full.or_else(|| shop.disks.full(shop.clock.boottime())) {
         let what = format!("the script ended with exit code {code}");
         return Err(Fault::ended(OutcomeKind::Lost, Reason::DiskFull, disk_full(full, &what)));
     }
@@ -107,7 +109,7 @@ pub(super) async fn judge(
         Some(signal) => (Reason::Signal, format!("it was ended by {signal} (exit code {code}) after {secs} s")),
         None => (Reason::ExitCode, format!("the script ended with exit code {code} after {secs} s")),
     };
-    let unseen = shop.runtime.disk().is_none_or(|disk| (shop.free_disk)(disk).is_err());
+    let unseen = shop.runtime.disk().is_none_or(|disk| shop.free_bytes(disk).is_err());
     if unseen && log.last_lines(LOG_TAIL_LINES).await.iter().any(|line| says_full(line)) {
         // No more than a hint: it may be a file system that the step made itself, and made too small.
         message.push_str("; its last lines tell of a full disk, and the worker cannot see that of the engine");

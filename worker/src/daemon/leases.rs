@@ -99,6 +99,8 @@ impl Daemon {
     fn spawn(&mut self, order: Order, left: Option<Stage>, at_once: Option<Stop>) {
         let lease = order.lease;
         let confirmed_at = self.session.confirmed_at(lease).unwrap_or_default();
+        // Before anything of it is on the disk: whoever looks for what nobody goes on with finds it here.
+        self.shop.disks.promises.begin(lease, order.run.resources.disk_bytes);
         let (reins, bridle) = Reins::new(at_once, confirmed_at, self.events.clone());
         self.held.insert(lease, reins);
         #[allow(clippy::disallowed_methods, reason = "a JoinSet owns its tasks")]
@@ -133,7 +135,7 @@ impl Daemon {
         let task = task::spawn("forget", async move {
             for _ in 0..FORGET_TRIES {
                 match shop.shelf.forget(&build).await {
-                    Ok(true) => return,
+                    Ok(true) => return shop.disks.stir(),
                     Ok(false) => {}
                     Err(error) => tracing::warn!(%build, %error, "a build's images could not be removed"),
                 }

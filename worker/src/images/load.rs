@@ -4,6 +4,7 @@ use super::ShelfError;
 use super::records::Layers;
 use crate::attempt::fault::Fault;
 use crate::blobs::Held;
+use crate::disk::evict;
 use crate::image_move::archive::{self, Layer};
 use crate::runtime::{ImageName, LocalImage, RuntimeError};
 use crate::workshop::Workshop;
@@ -36,7 +37,7 @@ pub(super) async fn load_archive(
         match result {
             Loaded::Well(held) => break held,
             Loaded::Full(back, error)
-                if made_room || !shop.shelf.make_room().await? || layers.iter().any(Layer::is_coming) =>
+                if made_room || !room_for(shop, &layers).await || layers.iter().any(Layer::is_coming) =>
             {
                 drop(back);
                 return Err(error.into());
@@ -49,6 +50,12 @@ pub(super) async fn load_archive(
         Some(_) => Err(refused(&format!("load image {name}"), "it has other layers than were loaded")),
         None => Err(refused(&format!("load image {name}"), "it does not have it afterwards")),
     }
+}
+
+/// The engine's disk is full. Whether there is more room now.
+async fn room_for(shop: &Workshop, layers: &[Layer]) -> bool {
+    let bytes = layers.iter().filter_map(|layer| layer.tar.as_ref()).map(|tar| tar.size_bytes).sum();
+    evict::make_room(shop, shop.disks.places.engine(), bytes).await
 }
 
 /// What became of an archive, and the layers' files.

@@ -157,6 +157,8 @@ async fn commit(shop: &Workshop, order: &Order, base: &LocalImage, container: &s
     let what = order.job.slug();
     let raw = shop.shelf.name(&order.build, &format!("{what}-raw"));
     let name = shop.shelf.name(&order.build, &what);
+    // Whoever needs room now must not take them away.
+    let (raw_in_use, _in_use) = (shop.shelf.hold(vec![raw.clone()]), shop.shelf.hold(vec![name.clone()]));
     // What an earlier attempt left under these names would lose its name now, and stay for ever.
     for old in [&raw, &name] {
         match shop.runtime.untag(&old.to_string()).await {
@@ -184,6 +186,7 @@ async fn commit(shop: &Workshop, order: &Order, base: &LocalImage, container: &s
         }
         Err(fault) => return Err(fault),
     }
+    drop(raw_in_use);
     shop.shelf.remove(&raw).await?;
     Ok(Made { config: text(&config), layers: image.layers, source: Source::Committed(name) })
 }

@@ -67,7 +67,7 @@ async fn from_registry(
     let platform = order.job.platform;
     let _one = shop.shelf.pulling.lock(reference.to_owned()).await;
     let name = pulled_name(&shop.shelf, order, reference);
-    let in_use = shop.shelf.hold(vec![name.clone()]);
+    let in_use = shop.shelf.hold_what_is_there(vec![name.clone()]).await;
     // A name that is none is an error already here.
     let known = shop.runtime.image(reference).await.map_err(|error| not_pulled(reference, error))?;
     let pulled_before = shop.runtime.image(&name.to_string()).await?;

@@ -1,5 +1,6 @@
 //! What is known of the images that this worker has put into the engine, as it lies on the disk.
 
+use crate::disk::policy::{self, Need, Part, Reach, Thing};
 use crate::runtime::{ImageName, LocalImage};
 use railyard_common::blob::Blob;
 use railyard_common::digest::Digest;
@@ -23,8 +24,6 @@ const OVER_MAX: usize = 500;
 pub(super) struct Records {
     kept: Vec<Kept>,
     roots: Vec<Root>,
-    /// Counts uses: what was used least recently has the lowest number.
-    uses: u64,
 }
 
 /// An image under one of this worker's names.
@@ -34,6 +33,7 @@ pub(super) struct Kept {
     pub(super) name: ImageName,
     #[serde(default)]
     layers: Layers,
+    /// See [`crate::disk::uses::Uses`].
     #[serde(default)]
     used_at: u64,
     /// Its build is over. It stays only as long as there is room.
@@ -51,15 +51,6 @@ struct Root {
     tarball: Digest,
     platform: Platform,
     image: Digest,
-}
-
-/// Which images may go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Expendable {
-    /// Those of builds that are over.
-    Over,
-    /// All that no job uses, those of builds that are over first.
-    Unused,
 }
 
 impl From<&[Blob]> for Layers {
@@ -103,18 +94,21 @@ impl Records {
     }
 
     /// The build uses an image of that name now.
-    pub(super) fn keep(&mut self, build: BuildId, name: ImageName, layers: Layers) {
+    pub(super) fn keep(&mut self, build: BuildId, name: ImageName, layers: Layers, used_at: u64) {
         self.kept.retain(|kept| kept.name != name);
-        self.uses += 1;
-        self.kept.push(Kept { build, name, layers, used_at: self.uses, over: false });
+        self.kept.push(Kept { build, name, layers, used_at, over: false });
     }
 
     /// One that it has is used again.
-    pub(super) fn touch(&mut self, name: &ImageName) {
-        self.uses += 1;
+    pub(super) fn touch(&mut self, name: &ImageName, used_at: u64) {
         for kept in self.kept.iter_mut().filter(|kept| kept.name == *name) {
-            (kept.used_at, kept.over) = (self.uses, false);
+            (kept.used_at, kept.over) = (used_at, false);
         }
+    }
+
+    /// The latest use of any.
+    pub(super) fn last_use(&self) -> u64 {
+        self.kept.iter().map(|kept| kept.used_at).max().unwrap_or_default()
     }
 
     /// The engine does not have that name any more.
@@ -141,17 +135,40 @@ impl Records {
 
     /// Whether what is kept of builds that are over is more than `limit_bytes` allows. Images share layers, which count once.
     pub(super) fn is_over(&self, limit_bytes: u64) -> bool {
-        let layers: BTreeMap<Digest, u64> = self.kept.iter().flat_map(|kept| kept.layers.0.iter().copied()).collect();
         // Of an image whose size nobody knows nothing is kept either, if nothing is to be kept.
         let over = self.kept.iter().filter(|kept| kept.over).count();
-        over > 0 && (limit_bytes == 0 || over > OVER_MAX || layers.values().sum::<u64>() > limit_bytes)
+        over > 0 && (limit_bytes == 0 || over > OVER_MAX || self.bytes() > limit_bytes)
     }
 
-    /// What was used least recently of what may go, except for what `stays`.
-    pub(super) fn next_to_go(&self, may_go: Expendable, stays: impl Fn(&ImageName) -> bool) -> Option<ImageName> {
-        let may = |kept: &&Kept| (kept.over || may_go == Expendable::Unused) && !stays(&kept.name);
-        let next = self.kept.iter().filter(may).min_by_key(|kept| (!kept.over, kept.used_at));
-        next.map(|kept| kept.name.clone())
+    /// What all images take together, as far as is known.
+    pub(super) fn bytes(&self) -> u64 {
+        let layers: BTreeMap<Digest, u64> = self.kept.iter().flat_map(|kept| kept.layers.0.iter().copied()).collect();
+        layers.values().sum()
+    }
+
+    /// How many there are.
+    pub(super) fn count(&self) -> usize {
+        self.kept.len()
+    }
+
+    /// All of them, as the policy sees them; a job needs those that `used` says.
+    pub(super) fn things(&self, used: impl Fn(&ImageName) -> bool) -> Vec<Thing<ImageName>> {
+        let thing = |kept: &Kept| {
+            let need = match () {
+                () if used(&kept.name) => Need::Job,
+                () if kept.over => Need::Nobody,
+                () => Need::Build,
+            };
+            let parts = kept.layers.0.iter().map(|(layer, bytes)| (Part::Layer(*layer), *bytes)).collect();
+            Thing { key: kept.name.clone(), parts, used_at: kept.used_at, need }
+        };
+        self.kept.iter().map(thing).collect()
+    }
+
+    /// What goes first of those whose builds are over, except for what `stays`.
+    pub(super) fn next_to_go(&self, stays: impl Fn(&ImageName) -> bool) -> Option<ImageName> {
+        let things = self.things(stays);
+        policy::order(&things, Reach::Spare).first().map(|thing| thing.key.clone())
     }
 
     /// The image of a root tarball.
@@ -187,8 +204,9 @@ mod tests {
 
     fn records() -> Records {
         let mut records = Records::default();
-        for (of, tag, letters) in [("a/1", "a1", "bx"), ("b/1", "b1", "by"), ("a/1", "a2", "bxz"), ("c/1", "c1", "b")] {
-            records.keep(build(of), name(tag), layers(letters));
+        let all = [("a/1", "a1", "bx"), ("b/1", "b1", "by"), ("a/1", "a2", "bxz"), ("c/1", "c1", "b")];
+        for (used_at, (of, tag, letters)) in (1..).zip(all) {
+            records.keep(build(of), name(tag), layers(letters), used_at);
         }
         records
     }
@@ -202,25 +220,24 @@ mod tests {
         assert_eq!(records.builds(), [&build("c/1")].into());
         assert!(!records.is_over(40), "shared layers count once");
         assert!(records.is_over(39) && records.is_over(0));
-        records.touch(&name("a1"));
+        records.touch(&name("a1"), 9);
         assert_eq!(records.builds(), [&build("a/1"), &build("c/1")].into(), "it runs again");
-        let next = |records: &Records| records.next_to_go(Expendable::Over, |_| false);
+        let next = |records: &Records| records.next_to_go(|_| false);
         assert_eq!(next(&records), Some(name("b1")));
         records.drop(&name("b1"));
         assert_eq!(next(&records), Some(name("a2")));
-        assert_eq!(records.next_to_go(Expendable::Over, |held| *held == name("a2")), None, "a job uses it");
+        assert_eq!(records.next_to_go(|held| *held == name("a2")), None, "a job uses it");
     }
 
     #[test]
     fn a_full_disk_takes_what_running_builds_do_not_use_now_last() {
         let mut records = records();
         records.end(&build("c/1"));
-        let mut went = Vec::new();
-        while let Some(next) = records.next_to_go(Expendable::Unused, |held| *held == name("b1")) {
-            records.drop(&next);
-            went.push(next.tag);
-        }
-        assert_eq!(went, ["c1", "a1", "a2"]);
+        let things = records.things(|held| *held == name("b1"));
+        let chosen = policy::choose(&things, Reach::Unused, u64::MAX);
+        let went: Vec<(&str, u64)> =
+            chosen.iter().map(|choice| (choice.thing.key.tag.as_str(), choice.frees_bytes)).collect();
+        assert_eq!(went, [("a1", 0), ("a2", 20)], "all of c1 is in b1 as well, which a job uses");
     }
 
     #[test]

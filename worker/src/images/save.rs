@@ -34,6 +34,10 @@ pub async fn save(
     log: &JobLog,
 ) -> Result<Image, Fault> {
     let started = shop.clock.monotonic();
+    let _in_use = match &made.source {
+        Source::Packed { .. } => None,
+        Source::Committed(name) => Some(shop.shelf.hold(vec![name.clone()])),
+    };
     let mut layers = in_cache(shop, lease, &made.layers).await?;
     let mut packed: BTreeMap<Digest, Packed> =
         made.packed(scratch).into_iter().map(|packed| (packed.blob.digest, packed)).collect();

@@ -5,9 +5,11 @@
 //! the same engine, and what people pulled have other names. What a job uses is never removed.
 
 use super::name;
-use super::records::{Expendable, Layers, Records};
+use super::records::{Layers, Records};
 use crate::blocking::blocking;
 use crate::disk::DiskError;
+use crate::disk::policy::Thing;
+use crate::disk::uses::Uses;
 use crate::keyed::Keyed;
 use crate::runtime::{ImageName, Runtime, RuntimeError};
 use railyard_common::digest::Digest;
@@ -16,6 +18,7 @@ use railyard_common::platform::Platform;
 use railyard_service::task;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Something about the record of images failed.
@@ -42,7 +45,8 @@ struct Shared {
     runtime: Arc<dyn Runtime>,
     prefix: String,
     path: PathBuf,
-    limit_bytes: u64,
+    limit_bytes: AtomicU64,
+    uses: Arc<Uses>,
     records: Mutex<Records>,
     /// How many jobs use an image.
     users: Mutex<BTreeMap<ImageName, usize>>,
@@ -75,8 +79,7 @@ impl Drop for InUse {
 }
 
 impl Shelf {
-    /// Opens the record in file `path`. `farm` tells farms that share an engine apart. Images of builds that are over are kept up
-    /// to `limit_bytes`, in all.
+    /// Opens the record in file `path`. `farm` tells farms that share an engine apart. There is no limit yet.
     ///
     /// # Errors
     /// [`DiskError`] if there is a record that cannot be read.
@@ -85,14 +88,16 @@ impl Shelf {
         farm: &str,
         worker: &WorkerName,
         path: &Path,
-        limit_bytes: u64,
+        uses: Arc<Uses>,
     ) -> Result<Self, DiskError> {
         let records = Records::read(path).map_err(DiskError::at("read", path))?;
+        uses.seen(records.last_use());
         let shared = Shared {
             runtime,
             prefix: name::prefix(farm, worker),
             path: path.to_owned(),
-            limit_bytes,
+            limit_bytes: AtomicU64::new(u64::MAX),
+            uses,
             records: Mutex::new(records),
             users: Mutex::default(),
             changing: Arc::default(),
@@ -100,6 +105,27 @@ impl Shelf {
             trimming: tokio::sync::Mutex::default(),
         };
         Ok(Self { shared: Arc::new(shared), preparing: Keyed::default(), pulling: Keyed::default() })
+    }
+
+    /// Images of builds that are over are kept up to so many bytes in all, when somebody next looks.
+    pub fn limit(&self, limit_bytes: u64) {
+        self.shared.limit_bytes.store(limit_bytes, Ordering::Relaxed);
+    }
+
+    /// What all images take together, as far as is known.
+    pub fn bytes(&self) -> u64 {
+        lock(&self.shared.records).bytes()
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        lock(&self.shared.records).count()
+    }
+
+    /// What could be removed, and what could not.
+    pub fn things(&self) -> Vec<Thing<ImageName>> {
+        let used: BTreeSet<ImageName> = lock(&self.shared.users).keys().cloned().collect();
+        lock(&self.shared.records).things(|name| used.contains(name))
     }
 
     /// The name for an image of `build`; `what` is for people, and tells its images apart.
@@ -117,6 +143,15 @@ impl Shelf {
         InUse { shared: self.shared.clone(), names }
     }
 
+    /// The same, once whoever takes these names away just now has done so: what is there then stays.
+    pub(super) async fn hold_what_is_there(&self, names: Vec<ImageName>) -> InUse {
+        let in_use = self.hold(names);
+        for name in &in_use.names {
+            drop(self.shared.naming.lock(name.clone()).await);
+        }
+        in_use
+    }
+
     /// Has the engine make an image of that name, after the name is on record. `making` runs to its end even if nobody
     /// waits for it any more: what the engine was told it may do all the same, and whoever takes the name waits for that.
     ///
@@ -131,7 +166,8 @@ impl Shelf {
     ) -> Result<T, ShelfError> {
         let alone = self.shared.naming.lock(name.clone()).await;
         let (build, named) = (build.clone(), name.clone());
-        self.shared.change(|records| records.keep(build, named, layers)).await?;
+        let used_at = self.shared.uses.next();
+        self.shared.change(move |records| records.keep(build, named, layers, used_at)).await?;
         let made = task::spawn("make-image", async move {
             let made = making.await;
             drop(alone);
@@ -160,16 +196,16 @@ impl Shelf {
     /// # Errors
     /// [`DiskError`].
     pub(super) async fn touch(&self, name: &ImageName) -> Result<(), DiskError> {
-        let name = name.clone();
-        self.shared.change(move |records| records.touch(&name)).await
+        let (name, used_at) = (name.clone(), self.shared.uses.next());
+        self.shared.change(move |records| records.touch(&name, used_at)).await
     }
 
-    /// Takes the name from the engine's image, and from the record. One that is in use keeps it.
+    /// Takes the name from the engine's image, and from the record. One that is in use keeps it: `false`.
     ///
     /// # Errors
     /// [`ShelfError`].
-    pub(super) async fn remove(&self, name: &ImageName) -> Result<(), ShelfError> {
-        self.shared.remove(name).await.map(drop)
+    pub async fn remove(&self, name: &ImageName) -> Result<bool, ShelfError> {
+        self.shared.remove(name).await
     }
 
     /// Builds with images here that are not over.
@@ -185,16 +221,6 @@ impl Shelf {
         let over = build.clone();
         self.shared.change(move |records| records.end(&over)).await?;
         self.shared.trim().await
-    }
-
-    /// The engine's disk is full: removes every image that no job uses. `false` if there was none.
-    ///
-    /// # Errors
-    /// [`ShelfError`].
-    pub(super) async fn make_room(&self) -> Result<bool, ShelfError> {
-        let went = self.shared.remove_while(Expendable::Unused, || true).await?;
-        tracing::warn!(went, "the engine's disk is full; removed the images that no job uses");
-        Ok(went > 0)
     }
 
     /// Removes images with this worker's names that are not on record: of an earlier life with another data directory; and what
@@ -241,7 +267,7 @@ impl Shelf {
 
 impl Shared {
     fn is_over(&self) -> bool {
-        lock(&self.records).is_over(self.limit_bytes)
+        lock(&self.records).is_over(self.limit_bytes.load(Ordering::Relaxed))
     }
 
     fn is_used(&self, name: &ImageName) -> bool {
@@ -250,28 +276,16 @@ impl Shared {
 
     /// Removes images of builds that are over, until the rest is within the limit. `false` if some that must go are in use.
     async fn trim(self: &Arc<Self>) -> Result<bool, ShelfError> {
-        self.remove_while(Expendable::Over, || self.is_over()).await?;
-        Ok(!self.is_over())
-    }
-
-    /// Removes what may go, the least recently used first. Returns how many that were.
-    async fn remove_while(
-        self: &Arc<Self>,
-        may_go: Expendable,
-        wanted: impl Fn() -> bool,
-    ) -> Result<usize, ShelfError> {
         let _one = self.trimming.lock().await;
-        let (mut went, mut stuck) = (0, BTreeSet::new());
-        while wanted() {
+        let mut stuck = BTreeSet::new();
+        while self.is_over() {
             let stays = |name: &ImageName| stuck.contains(name) || self.is_used(name);
-            let Some(next) = lock(&self.records).next_to_go(may_go, stays) else { break };
-            if self.remove(&next).await? {
-                went += 1;
-            } else {
+            let Some(next) = lock(&self.records).next_to_go(stays) else { break };
+            if !self.remove(&next).await? {
                 stuck.insert(next);
             }
         }
-        Ok(went)
+        Ok(!self.is_over())
     }
 
     /// Takes the name from the engine's image, unless it is in use.

@@ -8,6 +8,7 @@
 //!
 //! Bridge and chain are named by the digest of the settings: all workers of an engine with the same settings share them, and a
 //! worker that was killed leaves nothing behind that the next one does not use. Both stay when a worker ends; its steps may run on.
+//! A network that this worker has made for other settings goes when no container is in it.
 //!
 //! **Invariant:** a step has a network only when these rules are there, unless the settings say otherwise.
 
@@ -95,10 +96,17 @@ impl Guard {
         let id = &digest.hex()[..DIGEST_LEN];
         Self {
             config: config.clone(),
-            spec: NetworkSpec { name: format!("railyard-{id}"), bridge: format!("ry-{id}") },
+            spec: NetworkSpec { name: format!("railyard-{id}"), bridge: format!("ry-{id}"), labels: Vec::new() },
             chain: format!("RAILYARD-{id}"),
             installed: tokio::sync::Mutex::new(None),
         }
+    }
+
+    /// The network carries these labels, if it is this worker that makes it.
+    #[must_use]
+    pub fn labelled(mut self, labels: impl IntoIterator<Item = (String, String)>) -> Self {
+        self.spec.labels = labels.into_iter().collect();
+        self
     }
 
     /// The name of the network.

@@ -1,12 +1,12 @@
 //! The Docker engine, over its socket.
 
 use super::engine_log::{self, Lines};
-use super::forms::{chunk, device_mapping, local_image, mount, with_tag, writable};
+use super::forms::{chunk, device_mapping, local_image, mount, volume, with_tag, writable};
 use super::orphans;
 use super::watch::attribute;
 use super::{
-    ByteStream, ContainerSpec, ContainerState, EngineNetwork, Exit, FoundContainer, Hearing, ImageName, LocalImage,
-    NetworkSpec, Output, Runtime, RuntimeError,
+    ByteStream, ContainerSpec, ContainerState, EngineNetwork, Exit, FoundContainer, FoundVolume, Hearing, ImageName,
+    LocalImage, NetworkSpec, Output, Runtime, RuntimeError,
 };
 use crate::blocking::blocking;
 use crate::image_move::pack;
@@ -188,7 +188,9 @@ impl Docker {
             pids_limit: Some(PIDS_MAX),
             ulimits: (!spec.core_dumps).then(|| vec![no_core()]),
             init: Some(true),
-            mounts: Some(spec.mounts.iter().map(mount).collect()),
+            mounts: Some(
+                spec.mounts.iter().map(mount).chain(spec.volumes.iter().map(|at| volume(at, &spec.labels))).collect(),
+            ),
             devices: Some(spec.devices.iter().map(|device| device_mapping(&device.path)).collect()),
             network_mode: Some(spec.network.as_deref().unwrap_or("none").to_owned()),
             // The worker reads the output as it is written. This is for a worker, or an engine, that comes back.
@@ -480,5 +482,32 @@ impl Runtime for Docker {
         let found =
             found.into_iter().filter_map(|container| Some((container.id?, container.labels.unwrap_or_default())));
         Ok(found.map(|(id, labels)| FoundContainer { id, labels }).collect())
+    }
+
+    async fn volumes(&self, labels: &[(String, String)]) -> Result<Vec<FoundVolume>, RuntimeError> {
+        let labels = labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        let filters: HashMap<String, Vec<String>> = HashMap::from([("label".to_owned(), labels)]);
+        let options = query::ListVolumesOptionsBuilder::default().filters(&filters).build();
+        let found = self.short.list_volumes(Some(options)).await.map_err(self.error("list volumes"))?;
+        let found = found.volumes.unwrap_or_default().into_iter();
+        Ok(found.map(|volume| FoundVolume { name: volume.name, labels: volume.labels }).collect())
+    }
+
+    async fn networks(&self, labels: &[(String, String)]) -> Result<Vec<String>, RuntimeError> {
+        self.networks_with(labels).await
+    }
+
+    async fn remove_network(&self, name: &str) -> Result<(), RuntimeError> {
+        self.drop_network(name).await
+    }
+
+    async fn remove_volume(&self, name: &str) -> Result<(), RuntimeError> {
+        let doing = format!("remove volume {name}");
+        let client = self.short.clone().with_timeout(REMOVE_TIMEOUT);
+        let options = None::<query::RemoveVolumeOptions>;
+        match client.remove_volume(name, options).await.map_err(self.error(&doing)) {
+            Err(error) if !error.is_not_found() => Err(error),
+            _ => Ok(()),
+        }
     }
 }

@@ -3,7 +3,8 @@
 use super::{Chunk, FileMount, LocalImage, Source};
 use crate::usage::Writable;
 use bollard::container::LogOutput;
-use bollard::models::{ContainerInspectResponse, DeviceMapping, ImageInspect, Mount, MountType};
+use bollard::models::{ContainerInspectResponse, DeviceMapping, ImageInspect, Mount, MountType, MountVolumeOptions};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// What engines call a mount that they keep themselves.
@@ -27,6 +28,17 @@ pub(super) fn mount(mount: &FileMount) -> Mount {
     }
 }
 
+/// Without a name of its own, so that it goes with its container; labelled, so that it is found if that is not so.
+pub(super) fn volume(target: &str, labels: &BTreeMap<String, String>) -> Mount {
+    let labels = labels.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
+    Mount {
+        typ: Some(MountType::VOLUME),
+        target: Some(target.to_owned()),
+        volume_options: Some(MountVolumeOptions { labels: Some(labels), ..Default::default() }),
+        ..Default::default()
+    }
+}
+
 pub(super) fn device_mapping(path: &str) -> DeviceMapping {
     DeviceMapping {
         path_on_host: Some(path.to_owned()),
@@ -41,9 +53,10 @@ pub(super) fn writable(inspect: ContainerInspectResponse) -> Writable {
     let mounts = inspect.mounts.unwrap_or_default();
     let volumes = mounts.into_iter().filter(|mount| mount.typ.as_deref() == Some(VOLUME));
     let files = [inspect.hosts_path, inspect.hostname_path, inspect.resolv_conf_path];
-    let paths = upper.into_iter().chain(volumes.filter_map(|mount| mount.source)).chain(files.into_iter().flatten());
-    let paths = paths.map(PathBuf::from).filter(|path| path.exists()).collect();
-    Writable { paths, container: inspect.id.unwrap_or_default() }
+    let there = |path: String| Some(PathBuf::from(path)).filter(|path| path.exists());
+    let paths = upper.into_iter().chain(files.into_iter().flatten()).filter_map(there).collect();
+    let volumes = volumes.filter_map(|mount| mount.source).filter_map(there).collect();
+    Writable { paths, volumes, container: inspect.id.unwrap_or_default() }
 }
 
 pub(super) fn local_image(inspect: ImageInspect) -> Option<LocalImage> {

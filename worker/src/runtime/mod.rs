@@ -51,6 +51,12 @@ pub struct LocalImage {
 }
 
 impl LocalImage {
+    /// Where its containers have volumes.
+    pub fn volumes(&self) -> Vec<String> {
+        let volumes = self.config.get("Volumes").and_then(serde_json::Value::as_object);
+        volumes.map(|volumes| volumes.keys().cloned().collect()).unwrap_or_default()
+    }
+
     /// Whether jobs of `platform` can use it.
     pub fn is_for(&self, platform: Platform) -> bool {
         self.os == "linux" && self.architecture == platform.arch()
@@ -82,6 +88,15 @@ pub enum ContainerState {
 pub struct FoundContainer {
     /// The engine's name for it.
     pub id: String,
+    /// All of its labels.
+    pub labels: HashMap<String, String>,
+}
+
+/// One of the engine's own volumes, by its labels.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FoundVolume {
+    /// The engine's name for it.
+    pub name: String,
     /// All of its labels.
     pub labels: HashMap<String, String>,
 }
@@ -204,6 +219,26 @@ pub trait Runtime: Hearing {
 
     /// All containers, running or not, with every one of these labels.
     async fn containers(&self, labels: &[(String, String)]) -> Result<Vec<FoundContainer>, RuntimeError>;
+
+    /// All volumes with every one of these labels.
+    async fn volumes(&self, _labels: &[(String, String)]) -> Result<Vec<FoundVolume>, RuntimeError> {
+        Ok(Vec::new())
+    }
+
+    /// Removes a volume that no container has. Nothing there is fine.
+    async fn remove_volume(&self, _name: &str) -> Result<(), RuntimeError> {
+        Ok(())
+    }
+
+    /// The names of all networks with every one of these labels.
+    async fn networks(&self, _labels: &[(String, String)]) -> Result<Vec<String>, RuntimeError> {
+        Ok(Vec::new())
+    }
+
+    /// Removes a network that no container is in. Nothing there is fine.
+    async fn remove_network(&self, _name: &str) -> Result<(), RuntimeError> {
+        Ok(())
+    }
 }
 
 /// A local image name, `repository:tag`.

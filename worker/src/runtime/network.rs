@@ -4,6 +4,7 @@ use super::docker::Docker;
 use super::{EngineNetwork, NetworkSpec, RuntimeError, labels};
 use crate::network::ENGINE_DEFAULT;
 use bollard::models::{NetworkCreateRequest, NetworkInspect};
+use bollard::query_parameters as query;
 use std::collections::HashMap;
 use tokio::net::UnixStream;
 
@@ -44,11 +45,13 @@ impl Docker {
             (BETWEEN_CONTAINERS.to_owned(), "false".to_owned()),
         ]);
         options.extend(default.get(MTU).map(|mtu| (MTU.to_owned(), mtu.clone())));
+        let bridge = [(labels::NETWORK.to_owned(), spec.bridge.clone())];
+        let own = spec.labels.iter().cloned().chain(bridge);
         let request = NetworkCreateRequest {
             name: spec.name.clone(),
             driver: Some("bridge".to_owned()),
             options: Some(options),
-            labels: Some(HashMap::from([(labels::NETWORK.to_owned(), spec.bridge.clone())])),
+            labels: Some(own.collect()),
             ..Default::default()
         };
         let doing = format!("create network {}", spec.name);
@@ -61,6 +64,24 @@ impl Docker {
                 let message = "it was removed at once; does something on this host prune networks?".to_owned();
                 Err(RuntimeError::Refused { doing, status: None, message })
             }
+        }
+    }
+
+    /// The names of networks with all of these labels.
+    pub(super) async fn networks_with(&self, labels: &[(String, String)]) -> Result<Vec<String>, RuntimeError> {
+        let labels = labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        let filters: HashMap<String, Vec<String>> = HashMap::from([("label".to_owned(), labels)]);
+        let options = query::ListNetworksOptionsBuilder::default().filters(&filters).build();
+        let found = self.short.list_networks(Some(options)).await.map_err(self.error("list networks"))?;
+        Ok(found.into_iter().filter_map(|network| network.name).collect())
+    }
+
+    /// Removes a network.
+    pub(super) async fn drop_network(&self, name: &str) -> Result<(), RuntimeError> {
+        let doing = format!("remove network {name}");
+        match self.short.remove_network(name).await.map_err(self.error(&doing)) {
+            Err(error) if !error.is_not_found() => Err(error),
+            _ => Ok(()),
         }
     }
 

@@ -22,6 +22,11 @@ pub mod labels {
     pub const BUILD: &str = "railyard.build";
     /// Which job, for people.
     pub const JOB: &str = "railyard.job";
+
+    /// What everything of a worker carries.
+    pub fn own(farm: &str, worker: &railyard_common::id::WorkerName) -> [(String, String); 2] {
+        [(FARM.to_owned(), farm.to_owned()), (WORKER.to_owned(), worker.to_string())]
+    }
 }
 
 /// A file or directory of the host in the container.
@@ -42,6 +47,8 @@ pub struct NetworkSpec {
     pub name: String,
     /// The name of its bridge on the engine's host.
     pub bridge: String,
+    /// Of whoever makes it.
+    pub labels: Vec<(String, String)>,
 }
 
 /// Such a network, as the engine has made it.
@@ -75,6 +82,8 @@ pub struct ContainerSpec {
     pub env: BTreeMap<String, String>,
     /// Bind mounts.
     pub mounts: Vec<FileMount>,
+    /// Where its image wants volumes. They carry the container's labels, and go with it.
+    pub volumes: Vec<String>,
     /// Devices.
     pub devices: Vec<DeviceMount>,
     /// The program and its arguments.

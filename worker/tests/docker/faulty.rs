@@ -6,8 +6,8 @@ use futures_util::stream;
 use railyard_common::digest::Digest;
 use railyard_common::platform::Platform;
 use railyard_worker::runtime::{
-    ByteStream, ContainerSpec, ContainerState, Docker, EngineNetwork, Exit, FoundContainer, Hearing, ImageName,
-    LocalImage, NetworkSpec, Output, Runtime, RuntimeError,
+    ByteStream, ContainerSpec, ContainerState, Docker, EngineNetwork, Exit, FoundContainer, FoundVolume, Hearing,
+    ImageName, LocalImage, NetworkSpec, Output, Runtime, RuntimeError,
 };
 use railyard_worker::usage::Writable;
 use std::path::{Path, PathBuf};
@@ -230,5 +230,21 @@ impl Runtime for Faulty {
 
     async fn containers(&self, labels: &[(String, String)]) -> Result<Vec<FoundContainer>, RuntimeError> {
         self.engine.containers(labels).await
+    }
+
+    async fn volumes(&self, labels: &[(String, String)]) -> Result<Vec<FoundVolume>, RuntimeError> {
+        self.engine.volumes(labels).await
+    }
+
+    async fn remove_volume(&self, name: &str) -> Result<(), RuntimeError> {
+        self.engine.remove_volume(name).await
+    }
+
+    async fn networks(&self, labels: &[(String, String)]) -> Result<Vec<String>, RuntimeError> {
+        self.engine.networks(labels).await
+    }
+
+    async fn remove_network(&self, name: &str) -> Result<(), RuntimeError> {
+        self.engine.remove_network(name).await
     }
 }

@@ -4,6 +4,7 @@
 //! within the limits below, and every part that must be there is there.
 
 mod cache;
+mod disk;
 mod order;
 mod outcome;
 #[cfg(test)]

@@ -11,11 +11,11 @@ use railyard_common::time::Millis;
 impl Dispatcher {
     /// The worker's session begins: first the welcome, then orders.
     pub(super) fn welcome(&mut self, now: Millis, mono: Millis, welcome: Welcome, out: &mut Vec<Output>) {
-        let Welcome { ticket, worker, mut held, mut builds } = welcome;
+        let Welcome { ticket, worker, mut held, mut builds, disk } = welcome;
         held.retain(|lease| self.farm.holder(*lease) == Some(&worker) || planted::is(Bug::WelcomeNamesAll));
         builds.retain(|build| self.farm.build(build).is_none_or(|build| build.is_ended()));
         let session = self.live.attach(worker.clone());
-        self.live.seen(&worker, now, None);
+        self.live.seen(&worker, now, None, disk);
         out.push(Output::Welcome { ticket, worker, session, held: held.clone(), builds_over: builds });
         for lease in &held {
             self.live.leases.renew(*lease, mono);
@@ -29,7 +29,7 @@ impl Dispatcher {
 
     /// The answer to a heartbeat: what the worker has lost, by the state that is durable.
     pub(super) fn answer_beat(&mut self, now: Millis, beat: Beat, out: &mut Vec<Output>) {
-        let Beat { worker, session, sequence, leases, free_disk_bytes, .. } = beat;
+        let Beat { worker, session, sequence, leases, free_disk_bytes, disk, .. } = beat;
         let mut lost = Vec::new();
         for (lease, phase) in leases {
             if self.farm.holder(lease) != Some(&worker) {
@@ -40,7 +40,7 @@ impl Dispatcher {
                 self.changed(lease, out);
             }
         }
-        self.live.seen(&worker, now, free_disk_bytes);
+        self.live.seen(&worker, now, free_disk_bytes, disk);
         if self.live.session(&worker) == Some(session) {
             out.push(Output::Ack { worker, session, sequence, lost });
         }

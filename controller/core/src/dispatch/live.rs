@@ -2,10 +2,12 @@
 
 use super::{Phase, Said};
 use crate::leases::Leases;
+use railyard_common::disk::DiskReport;
 use railyard_common::id::{BuildId, LeaseId, WorkerName};
 use railyard_common::planted::{self, Bug};
 use railyard_common::time::Millis;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// Soft state beside the farm.
 #[derive(Debug, Default)]
@@ -22,10 +24,11 @@ pub struct Live {
 }
 
 /// When a worker was last heard, and what it said of its disk then.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Seen {
     at: Millis,
     free_disk_bytes: Option<u64>,
+    disk: Option<Arc<DiskReport>>,
 }
 
 impl Live {
@@ -48,6 +51,11 @@ impl Live {
     /// What a worker's last heartbeat said of its disk.
     pub fn free_disk_bytes(&self, worker: &WorkerName) -> Option<u64> {
         self.seen.get(worker).and_then(|seen| seen.free_disk_bytes)
+    }
+
+    /// What a worker last said of its disks.
+    pub fn disk(&self, worker: &WorkerName) -> Option<&DiskReport> {
+        self.seen.get(worker).and_then(|seen| seen.disk.as_deref())
     }
 
     /// Why a build could not be finalized yet.
@@ -103,8 +111,14 @@ impl Live {
         current
     }
 
-    pub(super) fn seen(&mut self, worker: &WorkerName, at: Millis, free_disk_bytes: Option<u64>) {
-        self.seen.insert(worker.clone(), Seen { at, free_disk_bytes });
+    pub(super) fn seen(
+        &mut self,
+        worker: &WorkerName,
+        at: Millis,
+        free_disk_bytes: Option<u64>,
+        disk: Option<Arc<DiskReport>>,
+    ) {
+        self.seen.insert(worker.clone(), Seen { at, free_disk_bytes, disk });
     }
 
     pub(super) fn forget(&mut self, worker: &WorkerName) {

@@ -5,8 +5,10 @@ use crate::event::Event;
 use crate::pressure::Pressure;
 use crate::refusal::Refusal;
 use crate::worker::WorkerOffer;
+use railyard_common::disk::DiskReport;
 use railyard_common::id::{BuildId, JobId, LeaseId, PipelineName, WorkerName};
 use railyard_common::order::Order;
+use std::sync::Arc;
 
 /// By which the shell finds whoever waits for an answer. The dispatcher only hands it back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -45,6 +47,8 @@ pub enum Input {
         builds: Vec<BuildId>,
         /// When it was said, if the worker tells.
         said: Option<Said>,
+        /// What it says of its disks, if it does.
+        disk: Option<Arc<DiskReport>>,
     },
     /// A worker's stream has ended.
     Detach {
@@ -99,6 +103,8 @@ pub struct Beat {
     pub leases: Vec<(LeaseId, Option<Phase>)>,
     /// What is free on the worker's disk, if it could tell.
     pub free_disk_bytes: Option<u64>,
+    /// What else the worker says of its disks, if it does. Its room goes before what is free.
+    pub disk: Option<Arc<DiskReport>>,
     /// What the worker's host is under pressure of.
     pub pressure: Option<Pressure>,
 }

@@ -22,11 +22,13 @@ pub use live::Live;
 pub use message::{Beat, Input, Output, Phase, Said, Ticket};
 
 use crate::{Command, Event, Farm, Refusal};
+use railyard_common::disk::DiskReport;
 use railyard_common::id::{BuildId, LeaseId, WorkerName};
 use railyard_common::planted::{self, Bug};
 use railyard_common::time::Millis;
 use std::collections::VecDeque;
 use std::ops::Range;
+use std::sync::Arc;
 
 /// The farm, what is true only while the controller runs, and what the controller itself wants done.
 #[derive(Debug)]
@@ -81,6 +83,7 @@ struct Welcome {
     worker: WorkerName,
     held: Vec<LeaseId>,
     builds: Vec<BuildId>,
+    disk: Option<Arc<DiskReport>>,
 }
 
 impl Round {
@@ -255,7 +258,7 @@ impl Dispatcher {
                 let result = self.decide(now, &command, round);
                 round.answers.push(Answer::Decided { ticket, result });
             }
-            Input::Attach { ticket, offer, held, builds, said } => {
+            Input::Attach { ticket, offer, held, builds, said, disk } => {
                 let worker = offer.name.clone();
                 if said.is_some_and(|said| self.live.is_late(&worker, said)) && !planted::is(Bug::LateHello) {
                     let refusal = Refusal::LateHello(worker);
@@ -268,9 +271,12 @@ impl Dispatcher {
                     round.answers.push(Answer::TurnedAway { ticket, refusal });
                     return;
                 }
+                if let Some(disk) = &disk {
+                    self.farm.note_room(&worker, disk.room_bytes, held.iter().copied());
+                }
                 // So that the end of the session before is not taken for the worker's.
                 self.live.replace(&worker);
-                round.answers.push(Answer::Welcome(Welcome { ticket, worker, held, builds }));
+                round.answers.push(Answer::Welcome(Welcome { ticket, worker, held, builds, disk }));
             }
             Input::Detach { worker, session } => {
                 if self.live.detach(&worker, session) {
@@ -298,8 +304,12 @@ impl Dispatcher {
     /// A heartbeat renews what the worker holds. Soft state: nothing is journaled but that a container has ended, because from
     /// then on what it reserved is free.
     fn hear(&mut self, now: Millis, mono: Millis, beat: &Beat, round: &mut Round) {
-        if let Some(bytes) = beat.free_disk_bytes {
-            self.farm.note_free_disk(&beat.worker, bytes);
+        match (&beat.disk, beat.free_disk_bytes) {
+            (Some(disk), _) => {
+                self.farm.note_room(&beat.worker, disk.room_bytes, beat.leases.iter().map(|(lease, _)| *lease));
+            }
+            (None, Some(bytes)) => self.farm.note_free_disk(&beat.worker, bytes),
+            (None, None) => {}
         }
         if self.farm.note_pressure(&beat.worker, beat.pressure) {
             round.answers.push(Answer::WorkersChanged);

@@ -26,7 +26,7 @@ impl Dispatcher {
                     // Done already, or impossible anyway: that can be told.
                     result => out.push(Output::Decided { ticket, result }),
                 },
-                Input::Attach { ticket, offer, held, builds, said } => {
+                Input::Attach { ticket, offer, held, builds, said, disk } => {
                     let worker = offer.name.clone();
                     if said.is_some_and(|said| self.live.is_late(&worker, said)) {
                         let refusal = Refusal::LateHello(worker);
@@ -40,7 +40,7 @@ impl Dispatcher {
                     }
                     self.put_off(&worker, hello);
                     self.live.replace(&worker);
-                    self.welcome(now, mono, Welcome { ticket, worker, held, builds }, &mut out);
+                    self.welcome(now, mono, Welcome { ticket, worker, held, builds, disk }, &mut out);
                 }
                 Input::Detach { worker, session } => {
                     if self.live.detach(&worker, session) {

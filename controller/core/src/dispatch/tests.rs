@@ -77,7 +77,7 @@ fn submit(ticket: u64, build: &str) -> Input {
 }
 
 fn attach(ticket: u64, held: Vec<LeaseId>) -> Input {
-    Input::Attach { ticket: Ticket(ticket), offer: offer(), held, builds: Vec::new(), said: None }
+    Input::Attach { ticket: Ticket(ticket), offer: offer(), held, builds: Vec::new(), said: None, disk: None }
 }
 
 /// A durable round at a time that both clocks show.
@@ -129,7 +129,15 @@ fn a_lease_expires_when_no_heartbeat_came_for_its_time_to_live() {
     let (session, lease) = order_of(&outputs).unwrap();
     let worker: WorkerName = ANVIL.parse().unwrap();
     let leases = vec![(lease, Some(Phase::Run))];
-    let beat = Beat { worker: worker.clone(), session, sequence: 1, leases, free_disk_bytes: Some(7), pressure: None };
+    let beat = Beat {
+        worker: worker.clone(),
+        session,
+        sequence: 1,
+        leases,
+        free_disk_bytes: Some(7),
+        disk: None,
+        pressure: None,
+    };
     let outputs = durable(&mut dispatcher, 6_000, [Input::Beat(beat.clone())]);
     assert!(outputs.contains(&Output::Ack { worker: worker.clone(), session, sequence: 1, lost: Vec::new() }));
     assert_eq!(dispatcher.live().phase(lease), Some(Phase::Run));
@@ -159,6 +167,7 @@ fn in_a_standstill_everybody_is_answered_and_nothing_changes() {
         sequence: 1,
         leases: vec![(lease, Some(Phase::Upload))],
         free_disk_bytes: None,
+        disk: None,
         pressure: None,
     };
     let at = Millis(9_000);
@@ -195,6 +204,7 @@ fn a_hello_that_was_overtaken_by_a_later_one_frees_nothing() {
         held: Vec::new(),
         builds: Vec::new(),
         said: Some(Said { host_boot: host_boot.to_owned(), uptime_millis }),
+        disk: None,
     };
     let outputs = durable(&mut dispatcher, 0, [hello(1, 500, "a"), submit(2, "p/1")]);
     let (session, lease) = order_of(&outputs).unwrap();
@@ -236,7 +246,15 @@ fn a_worker_under_pressure_gets_nothing_new_until_it_says_that_it_is_over() {
     let _ = durable(&mut dispatcher, 0, [attach(1, Vec::new())]);
     let beat = |sequence, pressure| {
         let worker = worker.clone();
-        Input::Beat(Beat { worker, session: 1, sequence, leases: Vec::new(), free_disk_bytes: None, pressure })
+        Input::Beat(Beat {
+            worker,
+            session: 1,
+            sequence,
+            leases: Vec::new(),
+            free_disk_bytes: None,
+            disk: None,
+            pressure,
+        })
     };
     let pressure = |percent| Some(Pressure { scarce: Scarce::Memory, percent });
     let outputs = durable(&mut dispatcher, 1, [beat(1, pressure(34)), submit(2, "p/1")]);

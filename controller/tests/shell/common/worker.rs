@@ -144,6 +144,7 @@ impl Worker {
             sequence: self.sequence,
             leases: leases.iter().map(status).collect(),
             free_disk_bytes: 1 << 40,
+            disk: None,
             pressure: self.pressure,
         };
         self.say(Say::Heartbeat(beat)).await;

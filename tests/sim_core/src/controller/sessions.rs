@@ -121,7 +121,7 @@ impl World {
                 self.ledger.hello(id, &held);
                 let said = Some(said);
                 let builds = Vec::new();
-                self.ask(Waiter::Attach(id), |ticket| Input::Attach { ticket, offer, held, builds, said });
+                self.ask(Waiter::Attach(id), |ticket| Input::Attach { ticket, offer, held, builds, said, disk: None });
             }
             Up::Beat { sequence, leases, free_disk_bytes } => {
                 let session = self.process_mut().and_then(|process| process.sessions.get(&id).cloned());
@@ -130,7 +130,8 @@ impl World {
                     self.ledger.heard(now, leases.iter().map(|(lease, _)| lease));
                     let leases = leases.into_iter().map(|(lease, phase)| (lease, phase_of(phase))).collect();
                     let free_disk_bytes = Some(free_disk_bytes);
-                    self.tell(Input::Beat(Beat { worker, session, sequence, leases, free_disk_bytes, pressure: None }));
+                    let (disk, pressure) = (None, None);
+                    self.tell(Input::Beat(Beat { worker, session, sequence, leases, free_disk_bytes, disk, pressure }));
                 }
             }
             Up::Draining => {

@@ -1,7 +1,24 @@
-//! The disk: what is free, and which errors mean that it is full.
+//! The disks: how full they are, what of this worker's lies there, and what goes when they are too full.
+//!
+//! Reading order: [`space`] (how full, and what is too full), [`policy`] (what goes; pure), [`promises`] (what running jobs may still
+//! take), [`account`] (what there is), [`evict`], [`room`] (for a job that comes), [`keeper`] (who does all that in time), [`reserve`].
+//!
+//! **Invariant:** what a running job uses is never removed; what is not this worker's is not even counted.
+
+pub mod account;
+pub mod evict;
+pub mod keeper;
+pub mod policy;
+pub mod promises;
+pub mod reserve;
+pub mod room;
+pub mod space;
+pub mod uses;
+
+pub use account::{Disks, Places};
+pub use space::{DiskConfig, Mark, Space};
 
 use crate::blocking::blocking;
-use nix::sys::statvfs::statvfs;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -47,8 +64,7 @@ pub fn says_full(text: &str) -> bool {
 /// # Errors
 /// If the file system cannot be asked.
 pub fn free_bytes(path: &Path) -> io::Result<u64> {
-    let stat = statvfs(path)?;
-    Ok(stat.blocks_available().saturating_mul(stat.fragment_size()))
+    Space::of(path).map(|space| space.free_bytes)
 }
 
 /// Removes a directory and everything below it; nothing there is fine.
