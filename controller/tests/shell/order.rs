@@ -154,6 +154,42 @@ async fn show_and_plan_say_what_is_short() {
 }
 
 #[tokio::test]
+async fn what_a_worker_says_of_its_disks_is_shown_and_counts_before_a_lease() {
+    let controller = Controller::start().await;
+    let report = |room_bytes| v1::DiskReport {
+        file_systems: vec![v1::FileSystem {
+            role: v1::FileSystemRole::Data.into(),
+            total_bytes: 100 << 30,
+            free_bytes: 20 << 30,
+            ..Default::default()
+        }],
+        uses: vec![v1::DiskUse {
+            kind: v1::DiskKind::Blobs.into(),
+            on: v1::FileSystemRole::Data.into(),
+            count: 3,
+            bytes: 7 << 30,
+            evictable_bytes: 5 << 30,
+        }],
+        room_bytes,
+        counted_millis_ago: 4,
+    };
+    let hello = v1::Hello { disk: Some(report(3 << 30)), ..narrow("w1") };
+    let (person, mut worker) = (controller.operator(), controller.worker_saying(hello).await);
+    assert_eq!(person.worker("w1").await.disk, Some(report(3 << 30)));
+    let half = step("    resources: { disk: 8GiB }\n");
+    let build = person.submit(&half, "half").await;
+    assert_eq!(person.job(&build, "work@linux/amd64").await.why, "needs 8.0 GiB disk; w1 has 3.0 GiB free");
+    worker.disk = Some(report(9 << 30));
+    worker.beat(&[], v1::Phase::Run).await;
+    worker.order().await;
+    assert_eq!(person.worker("w1").await.disk, Some(report(9 << 30)));
+    // What makes no sense is as if it had not been said: then what is free counts.
+    worker.disk = Some(v1::DiskReport { uses: vec![v1::DiskUse::default(); 1000], ..report(0) });
+    worker.beat(&[], v1::Phase::Run).await;
+    assert_eq!(person.worker("w1").await.disk, None);
+}
+
+#[tokio::test]
 async fn a_worker_under_pressure_gets_nothing_new_and_says_why() {
     let controller = Controller::start().await;
     let (person, mut worker) = (controller.operator(), controller.worker("w1").await);

@@ -13,7 +13,7 @@ use std::time::Duration;
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 
 /// Counts are no closer than this.
-const COUNT_EVERY: Duration = Duration::from_secs(60);
+const COUNT_EVERY: Duration = Duration::from_secs(15);
 
 /// So much longer than a count is the time without one: a twentieth of a processor goes into it.
 const REST: u32 = 20;

@@ -265,3 +265,55 @@ fn a_worker_under_pressure_gets_nothing_new_until_it_says_that_it_is_over() {
     let outputs = durable(&mut dispatcher, 3, [beat(3, None)]);
     assert!(outputs.contains(&Output::WorkersChanged) && order_of(&outputs).is_some(), "{outputs:?}");
 }
+
+/// The same build, whose job reserves so much disk.
+fn submit_with_disk(ticket: u64, build: &str, disk_bytes: u64) -> Input {
+    let mut input = submit(ticket, build);
+    if let Input::Command { command: Command::Submit(submission), .. } = &mut input {
+        Arc::make_mut(&mut submission.plan.jobs[0].run).resources.disk_bytes = disk_bytes;
+    }
+    input
+}
+
+#[test]
+fn a_worker_s_disk_is_leased_once_from_its_hello_on() {
+    let mut dispatcher = Dispatcher::new(Farm::default(), Millis(0));
+    let worker: WorkerName = ANVIL.parse().unwrap();
+    let disk = |room_bytes| Some(Arc::new(DiskReport { room_bytes, ..DiskReport::default() }));
+    let mut wide = offer();
+    wide.capacity = Capacity { slots: 9, disk_bytes: 1000, ..Capacity::default() };
+    let hello = Input::Attach {
+        ticket: Ticket(1),
+        offer: wide,
+        held: Vec::new(),
+        builds: Vec::new(),
+        said: None,
+        disk: disk(30),
+    };
+    let beat = |sequence, leases: &[LeaseId], room_bytes| {
+        Input::Beat(Beat {
+            worker: worker.clone(),
+            session: 1,
+            sequence,
+            leases: leases.iter().map(|lease| (*lease, Some(Phase::Run))).collect(),
+            // Less than this is free for jobs.
+            free_disk_bytes: Some(900),
+            disk: disk(room_bytes),
+            pressure: None,
+        })
+    };
+    let outputs = durable(&mut dispatcher, 0, [hello, submit_with_disk(2, "p/1", 40), submit_with_disk(3, "p/2", 40)]);
+    assert_eq!(order_of(&outputs), None, "the hello tells of too little");
+    assert_eq!(dispatcher.live().disk(&worker).map(|disk| disk.room_bytes), Some(30));
+    let outputs = durable(&mut dispatcher, 1, [beat(1, &[], 50)]);
+    let (_, first) = order_of(&outputs).expect("there is room for one");
+    let orders = |outputs: &[Output]| outputs.iter().filter(|output| matches!(output, Output::Order { .. })).count();
+    assert_eq!(orders(&outputs), 1, "{outputs:?}");
+    // Said before it had heard of the first: the room is the first one's.
+    let outputs = durable(&mut dispatcher, 2, [beat(2, &[], 50)]);
+    assert_eq!(order_of(&outputs), None);
+    let outputs = durable(&mut dispatcher, 3, [beat(3, &[first], 39)]);
+    assert_eq!(order_of(&outputs), None);
+    let outputs = durable(&mut dispatcher, 4, [beat(4, &[first], 40)]);
+    assert!(order_of(&outputs).is_some(), "the first one's share is not in it any more");
+}

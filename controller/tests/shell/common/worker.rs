@@ -27,6 +27,8 @@ pub struct Worker {
     sequence: u64,
     /// What its heartbeats say of its host.
     pub pressure: Option<v1::Pressure>,
+    /// What it says of its disks.
+    pub disk: Option<v1::DiskReport>,
 }
 
 /// What a worker of that name says first.
@@ -69,8 +71,18 @@ impl Worker {
         to.send(v1::WorkerMessage { kind: Some(Say::Hello(hello)) }).await.unwrap();
         let from = soon("the session", rpc.clone().session(ReceiverStream::new(outbound))).await?.into_inner();
         let welcome = v1::Welcome::default();
-        let mut worker =
-            Self { rpc, said, http, welcome, to, from, passed_over: VecDeque::new(), sequence: 0, pressure: None };
+        let mut worker = Self {
+            rpc,
+            said,
+            http,
+            welcome,
+            to,
+            from,
+            passed_over: VecDeque::new(),
+            sequence: 0,
+            pressure: None,
+            disk: None,
+        };
         worker.welcome = match worker.next().await {
             Some(Kind::Welcome(welcome)) => welcome,
             other => panic!("the first message is not the welcome but {other:?}"),
@@ -144,7 +156,7 @@ impl Worker {
             sequence: self.sequence,
             leases: leases.iter().map(status).collect(),
             free_disk_bytes: 1 << 40,
-            disk: None,
+            disk: self.disk.clone(),
             pressure: self.pressure,
         };
         self.say(Say::Heartbeat(beat)).await;
