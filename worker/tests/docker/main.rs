@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
 
 mod compress;
+mod disks;
 mod engine;
 mod farm;
 mod faults;

@@ -45,6 +45,8 @@ pub struct Books {
     pub reads: BTreeMap<Digest, u32>,
     /// When each heartbeat came.
     pub beats: Vec<std::time::Duration>,
+    /// What the worker last said of its disks.
+    pub disk: Option<v1::DiskReport>,
     /// Heartbeats are not answered.
     pub deaf: bool,
     /// Whatever a worker says first is answered with this.
@@ -198,6 +200,7 @@ impl WorkerService for Service {
             };
             // Before anybody else can send: it must come first.
             outbound.try_send(Ok(message(controller_message::Kind::Welcome(welcome)))).unwrap();
+            books.disk.clone_from(&hello.disk);
             books.hellos.push(hello);
             books.outbound = Some(outbound.clone());
             Ok(())
@@ -301,6 +304,7 @@ impl Service {
         let ack = self.change(|books| match kind {
             Some(worker_message::Kind::Heartbeat(beat)) => {
                 books.beats.push(SystemClock.monotonic());
+                books.disk = beat.disk;
                 let mut lost = Vec::new();
                 for status in &beat.leases {
                     let lease = LeaseId::from_proto(status.lease.unwrap()).unwrap();
