@@ -46,7 +46,12 @@ impl Engine {
     /// An engine of the test's own, with no image and no container. It runs in a network namespace of its own: two engines
     /// in one would fight over the bridge.
     pub fn private() -> Self {
-        let dir = tempfile::tempdir().expect("a directory can be made");
+        Self::private_on(&std::env::temp_dir())
+    }
+
+    /// The same with all that it keeps on the file system of that directory.
+    pub fn private_on(disk: &Path) -> Self {
+        let dir = tempfile::tempdir_in(disk).expect("a directory can be made");
         let socket = dir.path().join("docker.sock");
         let daemon = Process::start(Self::daemon(dir.path(), None), &dir.path().join("dockerd.log"));
         let engine = Self { socket, private: Some(Private { daemon, dir, network: None }) };

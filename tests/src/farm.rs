@@ -17,7 +17,8 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 pub const BUILD_LIMIT: Duration = Duration::from_secs(240);
 
 /// What else this machine does has no say in a test, and no image of a build stays on its engine.
-const ALONE: &str = "pressure = { memory_percent = 0, io_percent = 0 }\nimage_cache = '0B'";
+const ALONE: &str = "pressure = { memory_percent = 0, io_percent = 0 }\nimage_cache = '0B'\n\
+                     disk = { high = '100%', low = '100%' }";
 
 /// A controller and its workers.
 pub struct Farm {

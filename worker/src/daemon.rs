@@ -225,7 +225,7 @@ impl Daemon {
             .map(|(lease, phase)| v1::LeaseStatus { lease: Some(lease.to_proto()), phase: phase.into() })
             .collect();
         let free_disk_bytes = self.shop.free_bytes(self.shop.data.root()).unwrap_or_default();
-        let disk = Some(self.shop.disks.report(now).to_proto());
+        let disk = self.shop.disks.report(now).map(|disk| disk.to_proto());
         let pressure = self.gauge.read();
         self.say(worker_message::Kind::Heartbeat(v1::Heartbeat { sequence, leases, free_disk_bytes, pressure, disk }));
     }
@@ -269,7 +269,7 @@ impl Daemon {
             pool: config.pool.as_ref().map(ToString::to_string).unwrap_or_default(),
             host_boot: record::kernel_boot(),
             uptime_millis: u64::try_from(self.now().as_millis()).unwrap_or(u64::MAX),
-            disk: Some(self.shop.disks.report(self.now()).to_proto()),
+            disk: self.shop.disks.report(self.now()).map(|disk| disk.to_proto()),
         }
     }
 

@@ -114,20 +114,20 @@ impl Disks {
         self.news.notified().await;
     }
 
-    /// What the worker says of its disks now.
-    pub fn report(&self, now: Duration) -> DiskReport {
+    /// What the worker says of its disks now; nothing, if none could be measured.
+    pub fn report(&self, now: Duration) -> Option<DiskReport> {
         let known = self.known();
         let beside = |found: &FileSystem| {
             found.free_bytes.saturating_add(found.evictable_bytes).saturating_sub(found.reserve_bytes)
         };
-        let room = known.file_systems.iter().map(beside).min().unwrap_or_default();
+        let room = known.file_systems.iter().map(beside).min()?;
         let age = now.saturating_sub(known.counted_at.unwrap_or(now));
-        DiskReport {
+        Some(DiskReport {
             file_systems: known.file_systems.clone(),
             uses: known.kept.iter().chain(&known.counted).copied().collect(),
             room_bytes: room.saturating_sub(self.promises.outstanding_bytes(None)),
             counted_millis_ago: u64::try_from(age.as_millis()).unwrap_or(u64::MAX),
-        }
+        })
     }
 
     /// One of them that is full, or was a moment ago.
