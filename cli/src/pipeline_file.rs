@@ -7,7 +7,6 @@ use crate::render::{Console, ansi};
 use railyard_common::id::Version;
 use railyard_common::path::RelPath;
 use railyard_common::pipeline::{Diagnostic, Pipeline, Request, Source, script_files};
-use railyard_common::plan::Plan;
 use railyard_common::tier;
 use railyard_proto::v1::SubmitRequest;
 use serde::Serialize;
@@ -135,17 +134,17 @@ impl PipelineFile {
     }
 }
 
-/// The plan as the controller would make it. A version that the controller is to choose is stood in for: plans differ in
+/// Checks the plan that the controller would make, but for what it takes from other builds. A version that the controller is to choose is stood in for: plans differ in
 /// it only by text.
 pub fn expand(
     pipeline: &Pipeline,
     version: Option<Version>,
     params: &BTreeMap<String, String>,
     args: &RequestArgs,
-) -> Result<Plan, Faults> {
+) -> Result<(), Faults> {
     let version = version.unwrap_or_else(|| "0".parse().expect("0 is a version"));
     let (platforms, channel) = (args.platforms.clone(), args.channel.clone());
-    pipeline.plan(&Request { version, params: params.clone(), platforms, channel })
+    pipeline.check_request(&Request { params: params.clone(), platforms, channel, ..Request::of(version) })
 }
 
 fn params(given: &[(String, String)]) -> Result<BTreeMap<String, String>, Failure> {

@@ -1,7 +1,7 @@
 //! A job with nothing left to substitute: what a worker needs to know, and no more.
 
 use crate::compress::{ArtifactMatcher, Compress};
-use crate::id::{GroupName, JobName, PoolName, SecretName};
+use crate::id::{BuildId, GroupName, JobName, PoolName, SecretName};
 use crate::path::{BadPath, Glob, RelPath};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -58,8 +58,18 @@ pub enum ImageSource {
     Registry(String),
     /// The image that an earlier job committed.
     Job(JobName),
+    /// The image that a job of another build committed.
+    Build {
+        /// The build.
+        build: BuildId,
+        /// The job.
+        job: JobName,
+    },
     /// A root tarball (plain, gzip or zstd) that an earlier job left.
     Import {
+        /// The build, if it is another one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        build: Option<BuildId>,
         /// The job.
         job: JobName,
         /// The artifact: exactly one must match.
@@ -70,6 +80,9 @@ pub enum ImageSource {
 /// Artifacts of an earlier job, mounted read-only.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InputSpec {
+    /// The build, if it is another one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub build: Option<BuildId>,
     /// The job.
     pub job: JobName,
     /// Which of its artifacts; each glob must match at least one.
@@ -234,9 +247,39 @@ pub struct JobSpec {
     pub run: Arc<RunSpec>,
 }
 
+impl JobSpec {
+    /// The jobs of other builds that it takes something from.
+    pub fn uses(&self) -> impl Iterator<Item = (&BuildId, &JobName)> {
+        let image = match &self.image {
+            ImageSource::Build { build, job } | ImageSource::Import { build: Some(build), job, .. } => {
+                Some((build, job))
+            }
+            ImageSource::Registry(_) | ImageSource::Job(_) | ImageSource::Import { build: None, .. } => None,
+        };
+        image.into_iter().chain(self.inputs.iter().filter_map(|input| Some((input.build.as_ref()?, &input.job))))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_job_takes_from_elsewhere_is_read_and_written_as_it_was() {
+        for old in [
+            r#"{"registry":"debian"}"#,
+            r#"{"job":"a@linux/amd64"}"#,
+            r#"{"import":{"job":"a@linux/amd64","artifact":"x"}}"#,
+            r#"{"import":{"build":"sdk/1","job":"a@linux/amd64","artifact":"x"}}"#,
+            r#"{"build":{"build":"sdk/1","job":"a@linux/amd64"}}"#,
+        ] {
+            let source: ImageSource = serde_json::from_str(old).unwrap();
+            assert_eq!(serde_json::to_string(&source).unwrap(), old);
+        }
+        let old = r#"{"job":"a@linux/amd64","artifacts":["x"],"mount_path":"/in"}"#;
+        let input: InputSpec = serde_json::from_str(old).unwrap();
+        assert_eq!((&input.build, serde_json::to_string(&input).unwrap().as_str()), (&None, old));
+    }
 
     #[test]
     fn outputs_of_older_plans_are_read_and_written_as_they_were() {

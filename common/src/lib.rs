@@ -5,6 +5,7 @@
 
 pub mod backoff;
 pub mod blob;
+pub mod build_ref;
 pub mod compress;
 pub mod digest;
 pub mod disk;

@@ -7,12 +7,16 @@
 //! # param: name=value       a parameter's value
 //! # platform: linux/arm64   a requested platform
 //! # channel: beta           the channel that is asked for
+//! # build: sdk is sdk/1: sdk@linux/amd64 image; docs@linux/amd64 a.txt b/c.txt     a build that exists
+//! # build: sdk/2 has failed                                                        one that cannot be used
 //! ```
 
+use railyard_common::build_ref::{BuildRef, UsedBuild, UsedJob};
+use railyard_common::id::{JobName, StepName};
 use railyard_common::job::{ImageSource, JobSpec};
 use railyard_common::pipeline::{Diagnostic, Pipeline, Request, Source, script_files};
 use railyard_common::plan::Plan;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
@@ -46,9 +50,34 @@ fn run(name: &str, text: &str) -> Result<(Pipeline, Plan), Vec<Diagnostic>> {
             .collect(),
         platforms: header(text, "platform").map(|platform| platform.parse().unwrap()).collect(),
         channel: header(text, "channel").next().map(|channel| channel.parse().unwrap()),
+        ..Request::of("1.0.0".parse().unwrap())
     };
-    let plan = pipeline.plan(&request)?;
+    let builds = pipeline.wanted_builds(&request);
+    let builds = builds.into_iter().map(|(reference, steps)| (reference.clone(), used(text, &reference, &steps)));
+    let plan = pipeline.plan(&Request { builds: builds.collect(), ..request.clone() })?;
     Ok((pipeline, plan))
+}
+
+/// What the farm would say of another build: what the case says of it.
+fn used(text: &str, reference: &BuildRef, steps: &BTreeSet<StepName>) -> Result<UsedBuild, String> {
+    let known =
+        header(text, "build").find_map(|line| line.split_once(' ').filter(|(name, _)| *name == reference.to_string()));
+    let Some((_, rest)) = known else { return Err(format!("there is no build `{reference}`")) };
+    let rest = rest.trim();
+    let Some((build, jobs)) = rest.strip_prefix("is ").and_then(|rest| rest.split_once(": ")) else {
+        return Err(format!("build `{reference}` {rest}"));
+    };
+    let job = |job: &str| {
+        let (name, left) = job.trim().split_once(' ').unwrap_or((job.trim(), ""));
+        let image = left.split(' ').any(|word| word == "image");
+        let artifacts = left.split(' ').filter(|word| !matches!(*word, "" | "image"));
+        (
+            name.parse::<JobName>().unwrap(),
+            UsedJob { image, artifacts: artifacts.map(|path| path.parse().unwrap()).collect() },
+        )
+    };
+    let jobs = jobs.split(';').map(job).filter(|(name, _)| steps.contains(&name.step));
+    Ok(UsedBuild { build: build.parse().unwrap(), jobs: jobs.collect() })
 }
 
 fn golden(directory: &str, name: &str, text: &str) {
@@ -77,6 +106,7 @@ fn show_plan(plan: &Plan) -> String {
     let mut out = format!("{} for {:?}\n", plan.build, plan.platforms);
     plan.params.iter().for_each(|(name, value)| writeln!(out, "param {name} = {value}").unwrap());
     plan.channel.iter().for_each(|channel| writeln!(out, "channel {channel}").unwrap());
+    plan.uses.iter().for_each(|build| writeln!(out, "uses {build}").unwrap());
     plan.supersede.iter().for_each(|group| writeln!(out, "supersedes {group}").unwrap());
     plan.jobs.iter().for_each(|job| show_job(&mut out, job));
     out
@@ -95,10 +125,15 @@ fn show_job(out: &mut String, job: &JobSpec) {
     match &job.image {
         ImageSource::Registry(reference) => writeln!(out, "  image   {reference}").unwrap(),
         ImageSource::Job(from) => writeln!(out, "  image   of {from}").unwrap(),
-        ImageSource::Import { job, artifact } => writeln!(out, "  image   import {artifact} of {job}").unwrap(),
+        ImageSource::Build { build, job } => writeln!(out, "  image   of {job} of {build}").unwrap(),
+        ImageSource::Import { build, job, artifact } => {
+            let of = build.as_ref().map(|build| format!(" of {build}")).unwrap_or_default();
+            writeln!(out, "  image   import {artifact} of {job}{of}").unwrap();
+        }
     }
     for input in &job.inputs {
-        writeln!(out, "  input   {} <- {}: {}", input.mount_path, input.job, list(&input.artifacts)).unwrap();
+        let of = input.build.as_ref().map(|build| format!(" of {build}")).unwrap_or_default();
+        writeln!(out, "  input   {} <- {}{of}: {}", input.mount_path, input.job, list(&input.artifacts)).unwrap();
     }
     run.script.lines().for_each(|line| writeln!(out, "  script  {line}").unwrap());
     run.env.iter().for_each(|(name, value)| writeln!(out, "  env     {name}={value:?}").unwrap());

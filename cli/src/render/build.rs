@@ -100,6 +100,9 @@ fn header(build: &Build, console: &Console, now: Timestamp) -> String {
     if let Some(priority) = build.unusual_priority() {
         line("priority", &ansi::one_line(priority));
     }
+    if !build.uses.is_empty() {
+        line("uses", &ansi::one_line(&build.uses.join(", ")));
+    }
     if !build.params.is_empty() {
         line("params", &ansi::one_line(&human::pairs(&build.params)));
     }

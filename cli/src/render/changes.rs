@@ -187,6 +187,7 @@ pub mod tests {
             priority: None,
             untrusted: false,
             channel: None,
+            uses: Vec::new(),
             submitted_at: at(0),
             ended_at: None,
             submitted_by: None,

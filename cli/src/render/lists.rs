@@ -168,7 +168,7 @@ mini/1  running  1/2, 1 failed      change    10m ago    10m 0s
             pool: None,
             labels: [].into(),
         };
-        let made = |jobs| Plan { pipeline: "mini".to_owned(), channel: None, jobs, warnings: vec![] };
+        let made = |jobs| Plan { pipeline: "mini".to_owned(), channel: None, uses: vec![], jobs, warnings: vec![] };
         let text = plan(&made(vec![one.clone()])).render(Style::PLAIN);
         assert!(text.contains("vms.vhd@linux/arm64  image, sdk@linux/amd64  debian:bookworm"), "{text}");
         assert!(text.ends_with("none     no worker offers linux/arm64\n"), "{text}");

@@ -255,6 +255,8 @@ pub struct Build {
     pub untrusted: bool,
     /// The channel that it is for; `None`: the controller is too old to tell.
     pub channel: Option<String>,
+    /// Other builds that it takes images and artifacts from.
+    pub uses: Vec<String>,
     pub submitted_at: Option<Timestamp>,
     pub ended_at: Option<Timestamp>,
     pub submitted_by: Option<String>,
@@ -275,6 +277,7 @@ impl From<v1::BuildView> for Build {
             priority: some(view.priority),
             untrusted: view.untrusted,
             channel: some(view.channel),
+            uses: view.uses,
             submitted_at: time(view.submitted_at),
             ended_at: time(view.ended_at),
             submitted_by: some(view.submitted_by),

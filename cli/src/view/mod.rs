@@ -68,6 +68,7 @@ fn phase(number: i32) -> Option<&'static str> {
 pub struct Plan {
     pub pipeline: String,
     pub channel: Option<String>,
+    pub uses: Vec<String>,
     pub jobs: Vec<PlannedJob>,
     pub warnings: Vec<String>,
 }
@@ -100,6 +101,7 @@ impl From<v1::PlanResponse> for Plan {
         Self {
             pipeline: plan.pipeline,
             channel: some(plan.channel),
+            uses: plan.uses,
             jobs: plan.jobs.into_iter().map(PlannedJob::from).collect(),
             warnings: plan.warnings,
         }

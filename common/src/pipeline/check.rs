@@ -1,7 +1,7 @@
 //! Checks what only all steps together show: dependencies that cannot be met, and cycles.
 
 use super::diagnostic::{Position, Problems, quote, quote_list};
-use super::model::{Dependency, Image, Pipeline, Step};
+use super::model::{Dependency, Image, Origin, Pipeline, Step};
 use crate::platform::Platform;
 use std::collections::VecDeque;
 
@@ -14,8 +14,11 @@ pub(super) fn check(pipeline: &Pipeline, problems: &mut Problems) {
             check_variant(dependency, target, problems);
         }
         match &step.image {
-            Image::Step(from) => check_image(pipeline, step, from, true, problems),
-            Image::Import(from, _) => check_image(pipeline, step, from, false, problems),
+            Image::Step(Origin::Step(from)) => check_image(pipeline, step, from, true, problems),
+            Image::Import(Origin::Step(from), _) => check_image(pipeline, step, from, false, problems),
+            Image::Step(Origin::Build(from)) | Image::Import(Origin::Build(from), _) => {
+                check_image_platform(step, from.platform, from.at, problems);
+            }
             Image::Registry(_) | Image::Unread => {}
         }
     }
@@ -69,11 +72,15 @@ fn check_image(pipeline: &Pipeline, step: &Step, from: &Dependency, committed: b
         let help = format!("name the variant, for instance `{name}.{}`", first.map_or("", |first| first.as_str()));
         problems.add_help(from.at, message, help);
     }
-    if let Some(platform) = from.platform
+    check_image_platform(step, from.platform, from.at, problems);
+}
+
+fn check_image_platform(step: &Step, platform: Option<Platform>, at: Position, problems: &mut Problems) {
+    if let Some(platform) = platform
         && let Some(own) = step.platforms.iter().find(|own| **own != platform)
     {
         let message = format!("an image for `{platform}` cannot run step `{}` on `{own}`", step.name);
-        problems.add_help(from.at, message, "an image comes from a job on the same platform; take files as `inputs`");
+        problems.add_help(at, message, "an image comes from a job on the same platform; take files as `inputs`");
     }
 }
 

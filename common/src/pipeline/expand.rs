@@ -4,12 +4,14 @@
 //! value, and what depends on them is skipped.
 
 use super::diagnostic::{Position, Problems, quote, quote_choice};
+use super::expand_builds::Uses;
 use super::expand_placing::Placing;
 use super::jobs::Key;
 use super::limits::{PLAN_MAX_TEXT_BYTES, SCRIPT_MAX_BYTES, VALUE_MAX_BYTES};
-use super::model::{Image, Input, Pipeline, Script, Step};
+use super::model::{Image, Input, Origin, Pipeline, Script, Step};
 use super::template::{Name, Scope, Template, Unrendered};
 use super::values::is_image_reference;
+use crate::build_ref::UsedBuilds;
 use crate::compress::Compress;
 use crate::id::{ChannelName, JobName};
 use crate::job::{ImageSource, InputSpec, JobSpec, OutputSpec, RunSpec};
@@ -28,6 +30,9 @@ pub(super) struct Expander<'a> {
     /// `None`: not known while checking.
     pub params: &'a BTreeMap<String, Option<Template>>,
     pub problems: &'a mut Problems,
+    /// Which other builds are meant; `None`: not known while checking.
+    pub builds: Option<&'a UsedBuilds>,
+    pub(super) uses: Uses,
     /// Places that have been reported: every job of a step would report them again.
     blamed: BTreeSet<Position>,
     /// Outputs by job; `None` where one is not known.
@@ -46,7 +51,8 @@ impl<'a> Expander<'a> {
     ) -> Self {
         let (blamed, outputs, met) = (BTreeSet::new(), BTreeMap::new(), BTreeMap::new());
         let channel = ChannelName::usual().clone();
-        Self { pipeline, version, channel, params, problems, blamed, outputs, met, text_bytes: 0 }
+        let (builds, uses) = (None, Uses::default());
+        Self { pipeline, version, channel, params, problems, builds, uses, blamed, outputs, met, text_bytes: 0 }
     }
 
     /// The jobs of `keys`, in their order. A job is left out where it has a problem or an unknown value.
@@ -137,6 +143,13 @@ impl<'a> Expander<'a> {
         }
     }
 
+    /// Reports what is wrong at a place, once.
+    pub(super) fn blame_at(&mut self, at: Position, message: String, help: String) {
+        if self.blamed.insert(at) {
+            self.problems.add_help(at, message, help);
+        }
+    }
+
     /// Reports what is wrong with the filled-in `template`, once.
     pub(super) fn blame(&mut self, template: &Template, message: String, help: Option<String>) {
         let at = template.blame();
@@ -187,15 +200,24 @@ impl<'a> Expander<'a> {
                 }
                 Some(ImageSource::Registry(text))
             }
-            Image::Step(from) => {
+            Image::Step(Origin::Step(from)) => {
                 let target = pipeline.targets(from, key).next()?;
                 Some(ImageSource::Job(pipeline.job_name(target)))
             }
-            Image::Import(from, artifact) => {
+            Image::Step(Origin::Build(of)) => {
+                let (build, job) = self.image_of_build(of, key)?;
+                Some(ImageSource::Build { build, job })
+            }
+            Image::Import(Origin::Step(from), artifact) => {
                 let glob = self.glob(artifact, key)?;
                 let target = pipeline.targets(from, key).next()?;
                 self.check_leaves(&[target], &glob, artifact);
-                Some(ImageSource::Import { job: pipeline.job_name(target), artifact: glob })
+                Some(ImageSource::Import { build: None, job: pipeline.job_name(target), artifact: glob })
+            }
+            Image::Import(Origin::Build(of), artifact) => {
+                let glob = self.glob(artifact, key)?;
+                let (build, job) = self.import_of_build(of, &glob, artifact, key)?;
+                Some(ImageSource::Import { build: Some(build), job, artifact: glob })
             }
         }
     }
@@ -236,7 +258,14 @@ impl<'a> Expander<'a> {
         let pipeline = self.pipeline;
         let path = self.mount_path(&input.path, key);
         let globs: Vec<Option<Glob>> = input.artifacts.iter().map(|artifact| self.glob(artifact, key)).collect();
-        let targets: Vec<Key> = pipeline.targets(&input.from, key).collect();
+        let from = match &input.from {
+            Origin::Step(from) => from,
+            Origin::Build(of) => {
+                let globs = globs.into_iter().zip(&input.artifacts).map(|(glob, template)| Some((glob?, template)));
+                return self.inputs_of_build(of, &globs.collect::<Option<Vec<_>>>()?, &path?, key);
+            }
+        };
+        let targets: Vec<Key> = pipeline.targets(from, key).collect();
         for (glob, template) in globs.iter().zip(&input.artifacts) {
             if let Some(glob) = glob {
                 self.check_leaves(&targets, glob, template);
@@ -254,7 +283,7 @@ impl<'a> Expander<'a> {
                 Some(variant) => format!("{path}/{variant}"),
                 None => path.clone(),
             };
-            specs.push(InputSpec { job, artifacts, mount_path });
+            specs.push(InputSpec { build: None, job, artifacts, mount_path });
         }
         Some(specs)
     }

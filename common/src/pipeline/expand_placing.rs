@@ -67,7 +67,7 @@ impl Expander<'_> {
         self.named(template, &text)
     }
 
-    fn named<T: FromStr<Err = BadId>>(&mut self, template: &Template, text: &str) -> Option<T> {
+    pub(super) fn named<T: FromStr<Err = BadId>>(&mut self, template: &Template, text: &str) -> Option<T> {
         match text.parse::<T>() {
             Ok(name) => Some(name),
             Err(BadId { text, kind, expected }) => {

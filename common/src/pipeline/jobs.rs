@@ -1,6 +1,6 @@
 //! Which jobs a build has, and in what order they stand in its plan.
 
-use super::model::{Dependency, Pipeline, Step};
+use super::model::{Dependency, Origin, Pipeline, Step};
 use crate::id::JobName;
 use crate::job::JobSpec;
 use crate::platform::Platform;
@@ -64,9 +64,14 @@ impl Pipeline {
             Some(_) => 1,
             None => self.steps.get(dependency.step).map_or(0, |target| target.variants.len()),
         };
+        // Those of other builds are counted when they are known.
+        let sources = |origin: &Origin| match origin {
+            Origin::Step(dependency) => width(dependency),
+            Origin::Build(_) => 1,
+        };
         let parts = |step: &Step| {
             let waits: usize = step.dependencies().map(width).sum();
-            let globs: usize = step.inputs.iter().map(|input| width(&input.from) * input.artifacts.len()).sum();
+            let globs: usize = step.inputs.iter().map(|input| sources(&input.from) * input.artifacts.len()).sum();
             waits + globs + step.outputs.len()
         };
         self.steps.iter().map(|step| step.platforms.len() * step.variants.len() * parts(step)).sum()

@@ -18,6 +18,10 @@ pub const VARIANTS_MAX: usize = 200;
 pub const STEP_LIST_MAX: usize = 100;
 /// Most dependencies, input globs and outputs of all jobs together: bounds the time that expanding takes.
 pub const PLAN_MAX_PARTS: usize = 50_000;
+/// Most other builds that one takes images and artifacts from: an SDK and the parts of a distribution.
+pub const BUILDS_USED_MAX: usize = 100;
+/// Most artifacts of other builds that are held against globs, each pair counted once: bounds the time that expanding takes.
+pub const MATCHES_MAX: usize = 20_000_000;
 /// Most YAML nodes, aliases expanded: twenty times what [`STEPS_MAX`] ordinary steps have.
 pub const NODES_MAX: usize = 100_000;
 /// Most bytes of YAML text, aliases expanded: an alias may repeat a script, but not without end.

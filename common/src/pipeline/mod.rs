@@ -10,6 +10,7 @@
 mod check;
 mod diagnostic;
 mod expand;
+mod expand_builds;
 mod expand_outputs;
 mod expand_placing;
 mod globs;
@@ -34,6 +35,7 @@ pub use diagnostic::Diagnostic;
 pub use model::Pipeline;
 pub use summary::{ParamSummary, StepSummary, Summary};
 
+use crate::build_ref::{UsedBuilds, WantedBuilds};
 use crate::id::{BuildId, ChannelName, PipelineName, Version};
 use crate::plan::Plan;
 use crate::platform::Platform;
@@ -66,12 +68,14 @@ pub struct Request {
     pub platforms: Vec<Platform>,
     /// The channel that it is for; `None`: what the pipeline says.
     pub channel: Option<ChannelName>,
+    /// What became of the builds that [`Pipeline::wanted_builds`] names for this request.
+    pub builds: UsedBuilds,
 }
 
 impl Request {
     /// As the pipeline says, under that version.
     pub fn of(version: Version) -> Self {
-        Self { version, params: BTreeMap::new(), platforms: Vec::new(), channel: None }
+        Self { version, params: BTreeMap::new(), platforms: Vec::new(), channel: None, builds: UsedBuilds::new() }
     }
 }
 
@@ -145,40 +149,75 @@ impl Pipeline {
     /// The frozen plan of one build. Platforms that the requested ones need jobs of are added to them.
     ///
     /// # Errors
-    /// Parameters or platforms that the pipeline does not have, parameters that are missing, and values that make a
-    /// field of a job invalid; each points at the place in the file that it is about.
+    /// Parameters or platforms that the pipeline does not have, parameters that are missing, values that make a field of a job
+    /// invalid, and other builds that cannot be used; each points at the place in the file that it is about.
     pub fn plan(&self, request: &Request) -> Result<Plan, Vec<Diagnostic>> {
         let mut problems = Problems::new(&self.file);
-        let (values, params) = self.param_values(request, &mut problems);
-        let requested = self.requested_platforms(request, &mut problems);
+        let plan = self.expanded(request, Some(&request.builds), &mut problems);
+        if let Some(plan) = &plan
+            && problems.is_empty()
+            && plan.jobs.len() < self.keys(&self.requested_platforms(request, &mut problems)).len()
+        {
+            problems.add(Position::START, "a job has a value that is not known");
+        }
+        let plan = plan.filter(|_| problems.is_empty());
+        let plan = plan.and_then(|plan| Some(Plan { jobs: jobs::in_order(plan.jobs)?, ..plan }));
+        plan.ok_or_else(|| problems.into_list())
+    }
+
+    /// Checks all that can be known of a build without the farm: anything but what it takes from other builds.
+    ///
+    /// # Errors
+    /// As [`Self::plan`].
+    pub fn check_request(&self, request: &Request) -> Result<(), Vec<Diagnostic>> {
+        let mut problems = Problems::new(&self.file);
+        self.expanded(request, None, &mut problems);
+        if problems.is_empty() { Ok(()) } else { Err(problems.into_list()) }
+    }
+
+    /// The other builds that a build takes images and artifacts from, as the file names them.
+    pub fn wanted_builds(&self, request: &Request) -> WantedBuilds {
+        if self.steps.iter().all(|step| step.foreign().next().is_none()) {
+            return WantedBuilds::new();
+        }
+        // What is wrong is told when the plan is made.
+        let mut problems = Problems::new(&self.file);
+        let (_, params) = self.param_values(request, &mut problems);
+        let keys = self.keys(&self.requested_platforms(request, &mut problems));
+        let mut expander = Expander::new(self, request.version.as_str(), &params, &mut problems);
+        let channel = request.channel.clone().or_else(|| expander.channel());
+        expander.channel = channel.unwrap_or_else(|| ChannelName::usual().clone());
+        expander.wanted_builds(&keys)
+    }
+
+    /// The plan, with its jobs in the order of the file; without those that have a problem or something that is not known.
+    fn expanded(&self, request: &Request, builds: Option<&UsedBuilds>, problems: &mut Problems) -> Option<Plan> {
+        let (values, params) = self.param_values(request, problems);
+        let requested = self.requested_platforms(request, problems);
         let keys = self.keys(&requested);
         if keys.is_empty() && problems.is_empty() {
             let names = quote_list(requested.iter().map(|platform| platform.as_str()));
             problems.add(self.platforms_at, format!("no step of the pipeline runs on {names}"));
         }
         if !problems.is_empty() {
-            return Err(problems.into_list());
+            return None;
         }
-        let mut expander = Expander::new(self, request.version.as_str(), &params, &mut problems);
+        let mut expander = Expander::new(self, request.version.as_str(), &params, problems);
+        expander.builds = builds;
         let channel = request.channel.clone().or_else(|| expander.channel());
         let channel = channel.filter(|channel| channel != ChannelName::usual());
         expander.channel = channel.clone().unwrap_or_else(|| ChannelName::usual().clone());
         let (supersede, jobs) = (expander.supersede(), expander.jobs(&keys));
-        if problems.is_empty() && jobs.len() < keys.len() {
-            problems.add(Position::START, "a job has a value that is not known");
-        }
-        let Some(jobs) = Some(jobs).filter(|_| problems.is_empty()).and_then(jobs::in_order) else {
-            return Err(problems.into_list());
-        };
+        let uses = expander.uses.builds.into_iter().collect();
         let needed: BTreeSet<Platform> = keys.iter().map(|key| key.platform).chain(requested).collect();
-        Ok(Plan {
+        Some(Plan {
             build: BuildId { pipeline: self.name.clone(), version: request.version.clone() },
             params: values,
             platforms: self.platforms.iter().copied().filter(|platform| needed.contains(platform)).collect(),
             untrusted: false,
             channel,
             supersede,
-            uses: Vec::new(),
+            uses,
             jobs,
         })
     }

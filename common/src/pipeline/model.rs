@@ -100,8 +100,8 @@ pub(super) struct VariantSpec {
 #[derive(Clone, Debug)]
 pub(super) enum Image {
     Registry(Template),
-    Step(Dependency),
-    Import(Dependency, Template),
+    Step(Origin),
+    Import(Origin, Template),
     /// Could not be read; the reason is among the problems.
     Unread,
 }
@@ -113,6 +113,24 @@ pub(super) enum Script {
     File(String),
     /// Could not be read; the reason is among the problems.
     Unread,
+}
+
+/// Where an image or an input comes from.
+#[derive(Clone, Debug)]
+pub(super) enum Origin {
+    Step(Dependency),
+    Build(OfBuild),
+}
+
+/// `STEP[.VARIANT][@PLATFORM]` of another build. Which steps that has is known to the farm only.
+#[derive(Clone, Debug)]
+pub(super) struct OfBuild {
+    pub build: Template,
+    /// Of the step's name.
+    pub at: Position,
+    pub step: StepName,
+    pub variant: Option<Variant>,
+    pub platform: Option<Platform>,
 }
 
 /// `STEP[.VARIANT][@PLATFORM]`: jobs of another step.
@@ -129,7 +147,7 @@ pub(super) struct Dependency {
 
 #[derive(Clone, Debug)]
 pub(super) struct Input {
-    pub from: Dependency,
+    pub from: Origin,
     pub artifacts: Vec<Template>,
     pub path: Template,
 }
@@ -149,7 +167,11 @@ impl Step {
             Image::Step(from) | Image::Import(from, _) => Some(from),
             Image::Registry(_) | Image::Unread => None,
         };
-        self.needs.iter().chain(image).chain(self.inputs.iter().map(|input| &input.from))
+        let origins = image.into_iter().chain(self.inputs.iter().map(|input| &input.from));
+        self.needs.iter().chain(origins.filter_map(|origin| match origin {
+            Origin::Step(from) => Some(from),
+            Origin::Build(_) => None,
+        }))
     }
 
     pub fn has_matrix(&self) -> bool {

@@ -6,7 +6,7 @@ use super::limits::{
     STEP_LIST_MAX, TIMEOUT_DEFAULT_SECS,
 };
 use super::matrix;
-use super::model::{Dependency, Image, Input, Placing, Script, Step};
+use super::model::{Dependency, Image, Input, OfBuild, Origin, Placing, Script, Step};
 use super::reader::{Fields, Reader};
 use super::template::Template;
 use super::values;
@@ -44,8 +44,8 @@ const FIELDS: [&str; 26] = [
     "pool",
     "labels",
 ];
-const IMAGE_FIELDS: [&str; 3] = ["step", "import", "artifact"];
-const INPUT_FIELDS: [&str; 3] = ["step", "artifacts", "path"];
+const IMAGE_FIELDS: [&str; 4] = ["build", "step", "import", "artifact"];
+const INPUT_FIELDS: [&str; 4] = ["build", "step", "artifacts", "path"];
 
 /// The step behind `node`, the `index`th of the pipeline. What cannot be read is reported and left at its default.
 pub(super) fn read_step(reader: &mut Reader<'_>, node: &Node, index: usize, platforms: &[Platform]) -> Step {
@@ -79,6 +79,13 @@ pub(super) fn read_step(reader: &mut Reader<'_>, node: &Node, index: usize, plat
     reader.container(&fields, &mut step);
     step.placing = reader.placing(&fields);
     step
+}
+
+/// The parts of `STEP[.VARIANT][@PLATFORM]`.
+fn split(text: &str) -> (&str, Option<&str>, Option<&str>) {
+    let (name, platform) = text.split_once('@').map_or((text, None), |(name, platform)| (name, Some(platform)));
+    let (name, variant) = name.split_once('.').map_or((name, None), |(name, variant)| (name, Some(variant)));
+    (name, variant, platform)
 }
 
 fn step_name(node: &Node) -> Option<&str> {
@@ -138,7 +145,7 @@ impl Reader<'_> {
 
     fn image(&mut self, fields: &Fields<'_>, what: &str) -> Image {
         const FORMS: &str = "write a registry reference such as `debian:bookworm`, `{ step: NAME }` for the image that \
-            a step committed, or `{ import: NAME, artifact: FILE }` for a root tarball";
+            a step committed, or `{ import: NAME, artifact: FILE }` for a root tarball; with `build: PIPELINE/VERSION` beside it, of another build";
         let Some(node) = fields.get("image") else {
             self.problems.add_help(fields.at, format!("{what} has no `image`"), FORMS);
             return Image::Unread;
@@ -152,9 +159,9 @@ impl Reader<'_> {
         }
         let Some(image) = self.fields(node, "`image`", &IMAGE_FIELDS) else { return Image::Unread };
         match (image.get("step"), image.get("import"), image.get("artifact")) {
-            (Some(step), None, None) => self.dependency(step, "`image: step`").map_or(Image::Unread, Image::Step),
+            (Some(step), None, None) => self.origin(&image, step, "`image: step`").map_or(Image::Unread, Image::Step),
             (None, Some(import), Some(artifact)) => {
-                let from = self.dependency(import, "`image: import`");
+                let from = self.origin(&image, import, "`image: import`");
                 let artifact = self.template(artifact, "`artifact`");
                 from.zip(artifact).map_or(Image::Unread, |(from, artifact)| Image::Import(from, artifact))
             }
@@ -260,17 +267,43 @@ impl Reader<'_> {
         needs
     }
 
+    /// A step of this pipeline, or of the build that stands beside it.
+    fn origin(&mut self, fields: &Fields<'_>, step: &Node, what: &str) -> Option<Origin> {
+        let Some(build) = fields.get("build") else { return self.dependency(step, what).map(Origin::Step) };
+        let build = self.template(build, "`build`");
+        let text = self.text(step, what)?;
+        let (name, variant, platform) = split(text);
+        let name = match name.parse::<StepName>() {
+            Ok(name) => name,
+            Err(BadId { text, expected, .. }) => {
+                self.problems.add(step.at, format!("{what}: expected {expected}, found {}", quote(&text)));
+                return None;
+            }
+        };
+        let (variant, platform) = self.variant_and_platform(step, variant, platform)?;
+        Some(Origin::Build(OfBuild { build: build?, at: step.at, step: name, variant, platform }))
+    }
+
     /// `STEP[.VARIANT][@PLATFORM]`. Whether that variant and platform exist is checked when all steps are read.
     fn dependency(&mut self, node: &Node, what: &str) -> Option<Dependency> {
         let text = self.text(node, what)?;
-        let (name, platform) = text.split_once('@').map_or((text, None), |(name, platform)| (name, Some(platform)));
-        let (name, variant) = name.split_once('.').map_or((name, None), |(name, variant)| (name, Some(variant)));
+        let (name, variant, platform) = split(text);
         let Some(&step) = self.steps.get(name) else {
             let known: Vec<&str> = self.steps.keys().map(String::as_str).collect();
             let message = format!("{what} names {}, but there is no such step", quote(name));
             self.problems.add_unknown(node.at, message, name, "steps", &known);
             return None;
         };
+        let (variant, platform) = self.variant_and_platform(node, variant, platform)?;
+        Some(Dependency { at: node.at, step, variant, platform })
+    }
+
+    fn variant_and_platform(
+        &mut self,
+        node: &Node,
+        variant: Option<&str>,
+        platform: Option<&str>,
+    ) -> Option<(Option<Variant>, Option<Platform>)> {
         let platform = match platform.map(str::parse::<Platform>) {
             Some(Err(error)) => {
                 let names = quote_choice(Platform::ALL.map(Platform::as_str));
@@ -289,7 +322,7 @@ impl Reader<'_> {
             Some(Ok(variant)) => Some(variant),
             None => None,
         };
-        Some(Dependency { at: node.at, step, variant, platform })
+        Some((variant, platform))
     }
 
     fn inputs(&mut self, node: &Node) -> Vec<Input> {
@@ -300,7 +333,7 @@ impl Reader<'_> {
     fn input(&mut self, node: &Node) -> Option<Input> {
         let fields = self.fields(node, "an input", &INPUT_FIELDS)?;
         let from = match fields.get("step") {
-            Some(step) => self.dependency(step, "the input's `step`"),
+            Some(step) => self.origin(&fields, step, "the input's `step`"),
             None => {
                 self.problems.add_help(fields.at, "the input names no `step`", "write `- step: NAME`");
                 None
@@ -322,8 +355,14 @@ impl Reader<'_> {
         let path = match path {
             Some(path) => path?,
             None => {
-                let step = self.steps.iter().find(|(_, index)| **index == from.step);
-                Template::literal(from.at, &format!("/inputs/{}", step.map_or("", |(name, _)| name.as_str())))
+                let (at, step) = match &from {
+                    Origin::Step(from) => {
+                        let step = self.steps.iter().find(|(_, index)| **index == from.step);
+                        (from.at, step.map_or("", |(name, _)| name.as_str()))
+                    }
+                    Origin::Build(from) => (from.at, from.step.as_str()),
+                };
+                Template::literal(at, &format!("/inputs/{step}"))
             }
         };
         Some(Input { from, artifacts, path })

@@ -1,6 +1,6 @@
 //! A pipeline in short, for people and for JSON.
 
-use super::model::{Image, Pipeline, Step};
+use super::model::{Image, Origin, Pipeline, Step};
 use crate::id::{PipelineName, StepName, Variant};
 use crate::platform::Platform;
 use serde::Serialize;
@@ -49,7 +49,7 @@ pub struct StepSummary {
     pub platforms: Vec<Platform>,
     /// Its matrix; empty without one.
     pub variants: Vec<Variant>,
-    /// `registry`, `step` or `import`.
+    /// `registry`, `step`, `import`, or `build` for what another build left.
     pub image: &'static str,
     /// Whether it leaves an image.
     pub commit: bool,
@@ -96,6 +96,7 @@ impl Pipeline {
             variants: step.variants.iter().filter_map(|variant| variant.name.clone()).collect(),
             image: match step.image {
                 Image::Registry(_) | Image::Unread => "registry",
+                Image::Step(Origin::Build(_)) | Image::Import(Origin::Build(_), _) => "build",
                 Image::Step(_) => "step",
                 Image::Import(..) => "import",
             },

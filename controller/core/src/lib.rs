@@ -29,6 +29,7 @@ mod pressure;
 mod queue;
 mod refusal;
 pub mod sweep;
+mod uses;
 mod waiting;
 mod worker;
 

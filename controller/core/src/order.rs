@@ -2,13 +2,13 @@
 
 use crate::build::Build;
 use crate::farm::Farm;
-use crate::job::Job;
-use railyard_common::blob::Artifact;
-use railyard_common::id::{JobName, LeaseId, StepName};
+use crate::job::{Job, JobResult};
+use railyard_common::id::{BuildId, JobName, LeaseId, StepName};
 use railyard_common::job::{ImageSource, JobSpec};
 use railyard_common::order::{InputArtifact, Order, OrderImage};
 use railyard_common::path::Glob;
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
 
 impl Farm {
     /// The order for a live lease: the job with its image and inputs resolved. The traceparent is left to the shell.
@@ -32,24 +32,32 @@ impl Farm {
         })
     }
 
-    fn artifacts_of(&self, build: &Build, name: &JobName) -> &[Artifact] {
-        let result = build.job_id(name).and_then(|id| self.jobs.get(&id)).and_then(Job::result);
-        result.map_or(&[], |result| &result.artifacts)
+    /// What a job left: one of `own`, or of another build.
+    fn left_by(&self, own: &Build, build: Option<&BuildId>, name: &JobName) -> Option<&JobResult> {
+        match build {
+            Some(other) => self.used_job(other, name).map(|(_, result)| result),
+            None => own.job_id(name).and_then(|id| self.jobs.get(&id)).and_then(Job::result),
+        }
     }
 
     fn order_image(&self, build: &Build, source: &ImageSource) -> Result<OrderImage, String> {
         match source {
             ImageSource::Registry(reference) => Ok(OrderImage::Registry(reference.clone())),
             ImageSource::Job(name) => {
-                let job = build.job_id(name).and_then(|id| self.jobs.get(&id));
-                let image = job.and_then(Job::result).and_then(|result| result.image.clone());
+                let image = self.left_by(build, None, name).and_then(|result| result.image.clone());
                 image
                     .map(OrderImage::Image)
                     .ok_or_else(|| format!("job {name} left no image; set `commit: true` on its step"))
             }
-            ImageSource::Import { job, artifact } => {
+            ImageSource::Build { build: other, job } => {
+                let image = self.left_by(build, Some(other), job).and_then(|result| result.image.clone());
+                image.map(OrderImage::Image).ok_or_else(|| format!("the image of job {job} of build {other} is gone"))
+            }
+            ImageSource::Import { build: other, job, artifact } => {
                 let matcher = artifact.matcher();
-                let mut found = self.artifacts_of(build, job).iter().filter(|a| matcher.is_match(a.path.as_str()));
+                let there = self.left_by(build, other.as_ref(), job).map_or(&[][..], |result| &result.artifacts);
+                let mut found = there.iter().filter(|a| matcher.is_match(a.path.as_str()));
+                let job = of(job, other.as_ref());
                 match (found.next(), found.next()) {
                     (Some(one), None) => Ok(OrderImage::Import(one.clone())),
                     (None, _) => Err(format!("job {job} left no artifact `{artifact}` to import as the image")),
@@ -64,15 +72,16 @@ impl Farm {
 
     fn order_inputs(&self, build: &Build, spec: &JobSpec) -> Result<Vec<InputArtifact>, String> {
         let mut inputs = Vec::new();
-        let mut matched: BTreeMap<(&StepName, &Glob), bool> = BTreeMap::new();
+        let mut matched: BTreeMap<(Option<&BuildId>, &StepName, &Glob), bool> = BTreeMap::new();
         for input in &spec.inputs {
-            let there = self.artifacts_of(build, &input.job);
+            let other = input.build.as_ref();
+            let there = self.left_by(build, other, &input.job).map_or(&[][..], |result| &result.artifacts);
             let mut wanted = BTreeSet::new();
             for glob in &input.artifacts {
                 let matcher = glob.matcher();
                 let hits: Vec<usize> =
                     (0..there.len()).filter(|index| matcher.is_match(there[*index].path.as_str())).collect();
-                *matched.entry((&input.job.step, glob)).or_default() |= !hits.is_empty();
+                *matched.entry((other, &input.job.step, glob)).or_default() |= !hits.is_empty();
                 wanted.extend(hits);
             }
             inputs.extend(wanted.into_iter().map(|index| InputArtifact {
@@ -82,8 +91,15 @@ impl Farm {
         }
         // A glob may match in one variant of a matrix and not in another, but somewhere it must.
         match matched.into_iter().find(|(_, found)| !found) {
-            Some(((step, glob), _)) => Err(format!("no artifact of step {step} matches the input `{glob}`")),
+            Some(((other, step, glob), _)) => {
+                Err(format!("no artifact of step {} matches the input `{glob}`", of(step, other)))
+            }
             None => Ok(inputs),
         }
     }
+}
+
+/// A job or step, and the build that it is of, if that is another one.
+fn of(name: impl Display, build: Option<&BuildId>) -> String {
+    build.map_or_else(|| name.to_string(), |build| format!("{name} of build {build}"))
 }

@@ -11,7 +11,7 @@ use crate::job::Job;
 use crate::queue::{ByAge, ByPath, Group, Line, Queue, Shape, Waiting};
 use crate::worker::Worker;
 use railyard_common::id::{GroupName, JobId, LeaseId, PipelineName, WorkerName};
-use railyard_common::job::Capacity;
+use railyard_common::job::{Capacity, JobSpec};
 use railyard_common::outcome::OutcomeKind;
 use railyard_common::planted::{self, Bug};
 use railyard_common::priority::Priority;
@@ -310,12 +310,16 @@ impl<'a> Pass<'a> {
         able.max_by_key(|(_, room)| score(room)).map(|(at, _)| at)
     }
 
-    /// Bytes that each worker has already of what a job needs: what it made itself for earlier jobs of the build.
+    /// Bytes that each worker has already of what a job needs: what it made itself for earlier jobs of the build, or for another
+    /// build that this one takes something from.
     fn local_bytes(&self, id: JobId, job: &Job) -> BTreeMap<&'a WorkerName, u64> {
         let mut local = BTreeMap::new();
         let farm: &'a Farm = self.farm;
         let needs = job.home.needs.get(job.index).map_or(&[][..], Vec::as_slice);
-        for need in job.siblings(id, needs).filter_map(|need| farm.jobs.get(&need)) {
+        let used = job.spec().into_iter().flat_map(JobSpec::uses).filter_map(|(build, job)| farm.used_job(build, job));
+        // Several inputs may be of one job.
+        let used: BTreeSet<JobId> = used.map(|(id, _)| id).collect();
+        for need in job.siblings(id, needs).chain(used).filter_map(|need| farm.jobs.get(&need)) {
             let Some((result, last)) = need.result().zip(need.attempts.last()) else { continue };
             let artifacts: u64 = result.artifacts.iter().map(|artifact| artifact.blob.size_bytes).sum();
             let layers = result.image.iter().flat_map(|image| &image.layers).map(|layer| layer.size_bytes).sum::<u64>();

@@ -77,6 +77,9 @@ pub enum Refusal {
     /// The plan's own fault; a checked pipeline never makes one.
     #[error("the plan cannot be run: {0}")]
     BadPlan(String),
+    /// It takes something from a build that cannot be used.
+    #[error("{0}")]
+    CannotUse(String),
     /// Untrusted builds begin behind others.
     #[error("an untrusted build has priority change at most, not {0}")]
     TooUrgent(Priority),
@@ -195,6 +198,7 @@ impl Refusal {
             Self::NothingToApprove(_) | Self::NotHeld(_) | Self::Retired { .. } => RefusalKind::State,
             Self::StaleLease(_) | Self::LateHello(_) => RefusalKind::Stale,
             Self::BadPlan(_) | Self::TooUrgent(_) => RefusalKind::Invalid,
+            Self::CannotUse(_) => RefusalKind::State,
             Self::UnknownToken | Self::TokenExpired(_) | Self::TokenUsed(_) => RefusalKind::Unproven,
             Self::NoSuchToken(_) => RefusalKind::NotFound,
             Self::TokenExists(_) => RefusalKind::Exists,
@@ -225,6 +229,7 @@ impl Refusal {
             Self::LateHello(_) => "busy",
             Self::StaleLease(_) => "stale-lease",
             Self::BadPlan(_) => "bad-plan",
+            Self::CannotUse(_) => "build-not-usable",
             Self::TooUrgent(_) => "bad-request",
             Self::UnknownToken => "unknown-token",
             Self::NoSuchToken(_) => "no-such-token",

@@ -28,6 +28,9 @@ pub(super) struct Manifest {
     #[serde(skip_serializing_if = "Option::is_none")]
     cancel_reason: Option<String>,
     params: BTreeMap<String, String>,
+    /// Other builds that it took images and artifacts from.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    uses: Vec<BuildId>,
     platforms: Vec<railyard_common::platform::Platform>,
     trace_id: String,
     software: String,
@@ -103,6 +106,7 @@ impl Manifest {
             untrusted: build.is_untrusted(),
             cancel_reason: build.cancel_reason.clone(),
             params: build.plan.params.clone(),
+            uses: build.plan.uses.clone(),
             platforms: build.plan.platforms.clone(),
             trace_id: build.trace.trace_id.clone(),
             software: format!("railyard {}", railyard_common::VERSION),

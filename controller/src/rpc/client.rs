@@ -141,6 +141,7 @@ impl ClientService for Client {
         let response = self.farm.read(move |farm, _| v1::PlanResponse {
             pipeline: plan.build.pipeline.to_string(),
             channel: plan.channel().to_string(),
+            uses: plan.uses.iter().map(ToString::to_string).collect(),
             jobs: plan.jobs.iter().map(|spec| view::planned(farm, &plan.build.pipeline, spec, now)).collect(),
             warnings: left_out.into_iter().chain(submit::warnings(farm, &plan)).collect(),
         });

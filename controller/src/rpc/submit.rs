@@ -5,8 +5,9 @@ use super::client::Client;
 use super::{bad_request, command_status};
 use crate::access::table;
 use crate::driver::{CommandError, Handle};
+use railyard_common::build_ref::{BuildRef, UsedBuild, UsedBuilds, WantedBuilds};
 use railyard_common::digest::Digest;
-use railyard_common::id::{BuildId, ChannelName, PipelineName, Version};
+use railyard_common::id::{BuildId, ChannelName, PipelineName, StepName, Version};
 use railyard_common::pipeline::{Diagnostic, Pipeline, Request, Source};
 use railyard_common::plan::Plan;
 use railyard_common::platform::Platform;
@@ -178,6 +179,8 @@ pub(super) struct Checked {
     params: BTreeMap<String, String>,
     platforms: Vec<Platform>,
     channel: Option<ChannelName>,
+    /// Who asks: not every build is for everybody.
+    by: Identity,
 }
 
 impl Checked {
@@ -206,6 +209,7 @@ impl Checked {
             params: request.params.into_iter().collect(),
             platforms: platforms.map_err(bad_request)?,
             channel,
+            by: by.clone(),
         })
     }
 
@@ -217,7 +221,7 @@ impl Checked {
 
     fn request(&self, version: Version) -> Request {
         let (params, platforms, channel) = (self.params.clone(), self.platforms.clone(), self.channel.clone());
-        Request { version, params, platforms, channel }
+        Request { version, params, platforms, channel, builds: UsedBuilds::new() }
     }
 
     /// The pipeline's name.
@@ -250,7 +254,32 @@ impl Checked {
             Some(version) => version,
             None => free_version(farm, self.pipeline.name().clone(), now, self.untrusted).await?,
         };
-        self.pipeline.plan(&self.request(version)).map_err(|problems| bad_pipeline(&problems))
+        let mut request = self.request(version);
+        request.builds = self.used_builds(farm, self.pipeline.wanted_builds(&request)).await?;
+        self.pipeline.plan(&request).map_err(|problems| bad_pipeline(&problems))
+    }
+}
+
+impl Checked {
+    /// Finds the builds that the pipeline names.
+    async fn used_builds(&self, farm: &Handle, wanted: WantedBuilds) -> Result<UsedBuilds, Status> {
+        for reference in wanted.keys() {
+            auth::in_scope(&self.by, &reference.pipeline)?;
+        }
+        if wanted.is_empty() {
+            return Ok(UsedBuilds::new());
+        }
+        let untrusted = self.untrusted;
+        let found = farm.read(move |farm, _| {
+            let look = |(reference, steps): (BuildRef, BTreeSet<StepName>)| {
+                let used = farm
+                    .usable_build(&reference, untrusted)
+                    .map(|build| UsedBuild { build: build.id().clone(), jobs: farm.used_jobs(build, &steps) });
+                (reference, used)
+            };
+            wanted.into_iter().map(look).collect()
+        });
+        found.await.map_err(command_status)
     }
 }
 

@@ -56,7 +56,8 @@ pub(super) fn build(
         cancel_reason: build.cancel_reason.clone().unwrap_or_default(),
         priority: build.priority.to_string(),
         untrusted: build.is_untrusted(),
-        channel: build.plan.channel().to_string(),
+        channel: build.channel().to_string(),
+        uses: build.plan.uses.iter().map(ToString::to_string).collect(),
     }
 }
 
@@ -243,6 +244,8 @@ fn image_source(source: &ImageSource) -> String {
     match source {
         ImageSource::Registry(reference) => reference.clone(),
         ImageSource::Job(job) => format!("image of {job}"),
-        ImageSource::Import { job, artifact } => format!("{artifact} of {job}"),
+        ImageSource::Build { build, job } => format!("image of {job} of {build}"),
+        ImageSource::Import { build: None, job, artifact } => format!("{artifact} of {job}"),
+        ImageSource::Import { build: Some(build), job, artifact } => format!("{artifact} of {job} of {build}"),
     }
 }

@@ -100,7 +100,7 @@ fn spec(dice: &mut Dice, needs: &[JobName], jobs: &[JobSpec]) -> JobSpec {
         let Some(spec) = made(need) else { continue };
         if !spec.run.outputs.is_empty() && dice.chance(700) {
             let artifacts = vec!["out-*".parse().expect("a glob")];
-            inputs.push(InputSpec { job: need.clone(), artifacts, mount_path: "/in".to_owned() });
+            inputs.push(InputSpec { build: None, job: need.clone(), artifacts, mount_path: "/in".to_owned() });
         }
         if spec.run.commit && dice.chance(500) {
             image = ImageSource::Job(need.clone());

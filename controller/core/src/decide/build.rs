@@ -34,6 +34,7 @@ impl Farm {
             return Err(Refusal::BuildExists(plan.build.clone()));
         }
         check_plan(plan)?;
+        self.check_uses(plan)?;
         if plan.untrusted && submission.priority > Priority::Change {
             return Err(Refusal::TooUrgent(submission.priority));
         }
@@ -199,6 +200,10 @@ impl Farm {
             return Err(Refusal::BadPlan(format!(
                 "{need} did not succeed and is needed; retry that step, or the whole build"
             )));
+        }
+        // A success stays as it is, but somebody may have deleted it since.
+        for spec in build.jobs().zip(&build.plan.jobs).filter(|(id, _)| again.contains(id)).map(|(_, spec)| spec) {
+            self.check_job_uses(&build.plan, spec)?;
         }
         Ok(vec![Event::BuildResumed { at: now, build: id.clone(), jobs: again.into_iter().collect() }])
     }

@@ -54,6 +54,7 @@ scripts! {
     pressure
     supersede
     tiers
+    uses
     cancel_jobs
     idempotent_submit
 }

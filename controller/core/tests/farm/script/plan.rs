@@ -3,7 +3,8 @@
 //! `NAME[.VARIANT][@PLATFORM] [needs A, B] [OPTION…]`: linux/amd64 unless said otherwise; a need without a platform is one of the
 //! job's own platform, and a need without a variant is every variant. Options: `cpu=2 mem=2GiB disk=2GiB retries=1 ttl=30s
 //! approval approval=WHAT group=NAME:LIMIT pool=NAME label=NAME=VALUE
-//! commit privileged from=STEP import=STEP:GLOB inputs=STEP:GLOB`; `from`, `import` and `inputs` are needs too.
+//! commit privileged from=STEP import=STEP:GLOB inputs=STEP:GLOB`; `from`, `import` and `inputs` are needs too. Of another build:
+//! `image-of=BUILD:STEP inputs-of=BUILD:STEP:GLOB`.
 
 use crate::common::job_spec;
 use crate::script::line::{millis, parsed, set_resource};
@@ -22,8 +23,10 @@ pub fn read(build: BuildId, supersede: Option<GroupName>, text: &str) -> Result<
         jobs.push(spec);
     }
     let platforms: BTreeSet<_> = jobs.iter().map(|job| job.name.platform).collect();
+    let uses: BTreeSet<BuildId> = jobs.iter().flat_map(JobSpec::uses).map(|(build, _)| build.clone()).collect();
+    let uses = uses.into_iter().collect();
     let (untrusted, platforms) = (tier::is_untrusted(&build.version), platforms.into_iter().collect());
-    Ok(Plan { build, params: BTreeMap::new(), platforms, untrusted, channel: None, supersede, uses: Vec::new(), jobs })
+    Ok(Plan { build, params: BTreeMap::new(), platforms, untrusted, channel: None, supersede, uses, jobs })
 }
 
 fn read_job(item: &str, earlier: &[JobSpec]) -> Result<JobSpec, String> {
@@ -83,19 +86,36 @@ fn set_option(
             let (step, glob) = input.split_once(':').ok_or("import=STEP:GLOB")?;
             let job = jobs_of(step, spec, earlier)?.swap_remove(0);
             needs.insert(job.clone());
-            spec.image = ImageSource::Import { job, artifact: parsed(glob)? };
+            spec.image = ImageSource::Import { build: None, job, artifact: parsed(glob)? };
         }
         Some(("inputs", input)) => {
             let (step, glob) = input.split_once(':').ok_or("inputs=STEP:GLOB")?;
             for job in jobs_of(step, spec, earlier)? {
                 needs.insert(job.clone());
                 let mount_path = format!("/inputs/{}", job.step);
-                spec.inputs.push(InputSpec { job, artifacts: vec![parsed(glob)?], mount_path });
+                spec.inputs.push(InputSpec { build: None, job, artifacts: vec![parsed(glob)?], mount_path });
             }
+        }
+        Some(("image-of", job)) => {
+            let (build, job) = job_of_build(job, spec)?;
+            spec.image = ImageSource::Build { build, job };
+        }
+        Some(("inputs-of", input)) => {
+            let (job, glob) = input.rsplit_once(':').ok_or("inputs-of=BUILD:STEP:GLOB")?;
+            let (build, job) = job_of_build(job, spec)?;
+            let mount_path = format!("/inputs/{}", job.step);
+            spec.inputs.push(InputSpec { build: Some(build), job, artifacts: vec![parsed(glob)?], mount_path });
         }
         Some(resource) => set_resource(&mut Arc::make_mut(&mut spec.run).resources, resource)?,
     }
     Ok(true)
+}
+
+/// A job of another build, on the job's own platform if none is said.
+fn job_of_build(text: &str, spec: &JobSpec) -> Result<(BuildId, JobName), String> {
+    let (build, job) = text.split_once(':').ok_or("BUILD:STEP")?;
+    let full = if job.contains('@') { job.to_owned() } else { format!("{job}@{}", spec.name.platform) };
+    Ok((parsed(build)?, parsed(&full)?))
 }
 
 /// The earlier jobs that `text` points at; what points at none is kept as it is, for the farm to refuse.

@@ -5,7 +5,8 @@ use crate::script::line::{Line, ReportLine, SubmitOptions};
 use crate::script::tell::{self, Changes};
 use railyard_common::id::{BuildId, LeaseId, WorkerName};
 use railyard_common::plan::Plan;
-use railyard_core::{Command, Event, Farm, Hold, Report, Submission, Trace, WorkerOffer};
+use railyard_common::retention::Keep;
+use railyard_core::{Command, Event, Farm, Force, Hold, Reduction, Report, Submission, Trace, WorkerOffer};
 use std::collections::BTreeMap;
 
 /// A farm and what the script has said about it.
@@ -58,6 +59,10 @@ impl Stage {
             }
             Line::Goodbye(worker) => self.command(&Command::Goodbye { worker }),
             Line::Drain(worker) => self.command(&Command::Drain { worker }),
+            Line::Delete(build) => {
+                let builds = vec![Reduction { build, keep: Keep::Nothing, why: "deleted".to_owned() }];
+                self.command(&Command::Reduce { builds, by: "ada".to_owned(), force: Force::Forced });
+            }
             Line::Place => self.command(&Command::Place),
             Line::Expire(lease) => self.command(&Command::Expire { lease }),
             Line::Cancel { build, reason } => self.command(&Command::Cancel { build, by: "ada".to_owned(), reason }),
