@@ -41,11 +41,9 @@ impl Farm {
                 }
             }
             Event::BuildsForgotten { builds, .. } => self.forget(builds),
-            Event::BlobsClaimed { lease, blobs, .. } => {
-                // A lease that has ended counts on nothing.
-                if self.holder(*lease).is_some() {
-                    self.claims.entry(*lease).or_default().extend(blobs);
-                }
+            // A lease that has ended counts on nothing.
+            Event::BlobsClaimed { lease, blobs, .. } if self.holder(*lease).is_some() => {
+                self.claims.entry(*lease).or_default().extend(blobs);
             }
             Event::SweepResumed { .. } => self.restored_at = None,
             _ => {}

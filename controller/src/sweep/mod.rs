@@ -314,7 +314,7 @@ impl Sweeper {
             }
             Err(error) => {
                 tracing::error!(error = error_chain(error), "the sweep stopped");
-                entry.refused(&error_chain(error))
+                entry.refused(error_chain(error))
             }
         };
         if let Err(error) = self.audit.record(entry).await {

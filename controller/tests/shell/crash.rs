@@ -7,37 +7,34 @@ use crate::common::transfers::artifact;
 use crate::common::worker::{hello, lease, report, succeeded};
 use crate::common::{Backend, Controller, Worker, on_both, soon, until};
 use crate::store::Store;
+use railyard_controller::ControllerConfig;
 use railyard_controller::cache::CacheConfig;
 use railyard_proto::v1;
 use railyard_proto::v1::client_service_client::ClientServiceClient;
 use railyard_service::channel;
 use railyard_service::tls::Role;
-use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
+use tonic::transport::Channel;
 
-/// Set in the child: it is the controller of this data directory, and nothing else.
-const DATA_DIR: &str = "RAILYARD_TEST_DATA_DIR";
-/// Set in the child: the settings of its cache, if it is not the usual one.
-const CACHE: &str = "RAILYARD_TEST_CACHE";
+/// Set in the child: it is the controller with these settings, and nothing else.
+const CONFIG: &str = "RAILYARD_TEST_CONFIG";
 /// What a child runs.
 const TEST: &str = "crash::a_killed_controller_has_lost_nothing_that_it_acknowledged";
 
 /// A controller in a process of its own; killed when it is dropped.
-struct Process {
+pub struct Process {
     child: Child,
-    data_dir: PathBuf,
-    cache: Option<CacheConfig>,
-    url: String,
+    config: ControllerConfig,
+    pub url: String,
 }
 
 impl Process {
-    async fn start(data_dir: &Path, cache: Option<CacheConfig>) -> Self {
+    pub async fn start(config: ControllerConfig) -> Self {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args([TEST, "--exact", "--nocapture"])
-            .env(DATA_DIR, data_dir)
-            .env(CACHE, serde_json::to_string(&cache).unwrap())
+            .env(CONFIG, serde_json::to_string(&config).unwrap())
             .stdout(Stdio::piped())
             .kill_on_drop(true)
             .spawn()
@@ -51,42 +48,45 @@ impl Process {
                 }
             }
         });
-        Self { url: url.await, child, data_dir: data_dir.to_owned(), cache }
+        Self { url: url.await, child, config }
     }
 
     /// SIGKILL, and the next one on what is left.
-    async fn kill_and_start(self) -> Self {
+    pub async fn kill_and_start(self) -> Self {
         self.kill_and_start_after(|| ()).await
     }
 
     /// The same, with something done while there is none.
-    async fn kill_and_start_after(mut self, meanwhile: impl FnOnce()) -> Self {
+    pub async fn kill_and_start_after(mut self, meanwhile: impl FnOnce()) -> Self {
         self.child.kill().await.unwrap();
         meanwhile();
-        Self::start(&self.data_dir, self.cache).await
+        Self::start(self.config).await
     }
 
-    fn person(&self) -> Person {
-        let endpoint = endpoint(&local(self.data_dir.clone()), &self.url, Some((Role::Operator, "olga")));
-        Person { rpc: ClientServiceClient::new(channel::connect(&endpoint).unwrap()) }
+    pub fn person(&self) -> Person {
+        Person { rpc: ClientServiceClient::new(self.operator()) }
     }
 
-    async fn worker(&self, hello: v1::Hello) -> Worker {
-        let endpoint = endpoint(&local(self.data_dir.clone()), &self.url, Some((Role::Worker, &hello.worker)));
+    /// An operator's connection.
+    pub fn operator(&self) -> Channel {
+        channel::connect(&endpoint(&self.config, &self.url, Some((Role::Operator, "olga")))).unwrap()
+    }
+
+    pub async fn worker(&self, hello: v1::Hello) -> Worker {
+        let endpoint = endpoint(&self.config, &self.url, Some((Role::Worker, &hello.worker)));
         Worker::connect(&endpoint, hello).await.unwrap()
     }
 }
 
 #[tokio::test]
 async fn a_killed_controller_has_lost_nothing_that_it_acknowledged() {
-    if let Some(data_dir) = std::env::var_os(DATA_DIR) {
-        let cache = serde_json::from_str(&std::env::var(CACHE).unwrap()).unwrap();
-        let controller = Controller::start_at(data_dir.into(), cache).await;
+    if let Ok(config) = std::env::var(CONFIG) {
+        let controller = Controller::start_as(serde_json::from_str(&config).unwrap()).await;
         println!("listening at {}", controller.url);
         return std::future::pending().await;
     }
     let dir = tempfile::tempdir().unwrap();
-    let process = Process::start(dir.path(), None).await;
+    let process = Process::start(local(dir.path().to_owned())).await;
     let request = v1::SubmitRequest { idempotency_key: "once".to_owned(), ..submission(CHAIN, "1") };
     let build = process.person().try_submit(request.clone()).await.unwrap().build;
 
@@ -149,7 +149,8 @@ async fn a_controller_that_is_killed_while_it_places_has_placed_all_or_none_in_t
     };
     let data = dir.path().join("data");
     let objects = store.as_ref().map_or_else(|| data.join("cache"), |store| store.bucket.clone());
-    let mut process = Process::start(&data, store.as_ref().map(|store| CacheConfig::S3(store.config.clone()))).await;
+    let cache = store.as_ref().map(|store| CacheConfig::S3(store.config.clone()));
+    let mut process = Process::start(ControllerConfig { cache, ..local(data) }).await;
     let names: Vec<String> = (0..PLACED).map(|n| format!("out/{n:03}")).collect();
     let files: Vec<(&str, &[u8])> = names.iter().map(|name| (name.as_str(), name.as_bytes())).collect();
     let mut hits = [0; 2];

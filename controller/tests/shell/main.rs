@@ -36,5 +36,6 @@ mod signed;
 mod store;
 mod submit;
 mod sweep;
+mod sweep_kills;
 mod tiers;
 mod watch;

@@ -44,7 +44,7 @@ async fn farm(backend: Backend, keep_last: u32, change: impl FnOnce(&mut Control
 }
 
 /// Who sweeps.
-struct Sweeps(AdminServiceClient<Channel>);
+pub struct Sweeps(pub AdminServiceClient<Channel>);
 
 impl Sweeps {
     fn of(controller: &Controller) -> Self {
@@ -55,7 +55,7 @@ impl Sweeps {
         self.0.clone().plan_sweep(v1::PlanSweepRequest { objects: true }).await.unwrap().into_inner()
     }
 
-    async fn try_run(&self, digest: &str) -> Result<v1::SweepReport, Status> {
+    pub async fn try_run(&self, digest: &str) -> Result<v1::SweepReport, Status> {
         let request = v1::RunSweepRequest { digest: digest.to_owned() };
         let mut steps = self.0.clone().run_sweep(request).await?.into_inner();
         let mut last = None;
@@ -70,7 +70,7 @@ impl Sweeps {
     }
 
     /// Sweeps until there is nothing to do: tombstones first, then what lies under them.
-    async fn settle(&self) {
+    pub async fn settle(&self) {
         for _ in 0..8 {
             let report = self.run().await;
             assert_eq!(report.failures, 0, "{}", report.first_failure);
@@ -92,7 +92,7 @@ async fn build(person: &Person, worker: &mut Worker, version: &str, files: &[(&s
 }
 
 /// Files below a directory, relative to it.
-fn files(root: &Path) -> BTreeSet<String> {
+pub fn files(root: &Path) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     let mut dirs = vec![PathBuf::from(root)];
     while let Some(dir) = dirs.pop() {

@@ -68,7 +68,7 @@ impl Look {
         let mut needed: Vec<(Digest, BuildId)> = ended()
             .flat_map(|build| farm.blobs_of(build, build.keep()).map(|blob| (blob.digest, build.id().clone())))
             .collect();
-        needed.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        needed.sort_unstable_by_key(|(digest, _)| *digest);
         needed.dedup_by_key(|(digest, _)| *digest);
         Self {
             at: now,

@@ -77,7 +77,12 @@ impl Controller {
 
     /// A farm that exists already.
     pub async fn start_at(data_dir: PathBuf, cache: Option<CacheConfig>) -> Self {
-        Self::run(ControllerConfig { cache, ..local(data_dir) }, Around::default()).await
+        Self::start_as(ControllerConfig { cache, ..local(data_dir) }).await
+    }
+
+    /// A farm with these settings.
+    pub async fn start_as(config: ControllerConfig) -> Self {
+        Self::run(config, Around::default()).await
     }
 
     async fn run(config: ControllerConfig, around: Around) -> Self {
