@@ -16,6 +16,8 @@ use railyard_service::clock::{Clock as _, SystemClock};
 use railyard_service::tls::Role;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
@@ -412,14 +414,16 @@ async fn thousands_of_objects_go_though_requests_fail(backend: Backend) {
         std::fs::create_dir_all(file.parent().unwrap()).unwrap();
         std::fs::write(file, "1234").unwrap();
     }
+    let batches = Arc::new(AtomicUsize::new(0));
     if let Some(store) = controller.store() {
-        let mut asked = 0u32;
+        let (mut asked, batches) = (0u32, batches.clone());
         store.rules.set(move |request| {
             let query = request.uri.query().unwrap_or_default();
             let concerned = request.method == http::Method::DELETE
                 || (request.method == http::Method::POST && query.starts_with("delete"))
                 || (request.method == http::Method::GET && query.contains("list-type"));
             asked += u32::from(concerned);
+            batches.fetch_add(usize::from(concerned && request.method != http::Method::GET), Ordering::Relaxed);
             // Every twentieth, and what the client itself tries again meets it sooner or later.
             (concerned && asked.is_multiple_of(20)).then_some(Trouble::Refuse(503))
         });
@@ -431,6 +435,7 @@ async fn thousands_of_objects_go_though_requests_fail(backend: Backend) {
         "{}",
         report.first_failure
     );
+    assert!(batches.load(Ordering::Relaxed) < 20, "many objects in one request");
     let left = files(&objects);
     assert!(orphans.iter().all(|path| !left.contains(path)));
     assert!(there(&controller, b"1"));
