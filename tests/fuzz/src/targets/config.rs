@@ -14,6 +14,7 @@ pub const CONFIG: Target = Target {
             "data_dir = \"/d\"\nlisten = \"0.0.0.0:7411\"\npublic_url = \"https://f:7411\"\nlog_max = \"1GiB\"\nnames = [\"a\"]\n[cache]\nkind = \"embedded\"\ndir = \"/c\"\npublic_read = true\n",
             "data_dir = \"/d\"\n[cache]\nkind = \"s3\"\nbucket = \"b\"\nregion = \"r\"\n[limits]\nrequests_per_client = 5\n",
             "data_dir = \"/d\"\n[[policy]]\nname = \"images\"\npipelines = [\"flatcar\", \"mini-*\"]\nallow = [\"privileged\", \"devices:/dev/kvm\", \"host-paths:/srv/c:rw\", \"capabilities:SYS_ADMIN\"]\n[[policy]]\nname = \"changes\"\npipelines = [\"*\"]\nallow = [\"devices:/dev/kvm\"]\nuntrusted = true\n",
+            "data_dir = \"/d\"\nsweep = { every = \"1h\", grace = \"1day\", deletes_per_sec = 10, max_bytes = \"7TB\" }\n[[retention]]\npipelines = [\"os\", \"m-*\"]\nchannels = [\"nightly\"]\nkeep_last = 50\nkeep_releases = \"all\"\nold = \"published\"\nold_max_age = \"1y\"\nmax_bytes = \"1TiB\"\nlow_bytes = \"900GiB\"\n",
             "controller = \"https://f\"\nname = \"w\"\nca = \"a\"\ncert = \"b\"\nkey = \"c\"\ndata_dir = \"/d\"\ncapacity = { cpu_millis = 8000, memory = \"32GiB\" }\nlabels = { kvm = \"yes\" }\n",
         ])
     },
@@ -22,6 +23,9 @@ pub const CONFIG: Target = Target {
         "listen = ",
         "[cache]\n",
         "[[policy]]\n",
+        "[[retention]]\n",
+        "max_age = \"99999999999y\"",
+        "keep_releases = 4294967296",
         "allow = [\"host-paths:/\"]",
         "untrusted = true",
         "[[a]]\n",

@@ -5,6 +5,7 @@ mod audit;
 mod cache;
 mod config;
 mod journal;
+mod manifest;
 mod messages;
 mod names;
 mod output;
@@ -50,6 +51,7 @@ pub const TARGETS: &[Target] = &[
     config::CONFIG,
     redact::REDACT,
     audit::AUDIT,
+    manifest::MANIFEST,
 ];
 
 /// Texts as inputs.
