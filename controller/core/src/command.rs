@@ -3,7 +3,7 @@
 use crate::access::TokenRecord;
 use crate::build::Trace;
 use crate::hold::Hold;
-use crate::kept::{Force, Reduction};
+use crate::kept::{Force, Reduction, Whose};
 use crate::worker::WorkerOffer;
 use railyard_common::blob::{Artifact, Blob, Image};
 use railyard_common::digest::Digest;
@@ -149,6 +149,8 @@ pub enum Command {
         name: PinName,
         /// Who, why and until when.
         pin: Pin,
+        /// Whether it may take the place of others' pins.
+        whose: Whose,
     },
     /// A build need not be kept for that any more.
     Unpin {
@@ -158,6 +160,8 @@ pub enum Command {
         name: Option<PinName>,
         /// Who.
         by: String,
+        /// Whether others' pins are theirs to take back.
+        whose: Whose,
     },
     /// Give a build a tag, whichever had it before.
     Tag {

@@ -81,6 +81,22 @@ pub enum Force {
     Forced,
 }
 
+/// Whose pins somebody may replace and take back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whose {
+    /// Only those that they set.
+    Own,
+    /// All.
+    Anybodys,
+}
+
+impl Whose {
+    /// Whether a pin is among them, for `by`.
+    pub(crate) fn holds(self, pin: &Pin, by: &str) -> bool {
+        self == Self::Anybodys || pin.by == by
+    }
+}
+
 impl Kept {
     pub(crate) fn is_empty(&self) -> bool {
         *self == Self::default()

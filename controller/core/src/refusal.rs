@@ -1,6 +1,6 @@
 //! Why the farm will not do what it was asked.
 
-use railyard_common::id::{BuildId, LeaseId, PipelineName, TagName, WorkerName};
+use railyard_common::id::{BuildId, LeaseId, PinName, PipelineName, TagName, WorkerName};
 use railyard_common::priority::Priority;
 use railyard_common::token::TokenId;
 
@@ -130,6 +130,16 @@ pub enum Refusal {
         /// Which pin was meant.
         name: Option<String>,
     },
+    /// Somebody else has set the pin.
+    #[error("the pin {name} of build `{build}` is that of {by}; they or an operator can change it")]
+    NotOwnPin {
+        /// Which.
+        build: BuildId,
+        /// Which pin.
+        name: PinName,
+        /// Whose it is.
+        by: String,
+    },
     /// A build has enough of them.
     #[error("build `{build}` has {most} {what}, which is the limit; take some back")]
     TooMany {
@@ -151,6 +161,19 @@ pub enum Refusal {
     /// A word that means something else.
     #[error("the tag `{0}` is always that of the newest success; choose another")]
     ReservedTag(TagName),
+    /// A tag by which nothing could be named.
+    #[error(
+        "`{0}` cannot be a tag: it could not be a version of a build, or be only that of an untrusted one; choose another"
+    )]
+    BadTag(TagName),
+    /// A version that is a tag of another build.
+    #[error("`{}` is a tag of build `{of}`, so it cannot be a version as well; choose another version", build.version)]
+    VersionIsTag {
+        /// What was wanted.
+        build: BuildId,
+        /// Which has the tag.
+        of: BuildId,
+    },
     /// A tag that is the version of a build.
     #[error("`{0}` is a build, so its version cannot be a tag as well; choose another")]
     TagIsVersion(BuildId),
@@ -182,6 +205,8 @@ pub enum RefusalKind {
     Limit,
     /// What was shown proves nothing.
     Unproven,
+    /// It is somebody else's to do.
+    Forbidden,
 }
 
 impl Refusal {
@@ -204,8 +229,11 @@ impl Refusal {
             Self::TokenExists(_) => RefusalKind::Exists,
             Self::BuildDeleted(_) | Self::NotPinned { .. } | Self::NoSuchTag(..) => RefusalKind::NotFound,
             Self::BuildReduced(_) | Self::BuildNeeded { .. } | Self::NotPromotable(_) => RefusalKind::State,
-            Self::PinIsOver(_) | Self::IsUntrusted { .. } | Self::ReservedTag(_) => RefusalKind::Invalid,
-            Self::TagIsVersion(_) => RefusalKind::Exists,
+            Self::PinIsOver(_) | Self::IsUntrusted { .. } | Self::ReservedTag(_) | Self::BadTag(_) => {
+                RefusalKind::Invalid
+            }
+            Self::TagIsVersion(_) | Self::VersionIsTag { .. } => RefusalKind::Exists,
+            Self::NotOwnPin { .. } => RefusalKind::Forbidden,
             Self::Full(_) | Self::TooManyTokens(_) | Self::TooMany { .. } => RefusalKind::Limit,
         }
     }
@@ -240,11 +268,12 @@ impl Refusal {
             Self::BuildDeleted(_) => "build-deleted",
             Self::BuildReduced(_) => "build-reduced",
             Self::BuildNeeded { .. } => "build-needed",
-            Self::PinIsOver(_) => "bad-request",
+            Self::PinIsOver(_) | Self::BadTag(_) => "bad-request",
+            Self::NotOwnPin { .. } => "forbidden",
             Self::NotPinned { .. } => "not-pinned",
             Self::TooMany { .. } => "too-many",
             Self::IsUntrusted { .. } => "build-untrusted",
-            Self::ReservedTag(_) | Self::TagIsVersion(_) => "tag-taken",
+            Self::ReservedTag(_) | Self::TagIsVersion(_) | Self::VersionIsTag { .. } => "tag-taken",
             Self::NoSuchTag(..) => "no-such-tag",
             Self::NotPromotable(_) => "not-promotable",
             Self::Full(_) => "farm-full",

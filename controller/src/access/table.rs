@@ -58,6 +58,11 @@ pub const TABLE: &[Row] = &[
     row("/railyard.v1.ClientService/ListWorkers",    [NO_,   YES,   YES,      YES,     NO_]),
     row("/railyard.v1.ClientService/HoldWorker",     [NO_,   NO_,   NO_,      YES,     NO_]),
     row("/railyard.v1.ClientService/ReleaseWorker",  [NO_,   NO_,   NO_,      YES,     NO_]),
+    row("/railyard.v1.ClientService/PinBuild",       [NO_,   NO_,   YES,      YES,     NO_]),
+    row("/railyard.v1.ClientService/UnpinBuild",     [NO_,   NO_,   YES,      YES,     NO_]),
+    row("/railyard.v1.ClientService/TagBuild",       [NO_,   NO_,   NO_,      YES,     NO_]),
+    row("/railyard.v1.ClientService/UntagBuild",     [NO_,   NO_,   NO_,      YES,     NO_]),
+    row("/railyard.v1.ClientService/DeleteBuild",    [NO_,   NO_,   NO_,      YES,     NO_]),
     //                                                nobody viewer submitter operator worker
     row("/railyard.v1.WorkerService/Session",        [NO_,   NO_,   NO_,      NO_,     YES]),
     row("/railyard.v1.WorkerService/AppendLog",      [NO_,   NO_,   NO_,      NO_,     YES]),

@@ -47,6 +47,10 @@ acts! {
     Pin = "pin",
     /// Retention need not keep a build any more.
     Unpin = "unpin",
+    /// A build was given a tag.
+    Tag = "tag",
+    /// A tag was taken back.
+    Untag = "untag",
     /// A build was deleted.
     Delete = "delete",
     /// The farm's state was taken away as a backup.

@@ -30,13 +30,15 @@ pub(super) fn repositories(farm: &Farm) -> BTreeSet<String> {
 /// The repository's tags; `None` if no step commits such an image.
 pub(super) fn tags(farm: &Farm, name: &str) -> Option<BTreeSet<String>> {
     let builds = builds(farm, name)?;
+    let given = builds.iter().filter(|build| !build.kept.tags.is_empty() && shown(farm, build, name).is_some());
+    let given: BTreeSet<String> = given.flat_map(|build| build.kept.tags.iter().map(ToString::to_string)).collect();
     let succeeded = builds.iter().any(|build| is_release(build) && shown(farm, build, name).is_some());
     let mut tagged: BTreeMap<String, Vec<&Build>> = BTreeMap::new();
     for build in builds.into_iter().filter(|build| shown(farm, build, name).is_some()) {
         tagged.entry(tag(&build.id().version)).or_default().push(build);
     }
     let tags = tagged.into_iter().filter(|(_, builds)| only(builds.iter().copied()).is_some()).map(|(tag, _)| tag);
-    Some(tags.chain(succeeded.then(|| LATEST.to_owned())).collect())
+    Some(tags.chain(given).chain(succeeded.then(|| LATEST.to_owned())).collect())
 }
 
 /// What the tag stands for.
@@ -45,8 +47,15 @@ pub(super) fn tagged(farm: &Farm, name: &str, wanted: &str) -> Option<Shown> {
     if wanted == LATEST {
         return builds.into_iter().filter(|build| is_release(build)).find_map(|build| shown(farm, build, name));
     }
-    let build = only(builds.into_iter().filter(|build| tag(&build.id().version) == wanted))?;
-    shown(farm, build, name)
+    let named: Vec<&Build> = builds.iter().copied().filter(|build| tag(&build.id().version) == wanted).collect();
+    // A version goes before a tag that somebody gave, which goes before the version of what nobody has looked at.
+    let given = || builds.iter().copied().find(|build| has_tag(build, wanted));
+    let build = if named.iter().any(|build| !build.is_untrusted()) {
+        only(named.into_iter())
+    } else {
+        given().or_else(|| only(named.into_iter()))
+    };
+    shown(farm, build?, name)
 }
 
 /// The one build of these, which have one tag: a tag that would mean two versions means neither. Untrusted ones do not count
@@ -63,6 +72,11 @@ fn only<'f>(builds: impl Iterator<Item = &'f Build>) -> Option<&'f Build> {
 /// such an image.
 pub(super) fn all(farm: &Farm, name: &str) -> Option<Vec<Shown>> {
     Some(builds(farm, name)?.into_iter().filter_map(|build| shown(farm, build, name)).collect())
+}
+
+/// Whether somebody gave it that tag.
+fn has_tag(build: &Build, wanted: &str) -> bool {
+    build.kept.tags.iter().any(|tag| tag.as_str() == wanted)
 }
 
 /// Whether `latest` may mean it.

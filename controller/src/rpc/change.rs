@@ -71,7 +71,7 @@ impl Client {
     }
 
     /// Refuses whoever is limited to untrusted builds, if this is none.
-    async fn in_tier(&self, who: &Identity, build: &BuildId) -> Result<(), Status> {
+    pub(super) async fn in_tier(&self, who: &Identity, build: &BuildId) -> Result<(), Status> {
         if !who.limits.untrusted {
             return Ok(());
         }

@@ -2,7 +2,7 @@
 
 use super::audit::Asked;
 use super::auth::{caller, in_scope};
-use super::{bad_request, cache_status, check_protocol, command_status, log_status, read, secrets, submit, view};
+use super::{bad_request, cache_status, check_protocol, command_status, keep, log_status, read, secrets, submit, view};
 use crate::audit::{self, Audit};
 use crate::cache::Cache;
 use crate::config::UntrustedConfig;
@@ -178,7 +178,7 @@ impl ClientService for Client {
         if let Some(pipeline) = &pipeline {
             in_scope(&who, pipeline)?;
         }
-        let limits = who.limits;
+        let (limits, deleted) = (who.limits, request.deleted);
         let limit = if request.limit == 0 { LIST_DEFAULT } else { (request.limit as usize).min(LIST_MAX) };
         let (now, cache_url) = (self.clock.now(), self.cache_url());
         let builds = self.farm.read(move |farm, live| {
@@ -186,7 +186,7 @@ impl ClientService for Client {
                 pipeline.as_ref().is_none_or(|pipeline| pipeline == name) && limits.allow_pipeline(name)
             };
             let mut found: Vec<_> =
-                farm.builds().filter(|build| wanted(&build.id().pipeline) && !build.is_deleted()).collect();
+                farm.builds().filter(|build| wanted(&build.id().pipeline) && build.is_deleted() == deleted).collect();
             found.sort_by_key(|build| std::cmp::Reverse(build.first_job));
             let views =
                 found.into_iter().take(limit).map(|build| view::build(farm, live, build, now, &cache_url, false));
@@ -323,6 +323,35 @@ impl ClientService for Client {
         let release = async move { client.release(by, request).await };
         let worker = asked.carry_out(release, |entry, _| entry).await?;
         Ok(Response::new(v1::ReleaseWorkerResponse { worker: Some(worker) }))
+    }
+
+    async fn pin_build(&self, request: Request<v1::PinBuildRequest>) -> Result<Response<v1::PinBuildResponse>, Status> {
+        keep::pin(self, request).await.map(Response::new)
+    }
+
+    async fn unpin_build(
+        &self,
+        request: Request<v1::UnpinBuildRequest>,
+    ) -> Result<Response<v1::UnpinBuildResponse>, Status> {
+        keep::unpin(self, request).await.map(Response::new)
+    }
+
+    async fn tag_build(&self, request: Request<v1::TagBuildRequest>) -> Result<Response<v1::TagBuildResponse>, Status> {
+        keep::tag(self, request).await.map(Response::new)
+    }
+
+    async fn untag_build(
+        &self,
+        request: Request<v1::UntagBuildRequest>,
+    ) -> Result<Response<v1::UntagBuildResponse>, Status> {
+        keep::untag(self, request).await.map(Response::new)
+    }
+
+    async fn delete_build(
+        &self,
+        request: Request<v1::DeleteBuildRequest>,
+    ) -> Result<Response<v1::DeleteBuildResponse>, Status> {
+        keep::delete(self, request).await.map(Response::new)
     }
 
     async fn list_workers(

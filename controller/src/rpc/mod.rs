@@ -8,6 +8,7 @@ mod change;
 mod client;
 pub mod fuzz;
 mod holds;
+mod keep;
 mod read;
 mod refusals;
 mod report;
@@ -42,6 +43,7 @@ fn command_status(error: CommandError) -> Status {
                 RefusalKind::Invalid => Code::InvalidArgument,
                 RefusalKind::Limit => Code::ResourceExhausted,
                 RefusalKind::Unproven => Code::Unauthenticated,
+                RefusalKind::Forbidden => Code::PermissionDenied,
             };
             rpc_error::refusal(code, refusal.reason(), error.to_string())
         }

@@ -4,25 +4,22 @@ use super::auth::in_scope;
 use super::{bad_request, command_status};
 use crate::driver::Handle;
 use crate::logs::LogName;
+use railyard_common::build_ref::{BuildRef, Which};
 use railyard_common::id::{BuildId, JobSelector, LeaseId};
+use railyard_common::image_name;
 use railyard_common::time::Millis;
 use railyard_core::{Build, Farm, Refusal};
 use railyard_service::rpc_error;
 use railyard_service::tls::Identity;
 use tonic::{Code, Status};
 
-/// `PIPELINE/VERSION`, or `PIPELINE` for its newest build, if `who` may know of the pipeline.
+/// `PIPELINE/VERSION`, or `PIPELINE/TAG`, or `PIPELINE` for its newest build, if `who` may know of the pipeline.
 pub(super) async fn resolve(farm: &Handle, who: &Identity, text: &str) -> Result<BuildId, Status> {
     if text.contains('/') {
         let id: BuildId = text.parse().map_err(bad_request)?;
         in_scope(who, &id.pipeline)?;
-        let wanted = id.clone();
-        let deleted = farm.read(move |farm, _| farm.build(&wanted).map(Build::is_deleted)).await;
-        return match deleted.map_err(command_status)? {
-            Some(false) => Ok(id),
-            Some(true) => Err(command_status(Refusal::BuildDeleted(id).into())),
-            None => Err(command_status(Refusal::UnknownBuild(id).into())),
-        };
+        let found = farm.read(move |farm, _| named(farm, id)).await.map_err(command_status)?;
+        return found.map_err(|refusal| command_status(refusal.into()));
     }
     let pipeline = text.parse().map_err(bad_request)?;
     in_scope(who, &pipeline)?;
@@ -33,6 +30,20 @@ pub(super) async fn resolve(farm: &Handle, who: &Identity, text: &str) -> Result
         );
         rpc_error::refusal(Code::NotFound, rpc_error::UNKNOWN_BUILD, message)
     })
+}
+
+/// The build of that version, or else with that tag; `latest` is always that of the newest success.
+fn named(farm: &Farm, id: BuildId) -> Result<BuildId, Refusal> {
+    if let Some(build) = farm.build(&id) {
+        return if build.is_deleted() { Err(Refusal::BuildDeleted(id)) } else { Ok(id) };
+    }
+    let reference = BuildRef { pipeline: id.pipeline.clone(), which: Which::Named(id.version.clone()) };
+    let tagged = id.version.as_str().parse().ok().and_then(|tag| farm.tagged(&id.pipeline, &tag));
+    let found = match tagged {
+        None if id.version.as_str() == image_name::LATEST => farm.usable_build(&reference, true).ok(),
+        tagged => tagged,
+    };
+    found.map(|build| build.id().clone()).ok_or(Refusal::UnknownBuild(id))
 }
 
 /// The log that a reader means: one job, and an attempt of it.

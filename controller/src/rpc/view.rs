@@ -1,14 +1,15 @@
 //! The farm's state as readers see it.
 
 use prost::Message as _;
-use railyard_common::id::{JobId, LeaseId, PipelineName};
+use railyard_common::id::{JobId, LeaseId, PinName, PipelineName};
 use railyard_common::identity::Limits;
 use railyard_common::job::{ImageSource, JobSpec};
 use railyard_common::outcome::OutcomeKind;
+use railyard_common::retention::Pin;
 use railyard_common::time::Millis;
 use railyard_core::{
-    Approval, Attempt, Build, BuildState, Farm, Hold, HoldKind, Job, JobState, Live, Phase, Pressure, Scarce, Verdict,
-    Worker,
+    Approval, Attempt, Build, BuildState, Farm, Hold, HoldKind, Job, JobState, Live, Phase, Pressure, Promotion,
+    Scarce, Verdict, Worker,
 };
 use railyard_proto::v1;
 use railyard_service::convert::{ToProto as _, timestamp};
@@ -58,6 +59,36 @@ pub(super) fn build(
         untrusted: build.is_untrusted(),
         channel: build.channel().to_string(),
         uses: build.plan.uses.iter().map(ToString::to_string).collect(),
+        tags: build.kept.tags.iter().map(ToString::to_string).collect(),
+        pins: build.kept.pins.iter().filter(|(_, held)| held.holds(now)).map(|(name, held)| pin(name, held)).collect(),
+        promotions: build.kept.promotions.iter().map(|one| promotion(one, detail)).collect(),
+        keep: build.keep().to_string(),
+        reduced: build.kept.reduced.as_ref().map(|reduced| v1::Reduced {
+            by: reduced.by.clone(),
+            why: reduced.why.clone(),
+            at: Some(timestamp(reduced.at)),
+        }),
+    }
+}
+
+/// A reason to keep a build.
+pub(super) fn pin(name: &PinName, pin: &Pin) -> v1::Pin {
+    v1::Pin {
+        name: name.to_string(),
+        by: pin.by.clone(),
+        why: pin.why.clone(),
+        at: Some(timestamp(pin.at)),
+        until: pin.until.map(timestamp),
+    }
+}
+
+fn promotion(promotion: &Promotion, detail: bool) -> v1::Promotion {
+    let paths = promotion.paths.keys().filter(|_| detail);
+    v1::Promotion {
+        channel: promotion.channel.to_string(),
+        by: promotion.by.clone(),
+        at: Some(timestamp(promotion.at)),
+        paths: paths.map(ToString::to_string).collect(),
     }
 }
 

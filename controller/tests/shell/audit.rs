@@ -27,7 +27,7 @@ async fn all(mut stream: Streaming<v1::AuditRecord>) -> Vec<v1::AuditRecord> {
     records
 }
 
-async fn look(controller: &Controller, request: v1::ShowAuditRequest) -> Vec<v1::AuditRecord> {
+pub(crate) async fn look(controller: &Controller, request: v1::ShowAuditRequest) -> Vec<v1::AuditRecord> {
     let request = v1::ShowAuditRequest { limit: 10_000, ..request };
     let stream = admin(controller, Some((Role::Operator, "olga"))).show_audit(request).await.unwrap();
     all(stream.into_inner()).await

@@ -15,6 +15,7 @@ mod full_disk;
 mod gate;
 mod holds;
 mod hostile;
+mod keeping;
 mod leases;
 mod listing;
 mod logs;

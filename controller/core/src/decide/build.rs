@@ -33,6 +33,11 @@ impl Farm {
         if self.builds.contains_key(&plan.build) {
             return Err(Refusal::BuildExists(plan.build.clone()));
         }
+        // A version goes before a tag: whoever submits could take a tag's meaning away, and only operators may.
+        let tagged = plan.build.version.as_str().parse().ok().and_then(|tag| self.tagged(&plan.build.pipeline, &tag));
+        if let Some(tagged) = tagged {
+            return Err(Refusal::VersionIsTag { build: plan.build.clone(), of: tagged.id().clone() });
+        }
         check_plan(plan)?;
         self.check_uses(plan)?;
         if plan.untrusted && submission.priority > Priority::Change {

@@ -3,13 +3,14 @@
 use crate::build::Build;
 use crate::event::Event;
 use crate::farm::Farm;
-use crate::kept::{Force, Promotion, Reduction};
+use crate::kept::{Force, Promotion, Reduction, Whose};
 use crate::refusal::Refusal;
 use railyard_common::blob::Blob;
 use railyard_common::digest::Digest;
 use railyard_common::id::{BuildId, ChannelName, LeaseId, PinName, PipelineName, TagName, WorkerName};
 use railyard_common::path::RelPath;
 use railyard_common::retention::{Decision, Keep, Pin, Policy, decide};
+use railyard_common::tier;
 use railyard_common::time::Millis;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -32,12 +33,16 @@ impl Farm {
         id: &BuildId,
         name: &PinName,
         pin: &Pin,
+        whose: Whose,
     ) -> Result<Vec<Event>, Refusal> {
         let build = self.there(id)?;
         if !pin.holds(now) {
             return Err(Refusal::PinIsOver(id.clone()));
         }
         let known = build.kept.pins.get(name);
+        if let Some(known) = known.filter(|known| !whose.holds(known, &pin.by)) {
+            return Err(Refusal::NotOwnPin { build: id.clone(), name: name.clone(), by: known.by.clone() });
+        }
         if known.is_none() && build.kept.pins.len() >= PINS_MAX {
             return Err(Refusal::TooMany { build: id.clone(), what: "pins", most: PINS_MAX });
         }
@@ -54,10 +59,17 @@ impl Farm {
         id: &BuildId,
         name: Option<&PinName>,
         by: &str,
+        whose: Whose,
     ) -> Result<Vec<Event>, Refusal> {
         let build = self.there(id)?;
+        if let Some((name, known)) = name.and_then(|name| build.kept.pins.get_key_value(name))
+            && !whose.holds(known, by)
+        {
+            return Err(Refusal::NotOwnPin { build: id.clone(), name: name.clone(), by: known.by.clone() });
+        }
+        let wanted = build.kept.pins.iter().filter(|(known, _)| name.is_none_or(|name| name == *known));
         let names: Vec<PinName> =
-            build.kept.pins.keys().filter(|known| name.is_none_or(|name| name == *known)).cloned().collect();
+            wanted.filter(|(_, pin)| whose.holds(pin, by)).map(|(name, _)| name.clone()).collect();
         if names.is_empty() {
             return Err(Refusal::NotPinned { build: id.clone(), name: name.map(ToString::to_string) });
         }
@@ -71,6 +83,10 @@ impl Farm {
         }
         if tag.as_str() == LATEST {
             return Err(Refusal::ReservedTag(tag.clone()));
+        }
+        // Wherever a build is named a tag can stand, but what is no version names none; and what untrusted builds are named is theirs.
+        if tag.as_str().parse().map_or(true, |version| tier::is_untrusted(&version)) {
+            return Err(Refusal::BadTag(tag.clone()));
         }
         if let Some(other) = tag.as_str().parse().ok().map(|version| BuildId { version, ..id.clone() })
             && self.builds.contains_key(&other)

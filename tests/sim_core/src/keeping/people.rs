@@ -3,7 +3,7 @@
 use super::{GRACE, World};
 use railyard_common::id::{BuildId, PinName, TagName};
 use railyard_common::retention::{Keep, Pin};
-use railyard_core::{Command, Force, Reduction};
+use railyard_core::{Command, Force, Reduction, Whose};
 use std::collections::BTreeMap;
 
 impl World {
@@ -15,9 +15,14 @@ impl World {
         let command = match self.dice.below(14) {
             0 | 1 => {
                 let until = self.dice.chance(500).then(|| self.now.plus(self.dice.within(1, 4 * GRACE)));
-                Command::Pin { build, name, pin: Pin { at: self.now, by, why: String::new(), until } }
+                Command::Pin {
+                    build,
+                    name,
+                    pin: Pin { at: self.now, by, why: String::new(), until },
+                    whose: Whose::Anybodys,
+                }
             }
-            2..=4 => Command::Unpin { build, name: Some(name), by },
+            2..=4 => Command::Unpin { build, name: Some(name), by, whose: Whose::Anybodys },
             5 => Command::Tag { build, tag, by },
             6 | 7 => Command::Untag { pipeline: build.pipeline, tag, by },
             8 => {
