@@ -9,6 +9,7 @@ mod access;
 mod audit;
 mod builds;
 mod gc;
+mod keep;
 mod pipeline;
 mod secrets;
 mod services;
@@ -20,6 +21,7 @@ pub use access::{
 pub use audit::{AuditArgs, AuditShowArgs, AuditTask, AuditVerifyArgs};
 pub use builds::{ApproveArgs, BuildArgs, BuildsArgs, CancelArgs, FetchArgs, LogsArgs, RetryArgs, ShowArgs};
 pub use gc::{GcArgs, GcPlanArgs, GcResumeArgs, GcRunArgs, GcTask};
+pub use keep::{DeleteArgs, PinArgs, TagArgs, UnpinArgs, UntagArgs};
 pub use pipeline::{CheckArgs, PlanArgs, RequestArgs, SubmitArgs};
 pub use secrets::{SecretArgs, SecretListArgs, SecretRemoveArgs, SecretSetArgs, SecretTask};
 pub use services::{BackupArgs, CertArgs, CertRole, ControllerArgs, ControllerTask, DevArgs, RestoreArgs, WorkerArgs};
@@ -78,6 +80,16 @@ pub enum Verb {
     Approve(ApproveArgs),
     /// Run again what did not succeed; what succeeded is kept
     Retry(RetryArgs),
+    /// Keep a build, whatever retention says
+    Pin(PinArgs),
+    /// Take a pin of a build back
+    Unpin(UnpinArgs),
+    /// Give a build a name; one that has a tag is kept
+    Tag(TagArgs),
+    /// Take a tag back
+    Untag(UntagArgs),
+    /// Delete a build
+    Delete(DeleteArgs),
     /// Show and carry out what retention deletes
     Gc(GcArgs),
     /// List the workers of the farm, and what holds them back

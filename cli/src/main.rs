@@ -19,8 +19,8 @@ use render::Console;
 use std::future::Future;
 use std::process::ExitCode;
 use verbs::{
-    access, artifacts, audit, backup, builds, change, dev, gc, help, holds, login, logs, pipeline, secrets, serve,
-    submit, watch, workers,
+    access, artifacts, audit, backup, builds, change, dev, gc, help, holds, keep, login, logs, pipeline, secrets,
+    serve, submit, watch, workers,
 };
 
 fn main() -> ExitCode {
@@ -55,6 +55,11 @@ fn run(verb: Verb) -> Result<(), Failure> {
         Verb::Cancel(args) => client(change::cancel(&args, &console)),
         Verb::Retry(args) => client(change::retry(&args, &console)),
         Verb::Approve(args) => client(change::approve(&args, &console)),
+        Verb::Pin(args) => client(keep::pin(&args, &console)),
+        Verb::Unpin(args) => client(keep::unpin(&args, &console)),
+        Verb::Tag(args) => client(keep::tag(&args, &console)),
+        Verb::Untag(args) => client(keep::untag(&args, &console)),
+        Verb::Delete(args) => client(keep::delete(&args, &console)),
         Verb::Gc(args) => client(gc::gc(&args.task, &console)),
         Verb::Workers(args) => client(workers::workers(&args, &console)),
         Verb::Cordon(args) => client(holds::cordon(&args, &console)),
@@ -91,6 +96,11 @@ impl Verb {
             Self::Cancel(args) => args.ask.output.output,
             Self::Retry(args) => args.ask.output.output,
             Self::Approve(args) => args.ask.output.output,
+            Self::Pin(args) => args.ask.output.output,
+            Self::Unpin(args) => args.ask.output.output,
+            Self::Tag(args) => args.ask.output.output,
+            Self::Untag(args) => args.ask.output.output,
+            Self::Delete(args) => args.ask.output.output,
             Self::Gc(args) => args.task.format(),
             Self::Workers(args) => args.ask.output.output,
             Self::Cordon(args) => args.hold.ask.output.output,

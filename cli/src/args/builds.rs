@@ -12,13 +12,17 @@ use std::path::PathBuf;
 #[command(after_help = "\
 Examples:
   railyard builds
-  railyard builds mini --limit 5 -o json")]
+  railyard builds mini --limit 5 -o json
+  railyard builds mini --deleted             those that were deleted and whose files have not gone yet")]
 pub struct BuildsArgs {
     /// Only builds of this pipeline
     pub pipeline: Option<String>,
     /// How many
     #[arg(short = 'n', long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
     pub limit: u32,
+    /// Those that were deleted, as long as the farm still knows them
+    #[arg(long)]
+    pub deleted: bool,
     #[command(flatten)]
     pub ask: AskArgs,
 }
@@ -26,11 +30,11 @@ pub struct BuildsArgs {
 /// A verb that needs to know a build and nothing else.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-A build is PIPELINE/VERSION, or PIPELINE for its newest:
+A build is PIPELINE/VERSION, PIPELINE/TAG, or PIPELINE for its newest:
   railyard artifacts mini
   railyard watch mini/1.2.0")]
 pub struct BuildArgs {
-    /// PIPELINE/VERSION, or PIPELINE for its newest
+    /// PIPELINE/VERSION, PIPELINE/TAG, or PIPELINE for its newest
     pub build: String,
     #[command(flatten)]
     pub ask: AskArgs,
@@ -43,7 +47,7 @@ Examples:
   railyard show mini
   railyard show mini/1.2.0 --graph")]
 pub struct ShowArgs {
-    /// PIPELINE/VERSION, or PIPELINE for its newest
+    /// PIPELINE/VERSION, PIPELINE/TAG, or PIPELINE for its newest
     pub build: String,
     /// Draw the jobs as the tree of what they wait for
     #[arg(short, long)]
@@ -64,7 +68,7 @@ Examples:
 In a pipe, the log of one job comes byte for byte as the job wrote it. On a terminal only its colours are kept;
 other control sequences are left out.")]
 pub struct LogsArgs {
-    /// PIPELINE/VERSION, or PIPELINE for its newest
+    /// PIPELINE/VERSION, PIPELINE/TAG, or PIPELINE for its newest
     pub build: String,
     /// STEP[.VARIANT][@PLATFORM] [default: all jobs]
     pub job: Option<String>,
@@ -100,7 +104,7 @@ A file lands at DIR/ITS-PATH. When two of the chosen files have the same path, e
 Files that are already there and have the right digest are not fetched again; broken downloads are resumed.
 `-o json` and `-o table` choose the format, as everywhere; for directories of those names write ./json and ./table.")]
 pub struct FetchArgs {
-    /// PIPELINE/VERSION, or PIPELINE for its newest
+    /// PIPELINE/VERSION, PIPELINE/TAG, or PIPELINE for its newest
     pub build: String,
     /// Globs over artifact paths, published paths and JOB/PATH [default: everything]
     #[arg(value_name = "GLOB")]
@@ -123,7 +127,7 @@ Examples:
   railyard cancel mini/1.2.0 vms.vhd                    these jobs, and what needs them
   railyard cancel mini/1.2.0 packages@linux/arm64")]
 pub struct CancelArgs {
-    /// PIPELINE/VERSION, or PIPELINE for its newest
+    /// PIPELINE/VERSION, PIPELINE/TAG, or PIPELINE for its newest
     pub build: String,
     /// STEP[.VARIANT][@PLATFORM]: only these jobs, and what needs them [default: the whole build]
     pub job: Option<JobSelector>,
@@ -143,7 +147,7 @@ Examples:
 
 `railyard show` tells what waits, and what there is to approve. Approving is the operator's.")]
 pub struct ApproveArgs {
-    /// PIPELINE/VERSION, or PIPELINE for its newest
+    /// PIPELINE/VERSION, PIPELINE/TAG, or PIPELINE for its newest
     pub build: String,
     /// STEP[.VARIANT][@PLATFORM] [default: what waits for approval now]
     pub job: Option<JobSelector>,
@@ -158,7 +162,7 @@ Examples:
   railyard retry mini/1.2.0                  everything that did not succeed
   railyard retry mini/1.2.0 packages         that step, and what follows it")]
 pub struct RetryArgs {
-    /// PIPELINE/VERSION, or PIPELINE for its newest
+    /// PIPELINE/VERSION, PIPELINE/TAG, or PIPELINE for its newest
     pub build: String,
     /// Run this step and what follows it again [default: everything that did not succeed]
     pub step: Option<StepName>,

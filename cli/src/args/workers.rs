@@ -118,7 +118,7 @@ pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
 }
 
 /// The same, and more than nothing.
-fn parse_term(text: &str) -> Result<Duration, String> {
+pub(super) fn parse_term(text: &str) -> Result<Duration, String> {
     parse_duration(text).and_then(|term| match term.is_zero() {
         true => Err("more than 0s is expected".to_owned()),
         false => Ok(term),

@@ -3,7 +3,7 @@
 use super::changes::{finalize_trouble, first_line, why};
 use super::style::{Style, Tone};
 use super::table::{Cell, Table};
-use super::{Console, ansi, human};
+use super::{Console, ansi, human, keep};
 use crate::view::{Attempt, Build, Job, JobState};
 use jiff::Timestamp;
 use std::collections::BTreeSet;
@@ -93,6 +93,18 @@ fn header(build: &Build, console: &Console, now: Timestamp) -> String {
     }
     if let Some(channel) = &build.channel {
         line("channel", &ansi::one_line(channel));
+    }
+    for one in &build.promotions {
+        line("promoted", &keep::promotion(one, now));
+    }
+    if !build.tags.is_empty() {
+        line("tags", &ansi::one_line(&build.tags.join(", ")));
+    }
+    for one in &build.pins {
+        line("pin", &keep::pin(one, now));
+    }
+    if let Some(left) = keep::left(build, now) {
+        line("kept", &left);
     }
     if let Some(tier) = build.tier() {
         line("tier", &format!("{tier}: nothing of it is published or listed for releases"));

@@ -1,14 +1,26 @@
 //! Lists for people: builds, artifacts, planned jobs.
 
-use super::human;
 use super::style::Tone;
 use super::table::{Cell, Table};
+use super::{human, keep};
 use crate::view::{Artifact, Build, Concurrency, JobState, Plan, PlannedJob};
 use jiff::Timestamp;
 
 /// `builds`
 pub fn builds(builds: &[Build], now: Timestamp) -> Table {
-    let mut table = Table::new(&["BUILD", "STATE", "JOBS", "CHANNEL", "TIER", "PRIORITY", "SUBMITTED", ">TOOK", "BY"]);
+    let mut table = Table::new(&[
+        "BUILD",
+        "STATE",
+        "JOBS",
+        "CHANNEL",
+        "TAGS",
+        "KEPT",
+        "TIER",
+        "PRIORITY",
+        "SUBMITTED",
+        ">TOOK",
+        "BY",
+    ]);
     for build in builds {
         let end = build.ended_at.or(Some(now));
         table.row(vec![
@@ -16,11 +28,32 @@ pub fn builds(builds: &[Build], now: Timestamp) -> Table {
             Cell::toned(build.state.as_str(), Tone::from(build.state)),
             Cell::from(progress(build)),
             Cell::from(build.unusual_channel().unwrap_or_default()),
+            Cell::from(build.tags.join(", ")),
+            Cell::from(keep::word(build)),
             Cell::from(build.tier().unwrap_or_default()),
             Cell::from(build.unusual_priority().unwrap_or_default()),
             Cell::from(build.submitted_at.map(|at| human::age(at, now)).unwrap_or_default()),
             Cell::from(human::between(build.submitted_at, end).unwrap_or_default()),
             Cell::from(build.submitted_by.as_deref().unwrap_or_default()),
+        ]);
+    }
+    table
+}
+
+/// `builds --deleted`
+pub fn deleted(builds: &[Build], now: Timestamp) -> Table {
+    let mut table = Table::new(&["BUILD", "STATE", "CHANNEL", "SUBMITTED", "DELETED", "BY", "WHY"]);
+    for build in builds {
+        let reduced = build.reduced.as_ref();
+        let at = reduced.and_then(|reduced| reduced.at);
+        table.row(vec![
+            Cell::from(&build.build),
+            Cell::toned(build.state.as_str(), Tone::from(build.state)),
+            Cell::from(build.unusual_channel().unwrap_or_default()),
+            Cell::from(build.submitted_at.map(|at| human::age(at, now)).unwrap_or_default()),
+            Cell::from(at.map(|at| human::age(at, now)).unwrap_or_default()),
+            Cell::from(reduced.map(|reduced| reduced.by.as_str()).unwrap_or_default()),
+            Cell::from(reduced.map(|reduced| reduced.why.as_str()).unwrap_or_default()),
         ]);
     }
     table

@@ -10,6 +10,7 @@ pub mod changes;
 pub mod gc;
 pub mod graph;
 pub mod human;
+pub mod keep;
 pub mod lists;
 pub mod log;
 pub mod progress;

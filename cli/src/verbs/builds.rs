@@ -18,15 +18,21 @@ pub async fn builds(args: &BuildsArgs, console: &Console) -> Result<(), Failure>
         pipeline.parse::<PipelineName>().map_err(|error| Failure::Usage(error.to_string()))?;
     }
     let farm = Farm::open(&args.ask.farm).await?;
-    let request = farm.request(ListBuildsRequest { pipeline, limit: args.limit });
+    let request = farm.request(ListBuildsRequest { pipeline, limit: args.limit, deleted: args.deleted });
     let answer = farm.client().list_builds(request).await.map_err(|status| farm.refused(&status))?;
     let builds: Vec<Build> = answer.into_inner().builds.into_iter().map(Build::from).collect();
     if console.is_json() {
         return console.json(&builds);
     }
     if builds.is_empty() {
-        console.note("no builds yet; `railyard submit FILE` makes one");
+        console.note(match args.deleted {
+            true => "nothing was deleted, or all of it is gone already; builds.json in the cache lists what was",
+            false => "no builds yet; `railyard submit FILE` makes one",
+        });
         return Ok(());
+    }
+    if args.deleted {
+        return console.print(&lists::deleted(&builds, console.now()).render(console.out));
     }
     console.print(&lists::builds(&builds, console.now()).render(console.out))
 }

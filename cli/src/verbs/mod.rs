@@ -10,6 +10,7 @@ pub mod dev;
 pub mod gc;
 pub mod help;
 pub mod holds;
+pub mod keep;
 pub mod login;
 pub mod logs;
 pub mod pipeline;

@@ -245,6 +245,53 @@ impl Job {
     }
 }
 
+/// A reason to keep a build.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Pin {
+    pub name: String,
+    pub by: String,
+    pub why: String,
+    pub at: Option<Timestamp>,
+    /// Until somebody takes it back, if there is none.
+    pub until: Option<Timestamp>,
+}
+
+impl From<v1::Pin> for Pin {
+    fn from(pin: v1::Pin) -> Self {
+        Self { name: pin.name, by: pin.by, why: pin.why, at: time(pin.at), until: time(pin.until) }
+    }
+}
+
+/// A build was put into a channel.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Promotion {
+    pub channel: String,
+    pub by: String,
+    pub at: Option<Timestamp>,
+    /// What was published for that.
+    pub paths: Vec<String>,
+}
+
+impl From<v1::Promotion> for Promotion {
+    fn from(one: v1::Promotion) -> Self {
+        Self { channel: one.channel, by: one.by, at: time(one.at), paths: one.paths }
+    }
+}
+
+/// Only a part of a build is kept, or nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Reduced {
+    pub by: String,
+    pub why: String,
+    pub at: Option<Timestamp>,
+}
+
+impl From<v1::Reduced> for Reduced {
+    fn from(reduced: v1::Reduced) -> Self {
+        Self { by: reduced.by, why: reduced.why, at: time(reduced.at) }
+    }
+}
+
 /// One run of a pipeline.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Build {
@@ -257,6 +304,16 @@ pub struct Build {
     pub channel: Option<String>,
     /// Other builds that it takes images and artifacts from.
     pub uses: Vec<String>,
+    /// Names that people gave it.
+    pub tags: Vec<String>,
+    /// Why retention must keep it.
+    pub pins: Vec<Pin>,
+    /// Channels that it was put into, oldest first.
+    pub promotions: Vec<Promotion>,
+    /// all, published, manifest or nothing; `None`: the controller is too old to tell.
+    pub keep: Option<String>,
+    /// Who left only that of it.
+    pub reduced: Option<Reduced>,
     pub submitted_at: Option<Timestamp>,
     pub ended_at: Option<Timestamp>,
     pub submitted_by: Option<String>,
@@ -278,6 +335,11 @@ impl From<v1::BuildView> for Build {
             untrusted: view.untrusted,
             channel: some(view.channel),
             uses: view.uses,
+            tags: view.tags,
+            pins: view.pins.into_iter().map(Pin::from).collect(),
+            promotions: view.promotions.into_iter().map(Promotion::from).collect(),
+            keep: some(view.keep),
+            reduced: view.reduced.map(Reduced::from),
             submitted_at: time(view.submitted_at),
             ended_at: time(view.ended_at),
             submitted_by: some(view.submitted_by),

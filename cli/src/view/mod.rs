@@ -14,7 +14,7 @@ mod worker;
 pub use audit::{AuditCheck, AuditLine, AuditRecord};
 #[cfg(test)]
 pub use build::Outcome;
-pub use build::{Approval, Artifact, Attempt, Build, BuildState, Job, JobState};
+pub use build::{Approval, Artifact, Attempt, Build, BuildState, Job, JobState, Pin, Promotion};
 pub use gc::{SweepPlan, SweepReport};
 pub use secret::Secret;
 pub use token::{Token, TokenKind, TokenState};

@@ -3,6 +3,7 @@
 mod access;
 mod audit;
 mod channels;
+mod keep;
 mod operate;
 #[path = "../place/mod.rs"]
 mod place;
