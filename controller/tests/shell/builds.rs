@@ -72,7 +72,10 @@ async fn a_build_takes_an_image_and_artifacts_from_another_one() {
     let second = make(&mut worker, "2").await;
     person.ended("sdk/2").await;
 
+    let golden = v1::TagBuildRequest { build: "sdk/1".to_owned(), tag: "golden".to_owned() };
+    person.rpc.clone().tag_build(golden).await.unwrap();
     for (version, reference, build, image) in [
+        ("0", "sdk/golden", "sdk/1", &first),
         ("1", "sdk/1", "sdk/1", &first),
         ("2", "sdk", "sdk/2", &second),
         ("3", "sdk:default", "sdk/1", &first),

@@ -42,6 +42,7 @@ steps:
 on_both!(
     skopeo_takes_images_by_tag_digest_and_platform,
     documents_and_blobs_have_what_the_specification_says,
+    a_tag_that_somebody_gave_is_a_tag_here,
     lists_go_by_pages,
     what_there_is_not_has_the_specification_s_name,
     people_pull_and_others_do_not,
@@ -248,6 +249,28 @@ async fn skopeo_takes_images_by_tag_digest_and_platform(backend: Backend) {
         Command::new("skopeo").args(["inspect", "--tls-verify=false", &name("sdk:1.1")]).output().await.unwrap();
     let said = String::from_utf8_lossy(&denied.stderr);
     assert!(!denied.status.success() && said.contains("authentication required"), "{said}");
+}
+
+async fn a_tag_that_somebody_gave_is_a_tag_here(backend: Backend) {
+    let controller = farm(backend, &["1.0", "1.1"]).await;
+    let person = controller.operator();
+    let tag = |build: &str| v1::TagBuildRequest { build: build.to_owned(), tag: "golden".to_owned() };
+    let version = async || {
+        let index = controller.v2("mini/sdk/manifests/golden").await.json();
+        index["annotations"]["org.opencontainers.image.version"].as_str().map(str::to_owned)
+    };
+    assert_eq!(version().await, None);
+    for wanted in ["1.0", "1.1"] {
+        person.rpc.clone().tag_build(tag(&format!("mini/{wanted}"))).await.unwrap();
+        assert_eq!(version().await.as_deref(), Some(wanted));
+        let tags = controller.v2("mini/sdk/tags/list").await.json();
+        assert_eq!(tags["tags"], json!(["1.0", "1.1", "golden", "latest"]));
+    }
+    // Of one platform it is the image itself.
+    assert_eq!(controller.v2("mini/test.fast/manifests/golden").await.header("content-type"), MANIFEST);
+    let untag = v1::UntagBuildRequest { pipeline: "mini".to_owned(), tag: "golden".to_owned() };
+    person.rpc.clone().untag_build(untag).await.unwrap();
+    assert_eq!(controller.v2("mini/sdk/manifests/golden").await.error(), (404, "MANIFEST_UNKNOWN".to_owned()));
 }
 
 async fn documents_and_blobs_have_what_the_specification_says(backend: Backend) {
