@@ -42,7 +42,7 @@ impl Object {
         match parts.next() {
             Some("blobs") => blob(path).unwrap_or(Self::Foreign),
             Some("builds") => match owner(parts) {
-                Owner::Build(build, "build.json") => Self::Manifest(build),
+                Owner::Build(build, "build.json") if path.as_str().matches('/').count() == 3 => Self::Manifest(build),
                 Owner::Build(build, _) => Self::Record(build),
                 Owner::Pipeline => Self::Shared,
                 Owner::Nobody => Self::Foreign,
@@ -125,6 +125,8 @@ mod tests {
             assert!(end.as_str() > format!("{directory}/sha256/zzz").as_str());
         }
         assert_eq!(at("builds/mini/channels/alpha/builds.json"), Object::Shared);
+        assert_eq!(at("builds/mini/1/build.json/more"), Object::Record("mini/1".parse().unwrap()));
+        assert_eq!(at("builds/mini/1/build.json/build.json"), Object::Record("mini/1".parse().unwrap()));
     }
 
     #[test]

@@ -231,8 +231,8 @@ mod tests {
             text,
             "\
 WORKER  ON               USED    FREE    FROM      TO  EVICTABLE    ROOM    BLOBS   IMAGES  COUNTED
-w1      data    40 GiB/100 GiB  60 GiB  85 GiB  75 GiB    9.0 GiB  27 GiB  4.0 GiB           1m 0s ago
-w1      engine  80 GiB/100 GiB  20 GiB  85 GiB  75 GiB    9.0 GiB  27 GiB           5.0 GiB  1m 0s ago
+w1      data    40 GiB/100 GiB  60 GiB  85 GiB  75 GiB    9.0 GiB  27 GiB  4.0 GiB           1m ago
+w1      engine  80 GiB/100 GiB  20 GiB  85 GiB  75 GiB    9.0 GiB  27 GiB           5.0 GiB  1m ago
 "
         );
         assert!(workers(&[one], now).render(Style::PLAIN).contains(" 80 GiB/100 GiB "), "the one that is fullest");
