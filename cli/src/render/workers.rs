@@ -230,7 +230,7 @@ mod tests {
         assert_eq!(
             text,
             "\
-WORKER  ON               USED    FREE    FROM      TO  EVICTABLE    ROOM    BLOBS   IMAGES  COUNTED
+WORKER  ON                USED    FREE    FROM      TO  EVICTABLE    ROOM    BLOBS   IMAGES  COUNTED
 w1      data    40 GiB/100 GiB  60 GiB  85 GiB  75 GiB    9.0 GiB  27 GiB  4.0 GiB           1m ago
 w1      engine  80 GiB/100 GiB  20 GiB  85 GiB  75 GiB    9.0 GiB  27 GiB           5.0 GiB  1m ago
 "

@@ -42,6 +42,8 @@ pub(super) struct Owner {
     kept: Vec<(Millis, Entry)>,
     /// Who waits for that.
     replies: Vec<Reply>,
+    /// Who waits for the files to be closed.
+    closing: Option<Reply>,
     flood: Flood,
     trouble: Option<Trouble>,
     told: Told,
@@ -76,12 +78,12 @@ impl Owner {
         tracing::info!(head = %log.head(), "the audit goes on from here");
         let kept = first_entry(found).map(|entry| (clock.now(), entry)).into_iter().collect();
         let (replies, flood) = (Vec::new(), Flood::default());
-        Self { log: Some(log), clock, requests, stuck, head, kept, replies, flood, trouble: None, told }
+        Self { log: Some(log), clock, requests, stuck, head, kept, replies, closing: None, flood, trouble: None, told }
     }
 
     /// Runs until it is closed, or nobody has a handle any more.
     pub(super) async fn run(mut self) {
-        self.settle().await;
+        let mut written = self.settle().await;
         let (mut waiting, mut is_closing) = (Vec::new(), false);
         while !is_closing {
             let wake = self.next_wake();
@@ -100,7 +102,7 @@ impl Owner {
                 // The last chance.
                 trouble.retry_at = Duration::ZERO;
             }
-            self.settle().await;
+            written = self.settle().await;
             self.tell_head(TELL_HEAD_EVERY);
         }
         self.tell_head(Duration::ZERO);
@@ -109,6 +111,11 @@ impl Owner {
             && let Err(error) = closed.await
         {
             tracing::error!(error = error_chain(&error), "the audit's files could not be closed");
+        }
+        // Only now: closing gives back what was held of the file, and whoever opens it next may have written there.
+        if let Some(reply) = self.closing.take() {
+            // Who asked may be gone.
+            let _ = reply.send(written);
         }
     }
 
@@ -126,7 +133,7 @@ impl Owner {
                 self.requests.close();
                 self.end_flood();
                 self.kept.push((self.clock.now(), last));
-                self.replies.push(reply);
+                self.closing = Some(reply);
                 true
             }
         }
@@ -156,8 +163,8 @@ impl Owner {
         soonest.map_or(TELL_HEAD_EVERY, |at| at.saturating_sub(self.clock.monotonic()))
     }
 
-    /// Writes what is kept, and answers.
-    async fn settle(&mut self) {
+    /// Writes what is kept, and answers. Gives what came of it.
+    async fn settle(&mut self) -> Result<(), AuditError> {
         let now = self.clock.monotonic();
         let may_write = match &self.trouble {
             None => !self.kept.is_empty(),
@@ -173,6 +180,7 @@ impl Owner {
             // Who asked may be gone.
             let _ = reply.send(written.clone());
         }
+        written
     }
 
     async fn write(&mut self) -> Result<(), AuditError> {

@@ -49,8 +49,7 @@ impl Farm {
         if known.is_some_and(|known| (&known.by, &known.why, known.until) == (&pin.by, &pin.why, pin.until)) {
             return Ok(Vec::new());
         }
-        let pin = Pin { at: now, ..pin.clone() };
-        Ok(vec![Event::BuildPinned { at: now, build: id.clone(), name: name.clone(), pin }])
+        Ok(vec![Event::BuildPinned { at: now, build: id.clone(), name: name.clone(), pin: pin.clone() }])
     }
 
     pub(super) fn decide_unpin(

@@ -74,7 +74,7 @@ impl Look {
             at: now,
             grace_millis,
             restored_at: farm.restored_at(),
-            builds: told(&facts, decided),
+            builds: told(farm, &facts, decided),
             levels: farm.builds().map(|build| (build.id().clone(), level(build))).collect(),
             manifests: ended().map(|build| build.id().clone()).collect(),
             whole: ended().filter(|build| build.keep() == Keep::All).map(|build| build.id().clone()).collect(),
@@ -114,8 +114,14 @@ fn reduced(farm: &Farm, now: Millis, grace_millis: u64) -> Vec<Unpublished> {
     farm.builds().filter(is_over).map(told).filter(is_settled).collect()
 }
 
+/// What was said when a build was deleted.
+fn why_deleted(farm: &Farm, build: &BuildId) -> Vec<Why> {
+    let reduced = farm.build(build).and_then(|build| build.kept.reduced.as_ref());
+    reduced.map(|reduced| Why::Deleted { by: reduced.by.clone(), why: reduced.why.clone() }).into_iter().collect()
+}
+
 /// Builds with what the rules say, newest first.
-fn told(facts: &[BuildFact], decided: Vec<railyard_common::retention::Decision>) -> Vec<Decided> {
+fn told(farm: &Farm, facts: &[BuildFact], decided: Vec<railyard_common::retention::Decision>) -> Vec<Decided> {
     let has = |keep: Keep, published: bool| keep == Keep::All || (keep == Keep::Published && published);
     let stays: BTreeSet<Digest> = facts
         .iter()
@@ -138,7 +144,7 @@ fn told(facts: &[BuildFact], decided: Vec<railyard_common::retention::Decision>)
                 channel: fact.channel.clone(),
                 now: fact.keep,
                 keep: one.keep,
-                why: one.why,
+                why: if fact.keep == Keep::Nothing { why_deleted(farm, &fact.build) } else { one.why },
                 bytes: held.iter().map(|blob| blob.bytes).sum(),
                 frees: goes.map(|blob| blob.bytes).sum(),
             }
