@@ -65,7 +65,7 @@ fn blob(path: &RelPath) -> Option<Object> {
         None => (name, Encoding::Identity),
     };
     let digest = Digest::from_hex(name).ok()?;
-    name.starts_with(shard).then_some(Object::Blob { digest, encoding, beside })
+    (shard.len() == 2 && name.starts_with(shard)).then_some(Object::Blob { digest, encoding, beside })
 }
 
 /// Whose a file below `builds` or `logs` is.
@@ -143,7 +143,10 @@ mod tests {
         ] {
             assert_eq!(at(text), Object::Foreign, "{text}");
         }
-        assert_eq!(at(&format!("blobs/sha256/00/{hex}")), Object::Foreign, "in the wrong directory");
+        for shard in ["00", &hex[..3], &hex[..1], ""] {
+            let path = format!("blobs/sha256/{shard}/{hex}").replace("//", "/");
+            assert_eq!(at(&path), Object::Foreign, "in the wrong directory: {path}");
+        }
         assert_eq!(at(&format!("blobs/sha256/{}/{}", &hex[..2], hex.to_uppercase())), Object::Foreign);
     }
 }
