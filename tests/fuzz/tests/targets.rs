@@ -39,5 +39,5 @@ macro_rules! targets {
 
 targets!(
     pipeline, names, messages, token, cache, registry, archive, tarball, output, place, state, journal, config, redact,
-    audit
+    audit, manifest
 );
