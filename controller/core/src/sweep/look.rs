@@ -1,6 +1,5 @@
 //! What the farm's state says at the moment at which a sweep begins.
 
-use super::GRACE_OF_THE_CARELESS;
 use super::plan::Unpublished;
 use crate::build::Build;
 use crate::farm::Farm;
@@ -60,7 +59,7 @@ pub struct Decided {
 impl Look {
     /// Looks at `farm`: the rules, and how long after it was reduced a build's objects stay.
     pub fn of(farm: &Farm, policy: &Policy, grace_millis: u64, now: Millis) -> Self {
-        let grace_millis = if planted::is(Bug::SweepWithoutGrace) { GRACE_OF_THE_CARELESS } else { grace_millis };
+        let grace_millis = if planted::is(Bug::SweepWithoutGrace) { 0 } else { grace_millis };
         let facts = farm.facts();
         let decided = railyard_common::retention::decide(policy, &facts, now);
         let level = |build: &Build| build.keep_for_now(now, grace_millis);

@@ -18,6 +18,3 @@ pub use planner::{Ask, Listed, Planner, Stop};
 
 /// Objects of one page of a listing, which is what S3 gives at once.
 pub const PAGE_LEN: usize = 1_000;
-
-/// What a planted mistake takes for a grace.
-const GRACE_OF_THE_CARELESS: u64 = 0;
