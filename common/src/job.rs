@@ -1,9 +1,11 @@
 //! A job with nothing left to substitute: what a worker needs to know, and no more.
 
+use crate::by_channel::ByChannel;
 use crate::compress::{ArtifactMatcher, Compress};
-use crate::id::{BuildId, GroupName, JobName, PoolName, SecretName};
+use crate::id::{BuildId, ChannelName, GroupName, JobName, PoolName, SecretName};
 use crate::path::{BadPath, Glob, RelPath};
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -99,6 +101,9 @@ pub struct OutputSpec {
     /// Published directory below the cache root; the file's own name is appended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub publish: Option<RelPath>,
+    /// The same with the channel left open, if that is a part of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub publish_by_channel: Option<ByChannel>,
     /// It may match nothing.
     #[serde(default)]
     pub optional: bool,
@@ -117,13 +122,23 @@ impl OutputSpec {
 /// Where the artifacts of a step are published. The worker and the controller ask the same question, so they ask it here.
 #[derive(Debug)]
 pub struct Placement<'a> {
-    outputs: Vec<(ArtifactMatcher, Option<&'a RelPath>)>,
+    outputs: Vec<(ArtifactMatcher, Option<Result<Cow<'a, RelPath>, BadPath>>)>,
 }
 
 impl<'a> Placement<'a> {
     /// For a step with these outputs.
     pub fn new(outputs: &'a [OutputSpec]) -> Self {
-        Self { outputs: outputs.iter().map(|output| (output.matcher(), output.publish.as_ref())).collect() }
+        let dir = |output: &'a OutputSpec| output.publish.as_ref().map(|dir| Ok(Cow::Borrowed(dir)));
+        Self { outputs: outputs.iter().map(|output| (output.matcher(), dir(output))).collect() }
+    }
+
+    /// The same in another channel than that of the build.
+    pub fn in_channel(outputs: &'a [OutputSpec], channel: &ChannelName) -> Self {
+        let dir = |output: &'a OutputSpec| match &output.publish_by_channel {
+            Some(by_channel) => Some(by_channel.of(channel).map(Cow::Owned)),
+            None => output.publish.as_ref().map(|dir| Ok(Cow::Borrowed(dir))),
+        };
+        Self { outputs: outputs.iter().map(|output| (output.matcher(), dir(output))).collect() }
     }
 
     /// Where the artifact is published, if it is: where the first of its outputs says that publishes it. `None` if it is
@@ -134,8 +149,12 @@ impl<'a> Placement<'a> {
     pub fn of(&self, artifact: &RelPath) -> Option<Result<Option<RelPath>, BadPath>> {
         let mut its = self.outputs.iter().filter(|(matcher, _)| matcher.is_match(artifact.as_str()));
         let (_, first) = its.next()?;
-        let dir = first.or_else(|| its.find_map(|(_, dir)| *dir));
-        Some(dir.map(|dir| dir.join(artifact.file_name())).transpose())
+        let dir = first.as_ref().or_else(|| its.find_map(|(_, dir)| dir.as_ref()));
+        let place = |dir: &Result<Cow<'_, RelPath>, BadPath>| match dir {
+            Ok(dir) => dir.join(artifact.file_name()),
+            Err(error) => Err(error.clone()),
+        };
+        Some(dir.map(place).transpose())
     }
 }
 
@@ -296,6 +315,7 @@ mod tests {
         let output = |glob: &str, publish: Option<&str>, compress: &str| OutputSpec {
             glob: glob.parse().unwrap(),
             publish: publish.map(|dir| dir.parse().unwrap()),
+            publish_by_channel: None,
             optional: false,
             compress: compress.parse().unwrap(),
         };
@@ -312,5 +332,17 @@ mod tests {
         assert_eq!(place("out/a.xz"), Some(Some("all/a.xz".to_owned())), "the same name says the same");
         assert_eq!(place("deep/x/y.gz"), Some(None));
         assert_eq!(place("deep/x/y"), None);
+
+        // In another channel only what names it lies elsewhere.
+        let open = ByChannel::new(vec![String::new(), "/all".to_owned()]).unwrap();
+        let outputs = outputs.map(|output| match output.publish.as_ref().map(RelPath::as_str) {
+            Some("all") => OutputSpec { publish_by_channel: Some(open.clone()), ..output },
+            _ => output,
+        });
+        let placement = Placement::in_channel(&outputs, &"beta".parse().unwrap());
+        let place = |path: &str| placement.of(&path.parse().unwrap()).unwrap().unwrap().map(|path| path.to_string());
+        assert_eq!(place("out/b"), Some("beta/all/b".to_owned()));
+        assert_eq!(place("out/a.xz"), Some("beta/all/a.xz".to_owned()));
+        assert_eq!(place("deep/x/y.gz"), None);
     }
 }

@@ -6,6 +6,7 @@
 pub mod backoff;
 pub mod blob;
 pub mod build_ref;
+pub mod by_channel;
 pub mod compress;
 pub mod digest;
 pub mod disk;

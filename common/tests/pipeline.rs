@@ -139,9 +139,12 @@ fn show_job(out: &mut String, job: &JobSpec) {
     run.env.iter().for_each(|(name, value)| writeln!(out, "  env     {name}={value:?}").unwrap());
     for output in &run.outputs {
         let publish = output.publish.as_ref().map(|path| format!(" -> {path}/")).unwrap_or_default();
+        let elsewhere = output.publish_by_channel.iter();
+        let elsewhere: String =
+            elsewhere.map(|dir| format!(" (promoted -> {}/)", dir.of(&"other".parse().unwrap()).unwrap())).collect();
         let optional = if output.optional { " (optional)" } else { "" };
         let compress = if output.compress.is_auto() { String::new() } else { format!(" ({})", output.compress) };
-        writeln!(out, "  output  {}{publish}{optional}{compress}", output.glob).unwrap();
+        writeln!(out, "  output  {}{publish}{elsewhere}{optional}{compress}", output.glob).unwrap();
     }
     let resources = run.resources;
     writeln!(

@@ -272,7 +272,13 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     fn output(glob: &str) -> OutputSpec {
-        OutputSpec { glob: glob.parse().unwrap(), publish: None, optional: false, compress: Compress::Auto }
+        OutputSpec {
+            glob: glob.parse().unwrap(),
+            publish: None,
+            publish_by_channel: None,
+            optional: false,
+            compress: Compress::Auto,
+        }
     }
 
     /// A work directory with two files, a directory and links of every kind.
@@ -363,6 +369,7 @@ mod tests {
         fs::write(dir.path().join("disk.raw"), "").unwrap();
         let publish = |glob: &str, compress: &str| OutputSpec {
             publish: Some("images".parse().unwrap()),
+            publish_by_channel: None,
             compress: compress.parse().unwrap(),
             ..output(glob)
         };

@@ -121,19 +121,24 @@ impl<'a> Expander<'a> {
         })
     }
 
-    /// The text of `template` for job `key`; `None` if it is not known or too long, the latter reported.
-    pub(super) fn render(&mut self, template: &Template, key: Key, max_bytes: usize) -> Option<String> {
+    /// What job `key` knows, in a build for `channel`.
+    pub(super) fn scope<'s>(&'s self, key: Key, channel: &'s str) -> Scope<'s> {
         let step = &self.pipeline.steps[key.step];
-        let scope = Scope {
+        Scope {
             pipeline: self.pipeline.name.as_str(),
             version: self.version,
-            channel: self.channel.as_str(),
+            channel,
             step: step.name.as_str(),
             platform: key.platform,
             matrix: step.variants.get(key.variant).map_or(&[], |variant| &variant.values),
             params: self.params,
-        };
-        match template.render(&scope, max_bytes) {
+        }
+    }
+
+    /// The text of `template` for job `key`; `None` if it is not known or too long, the latter reported.
+    pub(super) fn render(&mut self, template: &Template, key: Key, max_bytes: usize) -> Option<String> {
+        let text = template.render(&self.scope(key, self.channel.as_str()), max_bytes);
+        match text {
             Ok(text) => Some(text),
             Err(Unrendered::Unknown) => None,
             Err(Unrendered::TooLong) => {

@@ -7,6 +7,7 @@ use super::jobs::Key;
 use super::limits::VALUE_MAX_BYTES;
 use super::model::Output;
 use super::template::Template;
+use crate::by_channel::ByChannel;
 use crate::job::OutputSpec;
 use crate::layout::is_publishable;
 use crate::path::{Glob, RelPath};
@@ -15,14 +16,28 @@ use std::collections::{BTreeMap, BTreeSet};
 impl Expander<'_> {
     pub(super) fn output(&mut self, output: &Output, key: Key) -> Option<OutputSpec> {
         let glob = self.glob(&output.path, key);
-        let publish = match &output.publish {
-            None => None,
+        let (publish, publish_by_channel) = match &output.publish {
+            None => (None, None),
             Some(template) => {
                 let text = self.render(template, key, VALUE_MAX_BYTES)?;
-                Some(self.publish(template, &text)?)
+                (Some(self.publish(template, &text)?), self.by_channel(template, key))
             }
         };
-        Some(OutputSpec { glob: glob?, publish, optional: output.optional, compress: output.compress })
+        Some(OutputSpec {
+            glob: glob?,
+            publish,
+            publish_by_channel,
+            optional: output.optional,
+            compress: output.compress,
+        })
+    }
+
+    /// The directory with the channel left open, if it is a part of it: wherever, also in a parameter.
+    fn by_channel(&self, template: &Template, key: Key) -> Option<ByChannel> {
+        // No path has this character, as was seen when it was rendered for the build's own channel.
+        const OPEN: char = '\0';
+        let text = template.render(&self.scope(key, OPEN.encode_utf8(&mut [0])), VALUE_MAX_BYTES).ok()?;
+        ByChannel::new(text.split(OPEN).map(str::to_owned).collect()).ok()
     }
 
     fn publish(&mut self, template: &Template, text: &str) -> Option<RelPath> {

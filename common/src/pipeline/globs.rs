@@ -60,7 +60,7 @@ mod tests {
 
     fn output(glob: &str, compress: &str) -> OutputSpec {
         let (glob, compress) = (glob.parse().unwrap(), compress.parse().unwrap());
-        OutputSpec { glob, publish: None, optional: false, compress }
+        OutputSpec { glob, publish: None, publish_by_channel: None, optional: false, compress }
     }
 
     #[test]

@@ -116,8 +116,13 @@ pub fn in_group(mut plan: Plan, group: &str) -> Plan {
 pub fn with_outputs(mut plan: Plan) -> Plan {
     for job in &mut plan.jobs {
         let glob = "out/*".parse().expect("a glob");
-        Arc::make_mut(&mut job.run).outputs =
-            vec![OutputSpec { glob, publish: None, optional: false, compress: Default::default() }];
+        Arc::make_mut(&mut job.run).outputs = vec![OutputSpec {
+            glob,
+            publish: None,
+            publish_by_channel: None,
+            optional: false,
+            compress: Default::default(),
+        }];
     }
     plan
 }

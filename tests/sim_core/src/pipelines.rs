@@ -109,6 +109,7 @@ fn spec(dice: &mut Dice, needs: &[JobName], jobs: &[JobSpec]) -> JobSpec {
     let outputs = (0..dice.below(3)).map(|n| OutputSpec {
         glob: format!("out-{n}*").parse().expect("a glob"),
         publish: None,
+        publish_by_channel: None,
         optional: false,
         compress: Default::default(),
     });

@@ -40,5 +40,11 @@ pub fn order(job: u64, image: &str, script: &str) -> Order {
 }
 
 pub fn output(glob: &str) -> OutputSpec {
-    OutputSpec { glob: glob.parse().unwrap(), publish: None, optional: false, compress: Default::default() }
+    OutputSpec {
+        glob: glob.parse().unwrap(),
+        publish: None,
+        publish_by_channel: None,
+        optional: false,
+        compress: Default::default(),
+    }
 }

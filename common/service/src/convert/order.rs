@@ -30,6 +30,8 @@ impl FromProto<v1::OutputSpec> for OutputSpec {
         Ok(Self {
             glob: parsed("glob", &proto.glob)?,
             publish: parsed_if_given("publish", &proto.publish)?,
+            // It is the controller's to know.
+            publish_by_channel: None,
             optional: proto.optional,
             compress: parsed_if_given("compress", &proto.compress)?.unwrap_or_default(),
         })

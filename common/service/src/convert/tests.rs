@@ -57,7 +57,7 @@ fn run_spec() -> impl Strategy<Value = RunSpec> {
     let compress = prop::sample::select(vec!["auto", "none", "zstd:19", "xz:0", "gzip:6", "bzip2:9"]);
     let output =
         (glob(), option::of(path()), any::<bool>(), compress).prop_map(|(glob, publish, optional, compress)| {
-            OutputSpec { glob, publish, optional, compress: compress.parse().unwrap() }
+            OutputSpec { glob, publish, publish_by_channel: None, optional, compress: compress.parse().unwrap() }
         });
     let device = ("/dev/[a-z]{1,8}", any::<bool>()).prop_map(|(path, optional)| Device { path, optional });
     let host_path = ("/srv/[a-z]{1,8}", "/[a-z]{1,8}", any::<bool>()).prop_map(|(source, target, writable)| HostPath {
@@ -167,6 +167,7 @@ fn small_order() -> v1::LeaseOrder {
         outputs: vec![OutputSpec {
             glob: "out/*".parse().unwrap(),
             publish: None,
+            publish_by_channel: None,
             optional: false,
             compress: Default::default(),
         }],
