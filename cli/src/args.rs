@@ -21,7 +21,7 @@ pub use access::{
 pub use audit::{AuditArgs, AuditShowArgs, AuditTask, AuditVerifyArgs};
 pub use builds::{ApproveArgs, BuildArgs, BuildsArgs, CancelArgs, FetchArgs, LogsArgs, RetryArgs, ShowArgs};
 pub use gc::{GcArgs, GcPlanArgs, GcResumeArgs, GcRunArgs, GcTask};
-pub use keep::{DeleteArgs, PinArgs, TagArgs, UnpinArgs, UntagArgs};
+pub use keep::{DeleteArgs, PinArgs, PromoteArgs, TagArgs, UnpinArgs, UntagArgs};
 pub use pipeline::{CheckArgs, PlanArgs, RequestArgs, SubmitArgs};
 pub use secrets::{SecretArgs, SecretListArgs, SecretRemoveArgs, SecretSetArgs, SecretTask};
 pub use services::{BackupArgs, CertArgs, CertRole, ControllerArgs, ControllerTask, DevArgs, RestoreArgs, WorkerArgs};
@@ -86,6 +86,8 @@ pub enum Verb {
     Unpin(UnpinArgs),
     /// Give a build a name; one that has a tag is kept
     Tag(TagArgs),
+    /// Put a build into a channel, with what it publishes there
+    Promote(PromoteArgs),
     /// Take a tag back
     Untag(UntagArgs),
     /// Delete a build

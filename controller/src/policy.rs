@@ -17,6 +17,7 @@
 use crate::reserve::Reserve;
 use railyard_common::id::{PipelineName, is_match};
 use railyard_common::job::JobSpec;
+use railyard_common::path::RelPath;
 use railyard_common::plan::Plan;
 use railyard_common::rights::{self, Right, Wanted};
 use serde::{Deserialize, Serialize};
@@ -127,12 +128,12 @@ pub enum Denied {
     },
     /// A rule keeps it for others.
     #[error(
-        "step {job} wants `{wanted}`, which rule `{rule}` of the operator's policy reserves for other pipelines. An operator can add \
+        "{who} wants `{wanted}`, which rule `{rule}` of the operator's policy reserves for other pipelines. An operator can add \
          {pipeline} to those of that rule"
     )]
     Reserved {
-        /// Whose.
-        job: String,
+        /// Whose wish it is.
+        who: String,
         /// What.
         wanted: Reserve,
         /// Which rule.
@@ -180,16 +181,33 @@ impl Policy {
         let pool = job.pool.iter().cloned().map(Reserve::Pool);
         let published = job.run.outputs.iter().filter_map(|output| output.publish.clone()).map(Reserve::Publish);
         for wanted in pool.chain(published) {
-            let reserves = |rule: &&PolicyRule| rule.reserve.iter().any(|reserve| reserve.covers(&wanted));
-            let mut rules = self.rules.iter().filter(reserves).peekable();
-            let first = rules.peek().map(|rule| rule.name.clone());
-            let is_own = |rule: &PolicyRule| rule.pipelines.iter().any(|pattern| is_match(pattern, pipeline.as_str()));
-            if let (Some(rule), false) = (first, rules.any(is_own)) {
-                let (job, pipeline) = (job.name.to_string(), pipeline.clone());
-                return Err(Denied::Reserved { job, wanted, rule, pipeline });
-            }
+            self.check_one(pipeline, wanted, || format!("step {}", job.name))?;
         }
         Ok(())
+    }
+
+    /// Refuses files where other pipelines alone publish.
+    ///
+    /// # Errors
+    /// [`Denied::Reserved`] for the first of them.
+    pub fn check_published<'p>(
+        &self,
+        pipeline: &PipelineName,
+        paths: impl IntoIterator<Item = &'p RelPath>,
+    ) -> Result<(), Denied> {
+        let mut wanted = paths.into_iter().cloned().map(Reserve::Publish);
+        wanted.try_for_each(|wanted| self.check_one(pipeline, wanted, || "the promotion".to_owned()))
+    }
+
+    fn check_one(&self, pipeline: &PipelineName, wanted: Reserve, who: impl Fn() -> String) -> Result<(), Denied> {
+        let reserves = |rule: &&PolicyRule| rule.reserve.iter().any(|reserve| reserve.covers(&wanted));
+        let mut rules = self.rules.iter().filter(reserves).peekable();
+        let first = rules.peek().map(|rule| rule.name.clone());
+        let is_own = |rule: &PolicyRule| rule.pipelines.iter().any(|pattern| is_match(pattern, pipeline.as_str()));
+        match (first, rules.any(is_own)) {
+            (Some(rule), false) => Err(Denied::Reserved { who: who(), wanted, rule, pipeline: pipeline.clone() }),
+            _ => Ok(()),
+        }
     }
 
     fn of<'a>(&'a self, asker: &'a Asker) -> impl Iterator<Item = &'a PolicyRule> {

@@ -160,6 +160,7 @@ pub async fn run_in<L: Listener>(
         secrets: Secrets::open(data.join("secrets"), config.secret_key_file())?,
         claims,
         sweep,
+        finalizer: finalizer.clone(),
     };
     let app = routes(&config, rooms, &shutdown)?;
     let tls = tls::server_config(&pki.server(&config.server_names())?, pki.ca_pem())?;
@@ -253,10 +254,11 @@ struct Rooms {
     secrets: Secrets,
     claims: Claims,
     sweep: SweepHandle,
+    finalizer: Finalizer,
 }
 
 fn routes(config: &ControllerConfig, rooms: Rooms, shutdown: &CancellationToken) -> anyhow::Result<Router> {
-    let Rooms { farm, cache, cache_router, logs, clock, authority, audit, secrets, claims, sweep } = rooms;
+    let Rooms { farm, cache, cache_router, logs, clock, authority, audit, secrets, claims, sweep, finalizer } = rooms;
     let guesses = Arc::new(Guesses::default());
     let validity =
         Validity { worker_secs: config.worker_certificate_secs, person_secs: config.person_certificate_secs };
@@ -273,6 +275,7 @@ fn routes(config: &ControllerConfig, rooms: Rooms, shutdown: &CancellationToken)
         policy: Policy::new(config.policy.clone()),
         untrusted: config.untrusted.clone(),
         secrets: secrets.clone(),
+        finalizer,
         shutdown: shutdown.clone(),
     };
     let admin = AdminServiceServer::new(Admin {

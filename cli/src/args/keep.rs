@@ -8,7 +8,7 @@ use clap::Args;
 use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
-use railyard_common::id::{PinName, PipelineName, TagName};
+use railyard_common::id::{ChannelName, PinName, PipelineName, TagName};
 use std::time::Duration;
 
 /// `railyard pin`
@@ -76,6 +76,25 @@ pub struct TagArgs {
     pub build: String,
     /// The tag
     pub tag: TagName,
+    #[command(flatten)]
+    pub ask: AskArgs,
+}
+
+/// `railyard promote`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  railyard promote flatcar/4799.0.0 beta
+  railyard promote flatcar/golden stable
+
+The build moves to the lists (builds.json, latest.json) and the retention of that channel; nothing is built again. Outputs with
+`{{ channel }}` in `publish` are published there as well, all of them or none, and nothing that is published is changed or taken away.
+A promoted build is kept as a release is. It is the operator's.")]
+pub struct PromoteArgs {
+    /// PIPELINE/VERSION or PIPELINE/TAG
+    pub build: String,
+    /// Where it belongs from now on
+    pub channel: ChannelName,
     #[command(flatten)]
     pub ask: AskArgs,
 }

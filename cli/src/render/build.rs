@@ -97,6 +97,9 @@ fn header(build: &Build, console: &Console, now: Timestamp) -> String {
     for one in &build.promotions {
         line("promoted", &keep::promotion(one, now));
     }
+    if let Some(channel) = &build.promoting {
+        line("promoting", &format!("to {}, which is not ended yet", ansi::one_line(channel)));
+    }
     if !build.tags.is_empty() {
         line("tags", &ansi::one_line(&build.tags.join(", ")));
     }

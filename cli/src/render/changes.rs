@@ -191,6 +191,7 @@ pub mod tests {
             tags: Vec::new(),
             pins: Vec::new(),
             promotions: Vec::new(),
+            promoting: None,
             keep: None,
             reduced: None,
             submitted_at: at(0),

@@ -17,6 +17,16 @@ pub fn promotion(promotion: &Promotion, now: Timestamp) -> String {
     ansi::one_line(&format!("to {} by {}{age}", promotion.channel, promotion.by))
 }
 
+/// What came of putting a build into a channel, with the files that were published for that.
+pub fn promoted(build: &str, from: &str, channel: &str, promotion: Option<&Promotion>) -> String {
+    let Some(promotion) = promotion else {
+        return ansi::one_line(&format!("{build} is in channel {channel} already")) + "\n";
+    };
+    let mut lines = vec![ansi::one_line(&format!("{build} is in channel {channel} now, and not in {from} any more"))];
+    lines.extend(promotion.paths.iter().map(|path| format!("  published {}", ansi::one_line(path))));
+    lines.join("\n") + "\n"
+}
+
 /// What is left of it, and who says so. `None` if everything is.
 pub fn left(build: &Build, now: Timestamp) -> Option<String> {
     let what = match build.keep.as_deref()? {

@@ -1,14 +1,17 @@
-//! `pin`, `unpin`, `tag`, `untag` and `delete`: which builds are kept, and by which names.
+//! `pin`, `unpin`, `tag`, `untag`, `promote` and `delete`: which builds are kept, by which names and in which channels.
 
-use crate::args::{DeleteArgs, PinArgs, TagArgs, UnpinArgs, UntagArgs};
+use crate::args::{DeleteArgs, PinArgs, PromoteArgs, TagArgs, UnpinArgs, UntagArgs};
 use crate::confirm;
 use crate::failure::Failure;
 use crate::farm::Farm;
 use crate::render::{Console, keep as render};
-use crate::view::Pin;
+use crate::view::{Pin, Promotion};
 use jiff::Timestamp;
-use railyard_proto::v1::{DeleteBuildRequest, PinBuildRequest, TagBuildRequest, UnpinBuildRequest, UntagBuildRequest};
+use railyard_proto::v1::{
+    DeleteBuildRequest, PinBuildRequest, PromoteBuildRequest, TagBuildRequest, UnpinBuildRequest, UntagBuildRequest,
+};
 use serde::Serialize;
+use std::time::Duration;
 
 /// What `pin` says.
 #[derive(Serialize)]
@@ -110,6 +113,62 @@ pub async fn untag(args: &UntagArgs, console: &Console) -> Result<(), Failure> {
     console.print(&format!("{build} is no longer {}/{}\n", args.pipeline, args.tag))
 }
 
+/// A store may have to copy many gigabytes.
+const PROMOTE_TIMEOUT: Duration = Duration::from_secs(3600);
+
+/// What `promote` says.
+#[derive(Serialize)]
+struct Promoted {
+    build: String,
+    /// The channel that it was in before.
+    from: String,
+    channel: String,
+    /// Left out if it was there already.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    promotion: Option<Promotion>,
+    /// Why the lists do not have it yet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lists_wait: Option<String>,
+}
+
+/// Puts a build into a channel.
+///
+/// # Errors
+/// [`Failure::Usage`] for whichever build is the newest; [`Failure::Farm`], also if what it publishes cannot be published there.
+pub async fn promote(args: &PromoteArgs, console: &Console) -> Result<(), Failure> {
+    named(&args.build, "promote")?;
+    let farm = Farm::open(&args.ask.farm).await?;
+    let mut request =
+        farm.request(PromoteBuildRequest { build: args.build.clone(), channel: args.channel.to_string() });
+    request.set_timeout(PROMOTE_TIMEOUT);
+    let answer = farm.client().promote_build(request).await.map_err(|status| farm.refused(&status))?;
+    let answer = answer.into_inner();
+    let told = Promoted {
+        build: answer.build,
+        from: answer.from,
+        channel: args.channel.to_string(),
+        promotion: answer.promotion.map(Promotion::from),
+        lists_wait: Some(answer.lists_wait).filter(|why| !why.is_empty()),
+    };
+    if let Some(why) = &told.lists_wait {
+        console.note(&format!("The lists of builds cannot be written yet, and are as soon as they can: {why}"));
+    }
+    if console.is_json() {
+        return console.json(&told);
+    }
+    console.print(&render::promoted(&told.build, &told.from, &told.channel, told.promotion.as_ref()))
+}
+
+/// Refuses what names whichever build is the newest.
+fn named(build: &str, verb: &str) -> Result<(), Failure> {
+    if build.contains('/') {
+        return Ok(());
+    }
+    Err(Failure::Usage(format!(
+        "`{build}` is whichever build of that pipeline is the newest; name the one to {verb}, PIPELINE/VERSION"
+    )))
+}
+
 /// What `delete` says.
 #[derive(Serialize)]
 struct Deleted {
@@ -122,12 +181,7 @@ struct Deleted {
 /// # Errors
 /// [`Failure::Usage`] if nobody says yes; [`Failure::Farm`], also if the build is needed.
 pub async fn delete(args: &DeleteArgs, console: &Console) -> Result<(), Failure> {
-    if !args.build.contains('/') {
-        return Err(Failure::Usage(format!(
-            "`{}` is whichever build of that pipeline is the newest; name the one to delete, PIPELINE/VERSION",
-            args.build
-        )));
-    }
+    named(&args.build, "delete")?;
     if !args.yes {
         confirm::possible("--yes")?;
     }

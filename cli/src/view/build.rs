@@ -310,6 +310,9 @@ pub struct Build {
     pub pins: Vec<Pin>,
     /// Channels that it was put into, oldest first.
     pub promotions: Vec<Promotion>,
+    /// The channel that it is on its way to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub promoting: Option<String>,
     /// all, published, manifest or nothing; `None`: the controller is too old to tell.
     pub keep: Option<String>,
     /// Who left only that of it.
@@ -338,6 +341,7 @@ impl From<v1::BuildView> for Build {
             tags: view.tags,
             pins: view.pins.into_iter().map(Pin::from).collect(),
             promotions: view.promotions.into_iter().map(Promotion::from).collect(),
+            promoting: some(view.promoting),
             keep: some(view.keep),
             reduced: view.reduced.map(Reduced::from),
             submitted_at: time(view.submitted_at),

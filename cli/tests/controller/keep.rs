@@ -1,4 +1,4 @@
-//! Pins, tags and deletion, as people say and see them.
+//! Pins, tags, promotions and deletion, as people say and see them.
 
 use crate::Controller;
 use crate::place::{Place, err, exits, json, out};
@@ -80,6 +80,26 @@ fn a_tag_stands_wherever_a_build_is_named() {
     let gone = place.run(&["show", "os/golden"]);
     exits(&gone, 3);
     assert!(err(&gone).contains("there is no build `os/golden`"), "{}", err(&gone));
+}
+
+#[test]
+fn a_build_is_promoted_by_its_name_and_told_from_where() {
+    let (place, _controller) = farm();
+    let newest = place.run(&["promote", "os", "beta"]);
+    exits(&newest, 2);
+    assert!(err(&newest).contains("name the one to promote"), "{}", err(&newest));
+    exits(&place.run(&["promote", "os/1", "a/b"]), 2);
+    let promoted = place.run(&["promote", "os/1", "beta"]);
+    assert_eq!(out(&promoted), "os/1 is in channel beta now, and not in default any more\n");
+    assert_eq!(out(&place.run(&["promote", "os/1", "beta"])), "os/1 is in channel beta already\n");
+    let shown = place.run(&["show", "os/1"]);
+    assert!(out(&shown).contains("promoted   to beta by operator/"), "{}", out(&shown));
+    let back = json(&place.run(&["promote", "os/1", "default", "-o", "json"]));
+    assert_eq!((&back["from"], &back["channel"]), (&"beta".into(), &"default".into()));
+    assert_eq!(back["promotion"]["paths"], serde_json::json!([]));
+    let needed = place.run(&["delete", "os/1", "--yes"]);
+    exits(&needed, 3);
+    assert!(err(&needed).contains("it was promoted to default"), "{}", err(&needed));
 }
 
 #[test]

@@ -62,6 +62,8 @@ pub const CACHE: &str = "cache";
 pub const INTERNAL: &str = "internal";
 /// A sweep must not begin, or its plan is out of date.
 pub const SWEEP_STOPPED: &str = "sweep-stopped";
+/// What a build publishes cannot lie in that channel.
+pub const NOT_PROMOTABLE: &str = "not-promotable";
 
 /// The `domain` of every `ErrorInfo` of the farm.
 const DOMAIN: &str = "railyard";

@@ -85,6 +85,9 @@ impl Farm {
             | Event::BuildUnpinned { .. }
             | Event::BuildTagged { .. }
             | Event::BuildUntagged { .. }
+            | Event::PromotionBegun { .. }
+            | Event::PromotionFailed { .. }
+            | Event::PromotionForgotten { .. }
             | Event::BuildPromoted { .. }
             | Event::BuildsReduced { .. }
             | Event::BuildsSwept { .. }
@@ -102,6 +105,8 @@ impl Farm {
     /// Numbers that the farm cannot have given since the backup, whenever that was: they follow the time, so that a second
     /// restore of the same backup does not give those of the first again. The steps are for a clock that stands wrong.
     fn begin_after_restore(&mut self, at: Millis) {
+        // What lies there may by now be that of builds which the backup does not know: nothing of it is taken back.
+        self.builds.values_mut().for_each(|build| build.kept.promoting = None);
         let millis = at.since(YEAR_2026);
         let secs = u32::try_from(millis / 1000).unwrap_or(u32::MAX);
         self.restored_at = Some(at);

@@ -3,7 +3,7 @@
 use crate::build::Build;
 use crate::event::Event;
 use crate::farm::Farm;
-use crate::kept::{Reduced, Reduction};
+use crate::kept::{Promoting, Reduced, Reduction};
 use railyard_common::id::{BuildId, TagName};
 use railyard_common::time::Millis;
 use std::collections::BTreeSet;
@@ -27,8 +27,25 @@ impl Farm {
                     build.kept.tags.remove(tag);
                 }
             }
+            Event::PromotionBegun { build, promotion, fresh, .. } => {
+                if let Some(build) = self.builds.get_mut(build) {
+                    let (promotion, fresh) = (promotion.clone(), fresh.clone());
+                    build.kept.promoting = Some(Promoting { promotion, fresh, failed: None });
+                }
+            }
+            Event::PromotionFailed { build, why, .. } => {
+                if let Some(one) = self.builds.get_mut(build).and_then(|build| build.kept.promoting.as_mut()) {
+                    one.failed = Some(why.clone());
+                }
+            }
+            Event::PromotionForgotten { build, .. } => {
+                if let Some(build) = self.builds.get_mut(build) {
+                    build.kept.promoting = None;
+                }
+            }
             Event::BuildPromoted { build, promotion, .. } => {
                 if let Some(build) = self.builds.get_mut(build) {
+                    build.kept.promoting = None;
                     build.kept.promotions.push(promotion.clone());
                 }
             }

@@ -156,7 +156,8 @@ impl Farm {
         }
     }
 
-    /// A tag is one build's, claims are of live leases, and nothing is left of a build that runs but all.
+    /// A tag is one build's, claims are of live leases, nothing is left of a build that runs but all, and only what succeeded and is whole
+    /// is promoted.
     fn invariant_kept(&self, broken: &mut Vec<String>) {
         let mut tags = BTreeSet::new();
         for build in self.builds.values() {
@@ -164,6 +165,9 @@ impl Farm {
                 if !tags.insert((&build.id().pipeline, tag)) {
                     broken.push(format!("two builds of {} have the tag {tag}", build.id().pipeline));
                 }
+            }
+            if build.kept.promoting.is_some() && !(build.is_success() && build.kept.reduced.is_none()) {
+                broken.push(format!("{} is being promoted, and is not a whole success", build.id()));
             }
             if build.kept.reduced.is_some() && !build.is_ended() {
                 broken.push(format!("{} is reduced and has not ended", build.id()));

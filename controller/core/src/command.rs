@@ -15,7 +15,7 @@ use railyard_common::plan::Plan;
 use railyard_common::priority::Priority;
 use railyard_common::retention::{Keep, Pin};
 use railyard_common::token::TokenId;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A change that is wanted. [`crate::Farm::decide`] says what it comes to.
 #[derive(Clone, Debug)]
@@ -181,16 +181,30 @@ pub enum Command {
         /// Who.
         by: String,
     },
-    /// A build belongs to a channel from now on; what that publishes is there already.
+    /// Put a build into a channel: at once if nothing is to be published for that.
     Promote {
         /// Which.
         build: BuildId,
         /// The channel.
         channel: ChannelName,
-        /// What was published for that.
+        /// What is to be published for that; see [`crate::Farm::published_in`].
         paths: BTreeMap<RelPath, Blob>,
+        /// Those of the paths at which there is nothing yet.
+        fresh: BTreeSet<RelPath>,
         /// Who.
         by: String,
+    },
+    /// What a promotion publishes is there, or cannot be.
+    EndPromotion {
+        /// Which build.
+        build: BuildId,
+        /// Why it cannot.
+        error: Option<String>,
+    },
+    /// What a promotion that has failed had published is gone again.
+    ForgetPromotion {
+        /// Which build.
+        build: BuildId,
     },
     /// Keep less of builds: of all of them, or it is refused.
     Reduce {

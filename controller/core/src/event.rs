@@ -9,12 +9,14 @@ use railyard_common::blob::{Artifact, Image};
 use railyard_common::digest::Digest;
 use railyard_common::id::{BuildId, JobId, LeaseId, PinName, TagName, WorkerName};
 use railyard_common::outcome::Outcome;
+use railyard_common::path::RelPath;
 use railyard_common::plan::Plan;
 use railyard_common::priority::Priority;
 use railyard_common::retention::Pin;
 use railyard_common::time::Millis;
 use railyard_common::token::TokenId;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// One change of the farm's state.
@@ -231,6 +233,34 @@ pub enum Event {
         /// By whom.
         by: String,
     },
+    /// What a build publishes in another channel is about to be published.
+    PromotionBegun {
+        /// When.
+        at: Millis,
+        /// Which.
+        build: BuildId,
+        /// How.
+        promotion: Promotion,
+        /// Those of its paths at which there was nothing.
+        #[serde(default)]
+        fresh: BTreeSet<RelPath>,
+    },
+    /// It cannot be published; what has been is taken back.
+    PromotionFailed {
+        /// When.
+        at: Millis,
+        /// Which build.
+        build: BuildId,
+        /// Why.
+        why: String,
+    },
+    /// Of a promotion that has failed nothing is left.
+    PromotionForgotten {
+        /// When.
+        at: Millis,
+        /// Which build.
+        build: BuildId,
+    },
     /// A build is in another channel; what that publishes is there.
     BuildPromoted {
         /// When.
@@ -351,6 +381,9 @@ impl Event {
             | Self::BuildUnpinned { at, .. }
             | Self::BuildTagged { at, .. }
             | Self::BuildUntagged { at, .. }
+            | Self::PromotionBegun { at, .. }
+            | Self::PromotionFailed { at, .. }
+            | Self::PromotionForgotten { at, .. }
             | Self::BuildPromoted { at, .. }
             | Self::BuildsReduced { at, .. }
             | Self::BuildsSwept { at, .. }

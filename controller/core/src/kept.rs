@@ -22,6 +22,9 @@ pub struct Kept {
     /// Channels that it was put into, oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub promotions: Vec<Promotion>,
+    /// The next of these, while its files are being published or taken back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub promoting: Option<Promoting>,
     /// What is left of it, if not everything.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reduced: Option<Reduced>,
@@ -39,6 +42,19 @@ pub struct Promotion {
     /// What was published for that.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub paths: BTreeMap<RelPath, Blob>,
+}
+
+/// A promotion of which files are being published, all of them or none.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Promoting {
+    /// What will be, with the time at which it was begun.
+    pub promotion: Promotion,
+    /// Those of its paths at which there was nothing.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub fresh: BTreeSet<RelPath>,
+    /// Why it will not be. What was published for it is taken back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed: Option<String>,
 }
 
 /// Only a part of a build is kept from here on.
@@ -126,6 +142,11 @@ impl Build {
             Some(reduced) => reduced.keep,
             None => Keep::All,
         }
+    }
+
+    /// What is being published for a promotion.
+    pub fn on_its_way(&self) -> Option<&Promotion> {
+        self.kept.promoting.as_ref().filter(|one| one.failed.is_none()).map(|one| &one.promotion)
     }
 
     /// Whether it has published what its outputs say, or still may: one that has failed has not, and no untrusted one does.

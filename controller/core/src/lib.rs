@@ -42,7 +42,7 @@ pub use farm::{Farm, Snapshot, SnapshotJobs, SnapshotRest};
 pub use fence::Act;
 pub use hold::{Hold, HoldKind};
 pub use job::{Approval, Attempt, AttemptEnd, Job, JobResult, JobState};
-pub use kept::{Force, Kept, Promotion, Reduced, Reduction, Whose};
+pub use kept::{Force, Kept, Promoting, Promotion, Reduced, Reduction, Whose};
 pub use leases::Leases;
 pub use place::{AGEING_MILLIS, KEEP_FREE_MILLIS};
 pub use pressure::{Pressure, Scarce};

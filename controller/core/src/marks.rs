@@ -58,12 +58,12 @@ impl Farm {
         })
     }
 
-    /// Where files of a build lie, or will: what its jobs publish, and what was published for its promotions.
+    /// Where files of a build lie, or will: what its jobs publish, and what was or is being published for its promotions.
     pub fn published<'a>(&'a self, build: &'a Build) -> impl Iterator<Item = (&'a RelPath, &'a Blob)> {
         let publishes = build.publishes();
         let own = self.artifacts(build).filter(move |_| publishes);
         let own = own.filter_map(|one| Some((one.published.as_ref()?, &one.blob)));
-        own.chain(build.kept.promotions.iter().flat_map(|one| &one.paths))
+        own.chain(build.kept.promotions.iter().chain(build.on_its_way()).flat_map(|one| &one.paths))
     }
 
     /// The blobs of which as much is kept of a build.
@@ -92,13 +92,15 @@ impl Farm {
     }
 
     /// Published paths at which a build that is kept for now has something, or may have; with whether that is settled: of a build that
-    /// has not ended it is not.
+    /// has not ended it is not, nor of a promotion.
     pub fn paths_in_use(&self, now: Millis, grace_millis: u64) -> BTreeMap<&RelPath, bool> {
         let mut in_use = BTreeMap::new();
         let kept = self.builds.values().filter(|build| build.keep_for_now(now, grace_millis) >= Keep::Published);
         for build in kept {
+            let on_its_way = build.on_its_way().map(|one| &one.paths);
             for (path, _) in self.published(build) {
-                *in_use.entry(path).or_insert(false) |= build.is_ended();
+                let is_settled = build.is_ended() && on_its_way.is_none_or(|paths| !paths.contains_key(path));
+                *in_use.entry(path).or_insert(false) |= is_settled;
             }
         }
         in_use

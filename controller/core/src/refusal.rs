@@ -1,6 +1,6 @@
 //! Why the farm will not do what it was asked.
 
-use railyard_common::id::{BuildId, LeaseId, PinName, PipelineName, TagName, WorkerName};
+use railyard_common::id::{BuildId, ChannelName, LeaseId, PinName, PipelineName, TagName, WorkerName};
 use railyard_common::priority::Priority;
 use railyard_common::token::TokenId;
 
@@ -183,6 +183,26 @@ pub enum Refusal {
     /// Only what is whole and good goes into a channel.
     #[error("build `{0}` has not succeeded, or only a part of it is kept, so it cannot be promoted")]
     NotPromotable(BuildId),
+    /// What it publishes there cannot lie there.
+    #[error("build `{build}` cannot be promoted to {channel}: {why}")]
+    NotPublishable {
+        /// Which.
+        build: BuildId,
+        /// The channel.
+        channel: ChannelName,
+        /// Why.
+        why: String,
+    },
+    /// One thing after the other.
+    #[error(
+        "build `{build}` is being promoted to {channel} just now; `railyard show {build}` tells when that has ended"
+    )]
+    PromotionRuns {
+        /// Which.
+        build: BuildId,
+        /// The channel.
+        channel: ChannelName,
+    },
     /// Too much waits already.
     #[error("the farm holds {0} unfinished jobs, and takes on no more builds of this kind; wait until some have ended")]
     Full(usize),
@@ -228,7 +248,11 @@ impl Refusal {
             Self::NoSuchToken(_) => RefusalKind::NotFound,
             Self::TokenExists(_) => RefusalKind::Exists,
             Self::BuildDeleted(_) | Self::NotPinned { .. } | Self::NoSuchTag(..) => RefusalKind::NotFound,
-            Self::BuildReduced(_) | Self::BuildNeeded { .. } | Self::NotPromotable(_) => RefusalKind::State,
+            Self::BuildReduced(_)
+            | Self::BuildNeeded { .. }
+            | Self::NotPromotable(_)
+            | Self::NotPublishable { .. }
+            | Self::PromotionRuns { .. } => RefusalKind::State,
             Self::PinIsOver(_) | Self::IsUntrusted { .. } | Self::ReservedTag(_) | Self::BadTag(_) => {
                 RefusalKind::Invalid
             }
@@ -275,7 +299,8 @@ impl Refusal {
             Self::IsUntrusted { .. } => "build-untrusted",
             Self::ReservedTag(_) | Self::TagIsVersion(_) | Self::VersionIsTag { .. } => "tag-taken",
             Self::NoSuchTag(..) => "no-such-tag",
-            Self::NotPromotable(_) => "not-promotable",
+            Self::NotPromotable(_) | Self::NotPublishable { .. } => "not-promotable",
+            Self::PromotionRuns { .. } => "promotion-runs",
             Self::Full(_) => "farm-full",
         }
     }

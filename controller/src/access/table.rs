@@ -61,6 +61,7 @@ pub const TABLE: &[Row] = &[
     row("/railyard.v1.ClientService/PinBuild",       [NO_,   NO_,   YES,      YES,     NO_]),
     row("/railyard.v1.ClientService/UnpinBuild",     [NO_,   NO_,   YES,      YES,     NO_]),
     row("/railyard.v1.ClientService/TagBuild",       [NO_,   NO_,   NO_,      YES,     NO_]),
+    row("/railyard.v1.ClientService/PromoteBuild",   [NO_,   NO_,   NO_,      YES,     NO_]),
     row("/railyard.v1.ClientService/UntagBuild",     [NO_,   NO_,   NO_,      YES,     NO_]),
     row("/railyard.v1.ClientService/DeleteBuild",    [NO_,   NO_,   NO_,      YES,     NO_]),
     //                                                nobody viewer submitter operator worker

@@ -51,6 +51,8 @@ acts! {
     Tag = "tag",
     /// A tag was taken back.
     Untag = "untag",
+    /// A build was put into a channel.
+    Promote = "promote",
     /// A build was deleted.
     Delete = "delete",
     /// The farm's state was taken away as a backup.

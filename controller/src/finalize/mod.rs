@@ -7,7 +7,10 @@
 mod failure;
 mod manifest;
 mod placing;
+mod promote;
 mod sums;
+
+pub use promote::PromoteError;
 
 use crate::cache::{Cache, CacheError, PutMode};
 use crate::document::json;
@@ -20,7 +23,7 @@ use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use manifest::Manifest;
 use railyard_common::backoff::Backoff;
-use railyard_common::blob::Artifact;
+use railyard_common::blob::Blob;
 use railyard_common::id::{BuildId, LeaseId};
 use railyard_common::layout;
 use railyard_common::path::RelPath;
@@ -59,7 +62,16 @@ pub struct Finalizer {
     placing: Arc<Mutex<()>>,
 }
 
-/// A build that could not be ended yet.
+/// What there is to do for a build.
+#[derive(Clone, Copy)]
+enum Work {
+    /// It has done all its jobs.
+    End,
+    /// A promotion was begun, and is neither ended nor forgotten.
+    Promote,
+}
+
+/// A build for which that could not be done yet.
 struct Retry {
     tries: u32,
     /// The first failure; monotonic.
@@ -89,21 +101,29 @@ impl Finalizer {
     async fn work(&self) {
         let mut retries: BTreeMap<BuildId, Retry> = BTreeMap::new();
         loop {
-            let waiting = self.farm.read(|farm, _| farm.finalizing().map(|build| build.id().clone()).collect()).await;
-            let Ok(waiting) = waiting else {
+            let waiting = self.farm.read(|farm, _| {
+                let ending = farm.finalizing().map(|build| (build.id().clone(), Work::End));
+                ending.chain(farm.promoting().map(|(build, _)| (build.id().clone(), Work::Promote))).collect()
+            });
+            let Ok(waiting) = waiting.await else {
                 // The driver is gone, and with it the controller.
                 return std::future::pending().await;
             };
-            let waiting: Vec<BuildId> = waiting;
-            retries.retain(|build, _| waiting.contains(build));
-            for build in waiting {
+            let waiting: BTreeMap<BuildId, Work> = waiting;
+            retries.retain(|build, _| waiting.contains_key(build));
+            for (build, work) in waiting {
                 let begun = self.clock.monotonic();
                 let earlier = retries.get(&build);
                 if earlier.is_some_and(|retry| retry.due > begun) {
                     continue;
                 }
                 let (tries, since) = earlier.map_or((1, begun), |retry| (retry.tries.saturating_add(1), retry.since));
-                if self.finalize(&build, begun.saturating_sub(since) > GIVE_UP_AFTER).await {
+                let last = begun.saturating_sub(since) > GIVE_UP_AFTER;
+                let is_done = match work {
+                    Work::End => self.finalize(&build, last).await,
+                    Work::Promote => self.resume_promotion(&build, last).await,
+                };
+                if is_done {
                     retries.remove(&build);
                 } else {
                     let due = self.clock.monotonic() + Duration::from_millis(RETRY.delay_millis(tries));
@@ -140,8 +160,7 @@ impl Finalizer {
             Err(Failure::Stopping) => return false,
             Err(Failure::ForNow(error)) => {
                 tracing::error!(build = %id, error = %error_chain(&error), "the build cannot be written out; it is tried again");
-                let (build, why) = (id.clone(), error_chain(&error));
-                self.farm.note_finalize_error(build, why).await;
+                self.farm.note_finalize_error(id.clone(), error_chain(&error)).await;
                 return false;
             }
         };
@@ -200,36 +219,25 @@ impl Finalizer {
         published
     }
 
-    /// Published paths: looked at first, so that most conflicts are found before anything is placed.
+    /// What the build's outputs say, all of it or none.
     async fn publish(&self, id: &BuildId, manifest: &Manifest) -> Result<(), Failure> {
         let _placing = self.placing.lock().await;
-        let mut paths: BTreeMap<&RelPath, &Artifact> = BTreeMap::new();
+        let mut paths: BTreeMap<RelPath, Blob> = BTreeMap::new();
+        let mut sources: BTreeMap<&RelPath, &RelPath> = BTreeMap::new();
         for artifact in manifest.jobs.iter().flat_map(|job| &job.artifacts) {
             let Some(path) = &artifact.published else { continue };
-            if let Some(other) = paths.insert(path, artifact)
-                && other.blob.digest != artifact.blob.digest
+            if let Some(other) = paths.insert(path.clone(), artifact.blob)
+                && other.digest != artifact.blob.digest
             {
-                let why = format!("{} and {} would both be published at {path}", other.path, artifact.path);
+                let other = sources[path];
+                let why = format!("{other} and {} would both be published at {path}", artifact.path);
                 return Err(Failure::ForGood(why));
             }
+            sources.insert(path, &artifact.path);
         }
-        if let Some((path, below)) = file_and_directory(&paths) {
-            let why = format!("{path} would be a file and, because of {below}, a directory");
-            return Err(Failure::ForGood(why));
-        }
-        let mut fresh = Vec::new();
-        for (path, artifact) in &paths {
-            // What is there already is either the same, from an earlier try, or a conflict.
-            match self.cache.get_stream(path).await? {
-                Some(_) => self.cache.publish(&artifact.blob, path).await?,
-                None => fresh.push((*path, *artifact)),
-            }
-        }
-        self.begin_placing(id, &fresh).await?;
-        for (path, artifact) in fresh {
-            self.cache.publish(&artifact.blob, path).await?;
-        }
-        self.write_sums(id, &paths).await
+        let fresh = self.look(&paths).await?;
+        self.begin_placing(id, &paths, &fresh).await?;
+        self.place(id, &paths, &fresh).await
     }
 
     /// Read, change, put if nobody else has put meanwhile.
@@ -250,15 +258,6 @@ impl Finalizer {
         }
         last.map_or(Ok(()), |error| Err(Failure::ForNow(error)))
     }
-}
-
-/// A path at which one file would be published, and one that another would have below it.
-fn file_and_directory<'a, T>(paths: &BTreeMap<&'a RelPath, T>) -> Option<(&'a RelPath, &'a RelPath)> {
-    paths.keys().find_map(|below| {
-        let mut parents = below.as_str().match_indices('/').map(|(at, _)| &below.as_str()[..at]);
-        let file = parents.find_map(|parent| paths.get_key_value(&parent.parse::<RelPath>().ok()?))?;
-        Some((*file.0, *below))
-    })
 }
 
 fn manifest_of(farm: &Farm, id: &BuildId) -> Option<Manifest> {
@@ -358,18 +357,4 @@ pub fn start(
         task::spawn("finalizer", finalizer.run(shutdown.clone())),
         task::spawn("log filing", file_logs(farm, logs, ended, shutdown.clone())),
     ])
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_path_cannot_be_a_file_and_a_directory() {
-        let paths: Vec<RelPath> = ["a/b", "a/b-c", "a/b/c/d", "e"].iter().map(|path| path.parse().unwrap()).collect();
-        let all: BTreeMap<&RelPath, ()> = paths.iter().map(|path| (path, ())).collect();
-        assert_eq!(file_and_directory(&all), Some((&paths[0], &paths[2])));
-        let fine: BTreeMap<&RelPath, ()> = paths[1..].iter().map(|path| (path, ())).collect();
-        assert_eq!(file_and_directory(&fine), None);
-    }
 }

@@ -7,11 +7,11 @@
 use super::{Failure, Finalizer};
 use crate::cache::{CacheError, PutMode};
 use crate::document::json;
-use railyard_common::blob::{Artifact, Blob};
+use railyard_common::blob::Blob;
 use railyard_common::id::BuildId;
 use railyard_common::layout;
 use railyard_common::path::RelPath;
-use railyard_core::{BuildState, Farm, Verdict};
+use railyard_core::Farm;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,14 +22,50 @@ struct Placing {
 }
 
 impl Finalizer {
+    /// The paths at which there is nothing. Most conflicts are found so before anything is placed.
+    pub(super) async fn look(&self, paths: &BTreeMap<RelPath, Blob>) -> Result<BTreeSet<RelPath>, Failure> {
+        if let Some((path, below)) = file_and_directory(paths) {
+            let why = format!("{path} would be a file and, because of {below}, a directory");
+            return Err(Failure::ForGood(why));
+        }
+        let mut fresh = BTreeSet::new();
+        for (path, blob) in paths {
+            // What is there already is either the same, from an earlier try, or a conflict.
+            match self.cache.get_stream(path).await? {
+                Some(_) => self.cache.publish(blob, path).await?,
+                None => _ = fresh.insert(path.clone()),
+            }
+        }
+        Ok(fresh)
+    }
+
+    /// Publishes what is not there yet, and writes the sums of all.
+    pub(super) async fn place(
+        &self,
+        id: &BuildId,
+        paths: &BTreeMap<RelPath, Blob>,
+        fresh: &BTreeSet<RelPath>,
+    ) -> Result<(), Failure> {
+        for (path, blob) in paths.iter().filter(|(path, _)| fresh.contains(*path)) {
+            self.cache.publish(blob, path).await?;
+        }
+        self.write_sums(id, paths).await
+    }
+
     /// Writes down that the build will place these. What an earlier try wrote down stays.
-    pub(super) async fn begin_placing(&self, id: &BuildId, fresh: &[(&RelPath, &Artifact)]) -> Result<(), Failure> {
+    pub(super) async fn begin_placing(
+        &self,
+        id: &BuildId,
+        paths: &BTreeMap<RelPath, Blob>,
+        fresh: &BTreeSet<RelPath>,
+    ) -> Result<(), Failure> {
         if fresh.is_empty() {
             return Ok(());
         }
         let old = self.placing(id).await?;
         let mut new = Placing { paths: old.paths.clone() };
-        new.paths.extend(fresh.iter().map(|(path, artifact)| ((*path).clone(), artifact.blob)));
+        new.paths
+            .extend(paths.iter().filter(|(path, _)| fresh.contains(*path)).map(|(path, blob)| (path.clone(), *blob)));
         if new != old {
             self.cache.put(&layout::placing(id), json(&new), PutMode::Overwrite).await?;
         }
@@ -43,6 +79,8 @@ impl Finalizer {
 
     /// The build will not be published: what it has placed goes again, from the sums as well.
     pub(super) async fn take_back(&self, id: &BuildId) -> Result<(), Failure> {
+        // A promotion may be about to count on what is there.
+        let _placing = self.placing.lock().await;
         let paths = self.placing(id).await?.paths;
         if paths.is_empty() {
             return Ok(());
@@ -78,9 +116,19 @@ impl Finalizer {
         paths: &[(RelPath, Blob)],
         grace_millis: u64,
     ) -> Result<u64, String> {
-        let failed = |failure: Failure| format!("what {id} had published cannot be removed: {failure}");
         // Whoever publishes the same bytes there either is seen here, or finds nothing there.
         let _placing = self.placing.lock().await;
+        self.remove(id, paths, grace_millis).await
+    }
+
+    /// The same for whoever holds `placing`.
+    pub(super) async fn remove(
+        &self,
+        id: &BuildId,
+        paths: &[(RelPath, Blob)],
+        grace_millis: u64,
+    ) -> Result<u64, String> {
+        let failed = |failure: Failure| format!("what {id} had published cannot be removed: {failure}");
         let (asked, now) = (paths.iter().map(|(path, _)| path.clone()).collect::<Vec<_>>(), self.clock.now());
         let in_use = self.farm.read(move |farm, _| {
             let in_use = farm.paths_in_use(now, grace_millis);
@@ -124,11 +172,33 @@ impl Finalizer {
     }
 }
 
-/// Those of the paths that another build which ended well has published. No untrusted build has published anything.
+/// Those of the paths that another build which ended well has published, or is publishing for a promotion. No untrusted build has
+/// published anything.
 pub(super) fn published_by_others(farm: &Farm, own: &BuildId, paths: &BTreeSet<RelPath>) -> BTreeSet<RelPath> {
-    let is_success = |state: &BuildState| matches!(state, BuildState::Ended { verdict: Verdict::Succeeded, .. });
-    let others = farm.builds().filter(|build| build.id() != own && is_success(&build.state));
-    let results = others.flat_map(|build| build.jobs()).filter_map(|job| farm.job(job)?.result());
-    let published = results.flat_map(|result| &result.artifacts).filter_map(|artifact| artifact.published.as_ref());
+    let others = farm.builds().filter(|build| build.id() != own && build.is_success());
+    let published = others.flat_map(|build| farm.published(build)).map(|(path, _)| path);
     published.filter(|path| paths.contains(*path)).cloned().collect()
+}
+
+/// A path at which one file would be published, and one that another would have below it.
+fn file_and_directory<T>(paths: &BTreeMap<RelPath, T>) -> Option<(&RelPath, &RelPath)> {
+    paths.keys().find_map(|below| {
+        let mut parents = below.as_str().match_indices('/').map(|(at, _)| &below.as_str()[..at]);
+        let file = parents.find_map(|parent| paths.get_key_value(&parent.parse::<RelPath>().ok()?))?;
+        Some((file.0, below))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_cannot_be_a_file_and_a_directory() {
+        let paths: Vec<RelPath> = ["a/b", "a/b-c", "a/b/c/d", "e"].iter().map(|path| path.parse().unwrap()).collect();
+        let all: BTreeMap<RelPath, ()> = paths.iter().map(|path| (path.clone(), ())).collect();
+        assert_eq!(file_and_directory(&all), Some((&paths[0], &paths[2])));
+        let fine: BTreeMap<RelPath, ()> = paths[1..].iter().map(|path| (path.clone(), ())).collect();
+        assert_eq!(file_and_directory(&fine), None);
+    }
 }

@@ -3,7 +3,7 @@
 use super::placing::published_by_others;
 use super::{Failure, Finalizer};
 use bytes::Bytes;
-use railyard_common::blob::Artifact;
+use railyard_common::blob::Blob;
 use railyard_common::digest::Digest;
 use railyard_common::id::BuildId;
 use railyard_common::path::RelPath;
@@ -14,11 +14,11 @@ const SUMS: &str = "SHA256SUMS";
 
 impl Finalizer {
     /// Adds published files to the sums of their directories.
-    pub(super) async fn write_sums(&self, id: &BuildId, paths: &BTreeMap<&RelPath, &Artifact>) -> Result<(), Failure> {
+    pub(super) async fn write_sums(&self, id: &BuildId, paths: &BTreeMap<RelPath, Blob>) -> Result<(), Failure> {
         let mut directories: BTreeMap<&str, BTreeMap<String, String>> = BTreeMap::new();
-        for (path, artifact) in paths {
+        for (path, blob) in paths {
             let Some((directory, name)) = path.as_str().rsplit_once('/') else { continue };
-            directories.entry(directory).or_default().insert(name.to_owned(), artifact.blob.digest.hex());
+            directories.entry(directory).or_default().insert(name.to_owned(), blob.digest.hex());
         }
         for (directory, sums) in directories {
             let Ok(path) = format!("{directory}/{SUMS}").parse() else { continue };

@@ -7,6 +7,7 @@ use crate::audit::{self, Audit};
 use crate::cache::Cache;
 use crate::config::UntrustedConfig;
 use crate::driver::{Change, Handle};
+use crate::finalize::Finalizer;
 use crate::logs::{Growth, LogStore};
 use crate::policy::{Denied, Policy};
 use crate::secrets::Secrets;
@@ -63,6 +64,8 @@ pub struct Client {
     /// What holds for untrusted builds.
     pub(crate) untrusted: UntrustedConfig,
     pub(crate) secrets: Secrets,
+    /// Publishes what is promoted.
+    pub(crate) finalizer: Finalizer,
     pub(crate) shutdown: CancellationToken,
 }
 
@@ -74,8 +77,7 @@ impl Client {
         if checked.is_untrusted() {
             left_out.extend(submit::at_most(LEFT_OUT_MAX, tier::confine(&mut plan, self.untrusted.pool.as_ref())));
         }
-        let denied = |denied: Denied| rpc_error::refusal(Code::PermissionDenied, rpc_error::POLICY, denied.to_string());
-        left_out.extend(self.policy.apply(&mut plan).map_err(denied)?);
+        left_out.extend(self.policy.apply(&mut plan).map_err(|denied| denied_status(&denied))?);
         let (plan, without) = secrets::check(&self.secrets, plan).await?;
         left_out.extend(without);
         Ok((plan, left_out))
@@ -340,6 +342,13 @@ impl ClientService for Client {
         keep::tag(self, request).await.map(Response::new)
     }
 
+    async fn promote_build(
+        &self,
+        request: Request<v1::PromoteBuildRequest>,
+    ) -> Result<Response<v1::PromoteBuildResponse>, Status> {
+        keep::promote(self, request).await.map(Response::new)
+    }
+
     async fn untag_build(
         &self,
         request: Request<v1::UntagBuildRequest>,
@@ -364,6 +373,11 @@ impl ClientService for Client {
             .read(move |farm, live| farm.workers().map(|worker| view::worker(farm, live, worker, &limits)).collect());
         Ok(Response::new(v1::ListWorkersResponse { workers: workers.await.map_err(command_status)? }))
     }
+}
+
+/// What the operator's policy does not allow, for the one who asked.
+pub(super) fn denied_status(denied: &Denied) -> Status {
+    rpc_error::refusal(Code::PermissionDenied, rpc_error::POLICY, denied.to_string())
 }
 
 /// What a record says of the jobs that it is about: how many, and their names as far as they fit.

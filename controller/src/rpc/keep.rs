@@ -2,17 +2,19 @@
 
 use super::audit::Asked;
 use super::auth::{caller, in_scope};
-use super::client::Client;
+use super::client::{Client, denied_status};
 use super::{bad_request, command_status, read, view};
 use crate::audit::Act;
-use railyard_common::id::{BuildId, PinName, PipelineName, TagName};
+use crate::finalize::PromoteError;
+use railyard_common::id::{BuildId, ChannelName, PinName, PipelineName, TagName};
 use railyard_common::retention::{Keep, Pin};
 use railyard_common::time::Millis;
 use railyard_core::{Command, Event, Force, Reduction, Whose};
 use railyard_proto::v1;
 use railyard_service::convert::{self, TEXT_MAX_BYTES};
 use railyard_service::tls::{Identity, Role};
-use tonic::{Request, Status};
+use railyard_service::{error_chain, rpc_error};
+use tonic::{Code, Request, Status};
 
 /// Longest term of a pin: a hundred years; beyond that it is no time but a mistake.
 const PIN_MAX_SECS: u64 = 100 * 365 * 24 * 3600;
@@ -81,6 +83,23 @@ pub(super) async fn untag(
     let asked = asked.target(&request.pipeline).detail("tag", &request.tag);
     let untag = async move { client.untag(&who, request).await };
     asked.carry_out(untag, |entry, done: &v1::UntagBuildResponse| entry.target(&done.build)).await
+}
+
+/// Puts a build into a channel.
+pub(super) async fn promote(
+    client: &Client,
+    request: Request<v1::PromoteBuildRequest>,
+) -> Result<v1::PromoteBuildResponse, Status> {
+    let who = caller(&request)?;
+    let (asked, client) = (Asked::new(&client.audit, &request, Act::Promote), client.clone());
+    let request = request.into_inner();
+    let asked = asked.target(&request.build).detail("channel", &request.channel);
+    let promote = async move { client.promote(&who, request).await };
+    let told = |entry: crate::audit::Entry, done: &v1::PromoteBuildResponse| {
+        let paths = done.promotion.as_ref().map_or(0, |promotion| promotion.paths.len());
+        entry.target(&done.build).detail("from", done.from.clone()).detail("published", paths.to_string())
+    };
+    asked.carry_out(promote, told).await
 }
 
 /// Deletes a build.
@@ -152,14 +171,33 @@ impl Client {
         Ok(v1::UntagBuildResponse { build: had.unwrap_or_default() })
     }
 
+    async fn promote(
+        &self,
+        who: &Identity,
+        request: v1::PromoteBuildRequest,
+    ) -> Result<v1::PromoteBuildResponse, Status> {
+        named(&request.build, "promote")?;
+        let channel: ChannelName = convert::parsed("channel", &request.channel)?;
+        let build = read::resolve(&self.farm, who, &request.build).await?;
+        let asked = build.clone();
+        let from = self.farm.read(move |farm, _| farm.build(&asked).map(|build| build.channel().to_string())).await;
+        let from = from.map_err(command_status)?.unwrap_or_default();
+        let promoted = self.finalizer.promote(&build, &channel, &who.to_string(), &self.policy).await;
+        let promotion = promoted.map_err(promote_status)?;
+        tracing::info!(%build, %channel, from, by = %who, "the build is promoted");
+        // Also if it was there before: whoever asks once more may do so because of the lists.
+        let listed = self.finalizer.indexer().write(&build.pipeline, None).await;
+        Ok(v1::PromoteBuildResponse {
+            build: build.to_string(),
+            from,
+            promotion: promotion.map(|promotion| view::promotion(&promotion, true)),
+            lists_wait: listed.err().map(|error| error_chain(&error)).unwrap_or_default(),
+        })
+    }
+
     async fn delete(&self, who: &Identity, request: v1::DeleteBuildRequest) -> Result<v1::DeleteBuildResponse, Status> {
         convert::at_most("why", request.why.len(), TEXT_MAX_BYTES, "bytes")?;
-        if !request.build.contains('/') {
-            return Err(bad_request(format!(
-                "build: `{}` is whichever build of that pipeline is the newest; name the one to delete, PIPELINE/VERSION",
-                request.build
-            )));
-        }
+        named(&request.build, "delete")?;
         let build = read::resolve(&self.farm, who, &request.build).await?;
         let by = who.to_string();
         let why = if request.why.is_empty() { format!("deleted by {by}") } else { request.why };
@@ -175,6 +213,28 @@ impl Client {
         let (pipeline, tag) = (pipeline.clone(), tag.clone());
         let found = self.farm.read(move |farm, _| farm.tagged(&pipeline, &tag).map(|build| build.id().clone()));
         found.await.map_err(command_status)
+    }
+}
+
+/// Refuses what names whichever build is the newest.
+fn named(build: &str, verb: &str) -> Result<(), Status> {
+    if build.contains('/') {
+        return Ok(());
+    }
+    Err(bad_request(format!(
+        "build: `{build}` is whichever build of that pipeline is the newest; name the one to {verb}, PIPELINE/VERSION"
+    )))
+}
+
+fn promote_status(error: PromoteError) -> Status {
+    let message = error_chain(&error);
+    match error {
+        PromoteError::Farm(error) => command_status(error),
+        PromoteError::Denied(denied) => denied_status(&denied),
+        PromoteError::Impossible { .. } => {
+            rpc_error::refusal(Code::FailedPrecondition, rpc_error::NOT_PROMOTABLE, message)
+        }
+        PromoteError::Cache(_) => rpc_error::refusal(Code::Unavailable, rpc_error::BUSY, message),
     }
 }
 

@@ -81,6 +81,7 @@ fn act_of(method: &str) -> Act {
         "PinBuild" => Act::Pin,
         "UnpinBuild" => Act::Unpin,
         "TagBuild" => Act::Tag,
+        "PromoteBuild" => Act::Promote,
         "UntagBuild" => Act::Untag,
         "DeleteBuild" => Act::Delete,
         "Backup" => Act::Backup,

@@ -62,6 +62,7 @@ pub(super) fn build(
         tags: build.kept.tags.iter().map(ToString::to_string).collect(),
         pins: build.kept.pins.iter().filter(|(_, held)| held.holds(now)).map(|(name, held)| pin(name, held)).collect(),
         promotions: build.kept.promotions.iter().map(|one| promotion(one, detail)).collect(),
+        promoting: build.kept.promoting.as_ref().map(|one| one.promotion.channel.to_string()).unwrap_or_default(),
         keep: build.keep().to_string(),
         reduced: build.kept.reduced.as_ref().map(|reduced| v1::Reduced {
             by: reduced.by.clone(),
@@ -82,7 +83,8 @@ pub(super) fn pin(name: &PinName, pin: &Pin) -> v1::Pin {
     }
 }
 
-fn promotion(promotion: &Promotion, detail: bool) -> v1::Promotion {
+/// How it came into a channel; with `detail`, what was published for that.
+pub(super) fn promotion(promotion: &Promotion, detail: bool) -> v1::Promotion {
     let paths = promotion.paths.keys().filter(|_| detail);
     v1::Promotion {
         channel: promotion.channel.to_string(),

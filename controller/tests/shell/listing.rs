@@ -17,7 +17,7 @@ use railyard_core::{Command, Event, Force, Next, Reduction, Trace, Verdict};
 use railyard_service::clock::SystemClock;
 use railyard_service::task;
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::sync::{Notify, broadcast, mpsc};
@@ -260,7 +260,7 @@ async fn tags_channels_and_tombstones_are_listed(backend: Backend) {
     .await;
 
     let (build, channel) = (id("2"), "stable".parse::<ChannelName>().unwrap());
-    farm.decide(Command::Promote { build, channel, paths: BTreeMap::new(), by: by() }).await;
+    farm.decide(Command::Promote { build, channel, paths: BTreeMap::new(), fresh: BTreeSet::new(), by: by() }).await;
     wait("the promotion", "channels/stable/latest.json", &|latest| latest.is_some_and(|it| it["version"] == "2")).await;
     assert_eq!(stage.versions("channels/beta/builds.json").await, names(&["1"]));
     assert_eq!(stage.latest("channels/beta/latest.json").await.unwrap(), "1");

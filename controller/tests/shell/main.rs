@@ -24,6 +24,8 @@ mod pki;
 mod placing;
 mod policy;
 mod probes;
+mod promote;
+mod promoting;
 mod publish;
 mod registry;
 mod restart;

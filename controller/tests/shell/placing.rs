@@ -3,31 +3,23 @@
 //! Each round is one build that waits to be written out. Its finalizer is struck at one call: gone, or told of an error, before
 //! the call is carried out or after. Then it, or the next one, ends the build.
 
-use crate::common::memory::{Memory, offer};
-use crate::common::watched::{Fault, Strike, Watched};
+use crate::common::stage::{ERROR, FILES, Farm, GONE, Stage};
+use crate::common::watched::{Strike, Watched};
 use crate::common::{Backend, on_both, soon, until};
-use crate::store::{Store, Trouble};
+use crate::store::Trouble;
 use bytes::Bytes;
-use futures_util::{StreamExt as _, stream};
 use http::Method;
-use railyard_common::blob::{Artifact, Blob};
+use railyard_common::blob::Blob;
 use railyard_common::digest::Digest;
-use railyard_common::id::{BuildId, JobId, LeaseId};
 use railyard_common::layout;
-use railyard_common::outcome::Outcome;
 use railyard_common::path::RelPath;
-use railyard_common::pipeline::{Pipeline, Request, Source};
-use railyard_common::priority::Priority;
-use railyard_common::time::Millis;
-use railyard_controller::cache::{self, Cache, CacheConfig, EmbeddedConfig, PutMode};
-use railyard_controller::driver::{Driver, Handle, Notices};
+use railyard_controller::cache::Cache;
 use railyard_controller::finalize::Finalizer;
-use railyard_core::{BuildState, Event, Next, Trace, Verdict};
+use railyard_core::{BuildState, Verdict};
 use railyard_service::clock::SystemClock;
-use railyard_service::task;
-use std::collections::BTreeMap;
+use std::ops::Deref;
 use std::sync::Arc;
-use tokio::sync::{Notify, broadcast};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 on_both!(
@@ -38,127 +30,28 @@ on_both!(
     what_is_impossible_by_the_next_start_is_taken_back,
 );
 
-/// What a build publishes, in the order in which it is placed; sums lie beside them.
-const FILES: [&str; 3] = ["a/first", "a/second", "b/third"];
-/// Rounds at a time.
-const AT_A_TIME: usize = 8;
-
-/// A cache with what every round needs.
-struct Stage {
-    cache: Arc<dyn Cache>,
-    blobs: [Blob; 3],
-    /// Somebody else's.
-    other: Blob,
-    store: Option<Store>,
-    _dir: tempfile::TempDir,
-}
-
-impl Stage {
-    async fn on(backend: Backend) -> Self {
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let dir = tempfile::tempdir().unwrap();
-        let (config, store) = match backend {
-            Backend::Embedded => {
-                let dir = dir.path().join("cache");
-                (CacheConfig::Embedded(EmbeddedConfig { dir, public_read: false, key_file: None }), None)
-            }
-            Backend::S3 => {
-                let store = Store::start(&dir.path().join("s3")).await;
-                (CacheConfig::S3(store.config.clone()), Some(store))
-            }
-        };
-        let cache = cache::open(&config, "https://farm/cache", Arc::new(SystemClock)).await.unwrap().cache;
-        let blob = async |text: &'static str| {
-            let blob = Blob::plain(Digest::of(text.as_bytes()), text.len() as u64);
-            cache.put(&layout::blob(&blob), Bytes::from(text), PutMode::Create).await.unwrap();
-            blob
-        };
-        let blobs = [blob("first").await, blob("second").await, blob("third").await];
-        let other = blob("somebody else's").await;
-        Self { cache, blobs, other, store, _dir: dir }
-    }
-
-    /// A build of its own pipeline, which has done its work and is to be written out.
-    async fn round(&self, name: String) -> Round<'_> {
-        let text = format!(
-            "name: {name}\nplatforms: [linux/amd64]\nsteps:\n  - {{ name: make, image: debian, script: make, outputs: [{{ path: out }}] }}\n"
-        );
-        let files = BTreeMap::new();
-        let pipeline = Pipeline::parse(&Source { file_name: "railyard.yaml", text: &text, files: &files }).unwrap();
-        let request = Request::of("1.0".parse().unwrap());
-        let plan = Arc::new(pipeline.plan(&request).unwrap());
-        let build = plan.build.clone();
-        let paths: Vec<RelPath> = FILES.iter().map(|file| format!("{name}/{file}").parse().unwrap()).collect();
-        let artifacts = paths.iter().zip(self.blobs).map(|(path, blob)| Artifact {
-            path: path.clone(),
-            blob,
-            media_type: "text/plain".to_owned(),
-            published: Some(path.clone()),
-        });
-        let (at, lease) = (Millis(1), LeaseId { job: JobId(1), attempt: 1 });
-        let events = vec![
-            Event::BuildAccepted {
-                at,
-                plan,
-                first_job: lease.job,
-                by: "olga".to_owned(),
-                key: None,
-                trace: Trace::default(),
-                priority: Priority::default(),
-                request: String::new(),
-            },
-            Event::WorkerOnline { at, offer: offer() },
-            Event::JobLeased { at, lease, worker: offer().name },
-            Event::AttemptEnded {
-                at,
-                lease,
-                outcome: Outcome::succeeded(),
-                artifacts: artifacts.collect(),
-                image: None,
-                log_bytes: 0,
-                next: Next::End,
-            },
-        ];
-        let (wake, stop) = (Arc::new(Notify::new()), CancellationToken::new());
-        let notices = Notices {
-            changed: broadcast::Sender::new(16),
-            ended: Vec::new(),
-            listed: Vec::new(),
-            finalize: wake.clone(),
-        };
-        let (driver, farm) = Driver::open(Box::new(Memory(events)), Arc::new(SystemClock), notices).unwrap();
-        task::spawn("driver", driver.run(stop.clone()));
-        Round { stage: self, farm, wake, build, paths, _stop: stop.drop_guard() }
-    }
-
-    /// As many rounds as a finalizer that nothing happens to has calls, with each of these things that may happen.
-    async fn rounds<F: Future<Output = ()>>(
-        &self,
-        calls: usize,
-        faults: &[Fault],
-        round: impl Fn(String, Strike) -> F,
-    ) {
-        assert!(calls > 10, "only {calls} calls to strike at");
-        let strikes = (0..calls).flat_map(|at| faults.iter().map(move |fault| Strike { at, fault: *fault }));
-        let rounds = strikes.enumerate().map(|(n, strike)| round(format!("p{n}"), strike));
-        stream::iter(rounds).for_each_concurrent(AT_A_TIME, |round| round).await;
-    }
-}
-
 /// One build on its way out.
 struct Round<'s> {
     stage: &'s Stage,
-    farm: Handle,
-    wake: Arc<Notify>,
-    build: BuildId,
-    paths: Vec<RelPath>,
-    _stop: tokio_util::sync::DropGuard,
+    farm: Farm,
 }
 
-impl Round<'_> {
+impl Deref for Round<'_> {
+    type Target = Farm;
+
+    fn deref(&self) -> &Farm {
+        &self.farm
+    }
+}
+
+impl<'s> Round<'s> {
+    fn on(stage: &'s Stage, name: &str) -> Self {
+        Self { stage, farm: stage.farm(name, "", |_| Vec::new()) }
+    }
+
     /// A finalizer works with this cache until `over`; then it is gone, wherever it is.
     async fn finalize_until<T>(&self, cache: Arc<dyn Cache>, over: impl Future<Output = T>) -> T {
-        let finalizer = Finalizer::new(self.farm.clone(), cache, Arc::new(SystemClock), self.wake.clone());
+        let finalizer = Finalizer::new(self.farm.farm.clone(), cache, Arc::new(SystemClock), self.wake.clone());
         tokio::select! {
             biased;
             over = over => over,
@@ -168,7 +61,8 @@ impl Round<'_> {
 
     async fn verdict(&self) -> Option<Verdict> {
         let build = self.build.clone();
-        let state = self.farm.read(move |farm, _| farm.build(&build).map(|build| build.state.clone())).await.unwrap();
+        let state =
+            self.farm.farm.read(move |farm, _| farm.build(&build).map(|build| build.state.clone())).await.unwrap();
         match state.unwrap() {
             BuildState::Ended { verdict, .. } => Some(verdict),
             _ => None,
@@ -243,14 +137,11 @@ impl Round<'_> {
     }
 }
 
-const GONE: [Fault; 2] = [Fault::Gone { carried_out: false }, Fault::Gone { carried_out: true }];
-const ERROR: [Fault; 2] = [Fault::Error { carried_out: false }, Fault::Error { carried_out: true }];
-
 async fn a_finalizer_that_is_gone_at_any_call_leaves_all_or_none(backend: Backend) {
     let stage = &Stage::on(backend).await;
-    let calls = stage.round("calm".to_owned()).await.end().await;
-    let round = async |name, strike: Strike| {
-        let (round, why) = (stage.round(name).await, format!("{strike:?}"));
+    let calls = Round::on(stage, "calm").end().await;
+    let round = async |name: String, strike: Strike| {
+        let (round, why) = (Round::on(stage, &name), format!("{strike:?}"));
         let struck = Arc::new(Watched::calm(stage.cache.clone()).struck(strike));
         round.finalize_until(struck.clone(), soon("the strike", struck.is_struck())).await;
         round.end().await;
@@ -261,9 +152,9 @@ async fn a_finalizer_that_is_gone_at_any_call_leaves_all_or_none(backend: Backen
 
 async fn an_error_of_the_store_at_any_call_leaves_all_or_none(backend: Backend) {
     let stage = &Stage::on(backend).await;
-    let calls = stage.round("calm".to_owned()).await.end().await;
-    let round = async |name, strike: Strike| {
-        let (round, why) = (stage.round(name).await, format!("{strike:?}"));
+    let calls = Round::on(stage, "calm").end().await;
+    let round = async |name: String, strike: Strike| {
+        let (round, why) = (Round::on(stage, &name), format!("{strike:?}"));
         let struck = Arc::new(Watched::calm(stage.cache.clone()).struck(strike));
         // The same finalizer tries again.
         round.finalize_until(struck.clone(), round.ended()).await;
@@ -276,7 +167,7 @@ async fn an_error_of_the_store_at_any_call_leaves_all_or_none(backend: Backend) 
 async fn a_conflict_at_any_path_takes_back_those_before_it(backend: Backend) {
     let stage = &Stage::on(backend).await;
     for path in 0..FILES.len() {
-        let round = stage.round(format!("p{path}")).await;
+        let round = Round::on(stage, &format!("p{path}"));
         round.finalize_until(Arc::new(round.taken(path)), round.ended()).await;
         round.is_taken_back(path, &format!("path {path}")).await;
     }
@@ -284,11 +175,11 @@ async fn a_conflict_at_any_path_takes_back_those_before_it(backend: Backend) {
 
 async fn a_conflict_that_a_gone_finalizer_has_met_is_taken_back_by_the_next(backend: Backend) {
     let stage = &Stage::on(backend).await;
-    let round = stage.round("calm".to_owned()).await;
+    let round = Round::on(stage, "calm");
     let calm = Arc::new(round.taken(2));
     round.finalize_until(calm.clone(), round.ended()).await;
-    let round = async |name, strike: Strike| {
-        let (round, why) = (stage.round(name).await, format!("{strike:?}"));
+    let round = async |name: String, strike: Strike| {
+        let (round, why) = (Round::on(stage, &name), format!("{strike:?}"));
         let struck = Arc::new(round.taken(2).struck(strike));
         round.finalize_until(struck.clone(), soon("the strike", struck.is_struck())).await;
         // It may have been gone before there was a conflict.
@@ -304,9 +195,9 @@ async fn a_conflict_that_a_gone_finalizer_has_met_is_taken_back_by_the_next(back
 
 async fn what_is_impossible_by_the_next_start_is_taken_back(backend: Backend) {
     let stage = &Stage::on(backend).await;
-    let calls = stage.round("calm".to_owned()).await.end().await;
-    let round = async |name, strike: Strike| {
-        let (round, why) = (stage.round(name).await, format!("{strike:?}"));
+    let calls = Round::on(stage, "calm").end().await;
+    let round = async |name: String, strike: Strike| {
+        let (round, why) = (Round::on(stage, &name), format!("{strike:?}"));
         let struck = Arc::new(Watched::calm(stage.cache.clone()).struck(strike));
         round.finalize_until(struck.clone(), soon("the strike", struck.is_struck())).await;
         // Somebody else is faster than the next one, if there is still room.
@@ -328,7 +219,7 @@ async fn a_finalizer_that_is_gone_at_any_request_to_s3_leaves_all_or_none() {
     for n in 0usize.. {
         for trouble in [Trouble::Hold, Trouble::Deny(403)] {
             let (round, why) =
-                (stage.round(format!("p{n}-{}", trouble == Trouble::Hold)).await, format!("{trouble:?} at {n}"));
+                (Round::on(&stage, &format!("p{n}-{}", trouble == Trouble::Hold)), format!("{trouble:?} at {n}"));
             let (struck, mut left) = (Arc::new(Notify::new()), n);
             let tell = struck.clone();
             rules.set(move |request| {

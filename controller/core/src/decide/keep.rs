@@ -3,12 +3,10 @@
 use crate::build::Build;
 use crate::event::Event;
 use crate::farm::Farm;
-use crate::kept::{Force, Promotion, Reduction, Whose};
+use crate::kept::{Force, Reduction, Whose};
 use crate::refusal::Refusal;
-use railyard_common::blob::Blob;
 use railyard_common::digest::Digest;
-use railyard_common::id::{BuildId, ChannelName, LeaseId, PinName, PipelineName, TagName, WorkerName};
-use railyard_common::path::RelPath;
+use railyard_common::id::{BuildId, LeaseId, PinName, PipelineName, TagName, WorkerName};
 use railyard_common::retention::{Decision, Keep, Pin, Policy, decide};
 use railyard_common::tier;
 use railyard_common::time::Millis;
@@ -22,7 +20,7 @@ const TAGS_MAX: usize = 100;
 const LATEST: &str = "latest";
 
 impl Farm {
-    fn there(&self, id: &BuildId) -> Result<&Build, Refusal> {
+    pub(super) fn there(&self, id: &BuildId) -> Result<&Build, Refusal> {
         let build = self.builds.get(id).ok_or_else(|| Refusal::UnknownBuild(id.clone()))?;
         if build.is_deleted() { Err(Refusal::BuildDeleted(id.clone())) } else { Ok(build) }
     }
@@ -113,28 +111,6 @@ impl Farm {
         Ok(vec![Event::BuildUntagged { at: now, build, tag: tag.clone(), by: by.to_owned() }])
     }
 
-    pub(super) fn decide_promote(
-        &self,
-        now: Millis,
-        id: &BuildId,
-        channel: &ChannelName,
-        paths: &BTreeMap<RelPath, Blob>,
-        by: &str,
-    ) -> Result<Vec<Event>, Refusal> {
-        let build = self.there(id)?;
-        if build.is_untrusted() {
-            return Err(Refusal::IsUntrusted { build: id.clone(), what: "promoted" });
-        }
-        if !build.is_success() || build.keep() != Keep::All {
-            return Err(Refusal::NotPromotable(id.clone()));
-        }
-        if build.channel() == channel {
-            return Ok(Vec::new());
-        }
-        let promotion = Promotion { at: now, by: by.to_owned(), channel: channel.clone(), paths: paths.clone() };
-        Ok(vec![Event::BuildPromoted { at: now, build: id.clone(), promotion }])
-    }
-
     /// All of them or none: a plan of which a part is wrong by now is to be made again.
     pub(super) fn decide_reduce(
         &self,
@@ -183,6 +159,9 @@ impl Farm {
         let needed = |why: String| Err(Refusal::BuildNeeded { build: id.clone(), why });
         if let Some(user) = self.users(id).find(|user| !user.is_ended()) {
             return needed(format!("{}, which has not ended, is built from it", user.id()));
+        }
+        if let Some(one) = &build.kept.promoting {
+            return Err(Refusal::PromotionRuns { build: id.clone(), channel: one.promotion.channel.clone() });
         }
         if *force == Force::Forced {
             return Ok(());

@@ -3,6 +3,7 @@
 mod attempt;
 mod build;
 mod keep;
+mod promote;
 mod worker;
 
 use crate::command::Command;
@@ -42,7 +43,11 @@ impl Farm {
             Command::Unpin { build, name, by, whose } => self.decide_unpin(now, build, name.as_ref(), by, *whose),
             Command::Tag { build, tag, by } => self.decide_tag(now, build, tag, by),
             Command::Untag { pipeline, tag, by } => self.decide_untag(now, pipeline, tag, by),
-            Command::Promote { build, channel, paths, by } => self.decide_promote(now, build, channel, paths, by),
+            Command::Promote { build, channel, paths, fresh, by } => {
+                self.decide_promote(now, promote::Wanted { build, channel, paths, fresh, by })
+            }
+            Command::EndPromotion { build, error } => Ok(self.decide_end_promotion(now, build, error.as_deref())),
+            Command::ForgetPromotion { build } => Ok(self.decide_forget_promotion(now, build)),
             Command::Reduce { builds, by, force } => self.decide_reduce(now, builds, by, force),
             Command::Swept { builds } => Ok(self.decide_swept(now, builds)),
             Command::Claim { lease, worker, blobs } => self.decide_claim(now, *lease, worker, blobs),

@@ -115,9 +115,20 @@ impl Dispatcher {
             Event::BuildPinned { build, .. } | Event::BuildUnpinned { build, .. } => {
                 out.push(Output::BuildChanged(build.clone()))
             }
-            Event::BuildTagged { build, .. }
-            | Event::BuildUntagged { build, .. }
-            | Event::BuildPromoted { build, .. } => listed(build, out),
+            Event::PromotionBegun { build, .. } => out.push(Output::BuildChanged(build.clone())),
+            // What it had published is to be taken back.
+            Event::PromotionFailed { build, .. } => {
+                out.extend([Output::BuildChanged(build.clone()), Output::Finalize]);
+            }
+            Event::PromotionForgotten { build, .. } => {
+                self.live.forget_finalize_error(build);
+                out.push(Output::BuildChanged(build.clone()));
+            }
+            Event::BuildPromoted { build, .. } => {
+                self.live.forget_finalize_error(build);
+                listed(build, out);
+            }
+            Event::BuildTagged { build, .. } | Event::BuildUntagged { build, .. } => listed(build, out),
             Event::BuildsReduced { builds, .. } => builds.iter().for_each(|one| listed(&one.build, out)),
             Event::BuildsForgotten { builds, .. } => out.extend(builds.iter().cloned().map(Output::BuildChanged)),
             // The sweep looks at the state itself, and so does whoever lets people in.
@@ -141,6 +152,9 @@ impl Dispatcher {
                 | Event::JobsApproved { build, .. }
                 | Event::JobsCancelled { build, .. }
                 | Event::BuildResumed { build, .. }
+                | Event::PromotionBegun { build, .. }
+                | Event::PromotionFailed { build, .. }
+                | Event::PromotionForgotten { build, .. }
                 | Event::BuildPinned { build, .. }
                 | Event::BuildUnpinned { build, .. } => out.push(Output::BuildChanged(build.clone())),
                 Event::BuildEnded { build, .. }

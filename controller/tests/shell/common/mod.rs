@@ -7,6 +7,7 @@ pub mod logs;
 pub mod memory;
 pub mod people;
 pub mod pipelines;
+pub mod stage;
 pub mod transfers;
 pub mod wait;
 pub mod watched;

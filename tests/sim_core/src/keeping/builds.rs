@@ -143,8 +143,9 @@ impl World {
             let which = self.dice.below(BLOBS);
             // The same bytes may be published at the same path by several builds.
             let untrusted = self.farm.is_untrusted(lease).unwrap_or(true);
-            let published =
-                (self.dice.chance(500) && !untrusted).then(|| format!("images/{which}").parse().expect("a path"));
+            let directory = self.dice.pick(&["", "", "beta-"]);
+            let path = format!("images/{directory}{which}");
+            let published = (self.dice.chance(500) && !untrusted).then(|| path.parse().expect("a path"));
             let path: RelPath = format!("out/{n}").parse().expect("a path");
             Artifact { path, blob: blob(which), media_type: String::new(), published }
         });
@@ -225,6 +226,9 @@ impl World {
 
     /// A build whose jobs have ended is written out: its logs, what it publishes, its manifest.
     pub(super) fn finalize(&mut self) {
+        if self.promotion.is_some() {
+            return self.promote_on();
+        }
         let Some(build) = self.farm.finalizing().next() else { return };
         let (id, verdict) = (build.id().clone(), build.state.clone());
         let success =

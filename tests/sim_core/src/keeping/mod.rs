@@ -7,6 +7,7 @@
 mod builds;
 mod model;
 mod people;
+mod promoting;
 mod store;
 mod sweeping;
 
@@ -14,6 +15,7 @@ use crate::dice::{Dice, Purpose};
 use builds::Work;
 use bytesize::ByteSize;
 use model::Model;
+use promoting::Promotion;
 use railyard_common::id::{BuildId, LeaseId};
 use railyard_common::planted::Bug;
 use railyard_common::retention::{Age, Keep, Policy, Releases, Rule};
@@ -64,6 +66,7 @@ struct World {
     store: Store,
     claims: Claims,
     sweep: Option<Sweep>,
+    promotion: Option<Promotion>,
     policy: Policy,
     works: BTreeMap<LeaseId, Work>,
     model: Model,
@@ -116,6 +119,7 @@ impl World {
             store: Store::new(now),
             claims: Claims::default(),
             sweep: None,
+            promotion: None,
             policy,
             works: BTreeMap::new(),
             model: Model::default(),
@@ -137,7 +141,8 @@ impl World {
             8..=15 => self.place(),
             16..=49 => self.work_on(),
             50..=55 => self.finalize(),
-            56..=61 => self.somebody_wants_something(),
+            56..=60 => self.somebody_wants_something(),
+            61 | 66..=70 => self.promote_on(),
             62 => self.now = self.now.plus(self.dice.within(0, 2 * GRACE)),
             63 if self.trouble => self.crash(),
             64 if self.trouble && self.dice.chance(150) => self.back_up(),
@@ -167,7 +172,7 @@ impl World {
     fn crash(&mut self) {
         self.say(|| "crash".to_owned());
         self.claims = Claims::default();
-        self.sweep = None;
+        (self.sweep, self.promotion) = (None, None);
         self.works.values_mut().for_each(Work::call_broke);
         let text = serde_json::to_string(&self.farm.snapshot()).expect("a snapshot is JSON");
         self.farm = Farm::restore(serde_json::from_str::<Parts>(&text).expect("it is read again").into());
@@ -201,6 +206,9 @@ impl World {
     fn end(&mut self) {
         self.trouble = false;
         self.finish_works();
+        while self.promotion.is_some() || self.farm.promoting().next().is_some() {
+            self.promote_on();
+        }
         let mut quiet = 0;
         for _ in 0..LAST_SWEEPS {
             if self.out.broken.is_some() || quiet == 3 {

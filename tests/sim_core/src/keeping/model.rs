@@ -22,6 +22,8 @@ pub(super) struct Seen {
     untrusted: bool,
     release: bool,
     promoted: bool,
+    /// What was published for that.
+    elsewhere: BTreeSet<RelPath>,
     platforms: Vec<Platform>,
     uses: Vec<BuildId>,
     /// What its jobs left.
@@ -67,8 +69,13 @@ impl Seen {
         all.filter(move |(_, _, path)| keep == Keep::All || (keep == Keep::Published && success && path.is_some()))
     }
 
-    fn paths(&self) -> impl Iterator<Item = &RelPath> {
+    /// What its manifest has.
+    fn own_paths(&self) -> impl Iterator<Item = &RelPath> {
         self.blobs(Keep::All).filter_map(|(_, _, path)| path.as_ref())
+    }
+
+    fn paths(&self) -> impl Iterator<Item = &RelPath> {
+        self.own_paths().chain(&self.elsewhere)
     }
 }
 
@@ -157,6 +164,7 @@ impl Model {
                     untrusted: plan.untrusted,
                     release: *priority == Priority::Release,
                     promoted: false,
+                    elsewhere: BTreeSet::new(),
                     platforms: plan.platforms.clone(),
                     uses: plan.uses.clone(),
                     results: BTreeMap::new(),
@@ -197,6 +205,7 @@ impl Model {
             Event::BuildUntagged { build, tag, .. } => self.change(build, |seen| _ = seen.tags.remove(tag)),
             Event::BuildPromoted { build, promotion, .. } => self.change(build, |seen| {
                 (seen.channel, seen.promoted) = (promotion.channel.clone(), true);
+                seen.elsewhere.extend(promotion.paths.keys().cloned());
             }),
             Event::BuildsReduced { builds, .. } => builds.iter().for_each(|one| {
                 self.change(&one.build, |seen| {
@@ -245,7 +254,7 @@ impl Model {
             // A manifest that is there speaks for its build, whatever was said of it since.
             if store.objects.contains_key(&layout::build_manifest(id)) {
                 let blobs = seen.blobs(Keep::All).map(|(digest, _, _)| *digest).collect();
-                let paths = seen.paths().filter(|_| seen.is_success()).cloned().collect();
+                let paths = seen.own_paths().filter(|_| seen.is_success()).cloned().collect();
                 self.lost.insert(id.clone(), (blobs, paths));
             }
         }
@@ -317,6 +326,13 @@ impl Model {
             let blob = railyard_common::blob::Blob::plain(*digest, *bytes);
             if !store.has(&blob) {
                 return Some(format!("{digest} is needed, and is not there"));
+            }
+        }
+        // After a restore nobody knows what was taken away since the backup.
+        let whole = self.builds.iter().filter(|(_, seen)| seen.is_success() && seen.keep >= Keep::Published);
+        for (id, path) in whole.flat_map(|(id, seen)| seen.paths().map(move |path| (id, path))) {
+            if !self.was_restored && !store.objects.contains_key(path) {
+                return Some(format!("{id} has published {path}, and it is not there"));
             }
         }
         self.bounds(now, policy)

@@ -4,7 +4,6 @@ use super::{GRACE, World};
 use railyard_common::id::{BuildId, PinName, TagName};
 use railyard_common::retention::{Keep, Pin};
 use railyard_core::{Command, Force, Reduction, Whose};
-use std::collections::BTreeMap;
 
 impl World {
     pub(super) fn somebody_wants_something(&mut self) {
@@ -27,7 +26,7 @@ impl World {
             6 | 7 => Command::Untag { pipeline: build.pipeline, tag, by },
             8 => {
                 let channel = self.dice.pick(&["alpha", "beta"]).parse().expect("a channel");
-                Command::Promote { build, channel, paths: BTreeMap::new(), by }
+                return self.begin_promotion(build, channel);
             }
             9 => delete(build, Force::Forced),
             10 | 11 => delete(build, Force::Asked),

@@ -164,6 +164,9 @@ impl World {
             self.decide(&Command::Reduce { builds, by, force: Force::Rules(Arc::new(self.policy.clone())) }).ok()?;
         } else if let Some((batch, deleting)) = carrying.batch.take() {
             self.delete_batch(&mut carrying, batch, &deleting);
+        } else if carrying.unpublished < carrying.plan.reduced.len() && self.promotion.is_some() {
+            // It waits for its turn.
+            self.promote_on();
         } else if let Some(one) = carrying.plan.reduced.get(carrying.unpublished).cloned() {
             carrying.unpublished += 1;
             let in_use = self.farm.paths_in_use(self.now, GRACE);

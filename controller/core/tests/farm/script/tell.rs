@@ -70,6 +70,16 @@ pub fn event(event: &Event, farm: &Farm) -> String {
         }
         Event::BuildTagged { build, tag, by, .. } => format!("build-tagged {build} {tag} by {by}"),
         Event::BuildUntagged { build, tag, by, .. } => format!("build-untagged {build} {tag} by {by}"),
+        Event::PromotionBegun { build, promotion, fresh, .. } => {
+            format!(
+                "promotion-begun {build} to {}: {} files, {} new",
+                promotion.channel,
+                promotion.paths.len(),
+                fresh.len()
+            )
+        }
+        Event::PromotionFailed { build, why, .. } => format!("promotion-failed {build}: {why}"),
+        Event::PromotionForgotten { build, .. } => format!("promotion-forgotten {build}"),
         Event::BuildPromoted { build, promotion, .. } => {
             format!("build-promoted {build} to {} by {}", promotion.channel, promotion.by)
         }

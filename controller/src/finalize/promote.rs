@@ -1,0 +1,163 @@
+//! A build goes into another channel: what it publishes there, all of it or none, and only then is the build in it.
+//!
+//! What is about to be placed is an event of the farm, so whoever comes after this process knows it: it goes on where this one was,
+//! or takes everything back.
+
+use super::{Failure, Finalizer};
+use crate::driver::CommandError;
+use crate::policy::{Denied, Policy};
+use railyard_common::blob::Blob;
+use railyard_common::id::{BuildId, ChannelName};
+use railyard_common::path::RelPath;
+use railyard_core::{Command, Event, Promoting, Promotion, Refusal};
+use railyard_service::error_chain;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Why a build is not promoted.
+#[derive(Debug, thiserror::Error)]
+pub enum PromoteError {
+    /// The farm does not want it, or does not answer.
+    #[error(transparent)]
+    Farm(#[from] CommandError),
+    /// The operator's policy does not allow it.
+    #[error("what it publishes there is not allowed")]
+    Denied(#[from] Denied),
+    /// What it publishes cannot be published there.
+    #[error("it cannot be promoted to {channel}: {why}")]
+    Impossible {
+        /// The channel.
+        channel: ChannelName,
+        /// Why.
+        why: String,
+    },
+    /// The cache does not do what it should.
+    #[error("the cache fails, and nothing was promoted; try again: {0}")]
+    Cache(String),
+}
+
+impl From<Refusal> for PromoteError {
+    fn from(refusal: Refusal) -> Self {
+        Self::Farm(CommandError::Refused(refusal))
+    }
+}
+
+impl Finalizer {
+    /// Publishes what a build has for a channel, and puts it into that. `None` if it was there already.
+    ///
+    /// # Errors
+    /// [`PromoteError`]: then it is where it was, and nothing of it is published there, or not for long. With
+    /// [`CommandError::Journal`] and [`CommandError::Stopping`] that is open.
+    pub async fn promote(
+        &self,
+        id: &BuildId,
+        channel: &ChannelName,
+        by: &str,
+        policy: &Policy,
+    ) -> Result<Option<Promotion>, PromoteError> {
+        let _placing = self.placing.lock().await;
+        let (asked, to) = (id.clone(), channel.clone());
+        let paths = self.farm.read(move |farm, _| farm.published_in(&asked, &to)).await??;
+        policy.check_published(&id.pipeline, paths.keys())?;
+        let fresh = self.look(&paths).await.map_err(|failure| not_published(channel, failure))?;
+        let begin = Command::Promote {
+            build: id.clone(),
+            channel: channel.clone(),
+            paths: paths.clone(),
+            fresh,
+            by: by.to_owned(),
+        };
+        let begun = self.farm.decide(begin).await?;
+        let Some(Event::PromotionBegun { promotion, fresh, .. }) = begun.first().cloned() else {
+            return Ok(promoted(begun));
+        };
+        match self.place(id, &paths, &fresh).await {
+            Ok(()) => Ok(promoted(self.end_promotion(id, None).await?)),
+            // Whoever comes next goes on with it.
+            Err(Failure::Stopping) => Err(CommandError::Stopping.into()),
+            Err(failure) => {
+                self.end_promotion(id, Some(failure.to_string())).await?;
+                let promoting = Promoting { promotion, fresh, failed: None };
+                if let Err(left) = self.forget(id, &promoting).await {
+                    tracing::warn!(build = %id, %channel, error = %left, "what was published for a promotion that has failed is removed later");
+                }
+                Err(not_published(channel, failure))
+            }
+        }
+    }
+
+    /// Goes on with a promotion that somebody else has begun, or takes it back. Returns whether there is nothing left to do.
+    pub(super) async fn resume_promotion(&self, id: &BuildId, last: bool) -> bool {
+        let _placing = self.placing.lock().await;
+        let asked = id.clone();
+        let found = self.farm.read(move |farm, _| farm.build(&asked).and_then(|build| build.kept.promoting.clone()));
+        let promoting = match found.await {
+            Ok(Some(promoting)) => promoting,
+            // It was ended while this one waited for its turn.
+            Ok(None) => return true,
+            Err(_) => return false,
+        };
+        let tried = match &promoting.failed {
+            Some(_) => self.forget(id, &promoting).await,
+            None => self.go_on(id, &promoting, last).await,
+        };
+        let why = match tried {
+            Ok(()) => return true,
+            Err(Failure::Stopping) => return false,
+            Err(failure) => failure.to_string(),
+        };
+        tracing::error!(build = %id, channel = %promoting.promotion.channel, error = why, "the promotion is not ended yet; it is tried again");
+        self.farm.note_finalize_error(id.clone(), why).await;
+        false
+    }
+
+    async fn go_on(&self, id: &BuildId, promoting: &Promoting, last: bool) -> Result<(), Failure> {
+        let paths = &promoting.promotion.paths;
+        let placed = match self.look(paths).await {
+            Ok(fresh) => self.place(id, paths, &fresh).await,
+            Err(failure) => Err(failure),
+        };
+        let error = match placed {
+            Ok(()) => None,
+            Err(Failure::ForGood(why)) => Some(why),
+            Err(failure @ Failure::ForNow(_)) if last => Some(failure.to_string()),
+            Err(failure) => return Err(failure),
+        };
+        let has_failed = error.is_some();
+        tracing::info!(build = %id, channel = %promoting.promotion.channel, ?error, "a promotion that was cut off has ended");
+        self.end_promotion(id, error).await.map_err(|_| Failure::Stopping)?;
+        if has_failed { self.forget(id, promoting).await } else { Ok(()) }
+    }
+
+    /// Takes back what was placed for a promotion that has failed.
+    async fn forget(&self, id: &BuildId, promoting: &Promoting) -> Result<(), Failure> {
+        let fresh = of(&promoting.promotion.paths, &promoting.fresh);
+        // What another build has published there meanwhile is in use, and stays.
+        self.remove(id, &fresh, 0).await.map_err(Failure::ForGood)?;
+        let forget = Command::ForgetPromotion { build: id.clone() };
+        self.farm.decide(forget).await.map_err(|_| Failure::Stopping).map(drop)
+    }
+
+    async fn end_promotion(&self, id: &BuildId, error: Option<String>) -> Result<Vec<Event>, CommandError> {
+        self.farm.decide(Command::EndPromotion { build: id.clone(), error }).await
+    }
+}
+
+fn of(paths: &BTreeMap<RelPath, Blob>, fresh: &BTreeSet<RelPath>) -> Vec<(RelPath, Blob)> {
+    let fresh = paths.iter().filter(|(path, _)| fresh.contains(*path));
+    fresh.map(|(path, blob)| (path.clone(), *blob)).collect()
+}
+
+fn promoted(events: Vec<Event>) -> Option<Promotion> {
+    events.into_iter().find_map(|event| match event {
+        Event::BuildPromoted { promotion, .. } => Some(promotion),
+        _ => None,
+    })
+}
+
+fn not_published(channel: &ChannelName, failure: Failure) -> PromoteError {
+    match failure {
+        Failure::ForGood(why) => PromoteError::Impossible { channel: channel.clone(), why },
+        Failure::ForNow(error) => PromoteError::Cache(error_chain(&error)),
+        Failure::Stopping => CommandError::Stopping.into(),
+    }
+}

@@ -1,0 +1,157 @@
+//! A cache, and farms with a journal in memory whose builds have something to publish there.
+
+use super::Backend;
+use super::memory::{Memory, offer};
+use super::watched::{Fault, Strike};
+use crate::store::Store;
+use bytes::Bytes;
+use futures_util::{StreamExt as _, stream};
+use railyard_common::blob::{Artifact, Blob};
+use railyard_common::digest::Digest;
+use railyard_common::id::{BuildId, JobId, LeaseId};
+use railyard_common::job::Placement;
+use railyard_common::layout;
+use railyard_common::outcome::Outcome;
+use railyard_common::path::RelPath;
+use railyard_common::pipeline::{Pipeline, Request, Source};
+use railyard_common::priority::Priority;
+use railyard_common::time::Millis;
+use railyard_controller::cache::{self, Cache, CacheConfig, EmbeddedConfig, PutMode};
+use railyard_controller::driver::{Driver, Handle, Notices};
+use railyard_core::{Event, Next, Trace};
+use railyard_service::clock::SystemClock;
+use railyard_service::task;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use tokio::sync::{Notify, broadcast};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+/// What a build publishes, in the order in which it is placed; sums lie beside them.
+pub const FILES: [&str; 3] = ["a/first", "a/second", "b/third"];
+/// Rounds at a time.
+const AT_A_TIME: usize = 8;
+
+pub const GONE: [Fault; 2] = [Fault::Gone { carried_out: false }, Fault::Gone { carried_out: true }];
+pub const ERROR: [Fault; 2] = [Fault::Error { carried_out: false }, Fault::Error { carried_out: true }];
+
+/// A cache with what every round needs.
+pub struct Stage {
+    pub cache: Arc<dyn Cache>,
+    pub blobs: [Blob; 3],
+    /// Somebody else's.
+    pub other: Blob,
+    pub store: Option<Store>,
+    _dir: tempfile::TempDir,
+}
+
+/// A farm with one build.
+pub struct Farm {
+    pub farm: Handle,
+    pub wake: Arc<Notify>,
+    pub build: BuildId,
+    pub paths: Vec<RelPath>,
+    _stop: DropGuard,
+}
+
+impl Stage {
+    pub async fn on(backend: Backend) -> Self {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let dir = tempfile::tempdir().unwrap();
+        let (config, store) = match backend {
+            Backend::Embedded => {
+                let dir = dir.path().join("cache");
+                (CacheConfig::Embedded(EmbeddedConfig { dir, public_read: false, key_file: None }), None)
+            }
+            Backend::S3 => {
+                let store = Store::start(&dir.path().join("s3")).await;
+                (CacheConfig::S3(store.config.clone()), Some(store))
+            }
+        };
+        let cache = cache::open(&config, "https://farm/cache", Arc::new(SystemClock)).await.unwrap().cache;
+        let blob = async |text: &'static str| {
+            let blob = Blob::plain(Digest::of(text.as_bytes()), text.len() as u64);
+            cache.put(&layout::blob(&blob), Bytes::from(text), PutMode::Create).await.unwrap();
+            blob
+        };
+        let blobs = [blob("first").await, blob("second").await, blob("third").await];
+        let other = blob("somebody else's").await;
+        Self { cache, blobs, other, store, _dir: dir }
+    }
+
+    /// A build of its own pipeline, which has done its work and is to be written out. What it leaves is published below a directory of
+    /// that name, as `publish` says; then the farm has heard of `more`.
+    pub fn farm(&self, name: &str, publish: &str, more: impl FnOnce(&BuildId) -> Vec<Event>) -> Farm {
+        let outputs: Vec<String> = ["a", "b"]
+            .iter()
+            .map(|dir| format!("{{ path: '{name}/{dir}/*', publish: '{name}/{publish}{dir}' }}"))
+            .collect();
+        let text = format!(
+            "name: {name}\nplatforms: [linux/amd64]\nsteps:\n  - name: make\n    image: debian\n    script: make\n    outputs: [{}]\n",
+            outputs.join(", ")
+        );
+        let files = BTreeMap::new();
+        let pipeline = Pipeline::parse(&Source { file_name: "railyard.yaml", text: &text, files: &files }).unwrap();
+        let request = Request::of("1.0".parse().unwrap());
+        let plan = Arc::new(pipeline.plan(&request).unwrap());
+        let build = plan.build.clone();
+        let placement = Placement::new(&plan.jobs[0].run.outputs);
+        let artifacts: Vec<Artifact> = FILES
+            .iter()
+            .zip(self.blobs)
+            .map(|(file, blob)| {
+                let path: RelPath = format!("{name}/{file}").parse().unwrap();
+                let published = placement.of(&path).unwrap().unwrap();
+                Artifact { path, blob, media_type: "text/plain".to_owned(), published }
+            })
+            .collect();
+        let paths = artifacts.iter().filter_map(|artifact| artifact.published.clone()).collect();
+        let (at, lease) = (Millis(1), LeaseId { job: JobId(1), attempt: 1 });
+        let mut events = vec![
+            Event::BuildAccepted {
+                at,
+                plan: plan.clone(),
+                first_job: lease.job,
+                by: "olga".to_owned(),
+                key: None,
+                trace: Trace::default(),
+                priority: Priority::default(),
+                request: String::new(),
+            },
+            Event::WorkerOnline { at, offer: offer() },
+            Event::JobLeased { at, lease, worker: offer().name },
+            Event::AttemptEnded {
+                at,
+                lease,
+                outcome: Outcome::succeeded(),
+                artifacts,
+                image: None,
+                log_bytes: 0,
+                next: Next::End,
+            },
+        ];
+        events.extend(more(&build));
+        let (wake, stop) = (Arc::new(Notify::new()), CancellationToken::new());
+        let notices = Notices {
+            changed: broadcast::Sender::new(16),
+            ended: Vec::new(),
+            listed: Vec::new(),
+            finalize: wake.clone(),
+        };
+        let (driver, farm) = Driver::open(Box::new(Memory(events)), Arc::new(SystemClock), notices).unwrap();
+        task::spawn("driver", driver.run(stop.clone()));
+        Farm { farm, wake, build, paths, _stop: stop.drop_guard() }
+    }
+
+    /// As many rounds as a finalizer that nothing happens to has calls, with each of these things that may happen.
+    pub async fn rounds<F: Future<Output = ()>>(
+        &self,
+        calls: usize,
+        faults: &[Fault],
+        round: impl Fn(String, Strike) -> F,
+    ) {
+        assert!(calls > 10, "only {calls} calls to strike at");
+        let strikes = (0..calls).flat_map(|at| faults.iter().map(move |fault| Strike { at, fault: *fault }));
+        let rounds = strikes.enumerate().map(|(n, strike)| round(format!("p{n}"), strike));
+        stream::iter(rounds).for_each_concurrent(AT_A_TIME, |round| round).await;
+    }
+}
