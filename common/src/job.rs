@@ -119,10 +119,13 @@ impl OutputSpec {
     }
 }
 
+/// A published directory, or why there is none of that name.
+type Directory<'a> = Result<Cow<'a, RelPath>, BadPath>;
+
 /// Where the artifacts of a step are published. The worker and the controller ask the same question, so they ask it here.
 #[derive(Debug)]
 pub struct Placement<'a> {
-    outputs: Vec<(ArtifactMatcher, Option<Result<Cow<'a, RelPath>, BadPath>>)>,
+    outputs: Vec<(ArtifactMatcher, Option<Directory<'a>>)>,
 }
 
 impl<'a> Placement<'a> {
@@ -150,7 +153,7 @@ impl<'a> Placement<'a> {
         let mut its = self.outputs.iter().filter(|(matcher, _)| matcher.is_match(artifact.as_str()));
         let (_, first) = its.next()?;
         let dir = first.as_ref().or_else(|| its.find_map(|(_, dir)| dir.as_ref()));
-        let place = |dir: &Result<Cow<'_, RelPath>, BadPath>| match dir {
+        let place = |dir: &Directory<'_>| match dir {
             Ok(dir) => dir.join(artifact.file_name()),
             Err(error) => Err(error.clone()),
         };
