@@ -5,10 +5,8 @@ use crate::common::people::{Person, submission};
 use crate::common::pipelines::{CHAIN, PUBLISH};
 use crate::common::transfers::artifact;
 use crate::common::worker::{hello, lease, report, succeeded};
-use crate::common::{Backend, Controller, Worker, on_both, soon, until};
-use crate::store::Store;
+use crate::common::{Backend, Controller, Ground, Worker, on_both, soon, until};
 use railyard_controller::ControllerConfig;
-use railyard_controller::cache::CacheConfig;
 use railyard_proto::v1;
 use railyard_proto::v1::client_service_client::ClientServiceClient;
 use railyard_service::channel;
@@ -142,15 +140,9 @@ const KILLS_MAX: usize = 20;
 
 /// In every other round somebody else has taken the last place by the time when the next controller starts.
 async fn a_controller_that_is_killed_while_it_places_has_placed_all_or_none_in_the_end(backend: Backend) {
-    let dir = tempfile::tempdir().unwrap();
-    let store = match backend {
-        Backend::Embedded => None,
-        Backend::S3 => Some(Store::start(&dir.path().join("s3")).await),
-    };
-    let data = dir.path().join("data");
-    let objects = store.as_ref().map_or_else(|| data.join("cache"), |store| store.bucket.clone());
-    let cache = store.as_ref().map(|store| CacheConfig::S3(store.config.clone()));
-    let mut process = Process::start(ControllerConfig { cache, ..local(data) }).await;
+    let ground = Ground::of(backend).await;
+    let objects = ground.objects();
+    let mut process = Process::start(ground.config()).await;
     let names: Vec<String> = (0..PLACED).map(|n| format!("out/{n:03}")).collect();
     let files: Vec<(&str, &[u8])> = names.iter().map(|name| (name.as_str(), name.as_bytes())).collect();
     let mut hits = [0; 2];

@@ -1,8 +1,7 @@
 //! The lists of builds: right whoever writes them, and whatever was lost; never half of one.
 
-use crate::common::memory::{Memory, offer};
-use crate::common::{Backend, on_both, until};
-use crate::store::Store;
+use crate::common::memory::{Driven, Memory, offer};
+use crate::common::{Backend, Ground, on_both, until};
 use futures_util::future::join_all;
 use railyard_common::id::{BuildId, ChannelName, JobId, LeaseId, PipelineName};
 use railyard_common::outcome::{Outcome, OutcomeKind, Reason};
@@ -10,8 +9,8 @@ use railyard_common::pipeline::{Pipeline, Request, Source};
 use railyard_common::priority::Priority;
 use railyard_common::retention::Keep;
 use railyard_common::time::Millis;
-use railyard_controller::cache::{self, Cache, CacheConfig, EmbeddedConfig, PutMode};
-use railyard_controller::driver::{Driver, Handle, Notices};
+use railyard_controller::cache::{Cache, PutMode};
+use railyard_controller::driver::Handle;
 use railyard_controller::index::{self, Ending, Indexer};
 use railyard_core::{Command, Event, Force, Next, Reduction, Trace, Verdict};
 use railyard_service::clock::SystemClock;
@@ -20,7 +19,7 @@ use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
-use tokio::sync::{Notify, broadcast, mpsc};
+use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 on_both!(
@@ -34,34 +33,22 @@ const LISTS: [&str; 3] = ["builds.json", "channels/beta/builds.json", "channels/
 
 /// A cache that controllers share.
 struct Stage {
-    config: CacheConfig,
+    backend: Backend,
+    ground: Ground,
     cache: Arc<dyn Cache>,
-    dir: tempfile::TempDir,
-    _store: Option<Store>,
 }
 
 impl Stage {
     async fn on(backend: Backend) -> Self {
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let dir = tempfile::tempdir().unwrap();
-        let (config, store) = match backend {
-            Backend::Embedded => {
-                let dir = dir.path().join("cache");
-                (CacheConfig::Embedded(EmbeddedConfig { dir, public_read: false, key_file: None }), None)
-            }
-            Backend::S3 => {
-                let store = Store::start(&dir.path().join("s3")).await;
-                (CacheConfig::S3(store.config.clone()), Some(store))
-            }
-        };
-        Self { cache: open(&config).await, config, dir, _store: store }
+        let ground = Ground::of(backend).await;
+        Self { backend, cache: ground.cache().await, ground }
     }
 
     /// The cache as another controller has it. An embedded one is a directory of one process.
     async fn another(&self) -> Arc<dyn Cache> {
-        match self.config {
-            CacheConfig::Embedded(_) => self.cache.clone(),
-            CacheConfig::S3(_) => open(&self.config).await,
+        match self.backend {
+            Backend::Embedded => self.cache.clone(),
+            Backend::S3 => self.ground.cache().await,
         }
     }
 
@@ -82,10 +69,6 @@ impl Stage {
     async fn put(&self, name: &str, text: &'static str) {
         self.cache.put(&format!("builds/os/{name}").parse().unwrap(), text.into(), PutMode::Overwrite).await.unwrap();
     }
-}
-
-async fn open(config: &CacheConfig) -> Arc<dyn Cache> {
-    cache::open(config, "https://farm/cache", Arc::new(SystemClock)).await.unwrap().cache
 }
 
 fn versions(list: &Value) -> Vec<String> {
@@ -126,8 +109,8 @@ fn build(number: u64, version: &str, channel: &str, verdict: Verdict) -> Vec<Eve
     let ended = Event::AttemptEnded { at, lease, outcome, artifacts, image, log_bytes, next };
     vec![
         accepted,
-        Event::WorkerOnline { at, offer: offer() },
-        Event::JobLeased { at, lease, worker: offer().name },
+        Event::WorkerOnline { at, offer: offer("anvil") },
+        Event::JobLeased { at, lease, worker: offer("anvil").name },
         ended,
     ]
 }
@@ -147,14 +130,9 @@ struct Farm {
 
 impl Farm {
     fn new(events: Vec<Event>, cache: Arc<dyn Cache>) -> Self {
-        let (listed, changed) = mpsc::unbounded_channel();
-        let (sender, wake) = (broadcast::Sender::new(16), Arc::new(Notify::new()));
-        let notices = Notices { changed: sender, ended: Vec::new(), listed: vec![listed], finalize: wake };
-        let (driver, farm) = Driver::open(Box::new(Memory(events)), Arc::new(SystemClock), notices).unwrap();
-        let stop = CancellationToken::new();
-        task::spawn("driver", driver.run(stop.clone()));
+        let Driven { farm, listed, stop, .. } = Driven::start(Memory(events), Arc::new(SystemClock));
         let indexer = Arc::new(Indexer::new(farm.clone(), cache));
-        Self { farm, indexer, changed: Some(changed), _stop: stop.clone().drop_guard(), stop }
+        Self { farm, indexer, changed: Some(listed), _stop: stop.clone().drop_guard(), stop }
     }
 
     /// From now on whatever changes is written.
@@ -198,7 +176,7 @@ async fn writers_of_two_controllers_lose_nothing_and_no_reader_sees_half_a_list(
         join_all(ends).await;
     }));
     let done = CancellationToken::new();
-    let files: Vec<PathBuf> = LISTS.iter().map(|list| stage.dir.path().join("cache/builds/os").join(list)).collect();
+    let files: Vec<PathBuf> = LISTS.iter().map(|list| stage.ground.embedded().join("builds/os").join(list)).collect();
     let (reading, over) = (stage.another().await, done.clone());
     let reader = task::spawn("reader", async move {
         let (mut looks, mut most) = (0u64, [0; LISTS.len()]);

@@ -40,5 +40,6 @@ mod store;
 mod submit;
 mod sweep;
 mod sweep_kills;
+mod sweep_trouble;
 mod tiers;
 mod watch;

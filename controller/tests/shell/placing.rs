@@ -215,7 +215,7 @@ async fn what_is_impossible_by_the_next_start_is_taken_back(backend: Backend) {
 #[tokio::test]
 async fn a_finalizer_that_is_gone_at_any_request_to_s3_leaves_all_or_none() {
     let stage = Stage::on(Backend::S3).await;
-    let rules = &stage.store.as_ref().unwrap().rules;
+    let rules = &stage.ground.store.as_ref().unwrap().rules;
     for n in 0usize.. {
         for trouble in [Trouble::Hold, Trouble::Deny(403)] {
             let (round, why) =

@@ -1,27 +1,25 @@
 //! The driver alone, with a journal that waits for the test: what falls into one round, and what is told before it is durable.
 
+use crate::common::memory::{Driven, offer};
 use crate::common::{soon, until};
-use railyard_common::id::{BootId, LeaseId, WorkerName};
-use railyard_common::job::Capacity;
+use railyard_common::id::{LeaseId, WorkerName};
 use railyard_common::outcome::{Outcome, OutcomeKind, Reason};
 use railyard_common::pipeline::{Pipeline, Request, Source};
-use railyard_common::platform::PlatformOffer;
 use railyard_common::priority::Priority;
 use railyard_common::time::Millis;
-use railyard_controller::driver::{Change, CommandError, Driver, Handle, Hello, Link, Notices};
+use railyard_controller::driver::{Change, CommandError, Handle, Hello, Link};
 use railyard_controller::journal::{Journal, JournalError, Loaded};
-use railyard_core::{Command, Event, Report, Snapshot, Submission, Trace, WorkerOffer};
+use railyard_core::{Command, Event, Report, Snapshot, Submission, Trace};
 use railyard_proto::v1;
 use railyard_proto::v1::controller_message::Kind;
 use railyard_service::clock::Clock;
 use railyard_service::convert::ToProto as _;
-use railyard_service::task;
 use std::collections::BTreeMap;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::sync::{Notify, broadcast, mpsc};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 /// What an append of the [`Gate`] comes to.
@@ -111,19 +109,10 @@ impl Stage {
     async fn new() -> Self {
         let (waits_tx, waits) = mpsc::unbounded_channel();
         let (orders, orders_rx) = std::sync::mpsc::channel();
-        let (ended_tx, ended) = mpsc::unbounded_channel();
         let snapshots = Arc::<BrokenSnapshots>::default();
         let clock = Arc::new(Hand::default());
-        let journal =
-            Box::new(Gate { kept: Arc::default(), waits: waits_tx, orders: orders_rx, snapshots: snapshots.clone() });
-        let notices = Notices {
-            changed: broadcast::Sender::new(16),
-            ended: vec![ended_tx],
-            listed: Vec::new(),
-            finalize: Arc::new(Notify::new()),
-        };
-        let (driver, farm) = Driver::open(journal, clock.clone(), notices).unwrap();
-        task::spawn("driver", driver.run(CancellationToken::new()));
+        let gate = Gate { kept: Arc::default(), waits: waits_tx, orders: orders_rx, snapshots: snapshots.clone() };
+        let Driven { farm, ended, .. } = Driven::start(gate, clock.clone());
         let mut stage = Self { farm, clock, waits, orders, ended, snapshots };
         stage.flush(Flush::Good).await;
         stage
@@ -163,20 +152,6 @@ fn link() -> (Link, mpsc::Receiver<v1::ControllerMessage>) {
 
 fn hello(name: &str) -> Hello {
     Hello { offer: Box::new(offer(name)), held: Vec::new(), builds: Vec::new(), said: None, disk: None }
-}
-
-fn offer(name: &str) -> WorkerOffer {
-    WorkerOffer {
-        name: name.parse().unwrap(),
-        boot: BootId("boot".to_owned()),
-        version: String::new(),
-        platforms: vec![PlatformOffer { platform: "linux/amd64".parse().unwrap(), emulated: false }],
-        capacity: Capacity { cpu_millis: 64_000, memory_bytes: 1 << 40, disk_bytes: 1 << 44, slots: 8 },
-        labels: BTreeMap::new(),
-        pool: None,
-        allows_privileged: false,
-        allows: Vec::new(),
-    }
 }
 
 fn submit(version: &str) -> Command {

@@ -1,25 +1,16 @@
-//! Retention with a real controller and a real cache: what goes, what stays, and when nothing may go at all.
+//! Retention with a real controller and a real cache: what goes, and what stays.
 
-use crate::common::people::Person;
 use crate::common::pipelines::PUBLISH;
+use crate::common::sweeps::{Sweeps, build, farm, files, there};
 use crate::common::transfers::{artifact, blob_of};
 use crate::common::worker::{failed, lease, report, succeeded};
-use crate::common::{Backend, Controller, Worker, on_both, refused};
-use crate::store::Trouble;
+use crate::common::{Backend, on_both, refused};
 use railyard_common::layout;
-use railyard_common::retention::{Age, Keep, Rule};
+use railyard_common::retention::{Age, Keep};
 use railyard_controller::ControllerConfig;
-use railyard_controller::backup::{self, Backup};
 use railyard_proto::v1;
-use railyard_proto::v1::admin_service_client::AdminServiceClient;
-use railyard_service::clock::{Clock as _, SystemClock};
-use railyard_service::tls::Role;
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use tonic::transport::Channel;
-use tonic::{Code, Status};
+use tonic::Code;
 
 on_both!(
     the_newest_stay_whole_and_nothing_is_left_of_the_others,
@@ -27,94 +18,9 @@ on_both!(
     nothing_goes_within_the_grace,
     a_plan_is_carried_out_as_it_was_shown_or_not_at_all,
     a_blob_that_a_lease_was_told_of_stays,
-    half_a_view_deletes_nothing,
-    after_a_restore_nothing_goes_before_somebody_has_looked,
     leftovers_of_nobody_go_and_what_is_not_the_farm_s_stays,
-    thousands_of_objects_go_though_requests_fail,
     builds_come_and_go_while_sweeps_run_without_pause,
 );
-
-/// A farm that keeps `keep_last` builds, sweeps when it is told, and waits for nobody.
-async fn farm(backend: Backend, keep_last: u32, change: impl FnOnce(&mut ControllerConfig)) -> Controller {
-    Controller::start_on_with(backend, |config| {
-        config.retention = vec![Rule { keep_last, keep_failed: 1, ..Rule::default() }];
-        config.sweep.every = Age::default();
-        config.sweep.grace = Age::default();
-        change(config);
-    })
-    .await
-}
-
-/// Who sweeps.
-pub struct Sweeps(pub AdminServiceClient<Channel>);
-
-impl Sweeps {
-    fn of(controller: &Controller) -> Self {
-        Self(AdminServiceClient::new(controller.channel(Some((Role::Operator, "olga")))))
-    }
-
-    async fn plan(&self) -> v1::SweepPlan {
-        self.0.clone().plan_sweep(v1::PlanSweepRequest { objects: true }).await.unwrap().into_inner()
-    }
-
-    pub async fn try_run(&self, digest: &str) -> Result<v1::SweepReport, Status> {
-        let request = v1::RunSweepRequest { digest: digest.to_owned() };
-        let mut steps = self.0.clone().run_sweep(request).await?.into_inner();
-        let mut last = None;
-        while let Some(step) = steps.message().await? {
-            last = step.report.or(last);
-        }
-        Ok(last.expect("a sweep ends with a report"))
-    }
-
-    async fn run(&self) -> v1::SweepReport {
-        self.try_run("").await.unwrap()
-    }
-
-    /// Sweeps until there is nothing to do: tombstones first, then what lies under them.
-    pub async fn settle(&self) {
-        for _ in 0..8 {
-            let report = self.run().await;
-            assert_eq!(report.failures, 0, "{}", report.first_failure);
-            if (report.reduced, report.forgotten, report.deleted_objects) == (0, 0, 0) {
-                return;
-            }
-        }
-        panic!("the sweeps never come to an end");
-    }
-}
-
-/// Runs one build of [`PUBLISH`] with these files.
-async fn build(person: &Person, worker: &mut Worker, version: &str, files: &[(&str, &[u8])]) -> String {
-    let build = person.submit(PUBLISH, version).await;
-    let lease = lease(&worker.order().await);
-    worker.succeed_with(lease, files).await;
-    assert_eq!(person.ended(&build).await.state(), v1::BuildState::Succeeded);
-    build
-}
-
-/// Files below a directory, relative to it.
-pub fn files(root: &Path) -> BTreeSet<String> {
-    let mut found = BTreeSet::new();
-    let mut dirs = vec![PathBuf::from(root)];
-    while let Some(dir) = dirs.pop() {
-        for entry in std::fs::read_dir(&dir).into_iter().flatten().map(Result::unwrap) {
-            if entry.file_type().unwrap().is_dir() {
-                dirs.push(entry.path());
-            } else {
-                let path = entry.path().strip_prefix(root).unwrap().to_str().unwrap().to_owned();
-                // The service's own notes.
-                let is_note = path.split('/').any(|part| part.starts_with('.'));
-                found.extend((!is_note).then_some(path));
-            }
-        }
-    }
-    found
-}
-
-fn there(controller: &Controller, bytes: &[u8]) -> bool {
-    controller.objects().join(layout::blob(&blob_of(bytes)).as_str()).exists()
-}
 
 async fn the_newest_stay_whole_and_nothing_is_left_of_the_others(backend: Backend) {
     let controller = farm(backend, 2, |_| {}).await;
@@ -293,83 +199,6 @@ async fn a_blob_that_a_lease_was_told_of_stays(backend: Backend) {
     assert!(there(&controller, b"the same again") && !there(&controller, b"another"));
 }
 
-async fn half_a_view_deletes_nothing(backend: Backend) {
-    let controller = farm(backend, 2, |_| {}).await;
-    let (person, sweeps) = (controller.operator(), Sweeps::of(&controller));
-    let mut worker = controller.worker("anvil").await;
-    for version in ["1", "2", "3"] {
-        build(&person, &mut worker, version, &[("out/disk", version.as_bytes())]).await;
-    }
-    sweeps.run().await;
-    let stops = async |what: &str| {
-        let told = refused(sweeps.try_run("").await, Code::FailedPrecondition, "sweep-stopped");
-        assert!(told.contains(what), "{told}");
-        assert!(there(&controller, b"1"), "nothing is deleted");
-    };
-    let objects = controller.objects();
-    let hidden = objects.with_file_name("hidden");
-    for (path, says) in [
-        ("builds/pub/3/build.json".to_owned(), "builds/pub/3/build.json"),
-        (layout::blob(&blob_of(b"2")).to_string(), "pub/2 needs"),
-    ] {
-        std::fs::rename(objects.join(&path), &hidden).unwrap();
-        stops(says).await;
-        std::fs::rename(&hidden, objects.join(&path)).unwrap();
-    }
-    let manifest = objects.join("builds/pub/3/build.json");
-    let whole = std::fs::read(&manifest).unwrap();
-    std::fs::write(&manifest, &whole[..whole.len() / 2]).unwrap();
-    stops("the manifest of pub/3 cannot be read").await;
-    std::fs::write(&manifest, whole).unwrap();
-    // The audit has every one of them.
-    sweeps.settle().await;
-    assert!(!there(&controller, b"1") && there(&controller, b"2"));
-}
-
-async fn after_a_restore_nothing_goes_before_somebody_has_looked(backend: Backend) {
-    let controller = farm(backend, 1, |_| {}).await;
-    let person = controller.operator();
-    let mut worker = controller.worker("anvil").await;
-    for version in ["1", "2"] {
-        build(&person, &mut worker, version, &[("out/disk", version.as_bytes())]).await;
-    }
-    let kept = tempfile::tempdir().unwrap();
-    let file = kept.path().join("farm.backup");
-    let snapshot = backup::fetch(controller.channel(Some((Role::Operator, "olga")))).await.unwrap();
-    let made = Backup::new(snapshot, controller.data_dir(), None, SystemClock.now()).unwrap();
-    backup::write(&made, &file).unwrap();
-    // Of this one the backup knows nothing.
-    build(&person, &mut worker, "3", &[("out/disk", b"3")]).await;
-
-    let address = controller.address();
-    let stopped = controller.stop().await;
-    let data_dir = stopped.config.data_dir.clone();
-    let cache = kept.path().join("cache");
-    if backend == Backend::Embedded {
-        std::fs::rename(data_dir.join("cache"), &cache).unwrap();
-    }
-    std::fs::remove_dir_all(&data_dir).unwrap();
-    backup::restore(&file, &data_dir, false, SystemClock.now()).unwrap();
-    if backend == Backend::Embedded {
-        std::fs::rename(&cache, data_dir.join("cache")).unwrap();
-    }
-    let controller = stopped.start(address).await;
-    let sweeps = Sweeps::of(&controller);
-    let told = refused(sweeps.try_run("").await, Code::FailedPrecondition, "sweep-stopped");
-    assert!(told.contains("restored from a backup"), "{told}");
-    let plan = sweeps.plan().await;
-    assert!(plan.stopped.contains("railyard gc resume"), "{}", plan.stopped);
-    let unknown = plan.builds.iter().find(|one| one.build == "pub/3").unwrap();
-    assert_eq!((unknown.keep.as_str(), unknown.why.len()), ("all", 1));
-
-    assert!(sweeps.0.clone().resume_sweep(v1::ResumeSweepRequest {}).await.unwrap().into_inner().resumed);
-    sweeps.settle().await;
-    assert!(there(&controller, b"3"), "its manifest speaks for it");
-    assert_eq!(controller.cached("images/3/disk").await.unwrap(), "3");
-    assert!(!there(&controller, b"1") && there(&controller, b"2"));
-    assert!(!sweeps.0.clone().resume_sweep(v1::ResumeSweepRequest {}).await.unwrap().into_inner().resumed);
-}
-
 async fn leftovers_of_nobody_go_and_what_is_not_the_farm_s_stays(backend: Backend) {
     let controller = farm(backend, 1, |_| {}).await;
     let (person, sweeps) = (controller.operator(), Sweeps::of(&controller));
@@ -400,45 +229,6 @@ async fn leftovers_of_nobody_go_and_what_is_not_the_farm_s_stays(backend: Backen
     assert!(leftovers.iter().all(|path| !left.contains(*path)), "{left:?}");
     assert!(foreign.iter().all(|path| left.contains(*path)), "{left:?}");
     assert!(!there(&controller, b"never reported") && there(&controller, b"1"));
-}
-
-async fn thousands_of_objects_go_though_requests_fail(backend: Backend) {
-    let controller = farm(backend, 1, |_| {}).await;
-    let (person, sweeps) = (controller.operator(), Sweeps::of(&controller));
-    let mut worker = controller.worker("anvil").await;
-    build(&person, &mut worker, "1", &[("out/disk", b"1")]).await;
-    let objects = controller.objects();
-    let orphans: Vec<String> = (0..3_200u32).map(|n| layout::blob(&blob_of(&n.to_le_bytes())).to_string()).collect();
-    for path in &orphans {
-        let file = objects.join(path);
-        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
-        std::fs::write(file, "1234").unwrap();
-    }
-    let batches = Arc::new(AtomicUsize::new(0));
-    if let Some(store) = controller.store() {
-        let (mut asked, batches) = (0u32, batches.clone());
-        store.rules.set(move |request| {
-            let query = request.uri.query().unwrap_or_default();
-            let concerned = request.method == http::Method::DELETE
-                || (request.method == http::Method::POST && query.starts_with("delete"))
-                || (request.method == http::Method::GET && query.contains("list-type"));
-            asked += u32::from(concerned);
-            batches.fetch_add(usize::from(concerned && request.method != http::Method::GET), Ordering::Relaxed);
-            // Every twentieth, and what the client itself tries again meets it sooner or later.
-            (concerned && asked.is_multiple_of(20)).then_some(Trouble::Refuse(503))
-        });
-    }
-    let report = sweeps.run().await;
-    assert_eq!(
-        (report.deleted_objects, report.deleted_bytes, report.failures),
-        (3_200, 12_800, 0),
-        "{}",
-        report.first_failure
-    );
-    assert!(batches.load(Ordering::Relaxed) < 20, "many objects in one request");
-    let left = files(&objects);
-    assert!(orphans.iter().all(|path| !left.contains(path)));
-    assert!(there(&controller, b"1"));
 }
 
 async fn builds_come_and_go_while_sweeps_run_without_pause(backend: Backend) {

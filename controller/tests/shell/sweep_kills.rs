@@ -1,17 +1,13 @@
 //! A controller that is killed in the middle of sweeps: what is kept stays whole, and the rest goes in the end.
 
-use crate::common::controller::local;
 use crate::common::pipelines::PUBLISH;
+use crate::common::sweeps::{Sweeps, files};
 use crate::common::transfers::blob_of;
 use crate::common::worker::{hello, lease};
-use crate::common::{Backend, on_both, until};
+use crate::common::{Backend, Ground, on_both, until};
 use crate::crash::Process;
-use crate::store::Store;
-use crate::sweep::{Sweeps, files};
 use railyard_common::layout;
 use railyard_common::retention::{Age, Rule};
-use railyard_controller::ControllerConfig;
-use railyard_controller::cache::CacheConfig;
 use railyard_proto::v1;
 use railyard_proto::v1::admin_service_client::AdminServiceClient;
 use railyard_service::task;
@@ -26,15 +22,8 @@ const ROUNDS_MAX: usize = 60;
 const ORPHANS: u32 = 400;
 
 async fn a_controller_that_is_killed_in_the_middle_of_a_sweep_loses_nothing_and_leaves_nothing(backend: Backend) {
-    let dir = tempfile::tempdir().unwrap();
-    let store = match backend {
-        Backend::Embedded => None,
-        Backend::S3 => Some(Store::start(&dir.path().join("s3")).await),
-    };
-    let data = dir.path().join("data");
-    let objects = store.as_ref().map_or_else(|| data.join("cache"), |store| store.bucket.clone());
-    let cache = store.as_ref().map(|store| CacheConfig::S3(store.config.clone()));
-    let mut config = ControllerConfig { cache, ..local(data) };
+    let ground = Ground::of(backend).await;
+    let (objects, mut config) = (ground.objects(), ground.config());
     config.retention = vec![Rule { keep_last: 2, ..Rule::default() }];
     (config.sweep.every, config.sweep.grace, config.sweep.deletes_per_sec) = (Age::default(), Age::default(), 0);
     let mut process = Process::start(config).await;

@@ -1,5 +1,6 @@
 //! A controller in this process.
 
+use super::{Backend, Ground};
 use crate::store::Store;
 use railyard_controller::cache::CacheConfig;
 use railyard_controller::setup::Pki;
@@ -20,27 +21,14 @@ pub struct Controller {
     pub url: String,
     shutdown: CancellationToken,
     running: JoinHandle<anyhow::Result<()>>,
-    around: Around,
+    /// The test's own, if it has another.
+    ground: Option<Ground>,
 }
 
 /// What is left of a stopped controller.
 pub struct Stopped {
     pub config: ControllerConfig,
-    around: Around,
-}
-
-/// What outlives a controller.
-#[derive(Default)]
-struct Around {
-    _dir: Option<tempfile::TempDir>,
-    store: Option<Store>,
-}
-
-/// Where the cache keeps its objects.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Backend {
-    Embedded,
-    S3,
+    ground: Option<Ground>,
 }
 
 impl Controller {
@@ -51,10 +39,7 @@ impl Controller {
 
     /// A new farm with other settings.
     pub async fn start_with(change: impl FnOnce(&mut ControllerConfig)) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let mut config = local(dir.path().join("data"));
-        change(&mut config);
-        Self::run(config, Around { _dir: Some(dir), store: None }).await
+        Self::start_on_with(Backend::Embedded, change).await
     }
 
     /// A new farm with its cache there.
@@ -64,15 +49,10 @@ impl Controller {
 
     /// A new farm with its cache there, and with other settings.
     pub async fn start_on_with(backend: Backend, change: impl FnOnce(&mut ControllerConfig)) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let store = match backend {
-            Backend::Embedded => None,
-            Backend::S3 => Some(Store::start(&dir.path().join("s3")).await),
-        };
-        let cache = store.as_ref().map(|store| CacheConfig::S3(store.config.clone()));
-        let mut config = ControllerConfig { cache, ..local(dir.path().join("data")) };
+        let ground = Ground::of(backend).await;
+        let mut config = ground.config();
         change(&mut config);
-        Self::run(config, Around { _dir: Some(dir), store }).await
+        Self::run(config, Some(ground)).await
     }
 
     /// A farm that exists already.
@@ -82,10 +62,10 @@ impl Controller {
 
     /// A farm with these settings.
     pub async fn start_as(config: ControllerConfig) -> Self {
-        Self::run(config, Around::default()).await
+        Self::run(config, None).await
     }
 
-    async fn run(config: ControllerConfig, around: Around) -> Self {
+    async fn run(config: ControllerConfig, ground: Option<Ground>) -> Self {
         // Another test of this process may have been first.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let shutdown = CancellationToken::new();
@@ -95,14 +75,14 @@ impl Controller {
             ready = ready => ready.expect("the controller says when it listens"),
             ended = &mut running => panic!("the controller did not start: {ended:?}"),
         };
-        Self { config, url: ready.url, shutdown, running, around }
+        Self { config, url: ready.url, shutdown, running, ground }
     }
 
     /// Tells it to stop, and waits until it has.
     pub async fn stop(self) -> Stopped {
         self.shutdown.cancel();
         super::soon("the controller's stop", self.running).await.unwrap().unwrap();
-        Stopped { config: self.config, around: self.around }
+        Stopped { config: self.config, ground: self.ground }
     }
 
     /// The port, to find it again there.
@@ -133,7 +113,7 @@ impl Controller {
 
     /// The service of a cache in S3.
     pub fn store(&self) -> Option<&Store> {
-        self.around.store.as_ref()
+        self.ground.as_ref()?.store.as_ref()
     }
 
     /// Where signed URLs lead.
@@ -171,7 +151,7 @@ impl Controller {
 impl Stopped {
     /// Starts it again on what it left, at `listen`.
     pub async fn start(self, listen: SocketAddr) -> Controller {
-        Controller::run(ControllerConfig { listen, ..self.config }, self.around).await
+        Controller::run(ControllerConfig { listen, ..self.config }, self.ground).await
     }
 }
 

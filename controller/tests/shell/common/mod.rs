@@ -2,18 +2,21 @@
 
 pub mod controller;
 pub mod disk;
+pub mod ground;
 pub mod heard;
 pub mod logs;
 pub mod memory;
 pub mod people;
 pub mod pipelines;
 pub mod stage;
+pub mod sweeps;
 pub mod transfers;
 pub mod wait;
 pub mod watched;
 pub mod worker;
 
-pub use controller::{Backend, Controller};
+pub use controller::Controller;
+pub use ground::{Backend, Ground};
 pub use wait::{soon, until};
 pub use worker::Worker;
 

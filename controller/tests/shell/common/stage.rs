@@ -1,9 +1,8 @@
 //! A cache, and farms with a journal in memory whose builds have something to publish there.
 
-use super::Backend;
-use super::memory::{Memory, offer};
+use super::{Backend, Ground};
+use super::memory::{Driven, Memory, offer};
 use super::watched::{Fault, Strike};
-use crate::store::Store;
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use railyard_common::blob::{Artifact, Blob};
@@ -16,15 +15,14 @@ use railyard_common::path::RelPath;
 use railyard_common::pipeline::{Pipeline, Request, Source};
 use railyard_common::priority::Priority;
 use railyard_common::time::Millis;
-use railyard_controller::cache::{self, Cache, CacheConfig, EmbeddedConfig, PutMode};
-use railyard_controller::driver::{Driver, Handle, Notices};
+use railyard_controller::cache::{Cache, PutMode};
+use railyard_controller::driver::Handle;
 use railyard_core::{Event, Next, Trace};
 use railyard_service::clock::SystemClock;
-use railyard_service::task;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use tokio::sync::{Notify, broadcast};
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio::sync::Notify;
+use tokio_util::sync::DropGuard;
 
 /// What a build publishes, in the order in which it is placed; sums lie beside them.
 pub const FILES: [&str; 3] = ["a/first", "a/second", "b/third"];
@@ -40,8 +38,7 @@ pub struct Stage {
     pub blobs: [Blob; 3],
     /// Somebody else's.
     pub other: Blob,
-    pub store: Option<Store>,
-    _dir: tempfile::TempDir,
+    pub ground: Ground,
 }
 
 /// A farm with one build.
@@ -55,19 +52,8 @@ pub struct Farm {
 
 impl Stage {
     pub async fn on(backend: Backend) -> Self {
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let dir = tempfile::tempdir().unwrap();
-        let (config, store) = match backend {
-            Backend::Embedded => {
-                let dir = dir.path().join("cache");
-                (CacheConfig::Embedded(EmbeddedConfig { dir, public_read: false, key_file: None }), None)
-            }
-            Backend::S3 => {
-                let store = Store::start(&dir.path().join("s3")).await;
-                (CacheConfig::S3(store.config.clone()), Some(store))
-            }
-        };
-        let cache = cache::open(&config, "https://farm/cache", Arc::new(SystemClock)).await.unwrap().cache;
+        let ground = Ground::of(backend).await;
+        let cache = ground.cache().await;
         let blob = async |text: &'static str| {
             let blob = Blob::plain(Digest::of(text.as_bytes()), text.len() as u64);
             cache.put(&layout::blob(&blob), Bytes::from(text), PutMode::Create).await.unwrap();
@@ -75,7 +61,7 @@ impl Stage {
         };
         let blobs = [blob("first").await, blob("second").await, blob("third").await];
         let other = blob("somebody else's").await;
-        Self { cache, blobs, other, store, _dir: dir }
+        Self { cache, blobs, other, ground }
     }
 
     /// A build of its own pipeline, which has done its work and is to be written out. What it leaves is published below a directory of
@@ -117,8 +103,8 @@ impl Stage {
                 priority: Priority::default(),
                 request: String::new(),
             },
-            Event::WorkerOnline { at, offer: offer() },
-            Event::JobLeased { at, lease, worker: offer().name },
+            Event::WorkerOnline { at, offer: offer("anvil") },
+            Event::JobLeased { at, lease, worker: offer("anvil").name },
             Event::AttemptEnded {
                 at,
                 lease,
@@ -130,15 +116,7 @@ impl Stage {
             },
         ];
         events.extend(more(&build));
-        let (wake, stop) = (Arc::new(Notify::new()), CancellationToken::new());
-        let notices = Notices {
-            changed: broadcast::Sender::new(16),
-            ended: Vec::new(),
-            listed: Vec::new(),
-            finalize: wake.clone(),
-        };
-        let (driver, farm) = Driver::open(Box::new(Memory(events)), Arc::new(SystemClock), notices).unwrap();
-        task::spawn("driver", driver.run(stop.clone()));
+        let Driven { farm, finalize: wake, stop, .. } = Driven::start(Memory(events), Arc::new(SystemClock));
         Farm { farm, wake, build, paths, _stop: stop.drop_guard() }
     }
 

@@ -1,0 +1,159 @@
+//! Sweeps of a cache that fails, or of one that is not what it seems: when nothing may go at all, and what goes all the same.
+
+use crate::audit;
+use crate::common::sweeps::{Sweeps, build, farm, files, there};
+use crate::common::transfers::blob_of;
+use crate::common::{Backend, Controller, on_both, refused, until};
+use crate::store::Trouble;
+use railyard_common::layout;
+use railyard_controller::backup::{self, Backup};
+use railyard_proto::v1;
+use railyard_service::clock::{Clock as _, SystemClock};
+use railyard_service::tls::Role;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use tonic::Code;
+
+on_both!(
+    half_a_view_deletes_nothing,
+    after_a_restore_nothing_goes_before_somebody_has_looked,
+    thousands_of_objects_go_though_requests_fail,
+);
+
+/// More than three pages of a listing.
+const ORPHANS: u32 = 3_200;
+/// One of so many makes trouble.
+const ONE_IN: usize = 20;
+
+/// Blobs of nobody, of four bytes each.
+fn orphans(controller: &Controller) -> Vec<String> {
+    let objects = controller.objects();
+    let orphan = |n: u32| {
+        let path = layout::blob(&blob_of(&n.to_le_bytes())).to_string();
+        let file = objects.join(&path);
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        std::fs::write(file, "1234").unwrap();
+        path
+    };
+    (0..ORPHANS).map(orphan).collect()
+}
+
+/// What the audit says of sweeps that were refused, as soon as it has so many.
+async fn refused_sweeps(controller: &Controller, count: usize) -> Vec<v1::AuditRecord> {
+    until("the records of what was refused", async || {
+        let mut records = audit::look(controller, v1::ShowAuditRequest::default()).await;
+        records.retain(|record| (record.what.as_str(), record.outcome.as_str()) == ("sweep", "refused"));
+        (records.len() >= count).then_some(records)
+    })
+    .await
+}
+
+async fn half_a_view_deletes_nothing(backend: Backend) {
+    let controller = farm(backend, 2, |_| {}).await;
+    let (person, sweeps) = (controller.operator(), Sweeps::of(&controller));
+    let mut worker = controller.worker("anvil").await;
+    for version in ["1", "2", "3"] {
+        build(&person, &mut worker, version, &[("out/disk", version.as_bytes())]).await;
+    }
+    sweeps.run().await;
+    let stops = async |what: &str| {
+        let told = refused(sweeps.try_run("").await, Code::FailedPrecondition, "sweep-stopped");
+        assert!(told.contains(what), "{told}");
+        assert!(there(&controller, b"1"), "nothing is deleted");
+    };
+    let objects = controller.objects();
+    let hidden = objects.with_file_name("hidden");
+    for (path, says) in [
+        ("builds/pub/3/build.json".to_owned(), "builds/pub/3/build.json"),
+        (layout::blob(&blob_of(b"2")).to_string(), "pub/2 needs"),
+    ] {
+        std::fs::rename(objects.join(&path), &hidden).unwrap();
+        stops(says).await;
+        std::fs::rename(&hidden, objects.join(&path)).unwrap();
+    }
+    let manifest = objects.join("builds/pub/3/build.json");
+    let whole = std::fs::read(&manifest).unwrap();
+    std::fs::write(&manifest, &whole[..whole.len() / 2]).unwrap();
+    stops("the manifest of pub/3 cannot be read").await;
+    std::fs::write(&manifest, whole).unwrap();
+    assert_eq!(refused_sweeps(&controller, 3).await.len(), 3);
+    sweeps.settle().await;
+    assert!(!there(&controller, b"1") && there(&controller, b"2"));
+}
+
+async fn after_a_restore_nothing_goes_before_somebody_has_looked(backend: Backend) {
+    let controller = farm(backend, 1, |_| {}).await;
+    let person = controller.operator();
+    let mut worker = controller.worker("anvil").await;
+    for version in ["1", "2"] {
+        build(&person, &mut worker, version, &[("out/disk", version.as_bytes())]).await;
+    }
+    let kept = tempfile::tempdir().unwrap();
+    let file = kept.path().join("farm.backup");
+    let snapshot = backup::fetch(controller.channel(Some((Role::Operator, "olga")))).await.unwrap();
+    let made = Backup::new(snapshot, controller.data_dir(), None, SystemClock.now()).unwrap();
+    backup::write(&made, &file).unwrap();
+    // Of this one the backup knows nothing.
+    build(&person, &mut worker, "3", &[("out/disk", b"3")]).await;
+
+    let address = controller.address();
+    let stopped = controller.stop().await;
+    let data_dir = stopped.config.data_dir.clone();
+    let cache = kept.path().join("cache");
+    if backend == Backend::Embedded {
+        std::fs::rename(data_dir.join("cache"), &cache).unwrap();
+    }
+    std::fs::remove_dir_all(&data_dir).unwrap();
+    backup::restore(&file, &data_dir, false, SystemClock.now()).unwrap();
+    if backend == Backend::Embedded {
+        std::fs::rename(&cache, data_dir.join("cache")).unwrap();
+    }
+    let controller = stopped.start(address).await;
+    let sweeps = Sweeps::of(&controller);
+    let told = refused(sweeps.try_run("").await, Code::FailedPrecondition, "sweep-stopped");
+    assert!(told.contains("restored from a backup"), "{told}");
+    let plan = sweeps.plan().await;
+    assert!(plan.stopped.contains("railyard gc resume"), "{}", plan.stopped);
+    let unknown = plan.builds.iter().find(|one| one.build == "pub/3").unwrap();
+    assert_eq!((unknown.keep.as_str(), unknown.why.len()), ("all", 1));
+
+    assert!(sweeps.0.clone().resume_sweep(v1::ResumeSweepRequest {}).await.unwrap().into_inner().resumed);
+    sweeps.settle().await;
+    assert!(there(&controller, b"3"), "its manifest speaks for it");
+    assert_eq!(controller.cached("images/3/disk").await.unwrap(), "3");
+    assert!(!there(&controller, b"1") && there(&controller, b"2"));
+    assert!(!sweeps.0.clone().resume_sweep(v1::ResumeSweepRequest {}).await.unwrap().into_inner().resumed);
+}
+
+async fn thousands_of_objects_go_though_requests_fail(backend: Backend) {
+    let controller = farm(backend, 1, |_| {}).await;
+    let (person, sweeps) = (controller.operator(), Sweeps::of(&controller));
+    let mut worker = controller.worker("anvil").await;
+    build(&person, &mut worker, "1", &[("out/disk", b"1")]).await;
+    let orphans = orphans(&controller);
+    let batches = Arc::new(AtomicUsize::new(0));
+    if let Some(store) = controller.store() {
+        let (mut asked, batches) = (0u32, batches.clone());
+        store.rules.set(move |request| {
+            let query = request.uri.query().unwrap_or_default();
+            let concerned = request.method == http::Method::DELETE
+                || (request.method == http::Method::POST && query.starts_with("delete"))
+                || (request.method == http::Method::GET && query.contains("list-type"));
+            asked += u32::from(concerned);
+            batches.fetch_add(usize::from(concerned && request.method != http::Method::GET), Ordering::Relaxed);
+            // Every twentieth, and what the client itself tries again meets it sooner or later.
+            (concerned && asked.is_multiple_of(ONE_IN as u32)).then_some(Trouble::Refuse(503))
+        });
+    }
+    let report = sweeps.run().await;
+    assert_eq!(
+        (report.deleted_objects, report.deleted_bytes, report.failures),
+        (3_200, 12_800, 0),
+        "{}",
+        report.first_failure
+    );
+    assert!(batches.load(Ordering::Relaxed) < 20, "many objects in one request");
+    let left = files(&controller.objects());
+    assert!(orphans.iter().all(|path| !left.contains(path)));
+    assert!(there(&controller, b"1"));
+}
