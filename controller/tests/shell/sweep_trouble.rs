@@ -1,6 +1,7 @@
 //! Sweeps of a cache that fails, or of one that is not what it seems: when nothing may go at all, and what goes all the same.
 
 use crate::audit;
+use crate::common::disk::{Immutable, Unreadable};
 use crate::common::sweeps::{Sweeps, build, farm, files, there};
 use crate::common::transfers::blob_of;
 use crate::common::{Backend, Controller, on_both, refused, until};
@@ -10,6 +11,7 @@ use railyard_controller::backup::{self, Backup};
 use railyard_proto::v1;
 use railyard_service::clock::{Clock as _, SystemClock};
 use railyard_service::tls::Role;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tonic::Code;
@@ -156,4 +158,80 @@ async fn thousands_of_objects_go_though_requests_fail(backend: Backend) {
     let left = files(&controller.objects());
     assert!(orphans.iter().all(|path| !left.contains(path)));
     assert!(there(&controller, b"1"));
+}
+
+/// A farm with a build that is kept and one that is deleted, both with all their objects.
+async fn one_stays_and_one_goes() -> (Controller, Sweeps) {
+    let controller = farm(Backend::Embedded, 1, |_| {}).await;
+    let (person, sweeps) = (controller.operator(), Sweeps::of(&controller));
+    let mut worker = controller.worker("anvil").await;
+    for version in ["1", "2"] {
+        build(&person, &mut worker, version, &[("out/disk", version.as_bytes())]).await;
+    }
+    assert_eq!(sweeps.run().await.reduced, 1);
+    (controller, sweeps)
+}
+
+#[tokio::test]
+async fn directories_that_cannot_be_read_stop_the_sweep_of_an_embedded_cache() {
+    let (controller, sweeps) = one_stays_and_one_goes().await;
+    let orphans = orphans(&controller);
+    let objects = controller.objects();
+    let before = files(&objects);
+    let shards = std::fs::read_dir(objects.join("blobs/sha256")).unwrap().map(|entry| entry.unwrap().path());
+    let mut shards: Vec<PathBuf> = shards.collect();
+    shards.sort();
+    let unreadable: Vec<Unreadable> = shards.iter().skip(7).step_by(ONE_IN).map(|dir| Unreadable::at(dir)).collect();
+    assert!(unreadable.len() > 10, "{} of {} directories", unreadable.len(), shards.len());
+
+    let told = refused(sweeps.try_run("").await, Code::Unavailable, "busy");
+    let first = shards[7].to_str().unwrap();
+    for part in ["so nothing is deleted", first, "not connected"] {
+        assert!(told.contains(part), "{told}");
+    }
+    let [record] = &refused_sweeps(&controller, 1).await[..] else { panic!("one sweep was refused") };
+    assert!(record.reason.contains(first), "{record:?}");
+    drop(unreadable);
+    assert!(files(&objects) == before, "nothing is deleted");
+
+    sweeps.settle().await;
+    let left = files(&objects);
+    assert!(orphans.iter().all(|path| !left.contains(path)));
+    assert!(!there(&controller, b"1") && there(&controller, b"2"));
+    assert_eq!(controller.cached("images/2/disk").await.unwrap(), "2");
+}
+
+#[tokio::test]
+async fn what_an_embedded_cache_cannot_remove_is_told_and_goes_with_a_later_sweep() {
+    let (controller, sweeps) = one_stays_and_one_goes().await;
+    let person = controller.operator();
+    let orphans = orphans(&controller);
+    let objects = controller.objects();
+    // A published file is another name of its blob.
+    let own = layout::blob(&blob_of(b"1")).to_string();
+    let stuck: Vec<&String> = orphans.iter().step_by(ONE_IN).chain([&own]).collect();
+    let held = Immutable::of(stuck.iter().map(|path| objects.join(path)).collect());
+
+    let report = sweeps.run().await;
+    let went = u64::from(ORPHANS) - (stuck.len() as u64 - 1);
+    assert_eq!(report.failures, stuck.len() as u64 + 1, "and the published file: {}", report.first_failure);
+    assert!(report.first_failure.contains("Operation not permitted"), "{}", report.first_failure);
+    assert!(report.deleted_objects >= went && report.deleted_bytes >= went * 4, "{report:?}");
+    let left = files(&objects);
+    let blobs: Vec<&String> =
+        left.iter().filter(|path| path.starts_with("blobs/") && !path.ends_with("~end")).collect();
+    assert_eq!(blobs.len(), stuck.len() + 1, "and the blob that is kept");
+    assert!(stuck.iter().all(|path| left.contains(*path)) && there(&controller, b"2"));
+    // The farm does not forget what is not gone, and its manifest says what that is.
+    assert_eq!(report.forgotten, 0);
+    assert!(left.contains("images/1/disk") && left.contains("builds/pub/1/build.json"), "{left:?}");
+    refused(person.try_build("pub/1").await, Code::NotFound, "build-deleted");
+
+    drop(held);
+    let report = sweeps.run().await;
+    assert_eq!((report.failures, report.forgotten), (0, 1), "{}", report.first_failure);
+    let left = files(&objects);
+    assert!(stuck.iter().all(|path| !left.contains(*path)), "{left:?}");
+    assert!(!left.contains("images/1/disk") && !left.contains("builds/pub/1/build.json"), "{left:?}");
+    assert_eq!(controller.cached("images/2/disk").await.unwrap(), "2");
 }

@@ -51,3 +51,44 @@ impl Drop for SmallDisk {
         let _ = Command::new("umount").arg("-l").arg(self.path()).status();
     }
 }
+
+/// A directory that nobody can look into, as when the file system that is mounted there has lost its server. Until this is
+/// dropped. Needs root.
+pub struct Unreadable(PathBuf);
+
+impl Unreadable {
+    pub fn at(dir: &Path) -> Self {
+        // Whoever mounts it is to serve it, and ends.
+        let mount = "exec 3<>/dev/fuse && \
+                     mount -i -t fuse -o fd=3,rootmode=40000,user_id=0,group_id=0 railyard-test \"$1\"";
+        let mounted = Command::new("sh").args(["-c", mount, "sh"]).arg(dir).status();
+        assert!(mounted.unwrap().success(), "this test needs root and /dev/fuse, to mount what cannot be read");
+        Self(dir.to_owned())
+    }
+}
+
+impl Drop for Unreadable {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.0).status();
+    }
+}
+
+/// Files that cannot be removed, under whatever names. Until this is dropped. Needs root.
+pub struct Immutable(Vec<PathBuf>);
+
+impl Immutable {
+    pub fn of(files: Vec<PathBuf>) -> Self {
+        let done = Command::new("chattr").arg("+i").args(&files).status();
+        assert!(
+            done.unwrap().success(),
+            "this test needs root, and temporary files on a file system that has `chattr +i`"
+        );
+        Self(files)
+    }
+}
+
+impl Drop for Immutable {
+    fn drop(&mut self) {
+        let _ = Command::new("chattr").arg("-i").args(&self.0).status();
+    }
+}
