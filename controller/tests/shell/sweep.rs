@@ -4,7 +4,7 @@ use crate::common::pipelines::PUBLISH;
 use crate::common::sweeps::{Sweeps, build, farm, files, there};
 use crate::common::transfers::{artifact, blob_of};
 use crate::common::worker::{failed, lease, report, succeeded};
-use crate::common::{Backend, on_both, refused};
+use crate::common::{Backend, Controller, on_both, refused, until};
 use railyard_common::layout;
 use railyard_common::retention::{Age, Keep};
 use railyard_controller::ControllerConfig;
@@ -133,6 +133,36 @@ async fn nothing_goes_within_the_grace(backend: Backend) {
     refused(person.try_build("pub/1").await, Code::NotFound, "build-deleted");
     assert!(there(&controller, b"1"));
     assert_eq!(controller.cached("images/1/disk").await.unwrap(), "1", "whoever reads it now reads on");
+}
+
+/// Builds on the first page of an embedded cache, as programs get it, and that page as people do.
+async fn front_page(controller: &Controller) -> (Vec<String>, String) {
+    let get = async |query: &str| {
+        let answer = controller.browser().get(format!("{}/cache/{query}", controller.url)).send().await.unwrap();
+        answer.error_for_status().unwrap().text().await.unwrap()
+    };
+    let page: serde_json::Value = serde_json::from_str(&get("?format=json").await).unwrap();
+    let builds = page["builds"].as_array().unwrap().iter();
+    (builds.map(|build| build["build"].as_str().unwrap().to_owned()).collect(), get("").await)
+}
+
+#[tokio::test]
+async fn a_deleted_build_is_not_on_the_front_page_of_an_embedded_cache() {
+    let controller = farm(Backend::Embedded, 1, |config| config.sweep.grace = Age::days(1)).await;
+    let (person, sweeps) = (controller.operator(), Sweeps::of(&controller));
+    let mut worker = controller.worker("anvil").await;
+    for version in ["1", "2"] {
+        build(&person, &mut worker, version, &[("out/disk", version.as_bytes())]).await;
+    }
+    assert_eq!(front_page(&controller).await.0, ["pub/2", "pub/1"]);
+    assert_eq!(sweeps.run().await.reduced, 1);
+    let (_, html) = until("the page without it", async || {
+        let page = front_page(&controller).await;
+        (page.0 == ["pub/2"]).then_some(page)
+    })
+    .await;
+    assert!(html.contains("builds/pub/2/build.json") && !html.contains("pub/1"), "{html}");
+    assert!(files(&controller.objects()).contains("builds/pub/1/build.json"), "it is not gone yet");
 }
 
 async fn a_plan_is_carried_out_as_it_was_shown_or_not_at_all(backend: Backend) {

@@ -11,8 +11,9 @@ use axum::response::{Html, IntoResponse as _, Response};
 use jiff::Timestamp;
 use railyard_common::path::RelPath;
 use railyard_common::tier;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::cmp::Ordering;
+use std::collections::BTreeSet;
 use std::fs::{self, DirEntry};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -30,7 +31,7 @@ pub(super) struct Page {
     pub entries: Vec<Line>,
     /// Whether there are more than these.
     pub truncated: bool,
-    /// On the front page: builds with a manifest, newest first, but no untrusted ones.
+    /// On the front page: builds with a manifest, newest first, but neither deleted nor untrusted ones.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub builds: Vec<Build>,
 }
@@ -201,16 +202,28 @@ fn modified(metadata: &fs::Metadata) -> Timestamp {
     metadata.modified().ok().and_then(|time| Timestamp::try_from(time).ok()).unwrap_or(Timestamp::UNIX_EPOCH)
 }
 
-/// Builds that have a manifest, newest first. Scripts read this list, so that it has no untrusted ones.
+/// What the list of a pipeline says of builds that were deleted.
+#[derive(Default, Deserialize)]
+struct Graves {
+    #[serde(default)]
+    tombstones: Vec<Grave>,
+}
+
+#[derive(Deserialize)]
+struct Grave {
+    version: String,
+}
+
+/// Builds that have a manifest and were not deleted, newest first. Scripts read this list, so that it has no untrusted ones.
 fn builds(root: &Path) -> io::Result<Vec<Build>> {
     let mut builds = Vec::new();
     for pipeline in directories(&root.join("builds"))? {
-        let versions = directories(&root.join("builds").join(&pipeline))?;
+        let dir = root.join("builds").join(&pipeline);
+        let deleted = deleted(&dir)?;
         let is_untrusted = |name: &String| name.parse().is_ok_and(|version| tier::is_untrusted(&version));
-        for version in versions.into_iter().filter(|name| !is_untrusted(name)) {
-            let build = format!("{pipeline}/{version}");
-            if let Ok(metadata) = fs::metadata(root.join("builds").join(&build).join("build.json")) {
-                builds.push(Build { build, ended: modified(&metadata) });
+        for version in directories(&dir)?.into_iter().filter(|name| !is_untrusted(name) && !deleted.contains(name)) {
+            if let Ok(metadata) = fs::metadata(dir.join(&version).join("build.json")) {
+                builds.push(Build { build: format!("{pipeline}/{version}"), ended: modified(&metadata) });
             }
         }
     }
@@ -219,16 +232,30 @@ fn builds(root: &Path) -> io::Result<Vec<Build>> {
     Ok(builds)
 }
 
+/// Versions of a pipeline that were deleted: their objects lie there until they are swept.
+fn deleted(pipeline: &Path) -> io::Result<BTreeSet<String>> {
+    let list = match fs::read(pipeline.join("builds.json")) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
+        list => list?,
+    };
+    // One that is no list tells of nothing, and the controller makes it anew.
+    let graves: Graves = serde_json::from_slice(&list).unwrap_or_default();
+    Ok(graves.tombstones.into_iter().map(|grave| grave.version).collect())
+}
+
 fn directories(dir: &Path) -> io::Result<Vec<String>> {
     let entries = match fs::read_dir(dir) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries?,
     };
-    let names = entries.filter_map(|entry| {
-        let entry = entry.ok()?;
-        if entry.file_type().ok()?.is_dir() { entry.file_name().into_string().ok() } else { None }
-    });
-    Ok(names.collect())
+    let mut names = Vec::new();
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            names.extend(entry.file_name().into_string());
+        }
+    }
+    Ok(names)
 }
 
 #[cfg(test)]
@@ -266,15 +293,25 @@ mod tests {
     #[test]
     fn the_front_page_names_builds_and_hides_staging() {
         let root = tempfile::tempdir().unwrap();
-        for dir in ["builds/mini/1.0.0", "builds/mini/1.0.0.untrusted", "builds/mini/unfinished", "uploads/x", "images"]
-        {
+        for dir in ["builds/mini/unfinished", "uploads/x", "images"] {
             fs::create_dir_all(root.path().join(dir)).unwrap();
         }
-        for version in ["1.0.0", "1.0.0.untrusted"] {
-            fs::write(root.path().join("builds/mini").join(version).join("build.json"), "{}").unwrap();
+        for version in ["1.0.0", "1.0.0.untrusted", "0.9.0"] {
+            let dir = root.path().join("builds/mini").join(version);
+            fs::create_dir_all(&dir).unwrap();
+            fs::write(dir.join("build.json"), "{}").unwrap();
         }
-        let names: Vec<_> = builds(root.path()).unwrap().into_iter().map(|build| build.build).collect();
-        assert_eq!(names, ["mini/1.0.0"]);
+        for (list, wanted) in [
+            (r#"{"builds":[{"version":"1.0.0"}],"tombstones":[{"version":"0.9.0"}]}"#, &["mini/1.0.0"][..]),
+            // What is no list, and one of before there were tombstones.
+            ("{", &["mini/0.9.0", "mini/1.0.0"]),
+            (r#"{"builds":[]}"#, &["mini/0.9.0", "mini/1.0.0"]),
+        ] {
+            fs::write(root.path().join("builds/mini/builds.json"), list).unwrap();
+            let mut names: Vec<_> = builds(root.path()).unwrap().into_iter().map(|build| build.build).collect();
+            names.sort();
+            assert_eq!(names, wanted, "{list}");
+        }
         let (lines, truncated) = lines(root.path(), true, Order::default()).unwrap();
         let names: Vec<_> = lines.iter().map(|line| line.name.as_str()).collect();
         assert_eq!((names, truncated), (vec!["builds", "images"], false));
