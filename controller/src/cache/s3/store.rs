@@ -1,38 +1,31 @@
 //! The [`Cache`] of the bucket.
 
 use super::begun::Note;
-use super::copy::Copied;
-use super::readback::{READERS, read_blocking};
+use super::objects::stream;
 use super::untrusted::place_of;
-use super::{DIGEST, S3, attributes, key, presign};
+use super::{S3, attributes, key, presign};
 use crate::cache::parts::{self, spans};
-use crate::cache::verify::{self, FRAME_HEAD_BYTES, Verdict, verify};
+use crate::cache::verify::Verdict;
 use crate::cache::{
     Begun, ByteStream, Cache, CacheError, Entry, GET_MAX_BYTES, Grant, PART_URL_TTL, PutMode, URL_TTL_MAX, Uploader,
     url_part,
 };
 use bytes::Bytes;
-use futures_util::{StreamExt as _, TryStreamExt as _};
+use futures_util::StreamExt as _;
 use http::Method;
 use object_store::list::{PaginatedListOptions, PaginatedListStore as _};
 use object_store::multipart::{MultipartStore as _, PartId};
 use object_store::path::Path as Key;
 use object_store::signer::{SignedUrlOptions, Signer as _};
-use object_store::{
-    Attribute, Error, GetOptions, GetRange, GetResult, ObjectStore as _, ObjectStoreExt as _, PutMultipartOptions,
-    PutOptions, PutPayload, UpdateVersion, WriteMultipart,
-};
-use railyard_common::blob::{Blob, Encoding, PartChecksum};
+use object_store::{Error, GetOptions, ObjectStore as _, PutMultipartOptions, PutOptions, PutPayload, UpdateVersion};
+use railyard_common::blob::{Blob, PartChecksum};
 use railyard_common::digest::Digest;
 use railyard_common::id::LeaseId;
 use railyard_common::layout;
 use railyard_common::path::RelPath;
 use railyard_common::time::Millis;
-use std::io;
 use std::path::Path;
 use std::time::Duration;
-use tokio::io::AsyncReadExt as _;
-use tokio::sync::Semaphore;
 
 /// The "upload" of an empty blob: S3 has no multipart upload without parts.
 const EMPTY_UPLOAD: &str = "empty";
@@ -40,8 +33,6 @@ const EMPTY_UPLOAD: &str = "empty";
 const PAGE_KEYS: usize = 1000;
 /// Objects that are removed at the same time, where one request cannot remove many.
 const PARALLEL_DELETES: usize = 16;
-/// Parts of a file that this process sends at the same time.
-const PARALLEL_PARTS: usize = 4;
 
 #[async_trait::async_trait]
 impl Cache for S3 {
@@ -248,29 +239,7 @@ impl Cache for S3 {
             let why = "the farm keeps this place for itself; publish elsewhere".to_owned();
             return Err(CacheError::BadPath { path: path.to_string(), why });
         }
-        let Some(found) = self.find(&blob.digest).await? else {
-            return Err(CacheError::NoBlob { digest: blob.digest });
-        };
-        let _held = self.locks.hold(path.as_str()).await;
-        if let Some(done) = self.is_published(&blob.digest, path).await? {
-            return done;
-        }
-        match found.encoding {
-            Encoding::Identity => {
-                match self.copy(&layout::blob(&found), path, found.stored_bytes, &found.digest).await? {
-                    Copied::Done => Ok(()),
-                    Copied::Exists => match self.is_published(&blob.digest, path).await? {
-                        Some(done) => done,
-                        // Two writes at the very same time may both fail. That is no conflict: another try places it.
-                        None => {
-                            let source = "the service did not end the copy, and nothing is there".into();
-                            Err(CacheError::Store { what: format!("copy to {path}"), source })
-                        }
-                    },
-                }
-            }
-            Encoding::Zstd => self.publish_decoded(&found, path).await,
-        }
+        self.place(blob, path).await
     }
 
     /// By the service's call for many objects; what that does not say of each of them is asked one by one.
@@ -330,148 +299,6 @@ impl Cache for S3 {
     }
 }
 
-impl S3 {
-    pub(super) async fn find_unlocked(&self, digest: &Digest) -> Result<Option<Blob>, CacheError> {
-        let mut blob = Blob::plain(*digest, 0);
-        let head = GetOptions { head: true, ..GetOptions::default() };
-        if let Some(found) = self.open_object(&layout::blob(&blob), head).await? {
-            return Ok(Some(Blob::plain(*digest, found.meta.size)));
-        }
-        blob.encoding = Encoding::Zstd;
-        let path = layout::blob(&blob);
-        let head = GetOptions { range: Some(GetRange::Bounded(0..FRAME_HEAD_BYTES)), ..GetOptions::default() };
-        let Some(found) = self.open_object(&path, head).await? else { return Ok(None) };
-        blob.stored_bytes = found.meta.size;
-        let head = found.bytes().await.map_err(CacheError::store("read", &path))?;
-        match verify::plain_size(&head) {
-            Some(size) => Ok(Some(Blob { size_bytes: size, ..blob })),
-            None => {
-                let source = "it is damaged: no zstd frame with a content size; remove it".into();
-                Err(CacheError::Store { what: format!("read {path}"), source })
-            }
-        }
-    }
-
-    pub(super) async fn open_object(
-        &self,
-        path: &RelPath,
-        options: GetOptions,
-    ) -> Result<Option<GetResult>, CacheError> {
-        match self.store.get_opts(&key(path)?, options).await {
-            Ok(found) => Ok(Some(found)),
-            Err(Error::NotFound { .. }) => Ok(None),
-            Err(error) => Err(CacheError::store("read", path)(error)),
-        }
-    }
-
-    /// Whether the completed object is the blob, as far as it is looked at.
-    pub(super) async fn check(&self, blob: &Blob, path: &RelPath) -> Result<Verdict, CacheError> {
-        let gone = || Verdict::Bad("it is gone".to_owned());
-        let head = GetOptions { head: true, ..GetOptions::default() };
-        let Some(found) = self.open_object(path, head).await? else { return Ok(gone()) };
-        if found.meta.size != blob.stored_bytes {
-            let why = format!("{} bytes are stored instead of {}", found.meta.size, blob.stored_bytes);
-            return Ok(Verdict::Bad(why));
-        }
-        if blob.stored_bytes <= self.read_back_bytes {
-            return self.read_whole(blob, path, &READERS).await;
-        }
-        if blob.encoding == Encoding::Zstd {
-            let head = GetOptions { range: Some(GetRange::Bounded(0..FRAME_HEAD_BYTES)), ..GetOptions::default() };
-            let Some(found) = self.open_object(path, head).await? else { return Ok(gone()) };
-            let head = found.bytes().await.map_err(CacheError::store("read", path))?;
-            if verify::plain_size(&head) != Some(blob.size_bytes) {
-                return Ok(Verdict::Bad("its zstd frame does not tell the blob's size".to_owned()));
-            }
-        }
-        Ok(Verdict::Good)
-    }
-
-    /// Whether all that is stored there is the blob.
-    pub(super) async fn read_whole(
-        &self,
-        blob: &Blob,
-        path: &RelPath,
-        readers: &Semaphore,
-    ) -> Result<Verdict, CacheError> {
-        let Some(found) = self.open_object(path, GetOptions::default()).await? else {
-            return Ok(Verdict::Bad("it is gone".to_owned()));
-        };
-        let (stream, blob) = (stream(found, path), *blob);
-        let checked = read_blocking(readers, stream, move |stored| verify(stored, &blob)).await;
-        checked.map_err(|source| CacheError::Io { what: format!("read {path} back"), source })
-    }
-
-    /// `None` if nothing is there; else whether it has the digest.
-    async fn is_published(
-        &self,
-        digest: &Digest,
-        path: &RelPath,
-    ) -> Result<Option<Result<(), CacheError>>, CacheError> {
-        let head = GetOptions { head: true, ..GetOptions::default() };
-        let Some(found) = self.open_object(path, head).await? else { return Ok(None) };
-        let told = found.attributes.get(&Attribute::Metadata(DIGEST.into()));
-        let same = told.is_some_and(|told| told.as_ref() == digest.to_string());
-        Ok(Some(if same { Ok(()) } else { Err(CacheError::Conflict { path: path.clone() }) }))
-    }
-
-    /// The rare case that a blob was stored compressed and is wanted as it is: by way of this machine.
-    async fn publish_decoded(&self, blob: &Blob, path: &RelPath) -> Result<(), CacheError> {
-        let from = layout::blob(blob);
-        let Some(found) = self.open_object(&from, GetOptions::default()).await? else {
-            return Err(CacheError::NoBlob { digest: blob.digest });
-        };
-        let decoded = read_blocking(&READERS, stream(found, &from), |stored| {
-            let mut file = tempfile::NamedTempFile::new()?;
-            zstd::stream::copy_decode(stored, &mut file)?;
-            io::Result::Ok(file)
-        })
-        .await;
-        let file = decoded.map_err(CacheError::local("decode", from.as_str().as_ref()))?;
-        self.send_file(path, file.path(), Some(&blob.digest)).await
-    }
-
-    async fn send_file(&self, path: &RelPath, file: &Path, digest: Option<&Digest>) -> Result<(), CacheError> {
-        let reading = || CacheError::local("read", file);
-        let writing = || CacheError::store("write", path);
-        let key: Key = key(path)?;
-        let mut from = tokio::fs::File::open(file).await.map_err(reading())?;
-        let size = from.metadata().await.map_err(reading())?.len();
-        let part_bytes = usize::try_from(parts::part_bytes(size)).unwrap_or(usize::MAX);
-        if size <= part_bytes as u64 {
-            let mut bytes = Vec::new();
-            from.read_to_end(&mut bytes).await.map_err(reading())?;
-            let options = PutOptions { attributes: attributes(path, digest), ..Default::default() };
-            self.store.put_opts(&key, bytes.into(), options).await.map_err(writing())?;
-            return Ok(());
-        }
-        let options = PutMultipartOptions { attributes: attributes(path, digest), ..Default::default() };
-        let upload = self.store.put_multipart_opts(&key, options).await.map_err(writing())?;
-        let mut writer = WriteMultipart::new_with_chunk_size(upload, part_bytes);
-        let mut buffer = vec![0; 1024 * 1024];
-        loop {
-            writer.wait_for_capacity(PARALLEL_PARTS).await.map_err(writing())?;
-            match from.read(&mut buffer).await {
-                Ok(0) => break,
-                Ok(n) => writer.write(&buffer[..n]),
-                Err(error) => {
-                    // The read error is the one to tell; the bucket's lifecycle rule removes what is left.
-                    let _ = writer.abort().await;
-                    return Err(reading()(error));
-                }
-            }
-        }
-        writer.finish().await.map(|_| ()).map_err(writing())
-    }
-
-    pub(super) async fn remove(&self, path: &RelPath) -> Result<(), CacheError> {
-        match self.store.delete(&key(path)?).await {
-            Ok(()) | Err(Error::NotFound { .. }) => Ok(()),
-            Err(error) => Err(CacheError::store("remove", path)(error)),
-        }
-    }
-}
-
 /// The parts of a whole blob, as they were reported.
 pub(super) fn all_parts(blob: &Blob, etags: &[String]) -> Result<Vec<PartId>, CacheError> {
     let wanted = spans(blob.stored_bytes, parts::part_bytes(blob.stored_bytes)).len();
@@ -480,11 +307,6 @@ pub(super) fn all_parts(blob: &Blob, etags: &[String]) -> Result<Vec<PartId>, Ca
         return Err(CacheError::Incomplete { why });
     }
     Ok(etags.iter().map(|etag| PartId { content_id: etag.clone() }).collect())
-}
-
-fn stream(found: GetResult, path: &RelPath) -> ByteStream {
-    let path = path.clone();
-    found.into_stream().map_err(move |error| CacheError::store("read", &path)(error)).boxed()
 }
 
 /// Without ETags nothing can be written conditionally, so a service must give them.
