@@ -1,26 +1,21 @@
 //! The Docker engine, over its socket.
 
-use super::engine_log::{self, Lines};
-use super::forms::{chunk, device_mapping, local_image, mount, volume, with_tag, writable};
+use super::body::body;
+use super::forms::{local_image, with_tag, writable};
 use super::orphans;
-use super::watch::attribute;
 use super::{
-    ByteStream, ContainerSpec, ContainerState, EngineNetwork, Exit, FoundContainer, FoundVolume, Hearing, ImageName,
-    LocalImage, NetworkSpec, Output, Runtime, RuntimeError,
+    ByteStream, ContainerSpec, ContainerState, EngineNetwork, Exit, FoundContainer, FoundVolume, Hearing as _,
+    ImageName, LocalImage, NetworkSpec, Output, Runtime, RuntimeError,
 };
 use crate::blocking::blocking;
 use crate::image_move::pack;
 use crate::usage::Writable;
 use async_trait::async_trait;
-use bollard::models::{
-    ContainerConfig, ContainerCreateBody, ContainerStateStatusEnum, ExecConfig, HostConfig, ImageInspect,
-    ResourcesUlimits,
-};
+use bollard::models::{ContainerConfig, ContainerStateStatusEnum, ImageInspect};
 use bollard::query_parameters as query;
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use railyard_common::digest::Digest;
 use railyard_common::platform::Platform;
-use railyard_service::process::NO_CORE_BYTES;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -37,7 +32,7 @@ const LONG_ANSWER_TIMEOUT_SECS: u64 = 6 * 3600;
 const PULL_SILENCE: Duration = Duration::from_secs(10 * 60);
 
 /// How long it may take to remove a container: the file system of a big one takes minutes.
-const REMOVE_TIMEOUT: Duration = Duration::from_secs(10 * 60);
+pub(super) const REMOVE_TIMEOUT: Duration = Duration::from_secs(10 * 60);
 
 /// How long it may take to kill a container, beyond its grace.
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -58,30 +53,12 @@ const SHELL: &str = "/bin/sh";
 /// shell do without.
 const MERGE_OUTPUT: [&str; 4] = [SHELL, "-c", "exec \"$@\" 2>&1", "railyard"];
 
-/// Processes in one container: plenty for a parallel compile, far from what a host can bear.
-const PIDS_MAX: i64 = 8192;
-
-/// When the whole host runs out of memory, a step goes before anything else on it.
-const OOM_SCORE_ADJ: i64 = 800;
-
-/// A step's share of busy processors for each that it reserves, and the most that it gets. The worker, the engine and everybody
-/// else on the host have 1024.
-const SHARES_PER_CPU: i64 = 128;
-const SHARES_MAX: i64 = 512;
-
-/// The least that the kernel takes.
-const SHARES_MIN: i64 = 2;
-
-fn cpu_shares(cpu_millis: u32) -> i64 {
-    (i64::from(cpu_millis) * SHARES_PER_CPU / 1000).clamp(SHARES_MIN, SHARES_MAX)
-}
-
 /// The Docker engine. Cheap to clone.
 #[derive(Clone)]
 pub struct Docker {
     pub(super) socket: PathBuf,
     pub(super) short: bollard::Docker,
-    long: bollard::Docker,
+    pub(super) long: bollard::Docker,
     /// Docker refuses a limit above what the host has.
     host_cpu_millis: u32,
     /// Where it keeps images and containers.
@@ -141,7 +118,7 @@ impl Docker {
         let options =
             query::CreateContainerOptionsBuilder::default().name(&spec.name).platform(spec.platform.as_str()).build();
         let doing = format!("create container {}", spec.name);
-        let body = self.body(spec, entrypoint);
+        let body = body(spec, entrypoint, self.host_cpu_millis);
         self.short.create_container(Some(options), body).await.map_err(self.error(&doing))?;
         Ok(())
     }
@@ -157,53 +134,6 @@ impl Docker {
         }
     }
 
-    fn body(&self, spec: &ContainerSpec, entrypoint: Vec<String>) -> ContainerCreateBody {
-        ContainerCreateBody {
-            image: Some(spec.image.clone()),
-            user: Some("0:0".to_owned()),
-            env: Some(spec.env.iter().map(|(key, value)| format!("{key}={value}")).collect()),
-            entrypoint: Some(entrypoint),
-            // Empty, not missing: missing would be the image's own command behind our program.
-            cmd: Some(Vec::new()),
-            working_dir: Some(spec.work_dir.clone()),
-            labels: Some(spec.labels.clone().into_iter().collect()),
-            host_config: Some(self.host_config(spec)),
-            ..Default::default()
-        }
-    }
-
-    fn host_config(&self, spec: &ContainerSpec) -> HostConfig {
-        let memory = match spec.memory_bytes {
-            0 => None,
-            bytes => Some(i64::try_from(bytes).unwrap_or(i64::MAX)),
-        };
-        let cpu_millis = spec.cpu_millis.min(self.host_cpu_millis);
-        HostConfig {
-            nano_cpus: (cpu_millis > 0).then(|| i64::from(cpu_millis) * 1_000_000),
-            cpu_shares: Some(cpu_shares(cpu_millis)),
-            memory,
-            memory_swap: memory,
-            oom_score_adj: Some(OOM_SCORE_ADJ),
-            cgroup_parent: spec.cgroup_parent.clone(),
-            pids_limit: Some(PIDS_MAX),
-            ulimits: (!spec.core_dumps).then(|| vec![no_core()]),
-            init: Some(true),
-            mounts: Some(
-                spec.mounts.iter().map(mount).chain(spec.volumes.iter().map(|at| volume(at, &spec.labels))).collect(),
-            ),
-            devices: Some(spec.devices.iter().map(|device| device_mapping(&device.path)).collect()),
-            network_mode: Some(spec.network.as_deref().unwrap_or("none").to_owned()),
-            // The worker reads the output as it is written. This is for a worker, or an engine, that comes back.
-            log_config: Some(engine_log::driver(spec.log_bytes)),
-            privileged: Some(spec.privileged),
-            cap_drop: (!spec.privileged).then(|| vec!["ALL".to_owned()]),
-            cap_add: (!spec.privileged).then(|| spec.capabilities.clone()),
-            // What is privileged could undo it, and image builds that need privilege need sudo as well.
-            security_opt: (!spec.privileged).then(|| vec!["no-new-privileges".to_owned()]),
-            ..Default::default()
-        }
-    }
-
     /// The id of a container that the engine has not started, as far as it knows.
     async fn never_started(&self, container: &str) -> Result<Option<String>, RuntimeError> {
         let doing = format!("inspect container {container}");
@@ -215,61 +145,6 @@ impl Docker {
             Err(error) if error.is_not_found() => Ok(None),
             Err(error) => Err(error),
         }
-    }
-}
-
-/// No memory of what crashes goes into a file, or to whatever takes core dumps on the host.
-fn no_core() -> ResourcesUlimits {
-    let bytes = Some(i64::from(NO_CORE_BYTES));
-    ResourcesUlimits { name: Some("core".to_owned()), soft: bytes, hard: bytes }
-}
-
-#[async_trait]
-impl Hearing for Docker {
-    async fn attach(&self, container: &str) -> Result<Output, RuntimeError> {
-        let options = query::AttachContainerOptionsBuilder::default().stream(true).stdout(true).stderr(true).build();
-        let doing = format!("attach to container {container}");
-        let attached = self.short.attach_container(container, Some(options)).await.map_err(self.error(&doing))?;
-        let socket = self.socket.clone();
-        Ok(attached
-            .output
-            .map_ok(chunk)
-            .map_err(move |error| RuntimeError::from_engine(&socket, "read a container's output", error))
-            .boxed())
-    }
-
-    async fn log(&self, container: &str) -> Result<Output, RuntimeError> {
-        let options = query::LogsOptionsBuilder::default().follow(true).stdout(true).stderr(true).timestamps(true);
-        let socket = self.socket.clone();
-        let messages = self
-            .long
-            .logs(container, Some(options.build()))
-            .map_ok(chunk)
-            .map_err(move |error| RuntimeError::from_engine(&socket, "read a container's log", error));
-        Ok(Lines::new(messages.boxed()).into_output())
-    }
-
-    async fn leave_mark(&self, container: &str) -> Result<String, RuntimeError> {
-        // A command that is never started: the engine keeps it in its memory and nowhere else.
-        let never = ExecConfig { cmd: Some(vec!["true".to_owned()]), ..ExecConfig::default() };
-        let doing = format!("leave a mark with container {container}");
-        Ok(self.short.create_exec(container, never).await.map_err(self.error(&doing))?.id)
-    }
-
-    async fn remembers(&self, container: &str, mark: Option<&str>) -> Result<bool, RuntimeError> {
-        if let Some(mark) = mark {
-            match self.short.inspect_exec(mark).await.map_err(self.error("look at a mark")) {
-                Ok(_) => return Ok(true),
-                // It goes with the end of the container as well. The event that it was left stays longer.
-                Err(error) if error.is_not_found() => {}
-                Err(error) => return Err(error),
-            }
-        }
-        let events = self.past_events(container).await?;
-        Ok(events.iter().any(|event| match mark {
-            Some(mark) => attribute(event, "execID") == Some(mark),
-            None => event.action.as_deref() == Some("start"),
-        }))
     }
 }
 
@@ -475,22 +350,11 @@ impl Runtime for Docker {
     }
 
     async fn containers(&self, labels: &[(String, String)]) -> Result<Vec<FoundContainer>, RuntimeError> {
-        let labels = labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
-        let filters: HashMap<String, Vec<String>> = HashMap::from([("label".to_owned(), labels)]);
-        let options = query::ListContainersOptionsBuilder::default().all(true).filters(&filters).build();
-        let found = self.short.list_containers(Some(options)).await.map_err(self.error("list containers"))?;
-        let found =
-            found.into_iter().filter_map(|container| Some((container.id?, container.labels.unwrap_or_default())));
-        Ok(found.map(|(id, labels)| FoundContainer { id, labels }).collect())
+        self.containers_with(labels).await
     }
 
     async fn volumes(&self, labels: &[(String, String)]) -> Result<Vec<FoundVolume>, RuntimeError> {
-        let labels = labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
-        let filters: HashMap<String, Vec<String>> = HashMap::from([("label".to_owned(), labels)]);
-        let options = query::ListVolumesOptionsBuilder::default().filters(&filters).build();
-        let found = self.short.list_volumes(Some(options)).await.map_err(self.error("list volumes"))?;
-        let found = found.volumes.unwrap_or_default().into_iter();
-        Ok(found.map(|volume| FoundVolume { name: volume.name, labels: volume.labels }).collect())
+        self.volumes_with(labels).await
     }
 
     async fn networks(&self, labels: &[(String, String)]) -> Result<Vec<String>, RuntimeError> {
@@ -502,12 +366,6 @@ impl Runtime for Docker {
     }
 
     async fn remove_volume(&self, name: &str) -> Result<(), RuntimeError> {
-        let doing = format!("remove volume {name}");
-        let client = self.short.clone().with_timeout(REMOVE_TIMEOUT);
-        let options = None::<query::RemoveVolumeOptions>;
-        match client.remove_volume(name, options).await.map_err(self.error(&doing)) {
-            Err(error) if !error.is_not_found() => Err(error),
-            _ => Ok(()),
-        }
+        self.drop_volume(name).await
     }
 }

@@ -2,11 +2,14 @@
 //!
 //! **Invariant:** the worker touches only containers that carry its own labels and images below its own names.
 
+mod body;
 mod docker;
 mod engine_log;
 mod error;
 mod forms;
 pub mod fuzz;
+mod hearing;
+mod labelled;
 mod nameless;
 mod network;
 mod orphans;

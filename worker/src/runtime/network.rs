@@ -4,7 +4,6 @@ use super::docker::Docker;
 use super::{EngineNetwork, NetworkSpec, RuntimeError, labels};
 use crate::network::ENGINE_DEFAULT;
 use bollard::models::{NetworkCreateRequest, NetworkInspect};
-use bollard::query_parameters as query;
 use std::collections::HashMap;
 use tokio::net::UnixStream;
 
@@ -65,15 +64,6 @@ impl Docker {
                 Err(RuntimeError::Refused { doing, status: None, message })
             }
         }
-    }
-
-    /// The names of networks with all of these labels.
-    pub(super) async fn networks_with(&self, labels: &[(String, String)]) -> Result<Vec<String>, RuntimeError> {
-        let labels = labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
-        let filters: HashMap<String, Vec<String>> = HashMap::from([("label".to_owned(), labels)]);
-        let options = query::ListNetworksOptionsBuilder::default().filters(&filters).build();
-        let found = self.short.list_networks(Some(options)).await.map_err(self.error("list networks"))?;
-        Ok(found.into_iter().filter_map(|network| network.name).collect())
     }
 
     /// Removes a network.
