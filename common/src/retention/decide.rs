@@ -24,6 +24,13 @@ pub struct BlobFact {
     pub published: bool,
 }
 
+impl BlobFact {
+    /// Whether it is kept when that is kept of its build.
+    pub fn is_kept_by(&self, keep: Keep) -> bool {
+        keep == Keep::All || (keep == Keep::Published && self.published)
+    }
+}
+
 /// Where a build stands, as far as retention cares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BuildStage {
@@ -264,7 +271,7 @@ impl<'a> Round<'a> {
         let mut seen = HashSet::new();
         let kept = scope.iter().flat_map(|place| {
             let keep = self.all[*place];
-            self.facts[*place].blobs.iter().filter(move |blob| counts(blob, keep))
+            self.facts[*place].blobs.iter().filter(move |blob| blob.is_kept_by(keep))
         });
         kept.filter(|blob| seen.insert(blob.digest)).map(|blob| blob.bytes).sum()
     }
@@ -335,10 +342,6 @@ impl<'a> Round<'a> {
     }
 }
 
-fn counts(blob: &BlobFact, keep: Keep) -> bool {
-    keep == Keep::All || (keep == Keep::Published && blob.published)
-}
-
 /// How many builds of a scope keep each blob, and how many bytes that is.
 struct Counted {
     builds: HashMap<Digest, u32>,
@@ -355,7 +358,7 @@ impl Counted {
     }
 
     fn add(&mut self, blobs: &[BlobFact], keep: Keep) {
-        for blob in blobs.iter().filter(|blob| counts(blob, keep)) {
+        for blob in blobs.iter().filter(|blob| blob.is_kept_by(keep)) {
             let builds = self.builds.entry(blob.digest).or_default();
             *builds += 1;
             self.bytes += if *builds == 1 { blob.bytes } else { 0 };
@@ -363,7 +366,7 @@ impl Counted {
     }
 
     fn remove(&mut self, blobs: &[BlobFact], keep: Keep) {
-        for blob in blobs.iter().filter(|blob| counts(blob, keep)) {
+        for blob in blobs.iter().filter(|blob| blob.is_kept_by(keep)) {
             let Some(builds) = self.builds.get_mut(&blob.digest) else { continue };
             *builds -= 1;
             if *builds == 0 {

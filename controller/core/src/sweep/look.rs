@@ -121,11 +121,10 @@ fn why_deleted(farm: &Farm, build: &BuildId) -> Vec<Why> {
 
 /// Builds with what the rules say, newest first.
 fn told(farm: &Farm, facts: &[BuildFact], decided: Vec<railyard_common::retention::Decision>) -> Vec<Decided> {
-    let has = |keep: Keep, published: bool| keep == Keep::All || (keep == Keep::Published && published);
     let stays: BTreeSet<Digest> = facts
         .iter()
         .zip(&decided)
-        .flat_map(|(fact, one)| fact.blobs.iter().filter(move |blob| has(one.keep, blob.published)))
+        .flat_map(|(fact, one)| fact.blobs.iter().filter(|blob| blob.is_kept_by(one.keep)))
         .map(|blob| blob.digest)
         .collect();
     let mut counted = BTreeSet::new();
@@ -135,7 +134,7 @@ fn told(farm: &Farm, facts: &[BuildFact], decided: Vec<railyard_common::retentio
         .into_iter()
         .map(|(fact, one)| {
             let mut own = BTreeSet::new();
-            let held = fact.blobs.iter().filter(|blob| has(fact.keep, blob.published) && own.insert(blob.digest));
+            let held = fact.blobs.iter().filter(|blob| blob.is_kept_by(fact.keep) && own.insert(blob.digest));
             let held: Vec<_> = held.collect();
             let goes = held.iter().filter(|blob| !stays.contains(&blob.digest) && counted.insert(blob.digest));
             Decided {
