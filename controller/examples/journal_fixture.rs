@@ -6,16 +6,21 @@
 use anyhow::Context as _;
 use railyard_common::blob::{Artifact, Blob, Image};
 use railyard_common::digest::Digest;
-use railyard_common::id::{BootId, LeaseId};
-use railyard_common::job::Capacity;
+use railyard_common::id::{BootId, BuildId, LeaseId};
+use railyard_common::job::{Capacity, ImageSource};
 use railyard_common::outcome::{Outcome, OutcomeKind, Reason};
 use railyard_common::pipeline::{Pipeline, Request, Source};
 use railyard_common::plan::Plan;
 use railyard_common::platform::{Platform, PlatformOffer};
 use railyard_common::priority::Priority;
+use railyard_common::retention::{Keep, Pin};
 use railyard_common::time::Millis;
+use railyard_common::token::TokenKind;
 use railyard_controller::journal::{Journal as _, SledJournal};
-use railyard_core::{Command, Event, Farm, Hold, HoldKind, Report, Submission, Trace, WorkerOffer};
+use railyard_core::{
+    Command, Event, Farm, Force, Hold, HoldKind, Promotion, Reduction, Report, Submission, TokenRecord, Trace, Whose,
+    WorkerOffer,
+};
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -51,14 +56,26 @@ steps:
     labels: { zone: a }
 ";
 
-/// After so many rounds the journal gets a snapshot: what follows lies in the tail.
-const SNAPSHOT_AFTER_ROUNDS: usize = 6;
+/// One step, on workers of its own.
+const TOOL: &str = "
+name: tool
+channel: beta
+platforms: [linux/amd64]
+steps:
+  - name: make
+    image: debian:bookworm
+    script: make
+    commit: true
+    pool: tools
+    outputs:
+      - path: out/*
+        publish: 'tools/{{ version }}'
+";
 
 struct Story {
     farm: Farm,
     journal: SledJournal,
     now: u64,
-    rounds: usize,
     told: std::fs::File,
 }
 
@@ -68,7 +85,7 @@ fn main() -> anyhow::Result<()> {
     let mut journal = SledJournal::open(&dir.join("journal"))?;
     anyhow::ensure!(journal.load()?.events.is_empty(), "{} has a journal already", dir.display());
     let told = std::fs::File::create(dir.join("events.jsonl"))?;
-    let mut story = Story { farm: Farm::default(), journal, now: 1_000_000, rounds: 0, told };
+    let mut story = Story { farm: Farm::default(), journal, now: 1_000_000, told };
     story.tell()?;
     finish(&dir, &story)
 }
@@ -133,10 +150,109 @@ impl Story {
         self.round(&[Command::CancelJobs { build, jobs, by, reason }])?;
         self.round(&[hello("tongs", "boot-5", &[])?])?;
         let at = Millis(self.now);
-        self.happened(vec![
-            Event::WorkerForgotten { at, worker: "tongs".parse()? },
-            Event::ControllerRestored { at: Millis(self.now + 1_800_000_000_000) },
-        ])
+        self.happened(vec![Event::WorkerForgotten { at, worker: "tongs".parse()? }])?;
+        self.access()?;
+        self.keeping()?;
+        // Restored twice; after the first time somebody has looked.
+        let restored = |days: u64| Event::ControllerRestored { at: Millis((20_000 + days) * 86_400_000) };
+        self.happened(vec![restored(0)])?;
+        self.round(&[Command::ResumeSweep { by: "olga".to_owned() }])?;
+        self.happened(vec![restored(1)])
+    }
+
+    /// Tokens that are used, taken back and good, and somebody who is shut out.
+    fn access(&mut self) -> anyhow::Result<()> {
+        let by = || "operator/olga".to_owned();
+        let token = |n: u8, kind: TokenKind, identity: &str| -> anyhow::Result<TokenRecord> {
+            let (id, hash) = (hex::encode([n; 8]).parse()?, Digest::of(&[n]));
+            let (made_at, expires_at) = (Millis(self.now), Millis(self.now + 900_000));
+            Ok(TokenRecord { id, kind, hash, identity: identity.parse()?, made_at, by: by(), expires_at, used: None })
+        };
+        let join = token(1, TokenKind::Join, "railyard://worker/rack-1?platform=linux/amd64")?;
+        let dropped = token(2, TokenKind::Bearer, "railyard://viewer/dash")?;
+        let good = token(3, TokenKind::Bearer, "railyard://submitter/ci?tier=untrusted")?;
+        let used = Command::UseToken { id: join.id, hash: join.hash, key: Digest::of(b"a public key") };
+        let drop = Command::DropToken { id: dropped.id, by: by() };
+        let made = [join, dropped, good].map(|token| Command::MakeToken(Box::new(token)));
+        self.round(&made)?;
+        let (identity, why) = ("railyard://submitter/mallory".parse()?, "left the team".to_owned());
+        self.round(&[used, drop, Command::Revoke { identity, by: by(), why }])
+    }
+
+    /// Builds with pins, tags and promotions; some are reduced, one is forgotten, and another one is made from one of them. Half of
+    /// it lies in the snapshot.
+    fn keeping(&mut self) -> anyhow::Result<()> {
+        let mut bellows = hello("bellows", "boot-6", &[])?;
+        if let Command::Hello { offer, .. } = &mut bellows {
+            offer.pool = Some("tools".parse()?);
+        }
+        self.round(&[bellows])?;
+        for version in ["1.0", "1.1", "1.2", "1.3", "1.4", "1.5"] {
+            self.built(version)?;
+        }
+        let (at, by) = (Millis(self.now), || "olga".to_owned());
+        let tool = |version: &str| -> anyhow::Result<BuildId> { Ok(format!("tool/{version}").parse()?) };
+        let pin = |build: BuildId, name: &str, until: Option<Millis>| -> anyhow::Result<Command> {
+            let pin = Pin { at, by: by(), why: "runs in the lab".to_owned(), until };
+            Ok(Command::Pin { build, name: name.parse()?, pin, whose: Whose::Anybodys })
+        };
+        let tag = |build: BuildId, tag: &str| -> anyhow::Result<Command> {
+            Ok(Command::Tag { build, tag: tag.parse()?, by: by() })
+        };
+        let unpin =
+            Command::Unpin { build: tool("1.0")?, name: Some("case".parse()?), by: by(), whose: Whose::Anybodys };
+        self.round(&[
+            pin(tool("1.0")?, "lab", None)?,
+            pin(tool("1.0")?, "case", None)?,
+            pin(tool("1.1")?, "bisect", Some(Millis(self.now + 86_400_000)))?,
+            unpin,
+        ])?;
+        let untag = Command::Untag { pipeline: "tool".parse()?, tag: "old".parse()?, by: by() };
+        self.round(&[tag(tool("1.0")?, "golden")?, tag(tool("1.1")?, "golden")?, tag(tool("1.0")?, "old")?, untag])?;
+        let paths = BTreeMap::from([("tools/stable/saw".parse()?, blob("saw 1.2"))]);
+        let promotion = Promotion { at, by: by(), channel: "stable".parse()?, paths };
+        self.happened(vec![Event::BuildPromoted { at, build: tool("1.2")?, promotion }])?;
+        let reduce = |version: &str, keep: Keep| -> anyhow::Result<Command> {
+            let builds = vec![Reduction { build: tool(version)?, keep, why: "older than 60 days".to_owned() }];
+            Ok(Command::Reduce { builds, by: "controller".to_owned(), force: Force::Asked })
+        };
+        self.round(&[reduce("1.3", Keep::Published)?, reduce("1.4", Keep::Nothing)?])?;
+        self.journal.install(&self.farm.snapshot())?;
+        let swept = vec![(tool("1.3")?, Keep::Published), (tool("1.4")?, Keep::Nothing)];
+        self.round(&[Command::Swept { builds: swept }, reduce("1.3", Keep::Manifest)?, reduce("1.5", Keep::Nothing)?])?;
+        // Its lease lives on, and with it what it claims.
+        let lease = self.leased("2.0", made_from(tool("1.0")?)?)?;
+        let blobs = vec![Digest::of(b"saw 1.0"), Digest::of(b"saw 2.0")];
+        self.round(&[Command::Claim { lease, worker: "bellows".parse()?, blobs }])
+    }
+
+    /// A build of the tool to its end.
+    fn built(&mut self, version: &str) -> anyhow::Result<()> {
+        let plan = plan_of(TOOL, version)?;
+        let build = plan.build.clone();
+        let lease = self.leased(version, plan)?;
+        let saw = blob(&format!("saw {version}"));
+        self.round(&[Command::Claim { lease, worker: "bellows".parse()?, blobs: vec![saw.digest] }])?;
+        let mut made = report("bellows", lease, Outcome::new(OutcomeKind::Succeeded, Reason::Done, ""))?;
+        made.artifacts = vec![Artifact {
+            path: "out/saw".parse()?,
+            blob: saw,
+            media_type: "application/octet-stream".to_owned(),
+            published: Some(format!("tools/{version}/saw").parse()?),
+        }];
+        made.image = Some(Image { config: blob(version), layers: vec![blob("layer")] });
+        self.round(&[Command::Report(Box::new(made)), Command::Finalized { build, error: None }])
+    }
+
+    /// Submits and places; gives the lease of the first job.
+    fn leased(&mut self, version: &str, plan: Plan) -> anyhow::Result<LeaseId> {
+        let build = plan.build.clone();
+        self.round(&[submission(plan, None), Command::Place])?;
+        let job = self.farm.build(&build).and_then(|build| build.jobs().next());
+        let job = job.with_context(|| format!("{version} has no job"))?;
+        let lease = LeaseId { job, attempt: 1 };
+        anyhow::ensure!(self.farm.holder(lease).is_some(), "{build} was not placed");
+        Ok(lease)
     }
 
     /// What the driver does in a round: decide and apply each command, then append.
@@ -161,10 +277,6 @@ impl Story {
         self.journal.append(events)?;
         for event in events {
             writeln!(self.told, "{}", serde_json::to_string(event)?)?;
-        }
-        self.rounds += 1;
-        if self.rounds == SNAPSHOT_AFTER_ROUNDS {
-            self.journal.install(&self.farm.snapshot())?;
         }
         Ok(())
     }
@@ -198,15 +310,29 @@ fn hello(name: &str, boot: &str, held: &[LeaseId]) -> anyhow::Result<Command> {
 }
 
 fn submit(version: &str, key: Option<&str>) -> anyhow::Result<Command> {
+    Ok(submission(plan_of(PIPELINE, version)?, key))
+}
+
+fn submission(plan: Plan, key: Option<&str>) -> Command {
     let trace = Trace { trace_id: "a".repeat(32), parent_span_id: String::new(), span_id: "b".repeat(16) };
-    Ok(Command::Submit(Box::new(Submission {
-        plan: plan(version)?,
+    Command::Submit(Box::new(Submission {
+        plan,
         key: key.map(str::to_owned),
         request: key.map(|key| Digest::of(key.as_bytes()).to_string()).unwrap_or_default(),
         priority: if key.is_some() { Priority::Release } else { Priority::default() },
         by: "olga".to_owned(),
         trace,
-    })))
+    }))
+}
+
+/// The tool once more, in the image of another build.
+fn made_from(build: BuildId) -> anyhow::Result<Plan> {
+    let mut plan = plan_of(TOOL, "2.0")?;
+    for spec in &mut plan.jobs {
+        spec.image = ImageSource::Build { build: build.clone(), job: "make@linux/amd64".parse()? };
+    }
+    plan.uses = vec![build];
+    Ok(plan)
 }
 
 /// Its first step waits for somebody's approval.
@@ -221,8 +347,8 @@ fn gated(version: &str) -> anyhow::Result<Command> {
     Ok(command)
 }
 
-fn plan(version: &str) -> anyhow::Result<Plan> {
-    let source = Source { file_name: "os.yaml", text: PIPELINE, files: &BTreeMap::new() };
+fn plan_of(text: &str, version: &str) -> anyhow::Result<Plan> {
+    let source = Source { file_name: "railyard.yaml", text, files: &BTreeMap::new() };
     let pipeline = Pipeline::parse(&source).map_err(|problems| anyhow::anyhow!("{problems:?}"))?;
     let request = Request::of(version.parse()?);
     pipeline.plan(&request).map_err(|problems| anyhow::anyhow!("{problems:?}"))

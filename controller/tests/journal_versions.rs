@@ -8,8 +8,12 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// Every kind of event that each format had.
-const KINDS: [(&str, &[&str]); 3] =
-    [("journal-v1", &KINDS_OF_1), ("journal-v2", &KINDS_OF_2), ("journal-v3", &KINDS_OF_2)];
+const KINDS: [(&str, &[&str]); 4] = [
+    ("journal-v1", &KINDS_OF_1),
+    ("journal-v2", &KINDS_OF_2),
+    ("journal-v3", &KINDS_OF_2),
+    ("journal-v3-keeping", &KINDS_WITH_KEEPING),
+];
 
 const KINDS_OF_1: [&str; 10] = [
     "attempt-ended",
@@ -36,6 +40,40 @@ const KINDS_OF_2: [&str; 17] = [
     "job-uploading",
     "jobs-approved",
     "jobs-cancelled",
+    "worker-draining",
+    "worker-forgotten",
+    "worker-held",
+    "worker-offline",
+    "worker-online",
+    "worker-released",
+];
+
+const KINDS_WITH_KEEPING: [&str; 31] = [
+    "attempt-ended",
+    "blobs-claimed",
+    "build-accepted",
+    "build-cancelled",
+    "build-ended",
+    "build-pinned",
+    "build-promoted",
+    "build-resumed",
+    "build-tagged",
+    "build-unpinned",
+    "build-untagged",
+    "builds-forgotten",
+    "builds-reduced",
+    "builds-swept",
+    "controller-restored",
+    "controller-started",
+    "identity-revoked",
+    "job-leased",
+    "job-uploading",
+    "jobs-approved",
+    "jobs-cancelled",
+    "sweep-resumed",
+    "token-dropped",
+    "token-made",
+    "token-used",
     "worker-draining",
     "worker-forgotten",
     "worker-held",
