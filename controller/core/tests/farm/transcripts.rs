@@ -55,6 +55,8 @@ scripts! {
     supersede
     tiers
     uses
+    keep
+    claims
     cancel_jobs
     idempotent_submit
 }

@@ -46,8 +46,28 @@ impl Audit {
                     self.spent.remove(job);
                 }
             }
+            Event::BuildsReduced { builds, .. } => {
+                for one in builds {
+                    let build =
+                        farm.build(&one.build).unwrap_or_else(|| panic!("{} is reduced and unknown", one.build));
+                    assert!(build.is_ended(), "{} is reduced and has not ended", one.build);
+                    assert!(one.keep < build.keep(), "{} is reduced from {} to {}", one.build, build.keep(), one.keep);
+                }
+            }
+            Event::BuildsForgotten { builds, .. } => builds.iter().for_each(|build| self.forget(farm, build)),
+            Event::BlobsClaimed { lease, .. } => {
+                assert!(farm.live_leases().any(|live| live == *lease), "{lease} claims blobs and is over");
+            }
             _ => {}
         }
+    }
+
+    /// Of a deleted build nothing is known any more, and that is no change of what was over.
+    fn forget(&mut self, farm: &Farm, id: &BuildId) {
+        let build = farm.build(id).unwrap_or_else(|| panic!("{id} is forgotten and unknown"));
+        assert!(build.is_deleted(), "{id} is forgotten and not deleted");
+        self.builds_over.remove(id);
+        build.jobs().for_each(|job| drop(self.jobs_over.remove(&job)));
     }
 
     /// Judges the state that an event has made.

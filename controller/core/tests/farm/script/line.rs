@@ -1,15 +1,16 @@
 //! One line of a script as a value.
 
 use crate::common::{GIB, Rebirth, artifact};
-use crate::script::plan;
+use crate::script::{keep, plan};
 use railyard_common::blob::Artifact;
-use railyard_common::id::{BootId, BuildId, JobSelector, LeaseId, WorkerName};
+use railyard_common::id::{BootId, BuildId, JobSelector, LeaseId, PinName, WorkerName};
 use railyard_common::job::Capacity;
 use railyard_common::outcome::{Outcome, OutcomeKind, Reason};
 use railyard_common::plan::Plan;
 use railyard_common::platform::PlatformOffer;
 use railyard_common::priority::Priority;
-use railyard_core::{HoldKind, Pressure, Scarce, WorkerOffer};
+use railyard_common::retention::Pin;
+use railyard_core::{Command, HoldKind, Pressure, Scarce, Whose, WorkerOffer};
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::str::FromStr;
@@ -21,11 +22,7 @@ pub enum Line {
     /// `worker w1 linux/amd64,linux/arm64:emulated cpu=2 mem=8GiB disk=100GiB slots=2 privileged`: an offer for its next hello.
     Worker(WorkerOffer),
     /// `hello w1 boot=2 held=j0.1,j1.1`: the boot stays unless it is given.
-    Hello {
-        worker: WorkerName,
-        boot: Option<BootId>,
-        held: Vec<LeaseId>,
-    },
+    Hello { worker: WorkerName, boot: Option<BootId>, held: Vec<LeaseId> },
     /// `goodbye w1`
     Goodbye(WorkerName),
     /// `drain w1`
@@ -33,10 +30,7 @@ pub enum Line {
     /// `heartbeat w1`: for every lease that it holds.
     Heartbeat(WorkerName),
     /// `submit mini/1 key=nightly priority=release request=DIGEST`
-    Submit {
-        build: BuildId,
-        options: SubmitOptions,
-    },
+    Submit { build: BuildId, options: SubmitOptions },
     /// `place`
     Place,
     /// `report j0.1 j1.1 failed exit-code by=w1 exit=2 artifacts=a,b image: the message`
@@ -44,55 +38,27 @@ pub enum Line {
     /// `expire j0.1`: without waiting for its deadline.
     Expire(LeaseId),
     /// `cancel mini/1: why`
-    Cancel {
-        build: BuildId,
-        reason: String,
-    },
+    Cancel { build: BuildId, reason: String },
     /// `cancel-jobs mini/1 vms: why`
-    CancelJobs {
-        build: BuildId,
-        jobs: JobSelector,
-        reason: String,
-    },
+    CancelJobs { build: BuildId, jobs: JobSelector, reason: String },
     /// `approve mini/1 publish`
-    Approve {
-        build: BuildId,
-        jobs: Option<JobSelector>,
-    },
+    Approve { build: BuildId, jobs: Option<JobSelector> },
     /// `hold w1 drain until=2h stop=1h: why`
-    Hold {
-        worker: WorkerName,
-        kind: HoldKind,
-        until: Option<u64>,
-        stop: Option<u64>,
-        why: String,
-    },
+    Hold { worker: WorkerName, kind: HoldKind, until: Option<u64>, stop: Option<u64>, why: String },
     /// `release w1`
     Release(WorkerName),
     /// `uploading j0.1`
     Uploading(LeaseId),
     /// `measured w1 12GiB`: its free disk.
-    Measured {
-        worker: WorkerName,
-        disk_bytes: u64,
-    },
+    Measured { worker: WorkerName, disk_bytes: u64 },
     /// `pressure w1 memory 34`, `pressure w1 none`
-    Pressure {
-        worker: WorkerName,
-        pressure: Option<Pressure>,
-    },
+    Pressure { worker: WorkerName, pressure: Option<Pressure> },
     /// `tick`
     Tick,
     /// `retry mini/1 vms.qcow2`
-    Retry {
-        build: BuildId,
-        step: Option<JobSelector>,
-    },
+    Retry { build: BuildId, step: Option<JobSelector> },
     /// `finalized mini/1: what went wrong`
-    Finalized {
-        build: BuildId,
-        error: Option<String>,
-    },
+    Finalized { build: BuildId, error: Option<String> },
     /// `restart journal`, `restart snapshot`: the controller dies and comes back.
     Restart(Rebirth),
     /// `advance 5s`: leases expire on the way.
@@ -100,8 +66,15 @@ pub enum Line {
     /// `why mini/1`: what each job that has not started waits for.
     Why(BuildId),
     /// `order j0.1`: what its worker is told to run.
-    Delete(BuildId),
     Order(LeaseId),
+    /// Somebody wants a build kept, for `span` milliseconds from now or for ever; [`keep::read`] has the form.
+    Pin { build: BuildId, name: PinName, pin: Pin, whose: Whose, span: Option<u64> },
+    /// `claim w1 j0.1 a.deb b.deb`
+    Claim { worker: WorkerName, lease: LeaseId, blobs: Vec<String> },
+    /// `must-stay 1h`
+    MustStay(u64),
+    /// What [`keep::read`] says besides.
+    Command(Command),
     /// `show`
     Show,
 }
@@ -179,9 +152,8 @@ pub fn read(command: &str) -> Result<Line, String> {
         ["advance", span] => Ok(Line::Advance(millis(span)?)),
         ["why", build] => Ok(Line::Why(parsed(build)?)),
         ["order", lease] => Ok(Line::Order(parsed(lease)?)),
-        ["delete", build] => Ok(Line::Delete(parsed(build)?)),
         ["show"] => Ok(Line::Show),
-        _ => Err("no such command, or not of this form".to_owned()),
+        words => keep::read(words, text.unwrap_or_default()),
     }
 }
 

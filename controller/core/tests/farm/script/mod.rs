@@ -1,8 +1,9 @@
 //! A small line language for what happens to a farm, and its transcript.
 //!
 //! One command a line; an indented line continues the one above; `#` starts a comment, which the transcript keeps.
-//! Everything after `: ` is free text. See [`line::Line`] for the commands and [`plan`] for plans.
+//! Everything after `: ` is free text. See [`line::Line`] for the commands, [`keep`] for those about keeping builds, and [`plan`] for plans.
 
+mod keep;
 mod line;
 mod plan;
 mod stage;

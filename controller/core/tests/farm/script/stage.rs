@@ -3,10 +3,11 @@
 use crate::common::{Ledger, image};
 use crate::script::line::{Line, ReportLine, SubmitOptions};
 use crate::script::tell::{self, Changes};
+use railyard_common::digest::Digest;
 use railyard_common::id::{BuildId, LeaseId, WorkerName};
 use railyard_common::plan::Plan;
-use railyard_common::retention::Keep;
-use railyard_core::{Command, Event, Farm, Force, Hold, Reduction, Report, Submission, Trace, WorkerOffer};
+use railyard_common::retention::Pin;
+use railyard_core::{Command, Event, Farm, Hold, Report, Submission, Trace, WorkerOffer};
 use std::collections::BTreeMap;
 
 /// A farm and what the script has said about it.
@@ -16,6 +17,8 @@ pub struct Stage {
     plans: BTreeMap<BuildId, Plan>,
     offers: BTreeMap<WorkerName, WorkerOffer>,
     changes: Changes,
+    /// What blobs are called.
+    blobs: BTreeMap<Digest, String>,
     transcript: String,
 }
 
@@ -59,10 +62,21 @@ impl Stage {
             }
             Line::Goodbye(worker) => self.command(&Command::Goodbye { worker }),
             Line::Drain(worker) => self.command(&Command::Drain { worker }),
-            Line::Delete(build) => {
-                let builds = vec![Reduction { build, keep: Keep::Nothing, why: "deleted".to_owned() }];
-                self.command(&Command::Reduce { builds, by: "ada".to_owned(), force: Force::Forced });
+            Line::Pin { build, name, pin, whose, span } => {
+                let now = self.ledger.now();
+                let pin = Pin { at: now, until: span.map(|span| now.plus(span)), ..pin };
+                self.command(&Command::Pin { build, name, pin, whose });
             }
+            Line::MustStay(grace) => {
+                let (farm, now) = (self.ledger.farm(), self.ledger.now());
+                self.transcript.push_str(&tell::must_stay(farm, now, grace, &self.blobs));
+            }
+            Line::Claim { worker, lease, blobs } => {
+                let digests = blobs.iter().map(|bytes| Digest::of(bytes.as_bytes()));
+                self.blobs.extend(digests.clone().zip(blobs.iter().cloned()));
+                self.command(&Command::Claim { lease, worker, blobs: digests.collect() });
+            }
+            Line::Command(command) => self.command(&command),
             Line::Place => self.command(&Command::Place),
             Line::Expire(lease) => self.command(&Command::Expire { lease }),
             Line::Cancel { build, reason } => self.command(&Command::Cancel { build, by: "ada".to_owned(), reason }),
@@ -135,6 +149,11 @@ impl Stage {
             };
             let image = line.image.then(|| image(&lease.to_string()));
             let (outcome, artifacts) = (line.outcome.clone(), line.artifacts.clone());
+            self.blobs.extend(artifacts.iter().map(|one| (one.blob.digest, one.path.to_string())));
+            if let Some(image) = &image {
+                self.blobs.insert(image.config.digest, format!("image-of-{lease}"));
+                self.blobs.extend(image.layers.iter().map(|layer| (layer.digest, "layer".to_owned())));
+            }
             let report = Report { lease, worker, outcome, artifacts, image, log_bytes: 0 };
             self.command(&Command::Report(Box::new(report)));
         }

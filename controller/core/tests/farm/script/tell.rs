@@ -1,6 +1,7 @@
 //! Events and states in a line each, for people.
 
 use crate::common::GIB;
+use railyard_common::digest::Digest;
 use railyard_common::id::{BuildId, JobId, LeaseId};
 use railyard_common::job::Capacity;
 use railyard_common::order::OrderImage;
@@ -117,6 +118,7 @@ impl Changes {
     /// What has changed since the last call, a line each.
     pub fn since_last(&mut self, farm: &Farm) -> String {
         let mut told = String::new();
+        self.builds.retain(|build, _| farm.build(build).is_some());
         for build in farm.builds() {
             for id in build.jobs() {
                 let is = job_state(farm, id);
@@ -170,6 +172,15 @@ pub fn order(farm: &Farm, lease: LeaseId) -> String {
         let _ = writeln!(told, "      {} at {}", input.artifact.path, input.mount_path);
     }
     told
+}
+
+/// The blobs that a sweep leaves alone, when what goes with a reduction stays for `grace_millis`.
+pub fn must_stay(farm: &Farm, now: Millis, grace_millis: u64, names: &BTreeMap<Digest, String>) -> String {
+    let marks = farm.marks(now, grace_millis);
+    let mut called: Vec<String> =
+        marks.iter().map(|blob| names.get(blob).cloned().unwrap_or_else(|| blob.to_string())).collect();
+    called.sort();
+    format!("  {}\n", if called.is_empty() { "nothing".to_owned() } else { called.join(" ") })
 }
 
 /// Everything, as a table.
