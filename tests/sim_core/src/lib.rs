@@ -3,10 +3,10 @@
 //! A world is made of one seed: a controller (the real [`railyard_core::Dispatcher`]), workers (the real
 //! [`railyard_worker::session::Session`]), clients, a journal, an object store, and a network between them that delays, loses,
 //! repeats and cuts. Everything happens in one thread, in simulated time, in an order that the seed decides. A ledger
-//! outside the farm judges everything that becomes durable, leaves, runs or is deleted.
+//! outside the farm judges everything that becomes durable, leaves or runs.
 //!
 //! Reading order: [`config`] (what there is), [`world`] (the loop), [`net`], [`controller`], [`host`], [`client`], [`faults`],
-//! and what is judged: [`ledger`].
+//! and what is judged: [`ledger`]. Worlds about keeping builds, with the real sweep, are smaller ones of their own: [`keeping`].
 //!
 //! **Invariant:** no thread, no clock, no hash map: the same configuration gives the same trace.
 

@@ -119,8 +119,7 @@ impl World {
                     return self.answer(call, Err(Refused::Passing));
                 }
                 self.check_grant(lease, host);
-                let now = self.now;
-                let tickets = blobs.iter().map(|blob| self.store.begin(now, blob)).collect();
+                let tickets = blobs.iter().map(|blob| self.store.begin(blob)).collect();
                 self.answer(call, Ok(Reply::Tickets(tickets)));
             }
             Waiter::LookDownload { call, host, lease } => {
@@ -140,7 +139,6 @@ impl World {
             }
             Waiter::LookLog { conn, second } => self.look_log(conn, second),
             Waiter::LookFinalizing => self.look_finalizing(),
-            Waiter::LookSweep => self.look_sweep(),
             _ => {}
         }
     }
@@ -177,15 +175,14 @@ impl World {
         if self.store_refuses() {
             return self.answer(call, Err(Refused::Passing));
         }
-        let now = self.now;
         for (upload, blob) in &report.uploads {
-            if !self.store.complete(now, *upload, blob) {
+            if !self.store.complete(*upload, blob) {
                 return self.answer(call, Err(Refused::Final(format!("upload {upload} is not complete"))));
             }
         }
         let images = report.image.iter().flat_map(|image| std::iter::once(&image.config).chain(&image.layers));
         for blob in report.artifacts.iter().map(|artifact| &artifact.blob).chain(images) {
-            if !self.store.find(now, &blob.digest) {
+            if !self.store.has(&blob.digest) {
                 return self.answer(call, Err(Refused::Final(format!("{} is not in the cache", blob.digest))));
             }
         }

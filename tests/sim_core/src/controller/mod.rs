@@ -8,9 +8,6 @@ mod finalize;
 mod logs;
 mod rounds;
 mod sessions;
-mod sweep;
-
-pub use sweep::reachable;
 
 use crate::config::{Config, Trouble};
 use crate::dice::{Dice, Purpose};
@@ -21,12 +18,11 @@ use crate::world::{Happening, World};
 use finalize::Finalizer;
 use logs::LogLines;
 use railyard_common::blob::Blob;
-use railyard_common::digest::Digest;
 use railyard_common::id::{BuildId, LeaseId, WorkerName};
 use railyard_common::planted::{self, Bug};
 use railyard_common::time::Millis;
 use railyard_core::{Dispatcher, Event, Farm, Input, Refusal, Round, Ticket};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 /// Placement and expiry are looked at this often even if nothing happens.
 const TICK: Ms = 1_000;
@@ -86,7 +82,6 @@ enum Waiter {
     LookLog { conn: ConnId, second: bool },
     LookFinalizing,
     Finalized(BuildId),
-    LookSweep,
 }
 
 /// Something in the controller.
@@ -97,8 +92,6 @@ pub enum Ctl {
     LogWritten(ConnId),
     Written(BuildId),
     Finalize,
-    Sweep,
-    Delete(BTreeSet<Digest>),
 }
 
 impl Controller {
@@ -172,8 +165,6 @@ impl World {
             finalizer: Finalizer::default(),
         });
         self.ledger.controller_started(now);
-        let sweep = self.disks.within(20_000, 60_000);
-        self.after(sweep, Ctl::Sweep);
         self.notify_finalizer();
         self.pump();
     }
@@ -225,8 +216,6 @@ impl World {
             Ctl::LogWritten(conn) => self.log_written(conn),
             Ctl::Written(build) => self.manifest_written(build),
             Ctl::Finalize => self.notify_finalizer(),
-            Ctl::Sweep => self.begin_sweep(),
-            Ctl::Delete(marked) => self.sweep_deletes(&marked),
         }
         self.pump();
     }

@@ -1,10 +1,8 @@
-//! What leaves the controller, what workers begin, and what the store gives up: whether it may.
+//! What leaves the controller, and what workers begin: whether it may.
 
-use crate::controller::reachable;
 use crate::host::STOP_GRACE;
 use crate::net::{ConnId, Reply};
 use crate::world::{Happening, World};
-use railyard_common::digest::Digest;
 use railyard_common::id::{BuildId, LeaseId, WorkerName};
 use railyard_common::order::Order;
 use railyard_core::{BuildState, Event};
@@ -154,14 +152,5 @@ impl World {
         if offset > have {
             self.breaks("log-has-no-gap", format!("{bytes} bytes of {lease} at {offset} follow on {have}"));
         }
-    }
-
-    /// The sweep has deleted a blob: nothing refers to it.
-    pub fn check_deleted(&mut self, digest: &Digest) {
-        if reachable(&self.ledger.durable, false).contains(digest) {
-            self.breaks("sweep-keeps-reachable", format!("{digest} is swept and a build refers to it"));
-        }
-        let now = self.now;
-        self.trace.say(now, || format!("swept {digest}"));
     }
 }
