@@ -3,7 +3,6 @@
 use super::attacker::{self, DATA, END_HEADERS, HEADERS, Http2, address, call, frame, rest};
 use super::bystander::Bystander;
 use super::{MIB, farm, resident_bytes};
-use crate::common::people::submission;
 use crate::common::pipelines::ONE;
 use crate::common::transfers::blob_of;
 use crate::common::until;
@@ -61,17 +60,17 @@ async fn an_upload_that_drips_is_cut() {
 async fn a_message_that_drips_is_cut() {
     let controller = farm(|_| {}).await;
     let mut bystander = Bystander::watch(&controller);
+    // A stream of messages may be as quiet as it likes, for longer than it takes to lose patience with others.
+    let mut worker = controller.worker("anvil").await;
     let mut http2 = Http2::connect(&controller, address(1), Some((Role::Operator, "mallory"))).await;
-    http2.send(&frame(HEADERS, END_HEADERS, 1, &call("/railyard.v1.ClientService/Submit"))).await.unwrap();
-    http2.send(&frame(DATA, 0, 1, &[0, 0, 1, 0, 0, 10])).await.unwrap();
-    // An answer, though the message never ends.
-    http2.wait_for(HEADERS, 1).await.unwrap();
+    for stream in [1, 3, 5] {
+        http2.send(&frame(HEADERS, END_HEADERS, stream, &call("/railyard.v1.ClientService/Submit"))).await.unwrap();
+        http2.send(&frame(DATA, 0, stream, &[0, 0, 1, 0, 0, 10])).await.unwrap();
+        // An answer, though the message never ends.
+        http2.wait_for(HEADERS, stream).await.unwrap();
+    }
     bystander.is_served().await;
-    // A stream of messages may be as quiet as it likes.
-    let worker = controller.worker("anvil").await;
-    tokio::time::sleep(Duration::from_secs(3)).await;
-    let build = controller.operator().try_submit(submission(ONE, "2")).await.unwrap().build;
-    let mut worker = worker;
+    let build = controller.operator().submit(ONE, "2").await;
     let order = worker.order().await;
     worker.succeed(lease(&order)).await;
     controller.operator().ended(&build).await;
