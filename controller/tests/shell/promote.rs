@@ -2,13 +2,11 @@
 
 use crate::audit::look;
 use crate::common::people::{Person, submission};
+use crate::common::sweeps::{Sweeps, farm};
 use crate::common::worker::{failed, lease, report};
 use crate::common::{Backend, Controller, Worker, on_both, refused};
-use crate::sweep::Sweeps;
-use railyard_common::retention::Age;
 use railyard_controller::policy::PolicyRule;
 use railyard_proto::v1;
-use railyard_proto::v1::admin_service_client::AdminServiceClient;
 use railyard_service::tls::Role;
 use serde_json::Value;
 use tonic::{Code, Status};
@@ -116,11 +114,7 @@ async fn a_promoted_build_is_where_its_channel_is(backend: Backend) {
 }
 
 async fn what_a_promotion_published_goes_with_its_build(backend: Backend) {
-    let controller = Controller::start_on_with(backend, |config| {
-        config.sweep.every = Age::default();
-        config.sweep.grace = Age::default();
-    })
-    .await;
+    let controller = farm(backend, 50, |_| {}).await;
     let person = controller.operator();
     let mut worker = controller.worker("anvil").await;
     build(&person, &mut worker, "1").await;
@@ -130,7 +124,7 @@ async fn what_a_promotion_published_goes_with_its_build(backend: Backend) {
     let told = refused(person.rpc.clone().delete_build(delete(false)).await, Code::FailedPrecondition, "build-needed");
     assert!(told.contains("promoted to beta"), "{told}");
     person.rpc.clone().delete_build(delete(true)).await.unwrap();
-    Sweeps(AdminServiceClient::new(controller.channel(Some((Role::Operator, "olga"))))).settle().await;
+    Sweeps::of(&controller).settle().await;
     for path in ["images/beta/1/disk.raw", "images/beta/1/SHA256SUMS", "images/alpha/1/disk.raw", "notes/1/notes"] {
         assert!(controller.cached(path).await.is_none(), "{path}");
     }

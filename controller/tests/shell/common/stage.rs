@@ -1,8 +1,8 @@
 //! A cache, and farms with a journal in memory whose builds have something to publish there.
 
-use super::{Backend, Ground};
 use super::memory::{Driven, Memory, offer};
 use super::watched::{Fault, Strike};
+use super::{Backend, Ground};
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use railyard_common::blob::{Artifact, Blob};
