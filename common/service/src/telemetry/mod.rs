@@ -1,21 +1,26 @@
-//! Logs to stderr, traces to an OpenTelemetry collector.
+//! Logs to stderr, traces and metrics to an OpenTelemetry collector.
 //!
-//! A tracer is always there, so that every build has a trace id and context travels between processes; spans leave the
-//! process only when the standard `OTEL_*` variables name a collector.
+//! A tracer is always there, so that every build has a trace id and context travels between processes; spans and metrics leave
+//! the process only when the standard `OTEL_*` variables name a collector, and without one nothing is measured.
 
 mod context;
 mod export;
+mod metric;
 mod record;
 
 pub use context::{
     BadTraceParent, TraceParent, adopt, extract, inject, new_span_id, new_trace_id, set_parent, traceparent,
     traceparent_of,
 };
+pub use metric::{Attribute, Kind, Metric, meter};
+pub use opentelemetry::metrics::{Counter, Gauge, Histogram, Meter};
 pub use opentelemetry::trace::SpanKind;
 pub use opentelemetry::{Context, KeyValue};
 pub use record::{SpanRecord, record_span, records_spans};
 
 use opentelemetry::trace::TracerProvider as _;
+use opentelemetry_sdk::error::OTelSdkResult;
+use opentelemetry_sdk::metrics::SdkMeterProvider;
 use opentelemetry_sdk::trace::SdkTracerProvider;
 use std::io::IsTerminal as _;
 use tracing::Subscriber;
@@ -42,6 +47,14 @@ pub enum TelemetryError {
     /// A log format is not one.
     #[error("{FORMAT_VARIABLE}=`{0}` is not a log format: expected `text` or `json`")]
     BadFormat(String),
+    /// An interval is not one.
+    #[error("{variable}=`{text}` is not a length of time in milliseconds: expected for instance `60000`")]
+    BadInterval {
+        /// The environment variable.
+        variable: &'static str,
+        /// Its value.
+        text: String,
+    },
     /// The exporter cannot be made.
     #[error("cannot set up the OTLP exporter; check OTEL_EXPORTER_OTLP_ENDPOINT and its like")]
     Exporter(#[source] opentelemetry_otlp::ExporterBuildError),
@@ -64,25 +77,37 @@ const FORMAT_VARIABLE: &str = "RAILYARD_LOG_FORMAT";
 /// Crates that carry the spans: tracing them would make spans about sending spans.
 const TRANSPORT_CRATES: [&str; 8] = ["hyper", "tonic", "h2", "tower", "reqwest", "rustls", "tokio", "opentelemetry"];
 
-/// What must be shut down before the process ends, so that the last spans get out.
+/// What must be shut down before the process ends, so that the last spans and measurements get out.
 #[derive(Debug)]
-#[must_use = "the last spans are lost unless it is shut down"]
+#[must_use = "the last spans and measurements are lost unless it is shut down"]
 pub struct Telemetry {
-    provider: SdkTracerProvider,
+    spans: SdkTracerProvider,
+    /// Of a process that exports metrics.
+    metrics: Option<SdkMeterProvider>,
 }
 
 impl Telemetry {
     /// Exports what is left. Takes at most a few seconds, also if the collector is gone.
     pub async fn shutdown(self) {
-        // The SDK blocks its thread while the exporter needs the runtime's.
-        let done = tokio::task::spawn_blocking(move || self.provider.shutdown()).await;
-        if let Ok(Err(error)) = done {
-            tracing::warn!(%error, "the last spans may not have reached the collector");
-        }
+        let Self { spans, metrics } = self;
+        let metrics = async {
+            if let Some(provider) = metrics {
+                last("measurements", move || provider.shutdown()).await;
+            }
+        };
+        // Both at once: a collector that is gone is waited for once.
+        tokio::join!(last("spans", move || spans.shutdown()), metrics);
     }
 }
 
-/// Sets up logs and traces for the process, `controller`, `worker`, `dev` or `cli`; inside the tokio runtime, once.
+async fn last(what: &'static str, shutdown: impl FnOnce() -> OTelSdkResult + Send + 'static) {
+    // The SDK blocks its thread while the exporter needs the runtime's.
+    if let Ok(Err(error)) = tokio::task::spawn_blocking(shutdown).await {
+        tracing::warn!(%error, "the last {what} may not have reached the collector");
+    }
+}
+
+/// Sets up logs, traces and metrics for the process, `controller`, `worker`, `dev` or `cli`; inside the tokio runtime, once.
 ///
 /// Logs go to stderr, filtered by `RAILYARD_LOG`, else `RUST_LOG`, else `default_filter`, as text or, with
 /// `RAILYARD_LOG_FORMAT=json`, as JSON lines.
@@ -92,10 +117,11 @@ impl Telemetry {
 pub fn init(component: &'static str, default_filter: &str) -> Result<Telemetry, TelemetryError> {
     let filter = log_filter(default_filter)?;
     let json = log_as_json()?;
-    let mut builder = SdkTracerProvider::builder()
-        .with_id_generator(record::Ids::default())
-        .with_resource(export::resource(component));
-    let exporter = export::exporter()?;
+    // One for both: they come from the same instance.
+    let resource = export::resource(component);
+    let metrics = export::metrics()?.map(|exporter| metric::provider(exporter, resource.clone())).transpose()?;
+    let mut builder = SdkTracerProvider::builder().with_id_generator(record::Ids::default()).with_resource(resource);
+    let exporter = export::spans()?;
     let exports = exporter.is_some();
     if let Some(exporter) = exporter {
         builder = builder.with_batch_exporter(exporter);
@@ -109,7 +135,10 @@ pub fn init(component: &'static str, default_filter: &str) -> Result<Telemetry, 
     if exports {
         record::TRACER.set(tracer).map_err(|_| TelemetryError::Twice)?;
     }
-    Ok(Telemetry { provider })
+    if let Some(metrics) = &metrics {
+        opentelemetry::global::set_meter_provider(metrics.clone());
+    }
+    Ok(Telemetry { spans: provider, metrics })
 }
 
 fn log_filter(default_filter: &str) -> Result<EnvFilter, TelemetryError> {
