@@ -21,6 +21,7 @@ pub mod fuzz;
 pub mod index;
 pub mod journal;
 pub mod logs;
+pub mod metrics;
 pub mod policy;
 mod policy_change;
 mod registry;

@@ -16,7 +16,7 @@ use crate::reload;
 use crate::rpc::{AccessControl, Admin, Client, Giver, Validity, Workers, note_refusals};
 use crate::secrets::Secrets;
 use crate::setup::Pki;
-use crate::sweep::{Claims, SweepHandle, Sweeper};
+use crate::sweep::{self, Claims, SweepHandle, Sweeper};
 use crate::uploads;
 use anyhow::Context as _;
 use axum::Router;
@@ -31,7 +31,7 @@ use railyard_proto::v1::worker_service_server::WorkerServiceServer;
 use railyard_service::clock::{Clock, SystemClock};
 use railyard_service::listener::{self, Listener, Peer, Serving, WrongCertificates};
 use railyard_service::tls::Authority;
-use railyard_service::{MESSAGE_MAX_BYTES, error_chain, task, tls};
+use railyard_service::{MESSAGE_MAX_BYTES, error_chain, task, telemetry, tls};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::net::TcpListener;
@@ -144,6 +144,7 @@ pub async fn run_in<L: Listener>(
         claims: claims.clone(),
         finalizer: finalizer.clone(),
         audit: audit.clone(),
+        metrics: sweep::Metrics::new(&telemetry::meter()),
         clock: clock.clone(),
         settings: reload::watch(&config, &audit, &shutdown)?,
     };

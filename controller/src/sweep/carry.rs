@@ -1,5 +1,6 @@
 //! Carries a plan out. Everything of it can be done again: what a killed sweep left, the next one finds.
 
+use super::report::Tally;
 use super::{Progress, Report, Settings, SweepError, Sweeper};
 use crate::cache::CacheError;
 use crate::driver::CommandError;
@@ -32,21 +33,22 @@ impl Sweeper {
     ) -> Result<Report, SweepError> {
         let (policy, grace_millis) = (&settings.policy, settings.sweep.grace.millis());
         let rate = settings.sweep.deletes_per_sec;
-        let mut report = Report::of(plan.digest);
-        report.reduced = self.reduce(plan, by, policy).await?;
+        let mut tally = Tally::of(plan.digest, &self.metrics);
+        tally.reduced(self.reduce(plan, by, policy).await?);
         let mut failed: BTreeSet<BuildId> = BTreeSet::new();
         for one in &plan.reduced {
             match self.finalizer.unpublish(&one.build, &one.paths, grace_millis).await {
-                Ok(count) => report.unpublished += count,
+                Ok(count) => tally.unpublished(count),
                 Err(why) => {
-                    report.failed(why);
+                    tally.failed(why);
                     failed.insert(one.build.clone());
                 }
             }
         }
         let started = self.clock.monotonic();
         for batch in plan.gone.chunks(BATCH) {
-            self.delete(batch, &mut report, &mut failed).await;
+            self.delete(batch, &mut tally, &mut failed).await;
+            let report = tally.report();
             progress(Progress { done: report.deleted, of: plan.gone.len() as u64, bytes: report.bytes });
             if rate > 0 {
                 let due = Duration::from_secs_f64(report.deleted as f64 / f64::from(rate));
@@ -58,7 +60,7 @@ impl Sweeper {
         let indexer = self.finalizer.indexer();
         for pipeline in swept.iter().map(|one| &one.build.pipeline).collect::<BTreeSet<_>>() {
             if let Err(error) = indexer.write(pipeline, None).await {
-                report.failed(format!("the list of {pipeline}'s builds: {}", error_chain(&error)));
+                tally.failed(format!("the list of {pipeline}'s builds: {}", error_chain(&error)));
                 failed.extend(swept.iter().map(|one| &one.build).filter(|build| build.pipeline == *pipeline).cloned());
             }
         }
@@ -67,10 +69,10 @@ impl Sweeper {
         let events = self.farm.decide(Command::Swept { builds }).await?;
         for event in events {
             if let Event::BuildsForgotten { builds, .. } = event {
-                report.forgotten += builds.len() as u64;
+                tally.forgotten(builds.len() as u64);
             }
         }
-        Ok(report)
+        Ok(tally.end())
     }
 
     async fn reduce(&self, plan: &SweepPlan, by: &str, policy: &Policy) -> Result<u64, SweepError> {
@@ -86,7 +88,7 @@ impl Sweeper {
         }
     }
 
-    async fn delete(&self, batch: &[Gone], report: &mut Report, failed: &mut BTreeSet<BuildId>) {
+    async fn delete(&self, batch: &[Gone], tally: &mut Tally<'_>, failed: &mut BTreeSet<BuildId>) {
         let blobs = batch.iter().filter_map(|gone| match gone.kind {
             GoneKind::Blob(digest) => Some(digest),
             GoneKind::Log | GoneKind::Record => None,
@@ -101,7 +103,7 @@ impl Sweeper {
                 GoneKind::Record if gone.build.as_ref().is_some_and(|build| failed.contains(build)) => true,
                 GoneKind::Log | GoneKind::Record => self.came_back(gone).await,
             };
-            if is_wanted { report.left += 1 } else { left.push(gone) }
+            if is_wanted { tally.left() } else { left.push(gone) }
         }
         let mut errors: Vec<CacheError> = Vec::new();
         for tries in 1..=TRIES {
@@ -114,7 +116,7 @@ impl Sweeper {
             let mut again = Vec::new();
             for (gone, done) in left.into_iter().zip(done) {
                 match done {
-                    Ok(()) => report.count(gone),
+                    Ok(()) => tally.deleted(gone),
                     Err(error) => {
                         errors.push(error);
                         again.push(gone);
@@ -128,7 +130,7 @@ impl Sweeper {
         }
         for (gone, error) in left.into_iter().zip(errors) {
             failed.extend(gone.build.clone());
-            report.failed(format!("{}: {}", gone.path, error_chain(&error)));
+            tally.failed(format!("{}: {}", gone.path, error_chain(&error)));
         }
     }
 

@@ -4,10 +4,14 @@
 
 mod carry;
 mod claims;
+mod metrics;
 mod plan;
+mod report;
 mod settings;
 
 pub use claims::Claims;
+pub use metrics::{METRICS, Metrics};
+pub use report::{Progress, Report};
 pub use settings::{Settings, SweepConfig};
 
 use crate::audit::{Act, Audit, By, Entry};
@@ -15,9 +19,10 @@ use crate::cache::{Cache, CacheError};
 use crate::driver::{CommandError, Handle};
 use crate::finalize::Finalizer;
 use crate::uploads;
+use metrics::Asked;
 use plan::Planned;
 use railyard_common::digest::Digest;
-use railyard_core::sweep::{Gone, Stop, SweepPlan};
+use railyard_core::sweep::{Stop, SweepPlan};
 use railyard_core::{Command, Force};
 use railyard_service::clock::Clock;
 use railyard_service::{error_chain, task};
@@ -55,66 +60,6 @@ pub enum SweepError {
     /// The world has changed.
     #[error("the plan is out of date: {0}; make a new one with `railyard gc plan`")]
     Outdated(String),
-}
-
-/// How far a sweep is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Progress {
-    /// Objects that are deleted.
-    pub done: u64,
-    /// Objects of the plan.
-    pub of: u64,
-    /// Bytes that were deleted.
-    pub bytes: u64,
-}
-
-/// What a sweep has done.
-#[derive(Clone, Debug)]
-pub struct Report {
-    /// The plan.
-    pub plan: Digest,
-    /// Builds of which less is kept from now on.
-    pub reduced: u64,
-    /// Builds that are gone for good.
-    pub forgotten: u64,
-    /// Published files that are gone.
-    pub unpublished: u64,
-    /// Objects that were deleted, besides those.
-    pub deleted: u64,
-    /// Bytes of them.
-    pub bytes: u64,
-    /// Objects that somebody wanted after all.
-    pub left: u64,
-    /// Deletes that failed; the next sweep tries again.
-    pub failures: u64,
-    /// The first of those.
-    pub first_failure: Option<String>,
-}
-
-impl Report {
-    fn of(plan: Digest) -> Self {
-        Self {
-            plan,
-            reduced: 0,
-            forgotten: 0,
-            unpublished: 0,
-            deleted: 0,
-            bytes: 0,
-            left: 0,
-            failures: 0,
-            first_failure: None,
-        }
-    }
-
-    fn count(&mut self, gone: &Gone) {
-        self.deleted += 1;
-        self.bytes += gone.bytes;
-    }
-
-    fn failed(&mut self, why: String) {
-        self.failures += 1;
-        self.first_failure.get_or_insert(why);
-    }
 }
 
 /// A plan as people get it: also one that may not be carried out.
@@ -204,6 +149,8 @@ pub struct Sweeper {
     pub finalizer: Finalizer,
     /// Where each sweep is recorded.
     pub audit: Audit,
+    /// Where plans and sweeps are measured.
+    pub metrics: Metrics,
     /// The time.
     pub clock: Arc<dyn Clock>,
     /// The rules as they are now.
@@ -258,7 +205,8 @@ impl Sweeper {
                 let _ = reply.send(self.resume(by).await);
             }
             Request::Plan { reply } => {
-                let shown = self.plan().await.map(|Planned { plan, stop }| Shown { plan: Arc::new(plan), stop });
+                let planned = self.plan(Asked::Operator).await;
+                let shown = planned.map(|Planned { plan, stop }| Shown { plan: Arc::new(plan), stop });
                 if let Ok(shown) = &shown {
                     plans.retain(|plan| plan.digest != shown.plan.digest);
                     plans.push_back(shown.plan.clone());
@@ -276,20 +224,24 @@ impl Sweeper {
     }
 
     async fn resume(&self, by: String) -> Result<bool, SweepError> {
-        let Planned { plan, stop: Some(Stop::Restored { .. }) } = self.plan().await? else { return Ok(false) };
+        let planned = self.plan(Asked::Operator).await?;
+        let Planned { plan, stop: Some(Stop::Restored { .. }) } = planned else { return Ok(false) };
         let lost = Command::Reduce { builds: plan.lost, by: by.clone(), force: Force::Forced };
         self.farm.decide(lost).await?;
         Ok(!self.farm.decide(Command::ResumeSweep { by }).await?.is_empty())
     }
 
-    async fn plan(&self) -> Result<Planned, SweepError> {
+    async fn plan(&self, asked: Asked) -> Result<Planned, SweepError> {
+        let started = self.clock.monotonic();
         let settings = self.settings.borrow().clone();
         let grace = settings.sweep.grace.millis();
         let now = self.clock.now();
-        plan::plan(&self.farm, &*self.cache, &self.claims, &settings.policy, grace, now).await
+        let planned = plan::plan(&self.farm, &*self.cache, &self.claims, &settings.policy, grace, now).await;
+        self.metrics.planned(asked, self.clock.monotonic().saturating_sub(started), &planned);
+        planned
     }
 
-    /// One sweep, with its record.
+    /// One sweep, measured and with its record.
     async fn sweep(
         &self,
         digest: Option<Digest>,
@@ -297,9 +249,12 @@ impl Sweeper {
         progress: &watch::Sender<Progress>,
         plans: &VecDeque<Arc<SweepPlan>>,
     ) -> Result<Report, SweepError> {
+        let started = self.clock.monotonic();
         uploads::end_left_over(&self.farm, &*self.cache).await;
         let asked = digest.and_then(|digest| plans.iter().find(|plan| plan.digest == digest).cloned());
-        let swept = self.sweep_now(digest, asked, &by.text(), progress).await;
+        let swept = self.sweep_now(digest, asked, &by, progress).await;
+        let took = self.clock.monotonic().saturating_sub(started);
+        self.metrics.swept(Asked::of(&by), took, &swept, self.clock.now());
         let entry = Entry::new(Act::Sweep).by(by).target("cache");
         let entry = match &swept {
             Ok(report) => {
@@ -310,7 +265,7 @@ impl Sweeper {
                 if let Some(why) = &report.first_failure {
                     tracing::warn!(failures = report.failures, first = %why, "not all could be deleted; the next sweep tries again");
                 }
-                told(entry, report)
+                report.told(entry)
             }
             Err(error) => {
                 tracing::error!(error = error_chain(error), "the sweep stopped");
@@ -327,10 +282,10 @@ impl Sweeper {
         &self,
         digest: Option<Digest>,
         asked: Option<Arc<SweepPlan>>,
-        by: &str,
+        by: &By,
         progress: &watch::Sender<Progress>,
     ) -> Result<Report, SweepError> {
-        let Planned { plan: newest, stop } = self.plan().await?;
+        let Planned { plan: newest, stop } = self.plan(Asked::of(by)).await?;
         if let Some(stop) = stop {
             return Err(stop.into());
         }
@@ -347,21 +302,6 @@ impl Sweeper {
         self.audit.ready().map_err(|error| SweepError::Outdated(error_chain(&error)))?;
         let settings = self.settings.borrow().clone();
         // Nobody may be watching.
-        self.carry_out(&plan, by, &settings, &|now| _ = progress.send_replace(now)).await
+        self.carry_out(&plan, &by.text(), &settings, &|now| _ = progress.send_replace(now)).await
     }
-}
-
-fn told(entry: Entry, report: &Report) -> Entry {
-    let entry = entry.detail("plan", report.plan.to_string());
-    [
-        ("reduced", report.reduced),
-        ("forgotten", report.forgotten),
-        ("unpublished", report.unpublished),
-        ("deleted", report.deleted),
-        ("bytes", report.bytes),
-        ("left", report.left),
-        ("failures", report.failures),
-    ]
-    .into_iter()
-    .fold(entry, |entry, (name, count)| entry.detail(name, count.to_string()))
 }

@@ -19,6 +19,7 @@ mod keeping;
 mod leases;
 mod listing;
 mod logs;
+mod metrics;
 mod order;
 mod pki;
 mod placing;

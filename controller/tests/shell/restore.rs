@@ -2,7 +2,7 @@
 
 use crate::common::pipelines::ONE;
 use crate::common::worker::{hello, lease, report, succeeded};
-use crate::common::{Controller, refused};
+use crate::common::{Backend, Controller, refused};
 use railyard_common::time::Millis;
 use railyard_controller::backup::{self, Backup, BackupError};
 use railyard_proto::v1;
@@ -13,11 +13,28 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use tonic::Code;
 
-async fn back_up(controller: &Controller, to: &Path) -> Backup {
+pub async fn back_up(controller: &Controller, to: &Path) -> Backup {
     let snapshot = backup::fetch(controller.channel(Some((Role::Operator, "olga")))).await.unwrap();
     let made = Backup::new(snapshot, controller.data_dir(), None, SystemClock.now()).unwrap();
     backup::write(&made, to).unwrap();
     made
+}
+
+/// The same farm after a restore from `file`: its cache is what it was.
+pub async fn restored(controller: Controller, backend: Backend, file: &Path) -> Controller {
+    let address = controller.address();
+    let stopped = controller.stop().await;
+    let data_dir = stopped.config.data_dir.clone();
+    let cache = data_dir.with_file_name("cache of before");
+    if backend == Backend::Embedded {
+        std::fs::rename(data_dir.join("cache"), &cache).unwrap();
+    }
+    std::fs::remove_dir_all(&data_dir).unwrap();
+    backup::restore(file, &data_dir, false, SystemClock.now()).unwrap();
+    if backend == Backend::Embedded {
+        std::fs::rename(&cache, data_dir.join("cache")).unwrap();
+    }
+    stopped.start(address).await
 }
 
 #[tokio::test]

@@ -5,12 +5,10 @@ use crate::common::disk::{Immutable, Unreadable};
 use crate::common::sweeps::{Sweeps, build, farm, files, there};
 use crate::common::transfers::blob_of;
 use crate::common::{Backend, Controller, on_both, refused, until};
+use crate::restore::{back_up, restored};
 use crate::store::Trouble;
 use railyard_common::layout;
-use railyard_controller::backup::{self, Backup};
 use railyard_proto::v1;
-use railyard_service::clock::{Clock as _, SystemClock};
-use railyard_service::tls::Role;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -92,25 +90,11 @@ async fn after_a_restore_nothing_goes_before_somebody_has_looked(backend: Backen
     }
     let kept = tempfile::tempdir().unwrap();
     let file = kept.path().join("farm.backup");
-    let snapshot = backup::fetch(controller.channel(Some((Role::Operator, "olga")))).await.unwrap();
-    let made = Backup::new(snapshot, controller.data_dir(), None, SystemClock.now()).unwrap();
-    backup::write(&made, &file).unwrap();
+    back_up(&controller, &file).await;
     // Of this one the backup knows nothing.
     build(&person, &mut worker, "3", &[("out/disk", b"3")]).await;
 
-    let address = controller.address();
-    let stopped = controller.stop().await;
-    let data_dir = stopped.config.data_dir.clone();
-    let cache = kept.path().join("cache");
-    if backend == Backend::Embedded {
-        std::fs::rename(data_dir.join("cache"), &cache).unwrap();
-    }
-    std::fs::remove_dir_all(&data_dir).unwrap();
-    backup::restore(&file, &data_dir, false, SystemClock.now()).unwrap();
-    if backend == Backend::Embedded {
-        std::fs::rename(&cache, data_dir.join("cache")).unwrap();
-    }
-    let controller = stopped.start(address).await;
+    let controller = restored(controller, backend, &file).await;
     let sweeps = Sweeps::of(&controller);
     let told = refused(sweeps.try_run("").await, Code::FailedPrecondition, "sweep-stopped");
     assert!(told.contains("restored from a backup"), "{told}");
