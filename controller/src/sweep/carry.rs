@@ -97,10 +97,12 @@ impl Sweeper {
         let deleting = self.claims.delete(blobs);
         let mut left: Vec<&Gone> = Vec::with_capacity(batch.len());
         for gone in batch {
+            if gone.kind == GoneKind::Record && gone.build.as_ref().is_some_and(|build| failed.contains(build)) {
+                // What is left of its build must be found again: it goes with the next sweep.
+                continue;
+            }
             let is_wanted = match gone.kind {
                 GoneKind::Blob(digest) => !deleting.has(&digest),
-                // What is left of its build must be found again.
-                GoneKind::Record if gone.build.as_ref().is_some_and(|build| failed.contains(build)) => true,
                 GoneKind::Log | GoneKind::Record => self.came_back(gone).await,
             };
             if is_wanted { tally.left() } else { left.push(gone) }

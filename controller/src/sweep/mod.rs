@@ -14,7 +14,7 @@ pub use metrics::{METRICS, Metrics};
 pub use report::{Progress, Report};
 pub use settings::{Settings, SweepConfig};
 
-use crate::audit::{Act, Audit, By, Entry};
+use crate::audit::{Act, Audit, AuditError, By, Entry};
 use crate::cache::{Cache, CacheError};
 use crate::driver::{CommandError, Handle};
 use crate::finalize::Finalizer;
@@ -57,6 +57,9 @@ pub enum SweepError {
         "there is no plan {0}: it is too old, or of before the controller's start; make one with `railyard gc plan`"
     )]
     UnknownPlan(Digest),
+    /// An act that cannot be recorded is not begun.
+    #[error("the audit cannot be written, so nothing is deleted")]
+    Audit(#[from] AuditError),
     /// The world has changed.
     #[error("the plan is out of date: {0}; make a new one with `railyard gc plan`")]
     Outdated(String),
@@ -298,8 +301,7 @@ impl Sweeper {
                 None => plan,
             },
         };
-        // An act that cannot be recorded is not begun.
-        self.audit.ready().map_err(|error| SweepError::Outdated(error_chain(&error)))?;
+        self.audit.ready()?;
         let settings = self.settings.borrow().clone();
         // Nobody may be watching.
         self.carry_out(&plan, &by.text(), &settings, &|now| _ = progress.send_replace(now)).await

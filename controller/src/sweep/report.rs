@@ -43,6 +43,10 @@ impl Report {
     /// The sweep's record with all of it.
     pub(super) fn told(&self, entry: Entry) -> Entry {
         let entry = entry.detail("plan", self.plan.to_string());
+        let entry = match &self.first_failure {
+            Some(why) => entry.detail("first_failure", why.clone()),
+            None => entry,
+        };
         [
             ("reduced", self.reduced),
             ("forgotten", self.forgotten),

@@ -207,7 +207,14 @@ async fn what_an_embedded_cache_cannot_remove_is_told_and_goes_with_a_later_swee
     assert_eq!(blobs.len(), stuck.len() + 1, "and the blob that is kept");
     assert!(stuck.iter().all(|path| left.contains(*path)) && there(&controller, b"2"));
     // The farm does not forget what is not gone, and its manifest says what that is.
-    assert_eq!(report.forgotten, 0);
+    assert_eq!((report.forgotten, report.left), (0, 0), "nobody wants any of it");
+    let records =
+        audit::look(&controller, v1::ShowAuditRequest { what: "sweep".to_owned(), ..Default::default() }).await;
+    let told = &records.last().unwrap().details;
+    assert_eq!(
+        (told["failures"].as_str(), &told["first_failure"]),
+        (report.failures.to_string().as_str(), &report.first_failure)
+    );
     assert!(left.contains("images/1/disk") && left.contains("builds/pub/1/build.json"), "{left:?}");
     refused(person.try_build("pub/1").await, Code::NotFound, "build-deleted");
 
