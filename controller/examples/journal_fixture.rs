@@ -9,6 +9,7 @@ use railyard_common::digest::Digest;
 use railyard_common::id::{BootId, BuildId, LeaseId};
 use railyard_common::job::{Capacity, ImageSource};
 use railyard_common::outcome::{Outcome, OutcomeKind, Reason};
+use railyard_common::path::RelPath;
 use railyard_common::pipeline::{Pipeline, Request, Source};
 use railyard_common::plan::Plan;
 use railyard_common::platform::{Platform, PlatformOffer};
@@ -18,10 +19,9 @@ use railyard_common::time::Millis;
 use railyard_common::token::TokenKind;
 use railyard_controller::journal::{Journal as _, SledJournal};
 use railyard_core::{
-    Command, Event, Farm, Force, Hold, HoldKind, Promotion, Reduction, Report, Submission, TokenRecord, Trace, Whose,
-    WorkerOffer,
+    Command, Event, Farm, Force, Hold, HoldKind, Reduction, Report, Submission, TokenRecord, Trace, Whose, WorkerOffer,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
@@ -209,9 +209,24 @@ impl Story {
         ])?;
         let untag = Command::Untag { pipeline: "tool".parse()?, tag: "old".parse()?, by: by() };
         self.round(&[tag(tool("1.0")?, "golden")?, tag(tool("1.1")?, "golden")?, tag(tool("1.0")?, "old")?, untag])?;
-        let paths = BTreeMap::from([("tools/stable/saw".parse()?, blob("saw 1.2"))]);
-        let promotion = Promotion { at, by: by(), channel: "stable".parse()?, paths };
-        self.happened(vec![Event::BuildPromoted { at, build: tool("1.2")?, promotion }])?;
+        // One promotion that ends well, one that does not, and one that is on its way.
+        let promote = |version: &str, channel: &str| -> anyhow::Result<Command> {
+            let path: RelPath = format!("tools/{channel}/saw-{version}").parse()?;
+            let (fresh, paths) =
+                (BTreeSet::from([path.clone()]), BTreeMap::from([(path, blob(&format!("saw {version}")))]));
+            Ok(Command::Promote { build: tool(version)?, channel: channel.parse()?, paths, fresh, by: by() })
+        };
+        let ends = |version: &str, error: Option<String>| -> anyhow::Result<Command> {
+            Ok(Command::EndPromotion { build: tool(version)?, error })
+        };
+        self.round(&[
+            promote("1.2", "stable")?,
+            ends("1.2", None)?,
+            promote("1.1", "lts")?,
+            ends("1.1", Some("the store is full".to_owned()))?,
+            Command::ForgetPromotion { build: tool("1.1")? },
+            promote("1.0", "lts")?,
+        ])?;
         let reduce = |version: &str, keep: Keep| -> anyhow::Result<Command> {
             let builds = vec![Reduction { build: tool(version)?, keep, why: "older than 60 days".to_owned() }];
             Ok(Command::Reduce { builds, by: "controller".to_owned(), force: Force::Asked })
