@@ -57,12 +57,8 @@ acts! {
     Delete = "delete",
     /// The farm's state was taken away as a backup.
     Backup = "backup",
-    /// A certificate was made.
-    CertIssue = "cert-issue",
     /// A token was made.
     TokenCreate = "token-create",
-    /// A token was shown, for what it allows.
-    TokenUse = "token-use",
     /// A token was taken back.
     TokenRevoke = "token-revoke",
     /// A worker or a person got its first certificate for a token.
@@ -71,8 +67,6 @@ acts! {
     Renew = "renew",
     /// A worker's or a person's certificates were taken back.
     Revoke = "revoke",
-    /// Somebody logged in.
-    Login = "login",
     /// A token, a password or a certificate was wrong.
     LoginFailure = "login-failure",
     /// A secret was stored.

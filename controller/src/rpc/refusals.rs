@@ -77,6 +77,8 @@ fn act_of(method: &str) -> Act {
         "Cancel" => Act::Cancel,
         "Approve" => Act::Approve,
         "Retry" => Act::Retry,
+        // Or a drain, or to retire it: the call says that later, and all three begin so.
+        "HoldWorker" => Act::Cordon,
         "ReleaseWorker" => Act::Uncordon,
         "PinBuild" => Act::Pin,
         "UnpinBuild" => Act::Unpin,
@@ -85,9 +87,58 @@ fn act_of(method: &str) -> Act {
         "UntagBuild" => Act::Untag,
         "DeleteBuild" => Act::Delete,
         "Backup" => Act::Backup,
+        "CreateToken" => Act::TokenCreate,
+        "RevokeToken" => Act::TokenRevoke,
+        "Enrol" => Act::Enrol,
+        "Renew" => Act::Renew,
+        "Revoke" => Act::Revoke,
         "SetSecret" => Act::SecretSet,
         "RemoveSecret" => Act::SecretRemove,
         "FetchSecrets" => Act::SecretGive,
+        "RunSweep" => Act::Sweep,
+        "ResumeSweep" => Act::PolicyChange,
         _ => Act::Refused,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::access::table::TABLE;
+
+    /// Calls that only look, or by which workers do their work.
+    const NO_ACTS: [&str; 22] = [
+        "GetFarm",
+        "Plan",
+        "ListBuilds",
+        "GetBuild",
+        "WatchBuild",
+        "ReadLog",
+        "SignArtifacts",
+        "ListWorkers",
+        "Session",
+        "AppendLog",
+        "PrepareUpload",
+        "SignParts",
+        "PrepareDownload",
+        "Report",
+        "ShowAudit",
+        "VerifyAudit",
+        "ListSecrets",
+        "PlanSweep",
+        "ListTokens",
+        "Check",
+        "Watch",
+        "ServerReflectionInfo",
+    ];
+
+    #[test]
+    fn every_call_that_changes_something_has_its_act() {
+        let calls = TABLE.iter().map(|row| row.call).filter(|call| call.contains('.'));
+        let methods: Vec<&str> = calls.filter_map(|call| call.rsplit('/').next()).collect();
+        assert!(methods.len() > 40, "{methods:?}");
+        for method in methods {
+            assert_eq!(act_of(method) == Act::Refused, NO_ACTS.contains(&method), "{method}");
+        }
     }
 }
