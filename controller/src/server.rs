@@ -29,7 +29,7 @@ use railyard_proto::v1::admin_service_server::AdminServiceServer;
 use railyard_proto::v1::client_service_server::ClientServiceServer;
 use railyard_proto::v1::worker_service_server::WorkerServiceServer;
 use railyard_service::clock::{Clock, SystemClock};
-use railyard_service::listener::{self, Listener, Peer, Serving, WrongCertificates};
+use railyard_service::listener::{self, BadRequests, Listener, Peer, Serving, WrongCertificates};
 use railyard_service::tls::Authority;
 use railyard_service::{MESSAGE_MAX_BYTES, error_chain, task, telemetry, tls};
 use std::path::{Path, PathBuf};
@@ -174,8 +174,8 @@ pub async fn run_in<L: Listener>(
     let listing = index::start(finalizer.indexer(), changed_lists, shutdown.clone());
     let mut background = finalize::start(finalizer, logs, ended_logs, &shutdown);
     background.extend([sweeping, sweeper, listing]);
-    let wrong_certificates = note_wrong_certificates(&audit);
-    let serving = Serving { app, bulk, shut_out, wrong_certificates, limits: config.limits.clone() };
+    let (wrong_certificates, bad_requests) = (note_wrong_certificates(&audit), note_bad_requests(&audit));
+    let serving = Serving { app, bulk, shut_out, wrong_certificates, bad_requests, limits: config.limits.clone() };
     let mut server = task::spawn("listener", listener::serve_within(tcp, tls, serving, shutdown.clone()));
     let cache_url = format!("{url}/cache");
     tracing::info!(%url, data = %data.display(), "the controller listens");
@@ -226,6 +226,14 @@ fn note_wrong_certificates(audit: &Audit) -> WrongCertificates {
     WrongCertificates::told_to(move |from, why| {
         let entry = audit::Entry::new(audit::Act::LoginFailure).peer(&Peer::nobody(from)).target("certificate");
         audit.note(entry.refused(why));
+    })
+}
+
+/// What is no request never gets to a call either.
+fn note_bad_requests(audit: &Audit) -> BadRequests {
+    let audit = audit.clone();
+    BadRequests::told_to(move |from, what, why| {
+        audit.note(audit::Entry::new(audit::Act::Refused).peer(from).target(what).refused(why));
     })
 }
 

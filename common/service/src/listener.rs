@@ -24,7 +24,7 @@ mod source;
 
 pub use limits::Limits;
 pub use pace::TooSlow;
-pub use peer::{Peer, Proof, ShutOut, WrongCertificates};
+pub use peer::{BadRequests, Peer, Proof, ShutOut, WrongCertificates};
 pub use source::Listener;
 
 use crate::channel::{CONNECTION_WINDOW_BYTES, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, STREAM_WINDOW_BYTES};
@@ -81,6 +81,8 @@ pub struct Serving {
     pub shut_out: ShutOut,
     /// Hears of certificates that are worth nothing.
     pub wrong_certificates: WrongCertificates,
+    /// Hears of requests that never get to the app.
+    pub bad_requests: BadRequests,
     /// What one client may take.
     pub limits: Limits,
 }
@@ -97,8 +99,10 @@ pub async fn serve(
     shut_out: ShutOut,
     shutdown: CancellationToken,
 ) -> io::Result<()> {
-    let (wrong_certificates, limits) = (WrongCertificates::untold(), Limits::default());
-    serve_within(tcp, tls, Serving { app, bulk, shut_out, wrong_certificates, limits }, shutdown).await
+    let (wrong_certificates, bad_requests) = (WrongCertificates::untold(), BadRequests::untold());
+    let limits = Limits::default();
+    let serving = Serving { app, bulk, shut_out, wrong_certificates, bad_requests, limits };
+    serve_within(tcp, tls, serving, shutdown).await
 }
 
 /// Serves on `tcp` until `shutdown`, then drains. Returns when no connection is left or [`DRAIN_DEADLINE`] is over.
@@ -164,6 +168,7 @@ struct House {
     bulk: Option<Handle>,
     shut_out: ShutOut,
     wrong_certificates: WrongCertificates,
+    bad_requests: BadRequests,
     limits: Arc<Limits>,
     shutdown: CancellationToken,
     ledger: Ledger,
@@ -175,7 +180,7 @@ struct House {
 
 impl House {
     fn new(tls: Arc<rustls::ServerConfig>, serving: Serving, shutdown: CancellationToken) -> Self {
-        let Serving { app, bulk, shut_out, wrong_certificates, limits } = serving;
+        let Serving { app, bulk, shut_out, wrong_certificates, bad_requests, limits } = serving;
         let limits = Arc::new(limits);
         Self {
             acceptor: TlsAcceptor::from(tls),
@@ -183,6 +188,7 @@ impl House {
             bulk,
             shut_out,
             wrong_certificates,
+            bad_requests,
             ledger: Ledger::new(Arc::clone(&limits)),
             handshakes: Handshakes::new(limits.handshakes_per_address),
             limits,
@@ -342,9 +348,9 @@ impl Serve {
         let (addr, is_nameless) = (peer.addr, peer.identity.is_none());
         let shut_out = house.shut_out.of(&peer);
         let asked = Arc::new(Asked::new());
-        let (answering, within) = (Arc::clone(&asked), Arc::clone(&house));
+        let (answering, within, whose) = (Arc::clone(&asked), Arc::clone(&house), peer.clone());
         let service = service_fn(move |request: Request<Incoming>| {
-            answer(Arc::clone(&within), Arc::clone(&account), Arc::clone(&answering), peer.clone(), request)
+            answer(Arc::clone(&within), Arc::clone(&account), Arc::clone(&answering), whose.clone(), request)
         });
         let builder = builder(is_http2, house.limits.head());
         let mut connection = pin!(builder.serve_connection(TokioIo::new(line), service));
@@ -370,6 +376,9 @@ impl Serve {
         };
         drop(connected);
         if let Err(error) = done {
+            if let Some(why) = refuse::no_request(&*error) {
+                house.bad_requests.tell(&peer, "request", &why);
+            }
             tracing::debug!(peer = %addr, error, "connection ended");
         }
     }
@@ -395,6 +404,8 @@ async fn answer(
     };
     let (mut head, body) = request.into_parts();
     if let Some(refusal) = refuse::bad_head(&head) {
+        let what = format!("{} {}", head.method, head.uri.path());
+        house.bad_requests.tell(&peer, &what, &refusal.status().to_string());
         return Ok(refusal);
     }
     head.extensions.insert(peer);

@@ -3,7 +3,7 @@
 use axum::routing::get;
 use axum::{Extension, Router};
 use railyard_service::channel::{Endpoint, connect, http_client};
-use railyard_service::listener::{Limits, Peer, Serving, ShutOut, WrongCertificates, serve_within};
+use railyard_service::listener::{BadRequests, Limits, Peer, Serving, ShutOut, WrongCertificates, serve_within};
 use railyard_service::task;
 use railyard_service::tls::{Authority, Identity, PemPair, Role, client_config, provider, server_config};
 use std::error::Error;
@@ -41,6 +41,7 @@ impl Farm {
             bulk,
             shut_out: ShutOut::nobody(),
             wrong_certificates: WrongCertificates::untold(),
+            bad_requests: BadRequests::untold(),
             limits: Limits::default(),
         })
         .await
@@ -313,6 +314,7 @@ async fn a_long_answer_is_sent_to_its_end_to_whoever_shows_no_certificate() {
         bulk: None,
         shut_out: ShutOut::nobody(),
         wrong_certificates: WrongCertificates::untold(),
+        bad_requests: BadRequests::untold(),
         limits,
     })
     .await;
@@ -334,8 +336,10 @@ async fn certificates_that_are_worth_nothing_are_told() {
     let wrong_certificates = WrongCertificates::told_to(move |from, why| {
         hear.lock().unwrap().push((from, why.to_owned()));
     });
-    let (bulk, shut_out, limits) = (None, ShutOut::nobody(), Limits::default());
-    let farm = Farm::start_serving(Serving { app: app(), bulk, shut_out, wrong_certificates, limits }).await;
+    let (app, bulk, shut_out, limits) = (app(), None, ShutOut::nobody(), Limits::default());
+    let bad_requests = BadRequests::untold();
+    let serving = Serving { app, bulk, shut_out, wrong_certificates, bad_requests, limits };
+    let farm = Farm::start_serving(serving).await;
     let elsewhere = tempfile::tempdir().unwrap();
     let foreign = Authority::open_or_create(elsewhere.path(), "elsewhere").unwrap();
     let foreign = foreign.issue_client(&Identity::new(Role::Operator, "mallory").unwrap(), 600).unwrap();

@@ -80,13 +80,12 @@ impl Gate {
         recorded: &Recorded,
     ) -> Result<(Identity, TokenId, Millis), Status> {
         let now = self.clock.now();
-        too_often(&self.guesses, from, now)?;
+        too_often(&self.guesses, from, now).inspect_err(|status| {
+            note_failure(&self.audit, from, None, status.message(), recorded);
+        })?;
         let wrong = |id: Option<TokenId>, why: String| {
             self.guesses.wrong(from, now);
-            let target = id.map_or_else(|| "token".to_owned(), |id| format!("token:{id}"));
-            let entry = audit::Entry::new(audit::Act::LoginFailure).peer(&Peer::nobody(from)).target(target);
-            self.audit.note(entry.refused(&why));
-            recorded.mark();
+            note_failure(&self.audit, from, id, &why, recorded);
             rpc_error::refusal(Code::Unauthenticated, rpc_error::UNAUTHENTICATED, why)
         };
         let token = Token::parse(shown, TokenKind::Bearer).map_err(|error| wrong(None, error.to_string()))?;
@@ -132,6 +131,14 @@ pub fn too_often(guesses: &Guesses, from: SocketAddr, now: Millis) -> Result<(),
     let Some(secs) = guesses.wait_secs(from, now) else { return Ok(()) };
     let message = format!("too many wrong tokens came from this address; wait {secs} s");
     Err(rpc_error::refusal(Code::ResourceExhausted, rpc_error::BUSY, message))
+}
+
+/// Has it recorded that somebody showed a token that is worth nothing, or comes again too soon after such.
+pub fn note_failure(audit: &Audit, from: SocketAddr, id: Option<TokenId>, why: &str, recorded: &Recorded) {
+    let target = id.map_or_else(|| "token".to_owned(), |id| format!("token:{id}"));
+    let entry = audit::Entry::new(audit::Act::LoginFailure).peer(&Peer::nobody(from)).target(target);
+    audit.note(entry.refused(why));
+    recorded.mark();
 }
 
 /// A caller whose certificate is worth nothing any more.

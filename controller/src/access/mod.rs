@@ -11,7 +11,7 @@ mod repeats;
 mod revoked;
 pub mod table;
 
-pub use gate::{CHALLENGE, Gate, forbidden, gate, nobody, revoked, too_often};
+pub use gate::{CHALLENGE, Gate, forbidden, gate, nobody, note_failure, revoked, too_often};
 pub use guesses::Guesses;
 pub use repeats::Repeats;
 pub use revoked::{is_revoked, shut_out};

@@ -9,8 +9,10 @@ use std::time::Duration;
 const WINDOW: Duration = Duration::from_secs(60);
 /// Records of one address and act in a window: enough to see what is tried.
 const EACH_MAX: u64 = 5;
-/// Records of all in a window. With those that count it is 90 MB a day at worst.
+/// Records of all in a window. With those that count it is 140 MB a day at worst.
 const ALL_MAX: u64 = 60;
+/// And as many login failures besides: nobody hides a guess behind a flood of nonsense.
+const LOGINS_MAX: u64 = 30;
 /// Addresses and acts that are counted by themselves; all others together.
 const SOURCES_MAX: usize = 64;
 
@@ -18,15 +20,49 @@ const SOURCES_MAX: usize = 64;
 type Source = (Option<IpAddr>, Act);
 
 /// Counts what is refused.
-#[derive(Default)]
 pub(super) struct Flood {
     /// When the window is over; monotonic. `None`: it has not begun.
     ends_at: Option<Duration>,
+    logins: Share,
+    others: Share,
+}
+
+impl Default for Flood {
+    fn default() -> Self {
+        let (logins, others) = (Share::new(Act::LoginFailure, LOGINS_MAX), Share::new(Act::Refused, ALL_MAX));
+        Self { ends_at: None, logins, others }
+    }
+}
+
+impl Flood {
+    /// Whether the entry is to be written; else it is counted. With `may_write` off it is counted in any case.
+    pub(super) fn admits(&mut self, entry: &Entry, now: Duration, may_write: bool) -> bool {
+        self.ends_at.get_or_insert(now + WINDOW);
+        let share = if entry.act == Act::LoginFailure { &mut self.logins } else { &mut self.others };
+        share.admits(entry, may_write)
+    }
+
+    /// When the window is over; `None` if nothing was refused.
+    pub(super) fn ends_at(&self) -> Option<Duration> {
+        self.ends_at
+    }
+
+    /// Ends the window: what was only counted, as entries.
+    pub(super) fn end(&mut self) -> Vec<Entry> {
+        let Self { logins, others, .. } = std::mem::take(self);
+        logins.counts().chain(others.counts()).collect()
+    }
+}
+
+/// What may be written in a window of some acts, and what was.
+struct Share {
+    /// What those are counted as that are of no source below.
+    act: Act,
+    max: u64,
     sources: BTreeMap<Source, Counted>,
-    /// Written in this window.
     written: u64,
     /// Only counted, of no source above.
-    others: u64,
+    more: u64,
 }
 
 struct Counted {
@@ -35,16 +71,18 @@ struct Counted {
     more: u64,
 }
 
-impl Flood {
-    /// Whether the entry is to be written; else it is counted. With `may_write` off it is counted in any case.
-    pub(super) fn admits(&mut self, entry: &Entry, now: Duration, may_write: bool) -> bool {
-        self.ends_at.get_or_insert(now + WINDOW);
+impl Share {
+    fn new(act: Act, max: u64) -> Self {
+        Self { act, max, sources: BTreeMap::new(), written: 0, more: 0 }
+    }
+
+    fn admits(&mut self, entry: &Entry, may_write: bool) -> bool {
         let source = (entry.from.map(network), entry.act);
-        let may_write = may_write && self.written < ALL_MAX;
+        let may_write = may_write && self.written < self.max;
         let is_known = self.sources.contains_key(&source);
         if !is_known && self.sources.len() >= SOURCES_MAX {
             self.written += u64::from(may_write);
-            self.others += u64::from(!may_write);
+            self.more += u64::from(!may_write);
             return may_write;
         }
         let counted =
@@ -59,22 +97,15 @@ impl Flood {
         may_write
     }
 
-    /// When the window is over; `None` if nothing was refused.
-    pub(super) fn ends_at(&self) -> Option<Duration> {
-        self.ends_at
-    }
-
-    /// Ends the window: what was only counted, as entries.
-    pub(super) fn end(&mut self) -> Vec<Entry> {
-        let Self { sources, others, .. } = std::mem::take(self);
+    fn counts(self) -> impl Iterator<Item = Entry> {
         let count = |act: Act, by: By, more: u64| {
             let why = format!("{more} more within a minute, which are not written one by one");
             Entry::new(act).by(by).refused(why).detail("more", more.to_string())
         };
-        let counted = sources.into_iter().filter(|(_, counted)| counted.more > 0);
-        let counted = counted.map(|((from, act), counted)| Entry { from, ..count(act, counted.by, counted.more) });
-        let others = (others > 0).then(|| count(Act::Refused, By::Nobody, others).detail("from", "many addresses"));
-        counted.chain(others).collect()
+        let others = (self.more > 0).then(|| count(self.act, By::Nobody, self.more).detail("from", "many addresses"));
+        let counted = self.sources.into_iter().filter(|(_, counted)| counted.more > 0);
+        let counted = counted.map(move |((from, act), counted)| Entry { from, ..count(act, counted.by, counted.more) });
+        counted.chain(others)
     }
 }
 
@@ -120,10 +151,23 @@ mod tests {
         let mut flood = Flood::default();
         let networks = (0..10_000_u128).map(|n| Ipv6Addr::from_bits(n << 64 | n));
         let written = networks.filter(|ip| flood.admits(&guess(*ip), Duration::ZERO, true)).count() as u64;
-        assert_eq!(written, ALL_MAX);
+        assert_eq!(written, LOGINS_MAX);
         let counts = flood.end();
         assert!(counts.len() <= SOURCES_MAX + 1, "{}", counts.len());
-        assert_eq!(more(&counts), 10_000 - ALL_MAX);
+        assert_eq!(more(&counts), 10_000 - LOGINS_MAX);
+        assert!(counts.iter().all(|count| count.act == Act::LoginFailure));
+    }
+
+    #[test]
+    fn nobody_hides_a_guess_behind_nonsense() {
+        let mut flood = Flood::default();
+        let nonsense = (0..10_000_u32).map(|n| Entry { act: Act::Refused, ..guess(Ipv4Addr::from_bits(n)) });
+        assert_eq!(nonsense.filter(|entry| flood.admits(entry, Duration::ZERO, true)).count() as u64, ALL_MAX);
+        let guess = guess(Ipv4Addr::LOCALHOST);
+        assert_eq!((0..9).filter(|_| flood.admits(&guess, Duration::ZERO, true)).count() as u64, EACH_MAX);
+        let counts = flood.end();
+        let logins: Vec<&Entry> = counts.iter().filter(|count| count.act == Act::LoginFailure).collect();
+        assert_eq!((logins.len(), logins[0].from, &*logins[0].details["more"]), (1, guess.from, "4"));
     }
 
     #[test]

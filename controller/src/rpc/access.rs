@@ -3,8 +3,8 @@
 use super::audit::Asked;
 use super::auth::{caller, peer};
 use super::{bad_request, command_status};
-use crate::access::{Guesses, Repeats, forbidden, revoked, too_often};
-use crate::audit::{Act, Audit, Entry, Recorded};
+use crate::access::{Guesses, Repeats, forbidden, note_failure, revoked, too_often};
+use crate::audit::{Act, Audit, Recorded};
 use crate::driver::{CommandError, Handle};
 use railyard_common::id::WorkerName;
 use railyard_common::identity::{Identity, PoolLimit, Role};
@@ -117,9 +117,7 @@ impl AccessControl {
     /// A token that is worth nothing: it is counted and recorded.
     fn wrong(&self, from: &Peer, id: Option<TokenId>, why: String, recorded: &Recorded) -> Status {
         self.guesses.wrong(from.addr, self.clock.now());
-        let target = id.map_or_else(|| "token".to_owned(), |id| format!("token:{id}"));
-        self.audit.note(Entry::new(Act::LoginFailure).peer(from).target(target).refused(&why));
-        recorded.mark();
+        note_failure(&self.audit, from.addr, id, &why, recorded);
         rpc_error::refusal(Code::Unauthenticated, rpc_error::BAD_TOKEN, why)
     }
 
@@ -231,9 +229,11 @@ fn view(token: &TokenRecord) -> v1::TokenView {
 impl AccessService for AccessControl {
     async fn enrol(&self, request: Request<v1::EnrolRequest>) -> Result<Response<v1::Certificate>, Status> {
         let from = Peer::nobody(peer(&request)?.addr);
-        too_often(&self.guesses, from.addr, self.clock.now())?;
-        let (asked, access) = (Asked::new(&self.audit, &request, Act::Enrol), self.clone());
         let recorded = request.extensions().get::<Recorded>().cloned().unwrap_or_default();
+        too_often(&self.guesses, from.addr, self.clock.now()).inspect_err(|status| {
+            note_failure(&self.audit, from.addr, None, status.message(), &recorded);
+        })?;
+        let (asked, access) = (Asked::new(&self.audit, &request, Act::Enrol), self.clone());
         let (request, addr) = (request.into_inner(), from.addr);
         let exchange = async move {
             match access.exchange(&request).await {

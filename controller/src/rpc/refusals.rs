@@ -1,23 +1,110 @@
-//! Who is turned away is recorded in one place, whichever part of the controller did it.
+//! Who is turned away, and what makes no sense, is recorded in one place, whichever part of the controller said so.
 
 use crate::audit::{Act, Audit, By, Entry, Recorded};
+use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::Response;
+use hyper::body::{Frame, SizeHint};
 use railyard_service::listener::Peer;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use tonic::{Code, Status};
 
-/// A layer around everything that the controller serves: records every answer that says "you may not".
+/// A layer around everything that the controller serves: records every answer that says "you may not", or "that is nothing".
 pub async fn note_refusals(State(audit): State<Audit>, mut request: Request, next: Next) -> Response {
     let recorded = Recorded::default();
     request.extensions_mut().insert(recorded.clone());
     let asked = Asked::of(&request);
+    let is_grpc = asked.is_grpc;
+    let note = Note { audit, recorded, asked };
     let response = next.run(request).await;
-    if let Some(why) = asked.why_refused(&response).filter(|_| !recorded.is_marked()) {
-        audit.note(asked.entry(recorded.known()).refused(why));
+    if !is_grpc {
+        note.http(response.status());
+        return response;
     }
-    response
+    if let Some(status) = Status::from_header_map(response.headers()) {
+        note.call(&status);
+        return response;
+    }
+    // How the call ends is said behind its answers.
+    response.map(|inner| Body::new(Trailing { inner, note: Some(note) }))
+}
+
+/// Writes the record of a request, if it is one that was refused.
+struct Note {
+    audit: Audit,
+    recorded: Recorded,
+    asked: Asked,
+}
+
+impl Note {
+    fn http(self, status: StatusCode) {
+        let is_refusal = match status {
+            // Whoever shows nothing is only asked for something: every client of a registry begins so.
+            StatusCode::UNAUTHORIZED => self.asked.has_credentials,
+            StatusCode::FORBIDDEN
+            | StatusCode::BAD_REQUEST
+            | StatusCode::METHOD_NOT_ALLOWED
+            | StatusCode::REQUEST_TIMEOUT
+            | StatusCode::PAYLOAD_TOO_LARGE
+            | StatusCode::URI_TOO_LONG
+            | StatusCode::RANGE_NOT_SATISFIABLE
+            | StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => true,
+            _ => false,
+        };
+        if is_refusal {
+            self.write(&status.to_string());
+        }
+    }
+
+    /// What the farm's state does not allow just now is no refusal in this sense: honest workers hear of stale leases.
+    fn call(self, status: &Status) {
+        use Code::{DataLoss, DeadlineExceeded, InvalidArgument, OutOfRange, PermissionDenied, Unauthenticated};
+        let code = status.code();
+        let is_bad = matches!(code, InvalidArgument | OutOfRange | DataLoss | DeadlineExceeded);
+        if is_bad || matches!(code, PermissionDenied | Unauthenticated) {
+            self.write(status.message());
+        }
+    }
+
+    fn write(self, why: &str) {
+        let Self { audit, recorded, asked } = self;
+        if !recorded.is_marked() {
+            audit.note(asked.entry(recorded.known()).refused(why));
+        }
+    }
+}
+
+/// The answers to a call, whose end may be a refusal.
+struct Trailing {
+    inner: Body,
+    note: Option<Note>,
+}
+
+impl HttpBody for Trailing {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let polled = Pin::new(&mut self.inner).poll_frame(cx);
+        if let Poll::Ready(Some(Ok(frame))) = &polled
+            && let Some(status) = frame.trailers_ref().and_then(Status::from_header_map)
+            && let Some(note) = self.note.take()
+        {
+            note.call(&status);
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
 }
 
 /// What is kept of a request until its answer is there.
@@ -40,19 +127,6 @@ impl Asked {
             is_grpc,
             has_credentials: request.headers().contains_key(header::AUTHORIZATION),
         }
-    }
-
-    fn why_refused(&self, response: &Response) -> Option<String> {
-        if self.is_grpc {
-            let status = Status::from_header_map(response.headers())?;
-            let is_refusal = matches!(status.code(), Code::PermissionDenied | Code::Unauthenticated);
-            return is_refusal.then(|| status.message().to_owned());
-        }
-        // Whoever shows nothing is only asked for something: every client of a registry begins so.
-        let status = response.status();
-        let is_refusal =
-            status == StatusCode::FORBIDDEN || (status == StatusCode::UNAUTHORIZED && self.has_credentials);
-        is_refusal.then(|| status.to_string())
     }
 
     /// `known`: who it is, if the connection does not say.

@@ -178,18 +178,29 @@ impl Workers {
         Err(rpc_error::refusal(Code::AlreadyExists, rpc_error::NAME_TAKEN, message))
     }
 
-    /// A session from its welcome to its end.
-    async fn serve(&self, worker: WorkerName, session: u64, link: Link, mut inbound: Streaming<v1::WorkerMessage>) {
+    /// A session from its welcome to its end; gives what the worker has said wrong, if that was the end.
+    async fn serve(
+        &self,
+        worker: WorkerName,
+        session: u64,
+        link: Link,
+        mut inbound: Streaming<v1::WorkerMessage>,
+    ) -> Option<Status> {
         tracing::info!(%worker, session, "worker connected");
         let ended = tokio::select! {
             biased;
             ended = listen(&self.farm, &worker, session, &mut inbound) => ended,
-            () = link.cut.cancelled() => "another session of it began, it was retired, or it did not read its messages".to_owned(),
-            () = self.shutdown.cancelled() => "the controller is stopping".to_owned(),
-            () = link.messages.closed() => "its stream was closed".to_owned(),
+            () = link.cut.cancelled() => Ended::for_us("another session of it began, it was retired, or it did not read its messages"),
+            () = self.shutdown.cancelled() => Ended::for_us("the controller is stopping"),
+            () = link.messages.closed() => Ended::for_us("its stream was closed"),
         };
-        tracing::info!(%worker, session, why = %ended, "worker disconnected");
+        let (why, wrong) = match ended {
+            Ended::ForUs(why) => (why, None),
+            Ended::Wrong(status) => (status.message().to_owned(), Some(status)),
+        };
+        tracing::info!(%worker, session, %why, "worker disconnected");
         self.farm.detach(worker, session).await;
+        wrong
     }
 }
 
@@ -279,6 +290,7 @@ impl WorkerService for Workers {
             return Err(bad_request("the first message of a session is a hello"));
         };
         let (messages, outbound) = mpsc::channel(LINK_LEN);
+        let (tell, told) = oneshot::channel();
         let link = Link { messages, cut: CancellationToken::new() };
         // In a task of its own from here on: a worker that hangs up now must still be taken off the list.
         let (service, (answer, welcomed)) = (self.clone(), oneshot::channel());
@@ -287,13 +299,17 @@ impl WorkerService for Workers {
                 Ok(session) => {
                     // Whoever hung up does not want the answer, and closed the stream.
                     let _ = answer.send(Ok(()));
-                    service.serve(worker, session, link, inbound).await;
+                    if let Some(wrong) = service.serve(worker, session, link, inbound).await {
+                        // The last that it hears, if it listens.
+                        let _ = tell.send(wrong);
+                    }
                 }
                 Err(refusal) => drop(answer.send(Err(refusal))),
             }
         });
         welcomed.await.unwrap_or_else(|_| Err(command_status(CommandError::Stopping)))?;
-        Ok(Response::new(Box::pin(ReceiverStream::new(outbound).map(Ok))))
+        let wrong = stream::once(told).filter_map(|told| std::future::ready(told.ok().map(Err)));
+        Ok(Response::new(Box::pin(ReceiverStream::new(outbound).map(Ok).chain(wrong))))
     }
 
     async fn prepare_upload(
@@ -404,33 +420,50 @@ impl WorkerService for Workers {
     }
 }
 
+/// Why a session ended.
+enum Ended {
+    /// For the log.
+    ForUs(String),
+    /// The worker sent what makes no sense, and is told so.
+    Wrong(Status),
+}
+
+impl Ended {
+    fn for_us(why: &str) -> Self {
+        Self::ForUs(why.to_owned())
+    }
+}
+
 /// Takes a worker's messages until its stream ends; says why it did.
 async fn listen(
     farm: &Handle,
     worker: &WorkerName,
     session: u64,
     inbound: &mut Streaming<v1::WorkerMessage>,
-) -> String {
+) -> Ended {
     use v1::worker_message::Kind;
     loop {
         let handled = match inbound.message().await {
             Ok(Some(v1::WorkerMessage { kind: Some(Kind::Heartbeat(beat)) })) => {
                 if let Err(bad) = convert::at_most("leases", beat.leases.len(), LIST_MAX_LEN, "entries") {
-                    return bad.to_string();
+                    return Ended::Wrong(bad.into());
                 }
                 farm.beat(worker.clone(), session, beat).await
             }
             Ok(Some(v1::WorkerMessage { kind: Some(Kind::Draining(_)) })) => {
                 farm.draining(worker.clone(), session).await
             }
-            Ok(Some(v1::WorkerMessage { kind: Some(Kind::Hello(_)) })) => return "it said hello twice".to_owned(),
+            Ok(Some(v1::WorkerMessage { kind: Some(Kind::Hello(_)) })) => {
+                return Ended::Wrong(bad_request("a session has one hello, and this is the second"));
+            }
             // A kind that a newer worker knows and this controller does not.
             Ok(Some(v1::WorkerMessage { kind: None })) => Ok(()),
-            Ok(None) => return "it closed its stream".to_owned(),
-            Err(status) => return status.message().to_owned(),
+            Ok(None) => return Ended::for_us("it closed its stream"),
+            // Of a connection that broke nobody hears that.
+            Err(status) => return Ended::Wrong(status),
         };
         if let Err(error) = handled {
-            return error.to_string();
+            return Ended::ForUs(error.to_string());
         }
     }
 }

@@ -229,8 +229,8 @@ async fn the_chain_goes_on_after_a_restart_and_a_cut_end_is_told() {
     let verified =
         rpc.verify_audit(v1::VerifyAuditRequest { expect, ..Default::default() }).await.unwrap().into_inner();
     let told: Vec<_> = verified.faults.iter().map(|fault| fault.what.as_str()).collect();
-    assert!(told.iter().any(|what| what.contains("records 4 to 5 are missing")), "{told:?}");
-    assert!(told.iter().any(|what| what.contains("records 4 to 5 were cut off at the end")), "{told:?}");
+    assert!(told.iter().any(|what| what.contains("records 4 to 6 are missing")), "{told:?}");
+    assert!(told.iter().any(|what| what.contains("records 4 to 6 were cut off at the end")), "{told:?}");
     controller.operator().submit(ONE, "2").await;
 }
 

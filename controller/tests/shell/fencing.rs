@@ -115,6 +115,7 @@ async fn a_corrupt_upload_is_refused_and_the_lease_lives() {
     request.uploads = Vec::from_iter(sent.upload);
     let message = refused(worker.try_report(request).await, Code::DataLoss, "bad-upload");
     assert!(message.contains("corrupt"), "{message}");
+    controller.audited(&["worker/anvil", "WorkerService/Report", "\"refused\"", "corrupt"]).await;
 
     worker.succeed_with(lease, &[("out/a", b"the right bytes")]).await;
     assert_eq!(controller.operator().ended(&build).await.state(), v1::BuildState::Succeeded);

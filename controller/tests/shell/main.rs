@@ -3,6 +3,7 @@
 mod access;
 mod approval;
 mod audit;
+mod bad_input;
 mod builds;
 mod cancel;
 mod channels;

@@ -75,6 +75,35 @@ impl fmt::Debug for WrongCertificates {
     }
 }
 
+type HearRequest = dyn Fn(&Peer, &str, &str) + Send + Sync;
+
+/// Hears of requests that are refused before anybody who serves sees them: whose they are, what they are as far as that can be
+/// said, and what is wrong with them.
+#[derive(Clone)]
+pub struct BadRequests(Arc<HearRequest>);
+
+impl BadRequests {
+    /// `hear` is told; it must not wait for anything.
+    pub fn told_to(hear: impl Fn(&Peer, &str, &str) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(hear))
+    }
+
+    /// Nobody hears of them.
+    pub fn untold() -> Self {
+        Self::told_to(|_, _, _| {})
+    }
+
+    pub(super) fn tell(&self, from: &Peer, what: &str, why: &str) {
+        (self.0)(from, what, why);
+    }
+}
+
+impl fmt::Debug for BadRequests {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("BadRequests")
+    }
+}
+
 type When = dyn Fn(&Peer) -> BoxFuture<'static, ()> + Send + Sync;
 
 /// Tells when a peer is not to be served any more: the future ends then, at once if it is so already.

@@ -8,6 +8,7 @@ use axum::response::{IntoResponse as _, Response};
 use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, StatusCode, request};
 use hyper::body::{Bytes, Frame, SizeHint};
+use std::error::Error;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -47,6 +48,12 @@ pub(super) fn bad_head(head: &request::Parts) -> Option<Response> {
         let text = format!("HeadersTooLong: they have {length} bytes; the limit is {HTTP1_HEAD_MAX_BYTES}\n");
         (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, text).into_response()
     })
+}
+
+/// What is wrong with the bytes of a connection that ended for that: they are no request, or one with too long a head.
+pub(super) fn no_request(error: &(dyn Error + Send + Sync + 'static)) -> Option<String> {
+    let error: &hyper::Error = error.downcast_ref()?;
+    error.is_parse().then(|| error.to_string())
 }
 
 /// An answer that counts as running, in whatever counts, until all of it was sent.

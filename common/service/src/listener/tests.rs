@@ -27,6 +27,7 @@ async fn a_request_without_an_end_is_cut_at_the_deadline() {
         bulk: None,
         shut_out: ShutOut::nobody(),
         wrong_certificates: WrongCertificates::untold(),
+        bad_requests: BadRequests::untold(),
         limits: Limits::default(),
     };
     let served = serve_and_drain(tcp, tls, serving, shutdown.clone(), Duration::from_millis(50));

@@ -146,6 +146,19 @@ impl Controller {
         let text = self.cached(path).await.unwrap_or_else(|| panic!("{path} is not in the cache"));
         serde_json::from_str(&text).unwrap()
     }
+
+    /// Waits for lines of the audit that have all of these words; what is refused is written a moment after it is told.
+    pub async fn audited(&self, words: &[&str]) -> usize {
+        super::until("the line of the audit", async || Some(self.audit_lines(words)).filter(|&lines| lines > 0)).await
+    }
+
+    /// Lines of the audit that have all of these words.
+    pub fn audit_lines(&self, words: &[&str]) -> usize {
+        let dir = std::fs::read_dir(self.data_dir().join("audit")).unwrap();
+        let files = dir.filter_map(|entry| std::fs::read_to_string(entry.unwrap().path()).ok());
+        let text: String = files.collect();
+        text.lines().filter(|line| words.iter().all(|word| line.contains(word))).count()
+    }
 }
 
 impl Stopped {

@@ -51,6 +51,7 @@ async fn an_upload_that_drips_is_cut() {
         () = drip => unreachable!("a drip never ends"),
     };
     assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
+    controller.audited(&["\"refused\"", "PUT /cache/", "408 Request Timeout"]).await;
     bystander.is_served().await;
     // The part is still free for the honest one.
     worker.succeed_with(lease, &[]).await;

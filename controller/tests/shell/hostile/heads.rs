@@ -59,6 +59,11 @@ async fn heads_that_are_too_long_are_refused() {
         let answer = answer(&controller, text.as_bytes()).await;
         assert!(answer.starts_with(wanted), "wanted {wanted} for {} bytes, got {answer:.200}", text.len());
     }
+    let from = address(1).to_string();
+    controller.audited(&[&from, "\"refused\"", "\"target\":\"GET /aaa", "414 URI Too Long"]).await;
+    controller.audited(&[&from, "\"target\":\"GET /healthz\"", "431 Request Header Fields Too Large"]).await;
+    // With so many headers it is none that anybody sees.
+    controller.audited(&[&from, "\"refused\"", "\"target\":\"request\"", "too large"]).await;
     let before = resident_bytes();
     let mut open = Vec::new();
     for _ in 0..200 {
