@@ -8,6 +8,7 @@ use axum::middleware::Next;
 use axum::response::Response;
 use hyper::body::{Frame, SizeHint};
 use railyard_service::listener::Peer;
+use railyard_service::rpc_error;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use tonic::{Code, Status};
@@ -19,17 +20,34 @@ pub async fn note_refusals(State(audit): State<Audit>, mut request: Request, nex
     let asked = Asked::of(&request);
     let is_grpc = asked.is_grpc;
     let note = Note { audit, recorded, asked };
-    let response = next.run(request).await;
+    let mut response = next.run(request).await;
     if !is_grpc {
         note.http(response.status());
         return response;
     }
-    if let Some(status) = Status::from_header_map(response.headers()) {
+    if let Some(status) = ended(response.headers_mut()) {
         note.call(&status);
         return response;
     }
     // How the call ends is said behind its answers.
     response.map(|inner| Body::new(Trailing { inner, note: Some(note) }))
+}
+
+/// How a call ends, if that is said here. What the library could not read it refuses without a reason, and partly as a fault of
+/// ours: everything that the farm itself refuses has one.
+fn ended(headers: &mut HeaderMap) -> Option<Status> {
+    let status = Status::from_header_map(headers)?;
+    let code = match status.code() {
+        Code::InvalidArgument | Code::Internal => Code::InvalidArgument,
+        Code::OutOfRange => Code::OutOfRange,
+        _ => return Some(status),
+    };
+    if rpc_error::reason_of(&status).is_some() {
+        return Some(status);
+    }
+    let told = rpc_error::refusal(code, rpc_error::BAD_REQUEST, status.message());
+    // A header can hold whatever it came from.
+    told.add_header(headers).ok().map(|()| told)
 }
 
 /// Writes the record of a request, if it is one that was refused.
@@ -88,9 +106,9 @@ impl HttpBody for Trailing {
     type Error = axum::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        let polled = Pin::new(&mut self.inner).poll_frame(cx);
-        if let Poll::Ready(Some(Ok(frame))) = &polled
-            && let Some(status) = frame.trailers_ref().and_then(Status::from_header_map)
+        let mut polled = Pin::new(&mut self.inner).poll_frame(cx);
+        if let Poll::Ready(Some(Ok(frame))) = &mut polled
+            && let Some(status) = frame.trailers_mut().and_then(ended)
             && let Some(note) = self.note.take()
         {
             note.call(&status);

@@ -285,7 +285,11 @@ impl WorkerService for Workers {
             () = self.shutdown.cancelled() => return Err(command_status(CommandError::Stopping)),
             first = tokio::time::timeout(HELLO_TIMEOUT, inbound.message()) => first,
         };
-        let first = first.map_err(|_| Status::deadline_exceeded("no hello came"))??;
+        let late = |_| {
+            let message = format!("no hello came within {} s of the session's begin", HELLO_TIMEOUT.as_secs());
+            rpc_error::refusal(Code::DeadlineExceeded, rpc_error::TOO_SLOW, message)
+        };
+        let first = first.map_err(late)??;
         let Some(v1::worker_message::Kind::Hello(hello)) = first.and_then(|message| message.kind) else {
             return Err(bad_request("the first message of a session is a hello"));
         };
@@ -435,12 +439,7 @@ impl Ended {
 }
 
 /// Takes a worker's messages until its stream ends; says why it did.
-async fn listen(
-    farm: &Handle,
-    worker: &WorkerName,
-    session: u64,
-    inbound: &mut Streaming<v1::WorkerMessage>,
-) -> Ended {
+async fn listen(farm: &Handle, worker: &WorkerName, session: u64, inbound: &mut Streaming<v1::WorkerMessage>) -> Ended {
     use v1::worker_message::Kind;
     loop {
         let handled = match inbound.message().await {

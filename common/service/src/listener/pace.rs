@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::sync::PollSemaphore;
-use tonic::{Code, Status};
+use tonic::Code;
 
 type BoxError = Box<dyn Error + Send + Sync>;
 
@@ -52,7 +52,7 @@ impl<B> Paced<B> {
 
     /// gRPC hands a status on to the client as it is.
     fn too_slow(&self) -> BoxError {
-        let status = || Status::deadline_exceeded(TooSlow.to_string());
+        let status = || rpc_error::refusal(Code::DeadlineExceeded, rpc_error::TOO_SLOW, TooSlow.to_string());
         if self.messages.is_some() { status().into() } else { TooSlow.into() }
     }
 }
