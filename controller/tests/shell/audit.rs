@@ -54,6 +54,22 @@ fn assert_good(controller: &Controller) -> Verified {
     verified
 }
 
+/// Of the case of the sweep in which three of six must not be carried out.
+pub(crate) async fn assert_sweeps(controller: &Controller) {
+    let sweeps = v1::ShowAuditRequest { what: "sweep".to_owned(), ..Default::default() };
+    let records = look(controller, sweeps).await;
+    assert!(records.iter().all(|one| (&*one.by, &*one.target) == ("operator/olga", "cache")), "{records:?}");
+    let (done, refused): (Vec<_>, Vec<_>) = records.iter().partition(|one| one.outcome == "done");
+    let why = ["builds/pub/3/build.json", "pub/2 needs", "the manifest of pub/3 cannot be read"];
+    assert_eq!(refused.len(), why.len(), "{refused:?}");
+    assert!(
+        refused.iter().zip(why).all(|(one, why)| one.outcome == "refused" && one.reason.contains(why)),
+        "{refused:?}"
+    );
+    let counts: Vec<_> = done.iter().map(|one| (&*one.details["reduced"], &*one.details["deleted"] != "0")).collect();
+    assert_eq!(counts, [("1", false), ("0", true), ("0", false)]);
+}
+
 #[tokio::test]
 async fn every_act_is_recorded_with_who_and_what_and_whence() {
     let controller = Controller::start().await;
