@@ -1,6 +1,6 @@
 //! Leases end when their worker is silent for the lease's time to live, and live as long as it is not.
 
-use crate::common::pipelines::SHORT_LEASE;
+use crate::common::pipelines::{ONE, SHORT_LEASE};
 use crate::common::worker::{hello, lease};
 use crate::common::{Controller, refused, until};
 use railyard_proto::v1;
@@ -102,4 +102,17 @@ async fn a_worker_that_comes_back_without_its_lease_frees_the_job_at_once() {
     assert_eq!(job.attempts[0].outcome.as_ref().unwrap().reason, "worker-restarted");
     worker.succeed(second).await;
     assert_eq!(person.ended(&build).await.state(), v1::BuildState::Succeeded);
+}
+
+#[tokio::test]
+async fn who_is_limited_to_another_pipeline_sees_workers_and_none_of_their_jobs() {
+    let controller = Controller::start().await;
+    let mut worker = controller.worker("anvil").await;
+    controller.operator().submit(ONE, "1").await;
+    let order = worker.order().await;
+    for (uri, jobs) in [("railyard://viewer/eve?pipeline=other", 0), ("railyard://viewer/eve?pipeline=one", 1)] {
+        let anvil = controller.limited(uri).worker("anvil").await;
+        assert_eq!((anvil.connected, anvil.jobs.len()), (true, jobs), "{uri}");
+        assert!(anvil.jobs.iter().all(|job| (&*job.build, job.lease) == ("one/1", order.lease)));
+    }
 }

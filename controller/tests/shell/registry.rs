@@ -1,5 +1,6 @@
 //! `/v2/`: the images of builds, pulled by a client that everybody has, and asked for by hand.
 
+use crate::common::controller::endpoint_of;
 use crate::common::people::submission;
 use crate::common::worker::{hello, lease, report, succeeded};
 use crate::common::{Backend, Controller, Worker, on_both};
@@ -8,6 +9,7 @@ use railyard_common::blob::{Blob, Encoding};
 use railyard_common::digest::Digest;
 use railyard_controller::cache::{CacheConfig, EmbeddedConfig};
 use railyard_proto::v1;
+use railyard_service::channel::Endpoint;
 use railyard_service::tls::{Role, client_config};
 use serde_json::{Value, json};
 use std::path::Path;
@@ -46,6 +48,7 @@ on_both!(
     lists_go_by_pages,
     what_there_is_not_has_the_specification_s_name,
     people_pull_and_others_do_not,
+    who_is_limited_to_another_pipeline_finds_nothing_of_this_one,
     what_was_pulled_by_digest_is_there_after_a_restart,
     a_blob_s_bytes_come_from_the_store,
     what_the_cache_has_lost_is_unknown,
@@ -151,12 +154,16 @@ impl Answer {
     }
 }
 
+/// An HTTP client that follows nowhere.
+fn browser_of(endpoint: &Endpoint) -> reqwest::Client {
+    let tls = client_config(&endpoint.ca_pem, endpoint.identity.as_ref()).unwrap();
+    let client = reqwest::Client::builder().tls_backend_preconfigured(tls);
+    client.redirect(reqwest::redirect::Policy::none()).build().unwrap()
+}
+
 impl Controller {
     fn client(&self, who: Option<Role>) -> reqwest::Client {
-        let endpoint = self.endpoint(who.map(|role| (role, "reader")));
-        let tls = client_config(&endpoint.ca_pem, endpoint.identity.as_ref()).unwrap();
-        let client = reqwest::Client::builder().tls_backend_preconfigured(tls);
-        client.redirect(reqwest::redirect::Policy::none()).build().unwrap()
+        browser_of(&self.endpoint(who.map(|role| (role, "reader"))))
     }
 
     async fn ask(&self, request: reqwest::RequestBuilder) -> Answer {
@@ -436,6 +443,24 @@ async fn people_pull_and_others_do_not(backend: Backend) {
         if who.is_none() {
             assert!(!answer.header("www-authenticate").is_empty());
         }
+    }
+}
+
+async fn who_is_limited_to_another_pipeline_finds_nothing_of_this_one(backend: Backend) {
+    let controller = farm(backend, &["1.0"]).await;
+    let blob = format!("blobs/{}", controller.layer().await);
+    for (pipeline, has, there) in [("other", 403, json!([])), ("mini", 200, json!(["mini/sdk", "mini/test.fast"]))] {
+        let eve = format!("railyard://viewer/eve?pipeline={pipeline}").parse().unwrap();
+        let client = browser_of(&endpoint_of(&controller.config, &controller.url, Some(&eve)));
+        let ask = async |path: &str| controller.ask(client.get(format!("{}/v2/{path}", controller.url))).await;
+        for (path, found) in [("manifests/1.0", 200), ("manifests/none", 404), (&*blob, 307), ("tags/list", 200)] {
+            let answer = ask(&format!("mini/sdk/{path}")).await;
+            match has {
+                403 => assert_eq!(answer.error(), (403, "DENIED".to_owned()), "{pipeline} {path}"),
+                _ => assert_eq!(answer.status, found, "{pipeline} {path}"),
+            }
+        }
+        assert_eq!(ask("_catalog").await.json(), json!({ "repositories": there }), "{pipeline}");
     }
 }
 
