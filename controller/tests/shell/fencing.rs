@@ -17,13 +17,31 @@ async fn at_work(controller: &Controller, pipeline: &str) -> (String, Worker, v1
     (build, worker, lease)
 }
 
-async fn refused_for_all(worker: &Worker, lease: v1::LeaseId) {
+/// The upload of [`refused_for_all`], as the holder of the lease gets it and may use it.
+async fn upload_of(holder: &Worker, lease: v1::LeaseId) -> String {
+    let blob = blob_of(b"anything");
+    let upload_id = holder.prepare_upload(lease, &[blob]).await.unwrap().remove(0).upload_id;
+    let parts = sign_parts(lease, &upload_id);
+    assert_eq!(holder.rpc.clone().sign_parts(parts).await.unwrap().into_inner().urls.len(), 1);
+    upload_id
+}
+
+fn sign_parts(lease: v1::LeaseId, upload_id: &str) -> v1::SignPartsRequest {
+    let (blob, upload_id) = (Some(blob_of(b"anything").to_proto()), upload_id.to_owned());
+    v1::SignPartsRequest { lease: Some(lease), blob, upload_id, parts: vec![1] }
+}
+
+async fn refused_for_all(worker: &Worker, lease: v1::LeaseId, upload_id: &str) {
     let blob = blob_of(b"anything");
     refused(worker.try_report(report(lease, succeeded())).await, Code::FailedPrecondition, "stale-lease");
     refused(worker.prepare_upload(lease, &[blob]).await, Code::FailedPrecondition, "stale-lease");
     refused(worker.log(lease, 0, b"forged\n").await, Code::FailedPrecondition, "stale-lease");
     let download = v1::PrepareDownloadRequest { lease: Some(lease), blobs: vec![blob.to_proto()] };
     refused(worker.rpc.clone().prepare_download(download).await, Code::FailedPrecondition, "stale-lease");
+    let parts = sign_parts(lease, upload_id);
+    refused(worker.rpc.clone().sign_parts(parts).await, Code::FailedPrecondition, "stale-lease");
+    let secrets = v1::FetchSecretsRequest { lease: Some(lease) };
+    refused(worker.rpc.clone().fetch_secrets(secrets).await, Code::FailedPrecondition, "stale-lease");
 }
 
 #[tokio::test]
@@ -31,11 +49,12 @@ async fn another_worker_can_do_nothing_with_a_lease() {
     let controller = Controller::start().await;
     let (build, worker, mine) = at_work(&controller, ONE).await;
     let mut other = controller.worker("hammer").await;
-    refused_for_all(&other, mine).await;
+    let upload = upload_of(&worker, mine).await;
+    refused_for_all(&other, mine, &upload).await;
     assert_eq!(other.beat(&[mine], v1::Phase::Run).await.lost, [mine]);
     let never = v1::LeaseId { job: mine.job, attempt: mine.attempt + 1 };
-    refused_for_all(&worker, never).await;
-    refused_for_all(&worker, v1::LeaseId { job: 4_711, attempt: 1 }).await;
+    refused_for_all(&worker, never, &upload).await;
+    refused_for_all(&worker, v1::LeaseId { job: 4_711, attempt: 1 }, &upload).await;
 
     let person = controller.operator();
     assert_eq!(person.job(&build, "work@linux/amd64").await.state(), v1::JobState::Running);
@@ -43,7 +62,7 @@ async fn another_worker_can_do_nothing_with_a_lease() {
     worker.succeed(mine).await;
     person.ended(&build).await;
     assert_eq!(person.log(&build, "work", 0).await, b"mine\n");
-    refused_for_all(&other, mine).await;
+    refused_for_all(&other, mine, &upload).await;
 }
 
 #[tokio::test]
@@ -51,12 +70,13 @@ async fn an_attempt_that_was_given_away_can_do_nothing_with_its_lease() {
     let controller = Controller::start().await;
     let (build, worker, first) = at_work(&controller, ONE).await;
     worker.log(first, 0, b"the first\n").await.unwrap();
+    let upload = upload_of(&worker, first).await;
     // The machine was restarted: the job is free at once, and may well come back to the same worker.
     drop(worker);
     let mut worker = until_free(&controller).await;
     let second = lease(&worker.order().await);
     assert_eq!((second.job, second.attempt), (first.job, first.attempt + 1));
-    refused_for_all(&worker, first).await;
+    refused_for_all(&worker, first, &upload).await;
     assert_eq!(worker.beat(&[first, second], v1::Phase::Run).await.lost, [first]);
     worker.succeed(second).await;
     let job = controller.operator().ended(&build).await.jobs.remove(0);
