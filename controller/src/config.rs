@@ -39,14 +39,14 @@ pub struct ControllerConfig {
     pub cache: Option<CacheConfig>,
     /// What steps of some pipelines may have besides what all steps have, as a list of tables with `name`, `pipelines` and `allow`.
     /// With `untrusted = true` it holds for untrusted builds as well, and can allow no more than devices and host paths to read. A
-    /// worker has to allow it too. Default: nothing.
+    /// worker has to allow it too. Read again at SIGHUP: it holds for what is submitted from then on. Default: nothing.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub policy: Vec<PolicyRule>,
     /// The key under which secrets of steps are stored: 64 hexadecimal digits, readable by the controller only. Made at the first
     /// start. Default: `pki/secrets.key` in `data_dir`. Keep a copy elsewhere: without it the stored secrets are worth nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret_key_file: Option<PathBuf>,
-    /// What holds for builds of changes that nobody has looked at.
+    /// What holds for builds of changes that nobody has looked at. Read again at SIGHUP.
     #[serde(default, skip_serializing_if = "UntrustedConfig::is_default")]
     pub untrusted: UntrustedConfig,
     /// Longest log of an attempt; what is longer is cut, with a note that says how much.

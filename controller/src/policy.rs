@@ -106,7 +106,7 @@ fn harm(right: &Right) -> Option<&'static str> {
 }
 
 /// All rules.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Policy {
     rules: Vec<PolicyRule>,
 }

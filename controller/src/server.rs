@@ -9,10 +9,9 @@ use crate::finalize::{self, Finalizer};
 use crate::index;
 use crate::journal::{Journal, SledJournal};
 use crate::logs::LogStore;
-use crate::policy::Policy;
-use crate::policy_change;
+use crate::policy_change::{self, Part};
 use crate::registry;
-use crate::reload;
+use crate::reload::{self, Allowed, Reloaded};
 use crate::rpc::{AccessControl, Admin, Client, Giver, Validity, Workers, note_refusals};
 use crate::secrets::Secrets;
 use crate::setup::Pki;
@@ -35,7 +34,7 @@ use railyard_service::{MESSAGE_MAX_BYTES, error_chain, task, telemetry, tls};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::net::TcpListener;
-use tokio::sync::{Notify, broadcast, mpsc, oneshot};
+use tokio::sync::{Notify, broadcast, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::server::NamedService as _;
 use tonic::service::Routes;
@@ -120,7 +119,7 @@ pub async fn run_in<L: Listener>(
     let (Outside { journal, tcp, clock, bulk }, data) = (outside, &config.data_dir);
     let url = config.url(tcp.local_addr()?);
     let audit = begin_audit(data, &url, clock.clone()).await?;
-    policy_change::note(&config, &audit).await;
+    policy_change::note(&config, &audit, &Part::ALL).await;
     let pki = Pki::open_or_create(&config)?;
     let opened = cache::open(&config.cache(), &format!("{url}/cache"), clock.clone()).await?;
     let logs = Arc::new(LogStore::open(&data.join("logs"), opened.cache.clone(), config.log_max.as_u64())?);
@@ -138,6 +137,7 @@ pub async fn run_in<L: Listener>(
     let shut_out = access::shut_out(&farm);
     let claims = Claims::default();
     let finalizer = Finalizer::new(farm.clone(), cache.clone(), clock.clone(), wake);
+    let Reloaded { retention, allowed } = reload::watch(&config, &audit, &shutdown)?;
     let sweeper = Sweeper {
         farm: farm.clone(),
         cache: cache.clone(),
@@ -146,7 +146,7 @@ pub async fn run_in<L: Listener>(
         audit: audit.clone(),
         metrics: sweep::Metrics::new(&telemetry::meter()),
         clock: clock.clone(),
-        settings: reload::watch(&config, &audit, &shutdown)?,
+        settings: retention,
     };
     // The driver answers as soon as it runs.
     let (sweep, sweeper) = sweeper.start(shutdown.clone());
@@ -162,6 +162,7 @@ pub async fn run_in<L: Listener>(
         claims,
         sweep,
         finalizer: finalizer.clone(),
+        allowed,
     };
     let app = routes(&config, rooms, &shutdown)?;
     let tls = tls::server_config(&pki.server(&config.server_names())?, pki.ca_pem())?;
@@ -264,10 +265,12 @@ struct Rooms {
     claims: Claims,
     sweep: SweepHandle,
     finalizer: Finalizer,
+    allowed: watch::Receiver<Arc<Allowed>>,
 }
 
 fn routes(config: &ControllerConfig, rooms: Rooms, shutdown: &CancellationToken) -> anyhow::Result<Router> {
-    let Rooms { farm, cache, cache_router, logs, clock, authority, audit, secrets, claims, sweep, finalizer } = rooms;
+    let Rooms { farm, cache, cache_router, logs, clock, authority, audit, secrets, claims, sweep, finalizer, allowed } =
+        rooms;
     let guesses = Arc::new(Guesses::default());
     let validity =
         Validity { worker_secs: config.worker_certificate_secs, person_secs: config.person_certificate_secs };
@@ -281,8 +284,7 @@ fn routes(config: &ControllerConfig, rooms: Rooms, shutdown: &CancellationToken)
         logs: logs.clone(),
         clock: clock.clone(),
         farm_name: config.farm.clone(),
-        policy: Policy::new(config.policy.clone()),
-        untrusted: config.untrusted.clone(),
+        allowed,
         secrets: secrets.clone(),
         finalizer,
         shutdown: shutdown.clone(),

@@ -7,6 +7,7 @@ mod keep;
 mod operate;
 #[path = "../place/mod.rs"]
 mod place;
+mod reload;
 mod secrets;
 mod tiers;
 mod worker;

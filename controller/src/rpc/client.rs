@@ -5,11 +5,11 @@ use super::auth::{caller, in_scope};
 use super::{bad_request, cache_status, check_protocol, command_status, keep, log_status, read, secrets, submit, view};
 use crate::audit::{self, Audit};
 use crate::cache::Cache;
-use crate::config::UntrustedConfig;
 use crate::driver::{Change, Handle};
 use crate::finalize::Finalizer;
 use crate::logs::{Growth, LogStore};
-use crate::policy::{Denied, Policy};
+use crate::policy::Denied;
+use crate::reload::Allowed;
 use crate::secrets::Secrets;
 use crate::trace;
 use futures_util::Stream;
@@ -59,10 +59,8 @@ pub struct Client {
     pub(crate) logs: Arc<LogStore>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) farm_name: String,
-    /// What pipelines may have.
-    pub(crate) policy: Policy,
-    /// What holds for untrusted builds.
-    pub(crate) untrusted: UntrustedConfig,
+    /// What pipelines and untrusted builds may have, as it is now.
+    pub(crate) allowed: watch::Receiver<Arc<Allowed>>,
     pub(crate) secrets: Secrets,
     /// Publishes what is promoted.
     pub(crate) finalizer: Finalizer,
@@ -74,10 +72,11 @@ impl Client {
     pub(super) async fn freeze(&self, checked: &submit::Checked) -> Result<(Plan, Vec<String>), Status> {
         let mut plan = checked.plan(&self.farm, self.clock.now()).await?;
         let mut left_out = checked.forced();
+        let allowed = self.allowed.borrow().clone();
         if checked.is_untrusted() {
-            left_out.extend(submit::at_most(LEFT_OUT_MAX, tier::confine(&mut plan, self.untrusted.pool.as_ref())));
+            left_out.extend(submit::at_most(LEFT_OUT_MAX, tier::confine(&mut plan, allowed.untrusted.pool.as_ref())));
         }
-        left_out.extend(self.policy.apply(&mut plan).map_err(|denied| denied_status(&denied))?);
+        left_out.extend(allowed.policy.apply(&mut plan).map_err(|denied| denied_status(&denied))?);
         let (plan, without) = secrets::check(&self.secrets, plan).await?;
         left_out.extend(without);
         Ok((plan, left_out))

@@ -182,7 +182,8 @@ impl Client {
         let asked = build.clone();
         let from = self.farm.read(move |farm, _| farm.build(&asked).map(|build| build.channel().to_string())).await;
         let from = from.map_err(command_status)?.unwrap_or_default();
-        let promoted = self.finalizer.promote(&build, &channel, &who.to_string(), &self.policy).await;
+        let allowed = self.allowed.borrow().clone();
+        let promoted = self.finalizer.promote(&build, &channel, &who.to_string(), &allowed.policy).await;
         let promotion = promoted.map_err(promote_status)?;
         tracing::info!(%build, %channel, from, by = %who, "the build is promoted");
         // Also if it was there before: whoever asks once more may do so because of the lists.

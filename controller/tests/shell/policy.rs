@@ -3,6 +3,9 @@
 use crate::common::people::submission;
 use crate::common::worker::hello;
 use crate::common::{Controller, refused};
+use railyard_common::retention::Rule;
+use railyard_controller::ControllerConfig;
+use railyard_controller::cache::{CacheConfig, EmbeddedConfig};
 use railyard_controller::policy::PolicyRule;
 use railyard_proto::v1;
 use railyard_service::tls::Role;
@@ -121,4 +124,42 @@ async fn a_policy_that_changed_is_recorded_at_the_next_start() {
     let controller = controller.stop().await.start(address).await;
     let found = changes(&controller);
     assert!(found.len() == 2 && found[1].contains("\"untrusted_pool\":\"strangers\""), "{found:?}");
+    // Each other part by itself, and by its name.
+    let mut stopped = controller.stop().await;
+    type Change = fn(&mut ControllerConfig);
+    let settings: [(&str, Change); 5] = [
+        ("\"retention\"", |config| config.retention = vec![Rule::default()]),
+        ("\"sweep\"", |config| config.sweep.deletes_per_sec = 7),
+        ("\"public_read\"", |config| {
+            let dir = config.data_dir.join("cache");
+            config.cache = Some(CacheConfig::Embedded(EmbeddedConfig { dir, public_read: true, key_file: None }));
+        }),
+        ("\"limits\"", |config| config.limits.requests_per_client = 77),
+        ("\"certificates\"", |config| config.worker_certificate_secs = 3_600),
+    ];
+    for (n, (part, change)) in settings.into_iter().enumerate() {
+        change(&mut stopped.config);
+        let controller = stopped.start(address).await;
+        let found = changes(&controller);
+        assert!(found.len() == 3 + n && found[2 + n].contains(&format!("\"target\":{part}")), "{found:?}");
+        stopped = controller.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_digest_of_an_earlier_version_is_that_of_the_policy() {
+    let controller = farm().await;
+    let address = controller.address();
+    let mut stopped = controller.stop().await;
+    let file = stopped.config.data_dir.join("policy.digest");
+    let text = std::fs::read_to_string(&file).unwrap();
+    let policy = text.lines().find_map(|line| line.strip_prefix("policy ")).unwrap();
+    std::fs::write(&file, format!("{policy}\n")).unwrap();
+    stopped.config.limits.requests_per_client = 77;
+    let controller = stopped.start(address).await;
+    assert_eq!(controller.audit_lines(&["\"policy-change\""]), 0, "of the others nothing was known");
+    let mut stopped = controller.stop().await;
+    stopped.config.policy.clear();
+    let controller = stopped.start(address).await;
+    assert_eq!(controller.audit_lines(&["\"policy-change\"", "\"target\":\"policy\"", policy]), 1);
 }
