@@ -178,6 +178,9 @@ async fn what_is_worth_nothing_opens_nothing() {
         for row in calls() {
             assert_eq!(caller.fate(row.call).await, fate, "{what} {}", row.call);
         }
+        if fate == Fate::Unauthenticated {
+            controller.audited(&["\"by\":\"operator/mallory\"", "\"refused\"", "this certificate was revoked"]).await;
+        }
         let (channel, key) = (railyard_service::channel::connect(&endpoint).unwrap(), KeyRequest::generate().unwrap());
         assert!(enrol::renew(channel, &key).await.is_err(), "{what}");
     }

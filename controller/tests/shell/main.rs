@@ -4,6 +4,7 @@ mod access;
 mod approval;
 mod audit;
 mod bad_input;
+mod bearer;
 mod builds;
 mod cancel;
 mod channels;
