@@ -194,6 +194,37 @@ impl ControllerConfig {
 mod tests {
     use super::*;
 
+    /// What a farm is promised that sets nothing. Whoever changes one of these changes the page for operators too.
+    #[test]
+    fn the_defaults_are_these() {
+        let config: ControllerConfig = serde_json::from_value(serde_json::json!({ "data_dir": "/d" })).unwrap();
+        for config in [config, ControllerConfig::new("/d".into())] {
+            assert_eq!((config.worker_certificate_secs, config.person_certificate_secs), (86_400, 2_592_000));
+            assert_eq!((config.listen.to_string().as_str(), config.farm.as_str()), ("0.0.0.0:7411", "railyard"));
+            assert_eq!(config.log_max.as_u64(), 1_073_741_824);
+            let CacheConfig::Embedded(cache) = config.cache() else { panic!("{:?}", config.cache()) };
+            assert_eq!((cache.dir, cache.public_read), ("/d/cache".into(), false));
+            assert_eq!(
+                (config.sweep.every.secs, config.sweep.grace.secs, config.sweep.deletes_per_sec),
+                (3_600, 86_400, 5_000)
+            );
+            let limits = serde_json::to_value(&config.limits).unwrap();
+            let want = serde_json::json!({
+                "handshakes_per_address": 128,
+                "arrivals_per_address_per_sec": 500,
+                "connections_per_address": 1_024,
+                "connections_per_identity": 512,
+                "requests_per_client": 2_048,
+                "requests_per_client_per_sec": 2_000,
+                "handshake_secs": 10,
+                "head_secs": 30,
+                "body_secs": 60,
+                "answer_secs": 120,
+            });
+            assert_eq!(limits, want);
+        }
+    }
+
     #[test]
     fn no_certificate_outlives_the_memory_of_its_revocation() {
         let read = |name: &str, secs: u64| {

@@ -1,7 +1,7 @@
 //! Certificates that are renewed while they are taken back, and again and again.
 
 use super::*;
-use crate::audit::{Wanted, verify};
+use crate::audit::{Entry, Wanted, verify};
 use crate::driver::{Driver, Notices};
 use crate::journal::{Journal, JournalError, Loaded};
 use railyard_core::Snapshot;
@@ -133,4 +133,13 @@ async fn a_thousand_renewals_are_a_few_records() {
     let verified = verify(&dir.path().join("audit"), &Wanted::default()).unwrap();
     let refused = verified.records - renewed - 2;
     assert!(verified.is_good() && (1..=30).contains(&refused), "{verified:?}");
+}
+
+#[test]
+fn tokens_are_good_for_so_long_and_no_longer() {
+    use TokenKind::{Bearer, Join};
+    assert_eq!(ttl_secs(Join, Role::Worker), (900, 900));
+    for role in [Role::Viewer, Role::Submitter, Role::Operator] {
+        assert_eq!((ttl_secs(Join, role), ttl_secs(Bearer, role)), ((3_600, 86_400), (7_776_000, 31_622_400)));
+    }
 }
