@@ -3,12 +3,63 @@
 use railyard_tests::engine::Engine;
 use railyard_tests::farm::{BUILD_LIMIT, Farm, job, list};
 use railyard_tests::process::{Process, railyard};
+use railyard_tests::scene::one_step;
 use railyard_tests::{image, unique, wait};
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::process::Command;
 
 /// Certificates of so many seconds are renewed after two thirds of that.
 const CERTIFICATE_SECS: u64 = 9;
+
+fn mode(file: &Path) -> u32 {
+    std::fs::metadata(file).expect("it is there").permissions().mode() & 0o777
+}
+
+/// Waits until the farm knows the worker.
+fn is_connected(farm: &Farm, name: &str, worker: &Process) {
+    wait::until("the worker's hello", BUILD_LIMIT, || {
+        let workers = farm.json(&["workers", "-o", "json"]);
+        let found = list(&workers).iter().any(|worker| worker["name"] == name && worker["connected"] == true);
+        if found { Ok(()) } else { Err(worker.log()) }
+    });
+}
+
+/// As the page for operators has it, letter by letter: a token for one platform and one pool, and on the host that and the URL.
+#[test]
+fn a_host_joins_with_nothing_but_a_token_and_works_within_it() {
+    let engine = Engine::shared();
+    let base = format!("railyard-test-{}:1", unique());
+    image::busybox(&engine, &base);
+    let (farm, name) = (Farm::start(), format!("joined-{}", unique()));
+    let dir = tempfile::tempdir().expect("a directory");
+    let data = dir.path().join("data");
+    let platform = if cfg!(target_arch = "aarch64") { "linux/arm64" } else { "linux/amd64" };
+    let args = ["token", "create", "--worker", &name, "--platform", platform, "--pool", "signing", "--ttl", "15m"];
+    let made = farm.cli(&args);
+    assert_eq!(made.code, 0, "{made:?}");
+    let start = |log: &str, args: &[&str]| {
+        let mut command = Command::new(railyard());
+        command.env("RAILYARD_LOG", "info").arg("worker").args(args).arg("--data-dir").arg(&data);
+        Process::start(command, &dir.path().join(log))
+    };
+    let mut worker = start("worker.log", &["--join", made.stdout.trim(), &farm.url()]);
+    is_connected(&farm, &name, &worker);
+    assert_eq!([mode(&data.join("pki/worker.key")), mode(&data.join("pki/worker.pem"))], [0o600; 2]);
+    let workers = farm.json(&["workers", "-o", "json"]);
+    assert_eq!(workers[0]["pool"], "signing", "{workers}");
+    assert_eq!(workers[0]["platforms"].as_array().map(Vec::len), Some(1), "{workers}");
+
+    // From then on it needs neither.
+    worker.kill();
+    let mut worker = start("again.log", &[]);
+    is_connected(&farm, &name, &worker);
+    let build = farm.submit(&one_step(&farm, "signed", &base, "    pool: signing\n    script: echo signed"), &[]);
+    farm.succeeded_at_once(&build);
+    assert_eq!(farm.output(&build), "signed");
+    worker.kill();
+    engine.query(&["image", "rm", &base]);
+}
 
 #[test]
 fn a_worker_joins_renews_under_a_running_container_and_is_shut_out_at_once() {
@@ -41,13 +92,9 @@ fn a_worker_joins_renews_under_a_running_container_and_is_shut_out_at_once() {
         Process::start(command, &dir.path().join(log))
     };
     let mut worker = start("worker.log");
-    let connected = |name: &str| {
-        let workers = farm.json(&["workers", "-o", "json"]);
-        list(&workers).iter().any(|worker| worker["name"] == name && worker["connected"] == true)
-    };
-    wait::until("the worker's hello", BUILD_LIMIT, || if connected(&name) { Ok(()) } else { Err(worker.log()) });
+    is_connected(&farm, &name, &worker);
     let key = data.join("pki/worker.key");
-    assert_eq!(std::fs::metadata(&key).expect("a key").permissions().mode() & 0o777, 0o600);
+    assert_eq!([mode(&key), mode(&data.join("pki/worker.pem"))], [0o600; 2]);
 
     let text = format!(
         "name: joining\nsteps:\n  - name: only\n    image: {base}\n    script: |\n      echo attempt $RAILYARD_ATTEMPT runs\n      \
@@ -67,6 +114,7 @@ fn a_worker_joins_renews_under_a_running_container_and_is_shut_out_at_once() {
     // Longer than one lasts.
     renewed(2, &worker);
     assert_ne!(std::fs::read(&certificate).expect("a certificate"), first);
+    assert_eq!(mode(&certificate), 0o600);
     assert_eq!(std::fs::read(&key).expect("a key"), secret);
     assert!(!worker.log().contains("no stream to the controller"), "{}", worker.log());
     let running = farm.show(&build);
@@ -75,7 +123,7 @@ fn a_worker_joins_renews_under_a_running_container_and_is_shut_out_at_once() {
     // The same command again, as after a restart of the host: the token is used up, and not needed.
     worker.kill();
     let mut worker = start("again.log");
-    wait::until("the worker's return", BUILD_LIMIT, || if connected(&name) { Ok(()) } else { Err(worker.log()) });
+    is_connected(&farm, &name, &worker);
     renewed(1, &worker);
     let running = farm.show(&build);
     assert_eq!(list(&job(&running, "only")["attempts"]).len(), 1, "its container ran on: {running}");

@@ -41,7 +41,12 @@ pub fn protect() {
 
 /// The platforms that jobs can have here.
 pub fn platforms(config: &WorkerConfig) -> Vec<PlatformOffer> {
-    config.platforms.clone().unwrap_or_else(|| detect_platforms(Path::new(BINFMT_DIR), native()))
+    config.platforms.clone().unwrap_or_else(found_platforms)
+}
+
+/// Those that this host runs.
+pub fn found_platforms() -> Vec<PlatformOffer> {
+    detect_platforms(Path::new(BINFMT_DIR), native())
 }
 
 /// The platform of the host's own processor, if the farm knows it.

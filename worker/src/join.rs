@@ -4,13 +4,15 @@
 //! DATA/worker.toml      the settings, unless others are named; written once
 //! DATA/pki/worker.key   made here, 0600, before anything is asked: a join that is tried again goes on with it
 //! DATA/pki/ca.pem       the farm's CA
-//! DATA/pki/worker.pem   the certificate, last: with it, this is a worker
+//! DATA/pki/worker.pem   the certificate, 0600, last: with it, this is a worker
 //! DATA/pki/joined-with  the id of the token that it came for
 //! ```
 
 use crate::config::WorkerConfig;
+use crate::host;
 use anyhow::{Context as _, ensure};
-use railyard_common::identity::{Identity, Role};
+use railyard_common::identity::{Identity, Limits, PoolLimit, Role};
+use railyard_common::platform::PlatformOffer;
 use railyard_common::token::{Token, TokenKind};
 use railyard_service::clock::{Clock as _, SystemClock};
 use railyard_service::enrol::{self, Enrolled};
@@ -70,17 +72,43 @@ fn load(path: &Path) -> anyhow::Result<WorkerConfig> {
     Ok(railyard_service::config::load(path)?)
 }
 
-/// The settings that a worker needs, with a word on those that it may want.
+/// The settings that a worker needs, with a word on those that it may want. What its token limits it to is in them: a worker that
+/// offers more is refused.
 fn write_settings(path: &Path, url: &str, identity: &Identity, data_dir: &Path) -> anyhow::Result<()> {
     let data_dir = data_dir.canonicalize().with_context(|| format!("cannot find {}", data_dir.display()))?;
     let text = format!(
         "# Written when this host joined the farm; change what you like. docs/operations.md tells what else there is.\n\
          # Certificate and key are in pki/ beside it; the worker renews them.\n\
-         controller = {url:?}\nname = {:?}\ndata_dir = {:?}\n",
+         controller = {url:?}\nname = {:?}\ndata_dir = {:?}\n{}",
         identity.name,
-        data_dir.display().to_string()
+        data_dir.display().to_string(),
+        limits(&identity.limits, &host::found_platforms())?
     );
     tls::write_public(path, &text).map_err(Into::into)
+}
+
+/// The lines by which a worker on a host with these platforms keeps within the limits.
+fn limits(limits: &Limits, found: &[PlatformOffer]) -> anyhow::Result<String> {
+    let mut lines = String::new();
+    if !limits.platforms.is_empty() {
+        let within = found.iter().filter(|offer| limits.platforms.contains(&offer.platform));
+        let within = within.map(|PlatformOffer { platform, emulated }| {
+            format!("{{ platform = {:?}, emulated = {emulated} }}", platform.as_str())
+        });
+        let within: Vec<String> = within.collect();
+        let wanted: Vec<&str> = limits.platforms.iter().map(|platform| platform.as_str()).collect();
+        ensure!(
+            !within.is_empty(),
+            "the token is for a worker of {}, and this host runs no such programs; register binfmt and try again with the same \
+             token, or ask for another one",
+            wanted.join(", ")
+        );
+        lines += &format!("platforms = [{}]\n", within.join(", "));
+    }
+    if let PoolLimit::Only(pool) = &limits.pool {
+        lines += &format!("pool = {:?}\n", pool.as_str());
+    }
+    Ok(lines)
 }
 
 /// Where certificate, key and CA lie.
@@ -132,7 +160,7 @@ impl Files {
             "this token is for {identity}, not for a worker; `railyard login` takes it"
         );
         tls::write_public(&self.ca, &ca_pem)?;
-        tls::write_public(&self.cert, &pair.cert_pem)?;
+        tls::write_secret(&self.cert, &pair.cert_pem)?;
         tls::write_public(&self.note(), &format!("{}\n", token.id))?;
         tracing::info!(%identity, url, "joined the farm");
         Ok(identity)
@@ -141,4 +169,26 @@ impl Files {
 
 fn read(path: &Path) -> anyhow::Result<String> {
     std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use railyard_common::platform::Platform;
+
+    #[test]
+    fn the_settings_keep_within_the_token() {
+        let found = [(Platform::LinuxAmd64, false), (Platform::LinuxArm64, true)];
+        let found = found.map(|(platform, emulated)| PlatformOffer { platform, emulated });
+        let of = |uri: &str| {
+            let identity: Identity = uri.parse().unwrap();
+            limits(&identity.limits, &found[..1 + usize::from(!uri.contains("alone"))])
+        };
+        assert_eq!(of("railyard://worker/any").unwrap(), "");
+        assert_eq!(of("railyard://worker/outside?pool=").unwrap(), "");
+        let text = of("railyard://worker/w?platform=linux/arm64&pool=signing").unwrap();
+        assert_eq!(text, "platforms = [{ platform = \"linux/arm64\", emulated = true }]\npool = \"signing\"\n");
+        let missing = of("railyard://worker/alone?platform=linux/arm64").unwrap_err().to_string();
+        assert!(missing.contains("a worker of linux/arm64") && missing.contains("binfmt"), "{missing}");
+    }
 }

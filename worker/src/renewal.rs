@@ -122,7 +122,7 @@ impl Renewal {
         let key = KeyRequest::from_pem(&key_pem)?;
         let Enrolled { pair, expires_at, identity, .. } = enrol::renew((self.channel)(&endpoint)?, &key).await?;
         let due = Due::of_given(&pair.cert_pem, SystemClock.boottime())?;
-        tls::write_public(&self.files.cert, &pair.cert_pem)?;
+        tls::write_secret(&self.files.cert, &pair.cert_pem)?;
         self.credentials.0.lock().unwrap_or_else(PoisonError::into_inner).identity = Some(pair);
         // Calls go over a new connection from now on; what is open stays.
         self.uplink.renew();

@@ -5,6 +5,7 @@ use crate::common::people::{Person, submission};
 use crate::common::pipelines::ONE;
 use crate::common::worker::{hello, lease};
 use crate::common::{Controller, Worker, refused, soon, until};
+use railyard_common::token::{Token, TokenKind};
 use railyard_proto::v1;
 use railyard_proto::v1::access_service_client::AccessServiceClient;
 use railyard_proto::v1::client_service_client::ClientServiceClient;
@@ -103,6 +104,32 @@ async fn altered_and_foreign_tokens_never_leave_the_host() {
     let elsewhere = why(enrol::join(&controller.url.replace("127.0.0.1", "127.0.0.2"), &token).await);
     assert!(elsewhere.contains("cannot reach") || elsewhere.contains("does not fit"), "{elsewhere}");
     // Nothing of all that used it up.
+    enrol::join(&controller.url, &token).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_altered_token_is_refused_by_the_farm_as_well() {
+    let controller = Controller::start().await;
+    let made = controller.token(v1::TokenKind::Join, "worker/anvil", 0).await;
+    let (token, id) = (made.token, made.view.unwrap().id);
+    let whole = Token::parse(&token, TokenKind::Join).unwrap();
+    let mut rpc = AccessServiceClient::new(controller.channel(None));
+    let csr = KeyRequest::generate().unwrap().csr().to_vec();
+    let at = token.len() / 2;
+    let other = if token.as_bytes()[at] == b'A' { "B" } else { "A" };
+    let altered = format!("{}{other}{}", &token[..at], &token[at + 1..]);
+    // Of the same form, with a secret that somebody made up.
+    let id_bytes = hex::decode(&id).unwrap().try_into().unwrap();
+    let made_up = Token::join(id_bytes, [7; 32], *whole.ca().unwrap()).reveal();
+    for (token, why, target) in [
+        (altered, "the token is damaged", "\"target\":\"token\"".to_owned()),
+        (made_up, "is not known here", format!("\"target\":\"token:{id}\"")),
+    ] {
+        let message =
+            refused(rpc.enrol(v1::EnrolRequest { token, csr: csr.clone() }).await, Code::Unauthenticated, "bad-token");
+        assert!(message.contains(why), "{message}");
+        controller.audited(&["\"login-failure\"", "\"refused\"", &target, why]).await;
+    }
     enrol::join(&controller.url, &token).await.unwrap();
 }
 
