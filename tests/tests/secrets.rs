@@ -4,6 +4,7 @@ use railyard_common::redact::Masks;
 use railyard_tests::collector::Collector;
 use railyard_tests::engine::Engine;
 use railyard_tests::farm::{BUILD_LIMIT, Farm, files_below, job};
+use railyard_tests::process::railyard;
 use railyard_tests::scene::one_step;
 use railyard_tests::{image, processes, unique, wait};
 use std::path::{Path, PathBuf};
@@ -31,6 +32,8 @@ struct Canary {
     key: String,
     token: String,
     masks: Masks,
+    /// Of a bearer token, what nobody but its holder knows.
+    bearer: String,
 }
 
 impl Canary {
@@ -38,13 +41,28 @@ impl Canary {
         let key = format!("-----BEGIN KEY-----\ncanary-key-{}\n{}\n-----END KEY-----\n", unique(), unique().repeat(8));
         let token = format!("canary-token-{}/\"q\"&{}", unique(), unique());
         let masks = Masks::new([key.as_bytes(), token.as_bytes()]);
-        Self { key, token, masks }
+        Self { key, token, masks, bearer: String::new() }
+    }
+
+    /// Has a token made, and shows it to the farm with a client that tells all that it does.
+    fn show_token(&mut self, farm: &Farm) {
+        let made = farm.cli(&["token", "create", "--bearer", "--role", "viewer", "--user", "dash"]);
+        assert_eq!(made.code, 0, "{made:?}");
+        let token = made.stdout.trim();
+        self.bearer = token[30..70].to_owned();
+        let mut client = Command::new(railyard());
+        client.args(["builds", "--url", &farm.url(), "--ca"]).arg(farm.dir.path().join("controller/pki/ca.pem"));
+        let shown = client.env("RAILYARD_TOKEN", token).env("RAILYARD_LOG", "trace").output().unwrap();
+        assert!(shown.status.success(), "{shown:?}");
+        assert!(String::from_utf8_lossy(&shown.stderr).contains("TRACE"), "{shown:?}");
+        std::fs::write(farm.dir.path().join("client.log"), [shown.stdout, shown.stderr].concat()).unwrap();
     }
 
     /// Whether it is there in any form, or simply the word.
     fn is_in(&self, bytes: &[u8]) -> bool {
         let has = |word: &[u8]| bytes.windows(word.len()).any(|part| part == word);
-        has(b"canary-key") || has(b"canary-token") || self.masks.mask(bytes) != bytes
+        let shown = !self.bearer.is_empty() && has(self.bearer.as_bytes());
+        shown || has(b"canary-key") || has(b"canary-token") || self.masks.mask(bytes) != bytes
     }
 
     fn is_not_below(&self, dir: &Path) {
@@ -65,14 +83,14 @@ fn store(farm: &Farm, name: &str, value: &str, pipeline: &str) {
 
 #[test]
 fn a_secret_is_seen_by_its_step_and_by_nobody_else() {
-    let (collector, canary) = (Collector::start(), Canary::new());
+    let (collector, mut canary) = (Collector::start(), Canary::new());
     let engine = Engine::shared();
     let base = format!("railyard-test-{}:1", unique());
     image::busybox(&engine, &base);
     let env = [
         ("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint.as_str()),
         ("OTEL_BSP_SCHEDULE_DELAY", "200"),
-        ("RAILYARD_LOG", "debug"),
+        ("RAILYARD_LOG", "trace"),
     ];
     let mut farm = Farm::start_with("", &env);
     let mut worker = farm.worker("w", &engine, "");
@@ -85,6 +103,8 @@ fn a_secret_is_seen_by_its_step_and_by_nobody_else() {
     let other = farm.submit(&one_step(&farm, "other", &base, other), &[]);
     farm.logged(&build, "only", "begun");
     farm.logged(&other, "only", "here");
+
+    canary.show_token(&farm);
 
     // While it runs: no file, no command line, no container's settings.
     canary.is_not_below(farm.dir.path());
@@ -131,6 +151,7 @@ fn a_secret_is_seen_by_its_step_and_by_nobody_else() {
         farm.cli(&["show", &build]).stdout,
         farm.cli(&["audit", "show", "-o", "json", "--limit", "1000"]).stdout,
         farm.cli(&["secret", "list", "-o", "json"]).stdout,
+        farm.cli(&["token", "list", "-o", "json"]).stdout,
         farm.cli(&["workers", "-o", "json"]).stdout,
     ];
     for text in &told {

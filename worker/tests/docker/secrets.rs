@@ -14,8 +14,9 @@ use railyard_common::order::Order;
 use railyard_common::outcome::{OutcomeKind, Reason};
 use railyard_proto::v1;
 use railyard_service::convert::FromProto as _;
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use tokio::sync::Semaphore;
 
 /// Something that no other test and no other run has.
@@ -205,6 +206,63 @@ async fn what_crashes_with_a_secret_leaves_no_core_file() {
         let ended = farm.run(&order(2, &image, script)).await;
         assert!(ended.log.contains("\ncores 1\n"), "{}", ended.log);
     }
+    worker.stop().await;
+    farm.assert_no_leftovers().await;
+}
+
+/// What this process says, at every level.
+#[derive(Clone, Default)]
+struct Said(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Said {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panic_with_a_secret_in_hand_and_all_that_can_be_logged_tell_nothing_of_it() {
+    let said = Said::default();
+    let (log, crash) = (said.clone(), said.clone());
+    let before = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let stack = std::backtrace::Backtrace::force_capture();
+        crash.0.lock().unwrap().extend(format!("{panic}\n{stack}\n").bytes());
+        before(panic);
+    }));
+    let lines = tracing_subscriber::fmt()
+        .with_ansi(false)
+        .with_max_level(tracing::Level::TRACE)
+        .with_writer(move || log.clone());
+    tracing::subscriber::set_global_default(lines.finish()).unwrap();
+    let farm = Farm::start().await;
+    let worker = farm.faulty_worker(farm.config(), Faults { start_panics: 1.into(), ..Faults::default() }).await;
+    let (key, token) = (canary("key"), canary("token"));
+    let order =
+        wants(order(1, &base_image().await, "echo ran"), &[("key", None, false), ("token", Some("TOKEN"), false)]);
+    gives(&farm, order.lease, &[("key", &key), ("token", &token)]);
+    let ended = farm.run(&order).await;
+    ended.expect(OutcomeKind::Lost, Reason::Engine, "panic: the test wants it so");
+    assert!(ended.log.contains("fetched 2 secrets"), "it had them: {}", ended.log);
+    let said = said.0.lock().unwrap().clone();
+    for word in ["the test wants it so", "faulty.rs", " TRACE ", "h2::"] {
+        assert!(contains(&said, word), "{word} is not in what was said");
+    }
+    for word in [&key, &token] {
+        // As text, and as the list of numbers that a derived `Debug` would write.
+        let bytes = format!("{:?}", word.as_bytes());
+        for form in [word.as_str(), bytes.trim_matches(['[', ']'])] {
+            assert!(!contains(&said, form), "{form} was said");
+            assert!(!contains(ended.log.as_bytes(), form), "{}", ended.log);
+        }
+        assert_eq!(files_with(farm.dir.path(), word), Vec::<PathBuf>::new());
+    }
+    assert_eq!(in_memory(&farm), Vec::<PathBuf>::new(), "and they went with it");
     worker.stop().await;
     farm.assert_no_leftovers().await;
 }
