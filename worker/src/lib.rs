@@ -83,11 +83,12 @@ pub struct Outside {
 /// Runs a worker until `shutdown`, with the engine that its settings name.
 ///
 /// # Errors
-/// If the settings cannot work, no engine answers, the data directory is another worker's, or the controller refuses
+/// If the settings cannot work, no engine answers or it filters no system calls, the data directory is another worker's, or the controller refuses
 /// this worker. A controller that cannot be reached is no error: it is tried for ever.
 pub async fn run(config: WorkerConfig, shutdown: CancellationToken) -> anyhow::Result<()> {
     host::protect();
     let engine = runtime::Docker::connect(&config.docker_socket).await.context("a worker needs a container engine")?;
+    engine.filters_calls().await.context("a worker needs a container engine")??;
     run_with(config, Arc::new(engine), shutdown).await
 }
 

@@ -13,11 +13,13 @@ mod labelled;
 mod nameless;
 mod network;
 mod orphans;
+mod seccomp;
 mod spec;
 mod watch;
 
 pub use docker::Docker;
 pub use error::RuntimeError;
+pub use seccomp::Unfiltered;
 pub use spec::{ContainerSpec, DeviceMount, EngineNetwork, FileMount, NetworkSpec, labels};
 
 use crate::usage::Writable;

@@ -78,15 +78,18 @@ async fn capabilities_and_limits_are_those_of_the_step() {
     let farm = Farm::start().await;
     let worker = farm.worker().await;
     let image = base_image().await;
-    let script = "grep -E '^(CapEff|CapBnd|NoNewPrivs)' /proc/self/status\n\
+    let script = "grep -E '^(CapEff|CapBnd|NoNewPrivs|Seccomp):' /proc/self/status\n\
                   cat /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null || cat /sys/fs/cgroup/memory.max\n\
                   cat /sys/fs/cgroup/pids/pids.max 2>/dev/null || cat /sys/fs/cgroup/pids.max\n\
                   ls /sys/class/net";
     let ended = farm.run(&order(1, &image, script)).await;
     ended.expect_success();
-    for line in
-        ["CapEff:\t0000000000000000\n", "CapBnd:\t0000000000000000\n", "NoNewPrivs:\t1\n", "\n67108864\n8192\nlo\n"]
-    {
+    for line in [
+        "CapEff:\t0000000000000000\n",
+        "CapBnd:\t0000000000000000\n",
+        "NoNewPrivs:\t1\nSeccomp:\t2\n",
+        "\n67108864\n8192\nlo\n",
+    ] {
         assert!(ended.log.contains(line), "{line:?} is not in {}", ended.log);
     }
     worker.stop().await;
@@ -97,6 +100,7 @@ async fn capabilities_and_limits_are_those_of_the_step() {
     Arc::make_mut(&mut more.run).capabilities = vec!["default".into(), "SYS_PTRACE".into()];
     let ended = farm.run(&more).await;
     assert!(ended.log.contains("CapEff:\t00000000a80c05fb\n"), "{}", ended.log);
+    assert!(ended.log.contains("Seccomp:\t2\n"), "a capability more is not the end of the filter: {}", ended.log);
     worker.stop().await;
 }
 
