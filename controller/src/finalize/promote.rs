@@ -6,11 +6,14 @@
 use super::{Failure, Finalizer};
 use crate::driver::CommandError;
 use crate::policy::{Denied, Policy};
+use futures_util::StreamExt as _;
 use railyard_common::blob::Blob;
 use railyard_common::id::{BuildId, ChannelName};
 use railyard_common::path::RelPath;
 use railyard_core::{Command, Event, Promoting, Promotion, Refusal};
 use railyard_service::error_chain;
+use railyard_service::task::blocking;
+use railyard_transfer::Hasher;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Why a build is not promoted.
@@ -70,7 +73,7 @@ impl Finalizer {
         let Some(Event::PromotionBegun { promotion, fresh, .. }) = begun.first().cloned() else {
             return Ok(promoted(begun));
         };
-        match self.place(id, &paths, &fresh).await {
+        match self.place_and_verify(id, &paths, &fresh).await {
             Ok(()) => Ok(promoted(self.end_promotion(id, None).await?)),
             // Whoever comes next goes on with it.
             Err(Failure::Stopping) => Err(CommandError::Stopping.into()),
@@ -114,7 +117,7 @@ impl Finalizer {
     async fn go_on(&self, id: &BuildId, promoting: &Promoting, last: bool) -> Result<(), Failure> {
         let paths = &promoting.promotion.paths;
         let placed = match self.look(paths).await {
-            Ok(fresh) => self.place(id, paths, &fresh).await,
+            Ok(fresh) => self.place_and_verify(id, paths, &fresh).await,
             Err(failure) => Err(failure),
         };
         let error = match placed {
@@ -127,6 +130,42 @@ impl Finalizer {
         tracing::info!(build = %id, channel = %promoting.promotion.channel, ?error, "a promotion that was cut off has ended");
         self.end_promotion(id, error).await.map_err(|_| Failure::Stopping)?;
         if has_failed { self.forget(id, promoting).await } else { Ok(()) }
+    }
+
+    async fn place_and_verify(
+        &self,
+        id: &BuildId,
+        paths: &BTreeMap<RelPath, Blob>,
+        fresh: &BTreeSet<RelPath>,
+    ) -> Result<(), Failure> {
+        self.place(id, paths, fresh).await?;
+        for (path, blob) in paths {
+            self.verify(path, blob).await?;
+        }
+        Ok(())
+    }
+
+    /// Reads what is published: the build may be months old, and what people get from now on is what was built.
+    async fn verify(&self, path: &RelPath, blob: &Blob) -> Result<(), Failure> {
+        let Some(mut bytes) = self.cache.get_stream(path).await? else {
+            return Err(Failure::ForGood(format!("{path} is gone again")));
+        };
+        let mut hasher = Hasher::in_place();
+        while let Some(chunk) = bytes.next().await {
+            let chunk = chunk?;
+            hasher = blocking(move || {
+                hasher.update(&chunk);
+                hasher
+            })
+            .await;
+        }
+        match hasher.finish() == blob.digest {
+            true => Ok(()),
+            false => Err(Failure::ForGood(format!(
+                "the cache has damaged {path}: its bytes are not those of {}; build it again",
+                blob.digest
+            ))),
+        }
     }
 
     /// Takes back what was placed for a promotion that has failed.

@@ -9,9 +9,10 @@ use crate::common::{Backend, on_both, soon, until};
 use bytes::Bytes;
 use railyard_common::digest::Digest;
 use railyard_common::id::{BuildId, ChannelName};
+use railyard_common::layout;
 use railyard_common::path::RelPath;
 use railyard_common::time::Millis;
-use railyard_controller::cache::Cache;
+use railyard_controller::cache::{Cache, PutMode};
 use railyard_controller::driver::CommandError;
 use railyard_controller::finalize::{Finalizer, PromoteError};
 use railyard_controller::policy::Policy;
@@ -26,6 +27,7 @@ on_both!(
     a_conflict_at_any_path_leaves_nothing,
     what_is_impossible_by_the_next_start_leaves_nothing,
     what_others_have_published_there_is_counted_on_and_stays,
+    what_the_cache_has_damaged_is_not_promoted,
 );
 
 struct Round<'s> {
@@ -59,7 +61,17 @@ impl<'s> Round<'s> {
         self.finalizer(cache).promote(&self.farm.build, &beta(), "olga", &Policy::default()).await
     }
 
-    /// The controller's own worker settles what was begun; gives its calls.
+    /// Whoever promotes it is gone at that call.
+    async fn is_cut_off(&self, strike: Strike) {
+        let struck = Arc::new(Watched::calm(self.stage.cache.clone()).struck(strike));
+        tokio::select! {
+            biased;
+            () = soon("the strike", struck.is_struck()) => {}
+            promoted = self.promote(struck.clone()) => panic!("{strike:?}: {promoted:?}"),
+        }
+    }
+
+    /// The controller's own worker settles what was begun.
     async fn settle(&self, cache: Arc<dyn Cache>) {
         let finalizer = self.finalizer(cache);
         tokio::select! {
@@ -134,12 +146,7 @@ async fn one_that_is_gone_at_any_call_leaves_all_or_none(backend: Backend) {
     let stage = &Stage::on(backend).await;
     let round = async |name: String, strike: Strike| {
         let (round, why) = (Round::on(stage, &name), format!("{strike:?}"));
-        let struck = Arc::new(Watched::calm(stage.cache.clone()).struck(strike));
-        tokio::select! {
-            biased;
-            () = soon("the strike", struck.is_struck()) => {}
-            promoted = round.promote(struck.clone()) => panic!("{why}: {promoted:?}"),
-        }
+        round.is_cut_off(strike).await;
         round.settle(stage.cache.clone()).await;
         round.has_all_or_nothing(&why).await;
         round.promote(stage.cache.clone()).await.unwrap();
@@ -187,12 +194,7 @@ async fn what_is_impossible_by_the_next_start_leaves_nothing(backend: Backend) {
     let stage = &Stage::on(backend).await;
     let round = async |name: String, strike: Strike| {
         let (round, why) = (Round::on(stage, &name), format!("{strike:?}"));
-        let struck = Arc::new(Watched::calm(stage.cache.clone()).struck(strike));
-        tokio::select! {
-            biased;
-            () = soon("the strike", struck.is_struck()) => {}
-            promoted = round.promote(struck.clone()) => panic!("{why}: {promoted:?}"),
-        }
+        round.is_cut_off(strike).await;
         // Nobody else touches it now, but the next one must say so to whoever would delete it.
         if round.settled().await.is_none() {
             let again = round.promote(stage.cache.clone()).await;
@@ -224,4 +226,20 @@ async fn what_others_have_published_there_is_counted_on_and_stays(backend: Backe
     let promotion = round.promote(stage.cache.clone()).await.unwrap().unwrap();
     assert_eq!(promotion.paths.len(), 3);
     round.has_all("all are its own now").await;
+}
+
+async fn what_the_cache_has_damaged_is_not_promoted(backend: Backend) {
+    let stage = &Stage::on(backend).await;
+    let round = Round::on(stage, "rotten");
+    let place = layout::blob(&stage.blobs[1]);
+    let (whole, _) = stage.cache.get(&place).await.unwrap().unwrap();
+    stage.cache.put(&place, Bytes::from("sec0nd"), PutMode::Overwrite).await.unwrap();
+    let Err(PromoteError::Impossible { why, .. }) = round.promote(stage.cache.clone()).await else {
+        panic!("damaged bytes are promoted");
+    };
+    assert!(why.contains("has damaged rotten/beta/a/second"), "{why}");
+    round.has_nothing(None, "it is all taken back").await;
+    stage.cache.put(&place, whole, PutMode::Overwrite).await.unwrap();
+    round.promote(stage.cache.clone()).await.unwrap();
+    round.has_all("the blob is whole again").await;
 }
