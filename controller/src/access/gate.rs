@@ -204,7 +204,7 @@ fn token_of(headers: &HeaderMap) -> Option<Result<String, Status>> {
     }))
 }
 
-fn parse_authorization(value: &str) -> Option<String> {
+pub(super) fn parse_authorization(value: &str) -> Option<String> {
     let (scheme, rest) = value.split_once(' ')?;
     if scheme.eq_ignore_ascii_case("bearer") {
         return Some(rest.trim().to_owned());

@@ -5,6 +5,7 @@
 //!                    └ revoked: the connection ends, with all that runs on it
 //! ```
 
+pub mod fuzz;
 mod gate;
 mod guesses;
 mod repeats;

@@ -7,6 +7,7 @@
 //! **Invariant:** the farm is looked at after the list has been read. Whoever writes over a list has seen the farm later than
 //! whoever wrote that list did, so of the writers of one farm the last one is right.
 
+pub mod fuzz;
 mod listing;
 
 pub use listing::Ending;

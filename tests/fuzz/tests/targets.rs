@@ -38,6 +38,22 @@ macro_rules! targets {
 }
 
 targets!(
-    pipeline, names, messages, token, cache, registry, archive, tarball, output, place, state, journal, config, redact,
-    audit, manifest
+    pipeline,
+    names,
+    messages,
+    token,
+    cache,
+    registry,
+    archive,
+    tarball,
+    output,
+    place,
+    state,
+    journal,
+    config,
+    redact,
+    audit,
+    manifest,
+    lists,
+    certificate
 );

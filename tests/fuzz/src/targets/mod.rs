@@ -3,8 +3,10 @@
 mod archive;
 mod audit;
 mod cache;
+mod certificate;
 mod config;
 mod journal;
+mod lists;
 mod manifest;
 mod messages;
 mod names;
@@ -52,6 +54,8 @@ pub const TARGETS: &[Target] = &[
     redact::REDACT,
     audit::AUDIT,
     manifest::MANIFEST,
+    lists::LISTS,
+    certificate::CERTIFICATE,
 ];
 
 /// Texts as inputs.

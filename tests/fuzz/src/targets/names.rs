@@ -1,12 +1,18 @@
 //! Names, ids, paths, digests: everything that has a form as text and is written again.
 
 use super::{Target, texts};
+use railyard_common::build_ref::BuildRef;
 use railyard_common::compress::Compress;
 use railyard_common::digest::Digest;
-use railyard_common::id::{BuildId, JobName, JobSelector, LeaseId, PipelineName, PoolName, Version, WorkerName};
+use railyard_common::id::{
+    BuildId, ChannelName, GroupName, JobName, JobSelector, LeaseId, PinName, PipelineName, PoolName, SecretName,
+    StepName, TagName, Version, WorkerName,
+};
 use railyard_common::path::{Glob, RelPath};
 use railyard_common::platform::Platform;
 use railyard_common::priority::Priority;
+use railyard_common::rights::Right;
+use railyard_controller::reserve::Reserve;
 use railyard_service::telemetry::TraceParent;
 use railyard_service::tls::Identity;
 use std::fmt::{Debug, Display};
@@ -24,6 +30,9 @@ pub const NAMES: Target = Target {
             "images/amd64/*.{raw,img}",
             "zstd:19",
             "release",
+            "sdk:nightly",
+            "host-paths:/srv/ccache:rw",
+            "publish:images/stable",
             "railyard://worker/rack-3",
             "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
             "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
@@ -84,6 +93,15 @@ fn parse(bytes: &[u8]) -> String {
         is::<Compress>(text),
         text.parse::<Identity>().is_ok_and(|who| who.uri().parse() == Ok(who)),
         is::<TraceParent>(text),
+        is::<ChannelName>(text),
+        is::<TagName>(text),
+        is::<PinName>(text),
+        is::<GroupName>(text),
+        is::<StepName>(text),
+        is::<SecretName>(text),
+        is::<BuildRef>(text),
+        is::<Right>(text),
+        is::<Reserve>(text),
     ];
     if let Ok(glob) = text.parse::<Glob>() {
         let matcher = glob.matcher();

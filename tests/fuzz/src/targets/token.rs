@@ -5,6 +5,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use railyard_common::digest::Digest;
 use railyard_common::token::{Token, TokenId, TokenKind};
+use railyard_controller::fuzz;
 
 pub const TOKEN: Target = Target {
     name: "token",
@@ -16,11 +17,34 @@ pub const TOKEN: Target = Target {
         texts.extend([40, 72, 41, 73].map(|length| [&[MADE][..], &vec![7; length]].concat()));
         texts
     },
-    words: &["railyard-join-", "railyard-bearer-", "!", "=", "+", "/", "-", "_", " ", "\n", "\0", "é"],
+    words: &[
+        "railyard-join-",
+        "railyard-bearer-",
+        "!",
+        "Basic ",
+        "bearer ",
+        "=",
+        "+",
+        "/",
+        "-",
+        "_",
+        " ",
+        "\n",
+        "\0",
+        "é",
+    ],
     max_len: 1_024,
     memory_factor: 64,
     memory_base: 0,
 };
+
+/// The header that it comes in, in both ways; and the text as such a header.
+fn authorization(text: &str) -> &'static str {
+    let basic = base64::engine::general_purpose::STANDARD.encode(format!("somebody:{text}"));
+    assert_eq!(fuzz::access::authorization(&format!("Basic {basic}")), "a token");
+    assert_eq!(fuzz::access::authorization(&format!("bearer {text}")), "a token");
+    fuzz::access::authorization(text)
+}
 
 /// What follows this is what a token is made of, and is written as one: nobody guesses the check at its end.
 const MADE: u8 = b'!';
@@ -57,5 +81,5 @@ fn parse(bytes: &[u8]) -> String {
             error.to_string()
         }
     };
-    format!("{id}, {token}")
+    format!("{id}, {token}, {}", authorization(text))
 }
