@@ -126,12 +126,19 @@ impl Guard {
     pub async fn ensure(&self, runtime: &dyn Runtime) -> Result<String, NetworkError> {
         // Before anything else: two that make the same rules at once would see each other's halves.
         let mut installed = self.installed.lock().await;
-        let Some(engine) = runtime.network(&self.spec).await? else { return Ok(ENGINE_DEFAULT.to_owned()) };
-        let (chain, bridge) = (self.chain.clone(), self.spec.bridge.clone());
-        let config = self.config.clone();
-        let known = installed.take();
-        *installed = Some(blocking(move || install(chain, bridge, &config, &engine, known)).await?);
-        Ok(self.spec.name.clone())
+        loop {
+            let Some(engine) = runtime.network(&self.spec).await? else { return Ok(ENGINE_DEFAULT.to_owned()) };
+            let (chain, bridge) = (self.chain.clone(), self.spec.bridge.clone());
+            let (config, seen, known) = (self.config.clone(), engine.clone(), installed.take());
+            match blocking(move || install(chain, bridge, &config, &seen, known)).await {
+                // An engine that was killed meanwhile took its network with it: that is no want of this host's, and the step can wait.
+                Err(NetworkError::Unguarded(_)) if runtime.network(&self.spec).await?.as_ref() != Some(&engine) => {}
+                made => {
+                    *installed = Some(made?);
+                    return Ok(self.spec.name.clone());
+                }
+            }
+        }
     }
 }
 

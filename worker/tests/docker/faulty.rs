@@ -41,6 +41,8 @@ pub struct Faults {
     pub no_overlay: bool,
     /// The network of its containers is on another host than the worker.
     pub network_elsewhere: bool,
+    /// The engine tells of its network as it was before it was killed and started again.
+    pub network_of_before: AtomicU32,
     /// It can only with a permit of this.
     pub overlay_waits: Option<Arc<Semaphore>>,
     /// The engine tells of an image only with a permit of this.
@@ -63,6 +65,7 @@ impl Default for Faults {
             load_fails: 0.into(),
             no_overlay: false,
             network_elsewhere: false,
+            network_of_before: 0.into(),
             overlay_waits: None,
             image_waits: None,
         }
@@ -112,6 +115,9 @@ impl Runtime for Faulty {
     }
 
     async fn network(&self, spec: &NetworkSpec) -> Result<Option<EngineNetwork>, RuntimeError> {
+        if is_due(&self.faults.network_of_before) {
+            return Ok(Some(EngineNetwork { subnets: Vec::new(), pid: Some(i32::MAX) }));
+        }
         match self.faults.network_elsewhere {
             true => Ok(Some(EngineNetwork { subnets: Vec::new(), pid: None })),
             false => self.engine.network(spec).await,

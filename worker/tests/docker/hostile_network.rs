@@ -1,14 +1,15 @@
 //! Steps that try to reach what they must not, by real sockets: each test has a worker whose settings let them, to see that
 //! they would.
 
-use crate::engine::base_image;
+use crate::engine::{base_image, runtime};
 use crate::farm::Farm;
-use crate::faulty::Faults;
+use crate::faulty::{Faults, Faulty};
 use crate::order::order;
 use railyard_common::order::Order;
 use railyard_common::outcome::{OutcomeKind, Reason};
 use railyard_worker::network::peer::{Allowed, Denied};
 use railyard_worker::network::{Guard, NetworkConfig};
+use railyard_worker::runtime::Runtime as _;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
@@ -257,4 +258,24 @@ async fn without_rules_a_step_with_a_network_is_given_back() {
     farm.run(&order(2, &image, "true")).await.expect_success();
     worker.stop().await;
     farm.assert_no_leftovers().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_engine_that_is_killed_while_the_rules_are_made_is_asked_again() {
+    // Settings that nobody has had, so that there is no such bridge yet.
+    let mut bytes = [0; 2];
+    getrandom::fill(&mut bytes).unwrap();
+    let mut config = NetworkConfig::default();
+    config.deny.push(Denied::try_from(format!("198.19.{}.{}", bytes[0], bytes[1])).unwrap());
+    let guard = Guard::new(&config);
+    let faults = Faults { network_of_before: 1.into(), ..Faults::default() };
+    let engine = Faulty { engine: runtime().await, faults };
+    assert_eq!(guard.ensure(&engine).await.unwrap(), guard.name());
+    engine.remove_network(guard.name()).await.unwrap();
+
+    // One that goes on to say the same is believed.
+    let faults = Faults { network_of_before: 2.into(), ..Faults::default() };
+    let engine = Faulty { engine: runtime().await, faults };
+    let error = guard.ensure(&engine).await.unwrap_err().to_string();
+    assert!(error.contains("a network that this worker does not see"), "{error}");
 }
