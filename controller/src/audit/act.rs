@@ -77,6 +77,8 @@ acts! {
     SecretGive = "secret-give",
     /// What the operator allows has changed.
     PolicyChange = "policy-change",
+    /// It was asked what a sweep would delete.
+    SweepPlan = "sweep-plan",
     /// Retention deleted what nothing needs.
     Sweep = "sweep",
     /// A call was refused that is none of the other acts.

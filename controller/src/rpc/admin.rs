@@ -107,7 +107,11 @@ impl AdminService for Admin {
     }
 
     async fn plan_sweep(&self, request: Request<v1::PlanSweepRequest>) -> Result<Response<v1::SweepPlan>, Status> {
-        Ok(Response::new(sweep::plan(&self.sweep, request.into_inner()).await?))
+        // It changes nothing: a disk so full that nothing can be recorded is when somebody has to see what would go.
+        let asked = Asked::new(&self.audit, &request, Act::SweepPlan).target("cache").urgent();
+        let (sweep, request) = (self.sweep.clone(), request.into_inner());
+        let plan = async move { sweep::plan(&sweep, request).await };
+        Ok(Response::new(asked.carry_out(plan, sweep::tell_plan).await?))
     }
 
     async fn run_sweep(&self, request: Request<v1::RunSweepRequest>) -> Result<Response<Self::RunSweepStream>, Status> {

@@ -51,7 +51,7 @@ impl Asked {
         if value.is_empty() { self } else { Self { entry: self.entry.detail(name, value), ..self } }
     }
 
-    /// It takes somebody's access away: that must not wait for a disk. The record is kept meanwhile, and follows.
+    /// It takes somebody's access away, or only looks: that must not wait for a disk. The record is kept meanwhile, and follows.
     pub(super) fn urgent(self) -> Self {
         Self { is_urgent: true, ..self }
     }

@@ -1,7 +1,7 @@
 //! What operators ask of the sweep.
 
 use super::{bad_request, command_status};
-use crate::audit::By;
+use crate::audit::{By, Entry};
 use crate::sweep::{Progress, Report, Shown, SweepError, SweepHandle};
 use futures_util::{StreamExt as _, stream};
 use railyard_common::digest::Digest;
@@ -22,6 +22,16 @@ pub(super) async fn plan(sweep: &SweepHandle, request: v1::PlanSweepRequest) -> 
     let Shown { plan, stop } = sweep.plan().await.map_err(status)?;
     let stopped = stop.map(|stop| stop.to_string()).unwrap_or_default();
     Ok(told(&plan, stopped, request.objects))
+}
+
+/// The plan's record with what would go; a sweep that carries it out names it by the same digest.
+pub(super) fn tell_plan(entry: Entry, plan: &v1::SweepPlan) -> Entry {
+    let (objects, bytes) =
+        plan.gone.iter().fold((0, 0), |(objects, bytes), kind| (objects + kind.objects, bytes + kind.bytes));
+    let entry = entry.detail("plan", plan.digest.clone());
+    let entry = entry.detail("objects", objects.to_string()).detail("bytes", bytes.to_string());
+    // A plan may be shown and yet not be carried out.
+    if plan.stopped.is_empty() { entry } else { entry.detail("stopped", plan.stopped.clone()) }
 }
 
 /// Begins a sweep; what comes of it is a stream.

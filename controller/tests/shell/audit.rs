@@ -4,6 +4,7 @@ use crate::common::controller::local;
 use crate::common::disk::SmallDisk;
 use crate::common::people::{Person, submission};
 use crate::common::pipelines::ONE;
+use crate::common::sweeps::Sweeps;
 use crate::common::{Controller, refused, soon, until};
 use railyard_controller::audit::{Verified, Wanted, verify};
 use railyard_proto::v1;
@@ -68,6 +69,20 @@ pub(crate) async fn assert_sweeps(controller: &Controller) {
     );
     let counts: Vec<_> = done.iter().map(|one| (&*one.details["reduced"], &*one.details["deleted"] != "0")).collect();
     assert_eq!(counts, [("1", false), ("0", true), ("0", false)]);
+}
+
+/// Of a plan, and the only sweep that carried it out.
+pub(crate) async fn assert_plan_and_sweep(controller: &Controller, plan: &v1::SweepPlan) {
+    let of_plan = |record: &v1::AuditRecord| record.details.get("plan") == Some(&plan.digest);
+    let records = look(controller, v1::ShowAuditRequest::default()).await;
+    let records: Vec<_> = records.iter().filter(|record| of_plan(record)).collect();
+    let stories: Vec<_> = records.iter().map(|record| story(record)).collect();
+    let want = ["sweep-plan", "sweep"].map(|what| ("operator/olga", what, "cache", "done"));
+    assert_eq!(stories, want);
+    let sum = |of: fn(&v1::SweepCount) -> u64| plan.gone.iter().map(of).sum::<u64>().to_string();
+    let told = |name: &str| records[0].details.get(name).cloned();
+    assert_eq!((told("objects"), told("bytes")), (Some(sum(|one| one.objects)), Some(sum(|one| one.bytes))));
+    assert_eq!(told("stopped"), None);
 }
 
 #[tokio::test]
@@ -279,6 +294,8 @@ async fn while_the_audit_cannot_be_written_nothing_is_changed() {
     let mut access = AccessServiceClient::new(controller.channel(Some((Role::Operator, "olga"))));
     let revoke = v1::RevokeRequest { identity: "railyard://worker/anvil".to_owned(), why: "stolen".to_owned() };
     access.revoke(revoke).await.unwrap();
+    // And what a sweep would free is told when it is needed most.
+    let plan = Sweeps::of(&controller).plan().await;
     let http = railyard_service::channel::http_client(&controller.endpoint(None)).unwrap();
     let ready = async || http.get(format!("{}/readyz", controller.url)).send().await.unwrap().status().as_u16();
     assert_eq!(ready().await, 503);
@@ -292,6 +309,9 @@ async fn while_the_audit_cannot_be_written_nothing_is_changed() {
     let revoked = look(&controller, v1::ShowAuditRequest { what: "revoke".to_owned(), ..Default::default() }).await;
     let revoked: Vec<_> = revoked.iter().map(story).collect();
     assert_eq!(revoked, [("operator/olga", "revoke", "worker/anvil", "done")], "its record followed");
+    let plans = look(&controller, v1::ShowAuditRequest { what: "sweep-plan".to_owned(), ..Default::default() }).await;
+    let plans: Vec<_> = plans.iter().map(|one| (story(one), &one.details["plan"])).collect();
+    assert_eq!(plans, [(("operator/olga", "sweep-plan", "cache", "done"), &plan.digest)]);
     assert_good(&controller);
 }
 

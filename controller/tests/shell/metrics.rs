@@ -140,6 +140,7 @@ async fn by_people() -> serde_json::Value {
     refused(sweeps.try_run("").await, Code::FailedPrecondition, "sweep-stopped");
     let plan = sweeps.0.clone().plan_sweep(v1::PlanSweepRequest { objects: false }).await;
     refused(plan, Code::FailedPrecondition, "sweep-stopped");
+    controller.audited(&["operator/olga", "\"sweep-plan\"", "\"refused\""]).await;
     std::fs::write(path, whole).unwrap();
     let last = sweeps.plan().await;
     controller.stop().await;

@@ -1,5 +1,6 @@
 //! Retention with a real controller and a real cache: what goes, and what stays.
 
+use crate::audit;
 use crate::common::pipelines::PUBLISH;
 use crate::common::sweeps::{Sweeps, build, farm, files, there};
 use crate::common::transfers::{artifact, blob_of};
@@ -177,6 +178,7 @@ async fn a_plan_is_carried_out_as_it_was_shown_or_not_at_all(backend: Backend) {
     let running = person.submit(PUBLISH, "3").await;
     let report = sweeps.try_run(&plan.digest).await.unwrap();
     assert_eq!((report.digest.as_str(), report.reduced), (plan.digest.as_str(), 1));
+    audit::assert_plan_and_sweep(&controller, &plan).await;
     let told = refused(sweeps.try_run(&plan.digest).await, Code::FailedPrecondition, "sweep-stopped");
     assert!(told.contains("is not to be reduced"), "{told}");
     let unknown = format!("sha256:{}", "0".repeat(64));

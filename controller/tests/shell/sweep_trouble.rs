@@ -103,6 +103,7 @@ async fn after_a_restore_nothing_goes_before_somebody_has_looked(backend: Backen
     assert!(plan.stopped.contains("railyard gc resume"), "{}", plan.stopped);
     let unknown = plan.builds.iter().find(|one| one.build == "pub/3").unwrap();
     assert_eq!((unknown.keep.as_str(), unknown.why.len()), ("all", 1));
+    controller.audited(&["operator/olga", "\"sweep-plan\"", "\"stopped\"", "restored from a backup", "\"done\""]).await;
 
     assert!(sweeps.0.clone().resume_sweep(v1::ResumeSweepRequest {}).await.unwrap().into_inner().resumed);
     controller
