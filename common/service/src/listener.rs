@@ -41,16 +41,18 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use ledger::{Account, Client, Connected, Ledger, Over};
 use limits::{
-    CONNECTIONS_MAX, EARLY_RESETS_MAX, ERROR_RESETS_MAX, HTTP1_HEAD_MAX_BYTES, HTTP1_HEADERS_MAX, HTTP2_HEAD_MAX_BYTES,
-    NAMELESS_MAX, STREAMS_MAX, TELLING_MAX, TELLING_TIME,
+    CONNECTIONS_MAX, EARLY_RESETS_MAX, ERROR_RESETS_MAX, HTTP1_HEAD_MAX_BYTES, HTTP1_HEADERS_MAX,
+    HTTP2_HEAD_READ_BYTES, NAMELESS_MAX, STREAMS_MAX, TELLING_MAX, TELLING_TIME,
 };
 use line::Line;
 use pace::Paced;
+use peer::Complaints;
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::runtime::Handle;
@@ -81,7 +83,7 @@ pub struct Serving {
     pub shut_out: ShutOut,
     /// Hears of certificates that are worth nothing.
     pub wrong_certificates: WrongCertificates,
-    /// Hears of requests that never get to the app.
+    /// Hears of requests that never get to the app, and of connections on which there are none.
     pub bad_requests: BadRequests,
     /// What one client may take.
     pub limits: Limits,
@@ -210,7 +212,7 @@ impl House {
         match self.begin(&account, place) {
             Ok(handshake) => Ok(Some(Guest { stream, addr, account, handshake, _connection: connection })),
             Err(over) => {
-                account.tell(over);
+                account.tell(over, &self.complaints(Peer::nobody(addr)));
                 Ok(None)
             }
         }
@@ -221,16 +223,21 @@ impl House {
         self.handshakes.begin(account.client.clone(), place)
     }
 
+    fn complaints(&self, about: Peer) -> Complaints {
+        Complaints::new(about, self.bad_requests.clone())
+    }
+
     async fn entertain<Io>(self: Arc<Self>, guest: Guest<Io>)
     where
         Io: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let Guest { stream, addr, account, handshake, _connection } = guest;
+        let stranger = self.complaints(Peer::nobody(addr));
         let done = tokio::select! {
             biased;
             () = self.shutdown.cancelled() => return,
             () = handshake.cut.cancelled() => {
-                return tracing::debug!(peer = %addr, "a TLS handshake that did not go on gave way to another one");
+                return stranger.tell("handshake", "the TLS handshake did not go on, and gave way to another one");
             }
             done = timeout(self.limits.handshake(), self.acceptor.accept(stream)) => done,
         };
@@ -238,12 +245,14 @@ impl House {
         let stream = match done {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => {
-                if is_about_certificate(&error) {
-                    self.wrong_certificates.tell(addr, &error.to_string());
+                match whose_fault(&error) {
+                    Some(Fault::Certificate) => self.wrong_certificates.tell(addr, &error.to_string()),
+                    Some(Fault::Handshake) => stranger.tell("handshake", &error.to_string()),
+                    None => {}
                 }
                 return tracing::debug!(peer = %addr, %error, "TLS handshake failed");
             }
-            Err(_) => return tracing::debug!(peer = %addr, "TLS handshake took too long"),
+            Err(_) => return stranger.tell("handshake", "the TLS handshake did not come to its end in time"),
         };
         let peer =
             self.shown_by(&stream, addr).map_or_else(|| Peer::nobody(addr), |shown| Peer::certified(shown, addr));
@@ -253,7 +262,8 @@ impl House {
             None => (account, Arc::clone(&self.nameless).try_acquire_owned().ok().map(Some)),
         };
         let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-        let line = Line::new(stream, is_http2, self.limits.answer());
+        let complaints = self.complaints(peer.clone());
+        let line = Line::new(stream, is_http2, self.limits.answer(), complaints.clone());
         let connected = match place {
             Some(place) => account.connect().map(|connected| (connected, place)),
             None => Err(Over::Connections),
@@ -261,7 +271,7 @@ impl House {
         match connected {
             Ok(connected) => {
                 let bulk = self.bulk.clone().filter(|_| !is_http2);
-                let serving = Serve { house: self, peer, account, is_http2, connected }.run(line);
+                let serving = Serve { house: self, peer, complaints, account, is_http2, connected }.run(line);
                 match bulk {
                     // A panic there was logged there; this is the end of the connection in any case.
                     Some(bulk) => drop(AbortOnDropHandle::new(bulk.spawn(serving)).await),
@@ -269,7 +279,7 @@ impl House {
                 }
             }
             Err(over) => {
-                account.tell(over);
+                account.tell(over, &complaints);
                 self.turn_away(line, over, is_http2).await;
             }
         }
@@ -323,16 +333,28 @@ struct Guest<Io> {
     _connection: OwnedSemaphorePermit,
 }
 
-/// Whether a handshake failed because of the certificate that the client showed.
-fn is_about_certificate(error: &io::Error) -> bool {
-    let error = error.get_ref().and_then(|inner| inner.downcast_ref());
-    matches!(error, Some(rustls::Error::InvalidCertificate(_)))
+/// What a client has done wrong, if a handshake failed for that.
+enum Fault {
+    /// Its certificate is worth nothing.
+    Certificate,
+    /// It speaks something else, or an older TLS.
+    Handshake,
+}
+
+/// A client that goes, or does not like the certificate of the farm and says so, has done nothing wrong.
+fn whose_fault(error: &io::Error) -> Option<Fault> {
+    match error.get_ref()?.downcast_ref()? {
+        rustls::Error::AlertReceived(_) => None,
+        rustls::Error::InvalidCertificate(_) => Some(Fault::Certificate),
+        _ => Some(Fault::Handshake),
+    }
 }
 
 /// One connection, from its handshake to its end.
 struct Serve {
     house: Arc<House>,
     peer: Peer,
+    complaints: Complaints,
     account: Arc<Account>,
     is_http2: bool,
     /// Held while it lasts: that it is one of its client's, and one of the nameless.
@@ -344,14 +366,20 @@ impl Serve {
     where
         Io: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let Self { house, peer, account, is_http2, connected } = self;
+        let Self { house, peer, complaints, account, is_http2, connected } = self;
         let (addr, is_nameless) = (peer.addr, peer.identity.is_none());
         let shut_out = house.shut_out.of(&peer);
         let asked = Arc::new(Asked::new());
-        let (answering, within, whose) = (Arc::clone(&asked), Arc::clone(&house), peer.clone());
-        let service = service_fn(move |request: Request<Incoming>| {
-            answer(Arc::clone(&within), Arc::clone(&account), Arc::clone(&answering), whose.clone(), request)
-        });
+        let within = line.within();
+        let guest = Answering {
+            house: Arc::clone(&house),
+            account,
+            asked: Arc::clone(&asked),
+            peer,
+            complaints: complaints.clone(),
+        };
+        let guest = Arc::new(guest);
+        let service = service_fn(move |request: Request<Incoming>| answer(Arc::clone(&guest), request));
         let builder = builder(is_http2, house.limits.head());
         let mut connection = pin!(builder.serve_connection(TokioIo::new(line), service));
         let done = tokio::select! {
@@ -366,6 +394,9 @@ impl Serve {
                 connection.await
             }
             () = asked.too_quiet(house.limits.head(), is_nameless) => {
+                if within.load(Ordering::Relaxed) {
+                    complaints.tell("request", refuse::SLOW_HEAD);
+                }
                 tracing::debug!(peer = %addr, "no request; closing the connection");
                 return;
             }
@@ -376,40 +407,43 @@ impl Serve {
         };
         drop(connected);
         if let Err(error) = done {
-            if let Some(why) = refuse::no_request(&*error) {
-                house.bad_requests.tell(&peer, "request", &why);
+            if let Some(why) = refuse::no_request(&*error, within.load(Ordering::Relaxed)) {
+                complaints.tell("request", &why);
             }
             tracing::debug!(peer = %addr, error, "connection ended");
         }
     }
 }
 
-/// Hands a request to the app, if its client may ask one more.
-async fn answer(
+/// What the requests of one connection have in common.
+struct Answering {
     house: Arc<House>,
     account: Arc<Account>,
     asked: Arc<Asked>,
     peer: Peer,
-    request: Request<Incoming>,
-) -> Result<Response, Infallible> {
+    complaints: Complaints,
+}
+
+/// Hands a request to the app, if its client may ask one more.
+async fn answer(guest: Arc<Answering>, request: Request<Incoming>) -> Result<Response, Infallible> {
+    let Answering { house, account, asked, peer, complaints } = &*guest;
     // It is answered when the last byte of the answer is on its way, not when its head is.
     let counted = asked.begin();
     let running = match account.request() {
         Ok(running) => running,
         Err(over) => {
-            account.tell(over);
+            account.tell(over, complaints);
             asked.refused();
             return Ok(refuse::over(over, request.headers()));
         }
     };
     let (mut head, body) = request.into_parts();
-    if let Some(refusal) = refuse::bad_head(&head) {
-        let what = format!("{} {}", head.method, head.uri.path());
-        house.bad_requests.tell(&peer, &what, &refusal.status().to_string());
+    if let Some((refusal, why)) = refuse::bad_head(&head) {
+        complaints.tell(&format!("{} {}", head.method, head.uri.path()), &why);
         return Ok(refusal);
     }
-    head.extensions.insert(peer);
-    let grpc = refuse::is_grpc(&head.headers).then_some(&*account);
+    head.extensions.insert(peer.clone());
+    let grpc = refuse::is_grpc(&head.headers).then_some(&**account);
     let body = Paced::new(body, house.limits.body(), grpc);
     let response = house.app.clone().oneshot(Request::from_parts(head, body)).await?;
     Ok(response.map(|body| Body::new(refuse::Held::new(body, (running, counted)))))
@@ -433,7 +467,7 @@ fn builder(http2: bool, head: Duration) -> auto::Builder<TokioExecutor> {
         .keep_alive_interval(KEEPALIVE_INTERVAL)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)
         .max_concurrent_streams(STREAMS_MAX)
-        .max_header_list_size(HTTP2_HEAD_MAX_BYTES)
+        .max_header_list_size(HTTP2_HEAD_READ_BYTES)
         .max_pending_accept_reset_streams(EARLY_RESETS_MAX)
         .max_local_error_reset_streams(ERROR_RESETS_MAX)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)

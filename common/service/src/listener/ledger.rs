@@ -7,6 +7,7 @@ use super::bucket::Bucket;
 use super::limits::{
     ARRIVALS_BURST_SECS, CONNECTIONS_MAX, Limits, MESSAGES_MAX_BYTES, REQUESTS_BURST_SECS, SMALL_MESSAGE_BYTES,
 };
+use super::peer::Complaints;
 use crate::clock::runtime_now;
 use crate::tls::{Identity, Role};
 use std::collections::BTreeMap;
@@ -182,7 +183,7 @@ impl Account {
     }
 
     /// Tells the operator which limit this client met, once in a while.
-    pub(super) fn tell(&self, over: Over) {
+    pub(super) fn tell(&self, over: Over, complaints: &Complaints) {
         let now = runtime_now();
         let mut used = lock(&self.used);
         if used.told.is_some_and(|told| now.saturating_duration_since(told) < TELL_EVERY) {
@@ -191,6 +192,7 @@ impl Account {
         used.told = Some(now);
         drop(used);
         tracing::warn!(client = %self.client, limit = %over, "a client takes more than its share and is refused");
+        complaints.tell("connection", &over.to_string());
     }
 }
 

@@ -97,7 +97,10 @@ pub(super) const HTTP1_HEAD_MAX_BYTES: usize = 64 * 1024;
 /// Headers of an HTTP/1 request.
 pub(super) const HTTP1_HEADERS_MAX: usize = 100;
 /// All headers of an HTTP/2 request together, decompressed: traces and certificates of proxies fit.
-pub(super) const HTTP2_HEAD_MAX_BYTES: u32 = 16 * 1024;
+pub(super) const HTTP2_HEAD_MAX_BYTES: usize = 16 * 1024;
+/// What is read of them: a head that is longer than it may be is seen here, and named. Beyond this the library answers 431 by
+/// itself.
+pub(super) const HTTP2_HEAD_READ_BYTES: u32 = 64 * 1024;
 /// Longest URL: a signed one has some 500 bytes.
 pub(super) const URL_MAX_BYTES: usize = 8 * 1024;
 /// Streams of a connection that the client reset before they were looked at; then the connection goes ("rapid reset").

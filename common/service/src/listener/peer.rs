@@ -1,5 +1,6 @@
 //! Who is at the other end of a connection, and for how long.
 
+use super::frames::Fault;
 use crate::tls::{Identity, Shown};
 use futures_util::future::BoxFuture;
 use railyard_common::time::Millis;
@@ -77,8 +78,8 @@ impl fmt::Debug for WrongCertificates {
 
 type HearRequest = dyn Fn(&Peer, &str, &str) + Send + Sync;
 
-/// Hears of requests that are refused before anybody who serves sees them: whose they are, what they are as far as that can be
-/// said, and what is wrong with them.
+/// Hears of requests and connections that are refused before anybody who serves sees them: whose they are, what they are as far
+/// as that can be said (`handshake`, `connection`, `request`, or a method and a path), and what is wrong with them.
 #[derive(Clone)]
 pub struct BadRequests(Arc<HearRequest>);
 
@@ -101,6 +102,32 @@ impl BadRequests {
 impl fmt::Debug for BadRequests {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("BadRequests")
+    }
+}
+
+/// What one client has done wrong goes this way.
+#[derive(Clone, Debug)]
+pub(super) struct Complaints {
+    about: Peer,
+    to: BadRequests,
+}
+
+impl Complaints {
+    pub(super) fn new(about: Peer, to: BadRequests) -> Self {
+        Self { about, to }
+    }
+
+    pub(super) fn tell(&self, what: &str, why: &str) {
+        self.to.tell(&self.about, what, why);
+    }
+
+    /// What its frames have shown.
+    pub(super) fn fault(&self, fault: Fault) {
+        let what = match fault {
+            Fault::Flood | Fault::Connection(_) => "connection",
+            Fault::LongHead | Fault::Stream(_) => "request",
+        };
+        self.tell(what, &fault.to_string());
     }
 }
 

@@ -1,12 +1,12 @@
 //! Telling a client that it has reached a limit.
 
 use super::ledger::Over;
-use super::limits::{HTTP1_HEAD_MAX_BYTES, URL_MAX_BYTES};
+use super::limits::{HTTP1_HEAD_MAX_BYTES, HTTP2_HEAD_MAX_BYTES, URL_MAX_BYTES};
 use crate::rpc_error;
 use axum::body::Body;
 use axum::response::{IntoResponse as _, Response};
 use http::header::{CONTENT_TYPE, RETRY_AFTER};
-use http::{HeaderMap, StatusCode, request};
+use http::{HeaderMap, StatusCode, Version, request};
 use hyper::body::{Bytes, Frame, SizeHint};
 use std::error::Error;
 use std::pin::Pin;
@@ -36,25 +36,44 @@ pub(super) fn over(over: Over, headers: &HeaderMap) -> Response {
     (StatusCode::TOO_MANY_REQUESTS, [(RETRY_AFTER, secs.to_string())], format!("Busy: {message}\n")).into_response()
 }
 
-/// What is wrong with a request's head, if anything is. The buffer that it came through may have held more than it should.
-pub(super) fn bad_head(head: &request::Parts) -> Option<Response> {
+/// The answer to a request whose head is wrong, and what is wrong with it. The buffer that it came through may have held more
+/// than it should.
+pub(super) fn bad_head(head: &request::Parts) -> Option<(Response, String)> {
+    let (status, text) = too_long(head)?;
+    let answer = if is_grpc(&head.headers) {
+        rpc_error::refusal(Code::InvalidArgument, rpc_error::BAD_REQUEST, text.clone()).into_http()
+    } else {
+        (status, format!("{text}\n")).into_response()
+    };
+    Some((answer, format!("{status}: {text}")))
+}
+
+fn too_long(head: &request::Parts) -> Option<(StatusCode, String)> {
     let length = head.uri.path_and_query().map_or(0, |text| text.as_str().len());
     if length > URL_MAX_BYTES {
-        let text = format!("UriTooLong: the URL has {length} bytes; the limit is {URL_MAX_BYTES}\n");
-        return Some((StatusCode::URI_TOO_LONG, text).into_response());
+        let text = format!("UriTooLong: the URL has {length} bytes; the limit is {URL_MAX_BYTES}");
+        return Some((StatusCode::URI_TOO_LONG, text));
     }
+    let most = if head.version == Version::HTTP_2 { HTTP2_HEAD_MAX_BYTES } else { HTTP1_HEAD_MAX_BYTES };
     let length: usize = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
-    (length > HTTP1_HEAD_MAX_BYTES).then(|| {
-        let text = format!("HeadersTooLong: they have {length} bytes; the limit is {HTTP1_HEAD_MAX_BYTES}\n");
-        (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, text).into_response()
+    (length > most).then(|| {
+        let text = format!("HeadersTooLong: they have {length} bytes; the limit is {most}");
+        (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, text)
     })
 }
 
-/// What is wrong with the bytes of a connection that ended for that: they are no request, or one with too long a head.
-pub(super) fn no_request(error: &(dyn Error + Send + Sync + 'static)) -> Option<String> {
+/// What is wrong with the bytes of a connection that ended for that: they are no request, one with too long a head, or one
+/// whose head was begun (`within`) and did not end.
+pub(super) fn no_request(error: &(dyn Error + Send + Sync + 'static), within: bool) -> Option<String> {
     let error: &hyper::Error = error.downcast_ref()?;
+    if error.is_timeout() && within {
+        return Some(SLOW_HEAD.to_owned());
+    }
     error.is_parse().then(|| error.to_string())
 }
+
+/// Of a request that begins and does not go on.
+pub(super) const SLOW_HEAD: &str = "the head of a request did not come to its end in time";
 
 /// An answer that counts as running, in whatever counts, until all of it was sent.
 pub(super) struct Held<Counts> {

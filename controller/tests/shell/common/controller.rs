@@ -149,6 +149,8 @@ impl Controller {
 
     /// Waits for lines of the audit that have all of these words; what is refused is written a moment after it is told.
     pub async fn audited(&self, words: &[&str]) -> usize {
+        // Seen only if it fails.
+        println!("waiting for a line of the audit with {words:?}");
         super::until("the line of the audit", async || Some(self.audit_lines(words)).filter(|&lines| lines > 0)).await
     }
 

@@ -36,6 +36,8 @@ async fn handshakes_that_stall_keep_nobody_out() {
     // Perhaps in the middle of a record, perhaps after an alert.
     let _ = last.write_all(&[22, 3, 1, 2, 0]).await;
     assert_eq!(rest(last).await, b"", "it was answered");
+    // Of whom does not matter: a flood is written as its first few, and their number.
+    controller.audited(&["127.0.66.", "\"refused\"", "\"target\":\"handshake\"", "gave way"]).await;
     let grown = resident_bytes().saturating_sub(before);
     assert!(grown < 200 * MIB, "{grown} bytes");
 }
@@ -59,6 +61,19 @@ async fn a_handshake_takes_no_longer_than_it_may() {
         () = drip => {}
     }
     bystander.is_served().await;
+    controller.audited(&[&address(1).to_string(), "\"refused\"", "\"target\":\"handshake\"", "in time"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_tls_is_recorded_and_who_just_looks_whether_somebody_is_there_is_not() {
+    let controller = farm(|_| {}).await;
+    // As load balancers do.
+    drop(attacker::tcp(&controller, address(1)).await.unwrap());
+    let mut plain = attacker::tcp(&controller, address(2)).await.unwrap();
+    plain.write_all(b"GET / HTTP/1.1\r\nHost: farm\r\n\r\n").await.unwrap();
+    rest(&mut plain).await;
+    controller.audited(&[&address(2).to_string(), "\"refused\"", "\"target\":\"handshake\""]).await;
+    assert_eq!(controller.audit_lines(&["\"refused\""]), 1);
 }
 
 #[tokio::test]
@@ -74,6 +89,7 @@ async fn an_older_tls_is_refused() {
     let connecting = TlsConnector::from(Arc::new(config)).connect(controller.address().ip().into(), tcp);
     let error = soon("the refusal", connecting).await.unwrap_err().to_string();
     assert!(error.contains("ProtocolVersion"), "{error}");
+    controller.audited(&[&address(1).to_string(), "\"refused\"", "\"target\":\"handshake\""]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -138,6 +154,7 @@ async fn a_crowd_that_comes_and_goes_is_slowed_down() {
         bystander_elsewhere.push(tcp);
     }
     assert!(closed >= 100, "only {closed} of 200 were turned away");
+    controller.audited(&[&address(1).to_string(), "\"refused\"", "too many new connections"]).await;
     let mut other = attacker::tls(&controller, address(2), None, "http/1.1").await.unwrap();
     other.write_all(b"GET /healthz HTTP/1.1\r\nHost: farm\r\nConnection: close\r\n\r\n").await.unwrap();
     assert!(rest(&mut other).await.starts_with(b"HTTP/1.1 200"));

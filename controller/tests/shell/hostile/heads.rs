@@ -1,11 +1,14 @@
 //! Heads of requests that are too long or never end.
 
-use super::attacker::{self, END_HEADERS, END_STREAM, HEADERS, Http2, address, frame, headers, request, rest};
+use super::attacker::{self, END_HEADERS, END_STREAM, HEADERS, Http2, address, call, frame, headers, request, rest};
 use super::bystander::Bystander;
 use super::{MIB, farm, resident_bytes};
 use crate::common::Controller;
 use std::time::Duration;
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+/// What the audit says of a head that begins and does not go on.
+const SLOW: &str = "did not come to its end in time";
 
 /// What the farm says to these bytes of HTTP/1.
 async fn answer(controller: &Controller, bytes: &[u8]) -> String {
@@ -41,6 +44,34 @@ async fn a_head_that_drips_is_cut() {
     let (answers, ()) = tokio::join!(futures_util::future::join_all(dripping), bystander.is_served());
     // Cut without a word, or told that it took too long.
     assert!(answers.iter().all(|bytes| bytes.is_empty() || bytes.starts_with(b"HTTP/1.1 408")));
+    controller.audited(&[&address(1).to_string(), "\"refused\"", "\"target\":\"request\"", SLOW]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_head_that_does_not_end_is_recorded_and_a_connection_that_says_nothing_is_not() {
+    let controller = farm(|_| {}).await;
+    let ask = b"GET /healthz HTTP/1.1\r\nHost: farm\r\n\r\n";
+    // As browsers open them before they have anything to ask, or keep them afterwards.
+    let mut silent = attacker::tls(&controller, address(1), None, "http/1.1").await.unwrap();
+    let mut kept = attacker::tls(&controller, address(1), None, "http/1.1").await.unwrap();
+    kept.write_all(ask).await.unwrap();
+    let mut quiet = Http2::connect(&controller, address(1), None).await;
+    rest(&mut silent).await;
+    assert!(rest(&mut kept).await.starts_with(b"HTTP/1.1 200"));
+    while quiet.next().await.is_ok() {}
+    // The second head of a connection, and a first of HTTP/2.
+    let mut second = attacker::tls(&controller, address(2), None, "http/1.1").await.unwrap();
+    second.write_all(ask).await.unwrap();
+    second.read_exact(&mut [0; 12]).await.unwrap();
+    second.write_all(b"GET /healthz HT").await.unwrap();
+    rest(&mut second).await;
+    let mut first = Http2::connect(&controller, address(3), None).await;
+    first.send(&frame(HEADERS, END_STREAM, 1, &request("GET", "/healthz"))).await.unwrap();
+    while first.next().await.is_ok() {}
+    for n in [2, 3] {
+        controller.audited(&[&address(n).to_string(), "\"refused\"", "\"target\":\"request\"", SLOW]).await;
+    }
+    assert_eq!(controller.audit_lines(&["\"refused\""]), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -107,9 +138,30 @@ async fn long_http2_heads_are_refused_and_the_connection_goes_on() {
     http2.send(&frame(attacker::CONTINUATION, END_HEADERS, 1, &more)).await.unwrap();
     let answer = http2.wait_for(HEADERS, 1).await.unwrap();
     // `:status` of the static table, and `431` in the Huffman code of HPACK.
-    assert_eq!(answer.payload, [0x48, 0x83, 0x69, 0x90, 0xff]);
+    assert!(answer.payload.starts_with(&[0x48, 0x83, 0x69, 0x90, 0xff]), "{:x?}", answer.payload);
     http2.send(&frame(HEADERS, END_HEADERS | END_STREAM, 3, &request("GET", "/healthz"))).await.unwrap();
     http2.wait_for(HEADERS, 3).await.unwrap();
+    let from = address(1).to_string();
+    controller.audited(&[&from, "\"refused\"", "GET /healthz", "431", "19458 bytes; the limit is 16384"]).await;
+
+    // A call hears it as a call does.
+    let mut block = call("/railyard.v1.ClientService/ListBuilds");
+    block.extend(headers(&[("x", &"a".repeat(12 << 10))]));
+    http2.send(&frame(HEADERS, END_STREAM, 5, &block)).await.unwrap();
+    http2.send(&frame(attacker::CONTINUATION, END_HEADERS, 5, &more)).await.unwrap();
+    let answer = http2.wait_for(HEADERS, 5).await.unwrap();
+    assert_eq!(answer.payload[0], 0x88, "`200` of the static table, and the status of the call behind it");
+    controller.audited(&[&from, "POST /railyard.v1.ClientService/ListBuilds", "the limit is 16384"]).await;
+
+    // One that is so long that nobody reads it.
+    http2.send(&frame(HEADERS, END_STREAM, 7, &request("GET", "/healthz"))).await.unwrap();
+    for n in 0..5 {
+        let flags = if n == 4 { END_HEADERS } else { 0 };
+        let more = headers(&[("x", &"a".repeat(15 << 10))]);
+        http2.send(&frame(attacker::CONTINUATION, flags, 7, &more)).await.unwrap();
+    }
+    http2.wait_for(HEADERS, 7).await.unwrap();
+    controller.audited(&[&from, "\"refused\"", "\"target\":\"request\"", "longer than 65536 bytes"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -124,6 +176,7 @@ async fn a_head_that_is_continued_for_ever_ends_the_connection() {
         assert!(sent < 20_000, "{sent} frames were taken");
         assert!(attacker::goodbye(&came).is_none_or(|code| code != 0));
     }
+    controller.audited(&[&address(1).to_string(), "\"refused\"", "\"target\":\"connection\"", "HTTP"]).await;
     bystander.is_served().await;
     let grown = resident_bytes().saturating_sub(before);
     assert!(grown < 50 * MIB, "{grown} bytes");

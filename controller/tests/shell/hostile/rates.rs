@@ -31,6 +31,7 @@ async fn who_asks_too_often_is_told_when_to_come_back() {
         assert_eq!((code, reason.as_str()), (Code::ResourceExhausted, "busy"), "{message}");
     }
     bystander.is_served().await;
+    controller.audited(&["viewer/greedy", "\"refused\"", "too many requests in a short time"]).await;
     assert!(asks(&controller, "modest", 100).await.iter().all(Result::is_ok));
 }
 

@@ -2,7 +2,7 @@
 
 use super::attacker::{
     self, DATA, END_HEADERS, END_STREAM, ENHANCE_YOUR_CALM, HEADERS, Http2, PING, RST_STREAM, SETTINGS, WINDOW_UPDATE,
-    address, call, frame, goodbye, request,
+    address, call, frame, goodbye, headers, request,
 };
 use super::bystander::Bystander;
 use super::{MIB, farm, resident_bytes};
@@ -52,6 +52,8 @@ async fn streams_that_are_reset_at_once_end_the_connection() {
             assert!(sent < 50_000, "{sent} streams were begun and reset");
             bystander.is_served().await;
         }
+        let who = who.map_or("\"by\":\"nobody\"", |_| "\"by\":\"operator/mallory\"");
+        controller.audited(&[who, "\"refused\"", "\"target\":\"connection\"", "HTTP"]).await;
     }
 }
 
@@ -60,7 +62,7 @@ async fn frames_that_bring_nothing_end_the_connection() {
     let controller = farm(|limits| limits.head_secs = 20).await;
     let mut bystander = Bystander::watch(&controller);
     let before = resident_bytes();
-    for who in [None, Some((Role::Worker, "mallory"))] {
+    for (n, who) in [(1, None), (2, Some((Role::Worker, "mallory")))] {
         for frame in [
             frame(PING, 0, 0, &[7; 8]),
             frame(SETTINGS, 0, 0, &[]),
@@ -70,14 +72,34 @@ async fn frames_that_bring_nothing_end_the_connection() {
             frame(2, 0, 1, &[0, 0, 0, 0, 1]),
             frame(99, 0, 0, &[]),
         ] {
-            let http2 = Http2::connect(&controller, address(1), who).await;
+            let http2 = Http2::connect(&controller, address(n), who).await;
             let (sent, _) = http2.flood(1_000_000, |_| frame.clone()).await;
             assert!(sent < 500_000, "{sent} frames of kind {}", frame[3]);
         }
+        let who = who.map_or("\"by\":\"nobody\"", |_| "\"by\":\"worker/mallory\"");
+        controller.audited(&[who, "\"refused\"", "\"target\":\"connection\"", "frames that bring nothing"]).await;
     }
     bystander.is_served().await;
     let grown = resident_bytes().saturating_sub(before);
     assert!(grown < 50 * MIB, "{grown} bytes");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_breaks_the_protocol_is_recorded() {
+    let controller = farm(|limits| limits.head_secs = 20).await;
+    let (halved, upper) = (headers(&[(":method", "GET"), (":path", "/healthz")]), headers(&[("Upper", "case")]));
+    for (n, bytes, target, why) in [
+        (1, frame(HEADERS, END_HEADERS | END_STREAM, 1, &halved), "request", "PROTOCOL_ERROR"),
+        (5, frame(HEADERS, END_HEADERS | END_STREAM, 1, &upper), "connection", "PROTOCOL_ERROR"),
+        (2, frame(HEADERS, END_HEADERS | END_STREAM, 2, &request("GET", "/healthz")), "connection", "PROTOCOL_ERROR"),
+        (3, frame(HEADERS, END_HEADERS | END_STREAM, 1, &[0xff; 9]), "connection", "PROTOCOL_ERROR"),
+        (4, frame(DATA, 0, 1, &[7; 20_000]), "connection", "FRAME_SIZE_ERROR"),
+    ] {
+        let mut http2 = Http2::connect(&controller, address(n), None).await;
+        http2.send(&bytes).await.unwrap();
+        let target = format!("\"target\":\"{target}\"");
+        controller.audited(&[&address(n).to_string(), "\"refused\"", &target, why]).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
