@@ -55,7 +55,7 @@ struct Read {
 
 impl Read {
     fn of(config: &ControllerConfig) -> Result<Self, railyard_common::retention::BadRule> {
-        let retention = Settings::new(&config.sweep, &config.retention)?;
+        let retention = Settings::new(&config.sweep, &config.retention, config.cache.as_ref())?;
         let allowed = Allowed { policy: Policy::new(config.policy.clone()), untrusted: config.untrusted.clone() };
         Ok(Self { retention, allowed })
     }

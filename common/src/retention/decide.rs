@@ -3,31 +3,49 @@
 //! Each build first has a word of its own, by its channel's rule. What a kept build was made from is kept with it. If there is still
 //! too much, the oldest that nothing protects go, until there is little enough.
 
-use super::policy::{Policy, Releases, Rule};
+use super::policy::{Copies, Policy, Releases, Rule};
 use super::{Keep, Pin, Why};
+use crate::blob::{Blob, Encoding};
 use crate::digest::Digest;
 use crate::id::{BuildId, ChannelName, PinName, PipelineName, TagName};
+use crate::path::RelPath;
 use crate::platform::Platform;
 use crate::time::Millis;
 use bytesize::ByteSize;
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::LazyLock;
 
 /// A blob that a build refers to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BlobFact {
     /// Of its plain bytes.
     pub digest: Digest,
     /// Length as stored.
     pub bytes: u64,
-    /// It is published.
-    pub published: bool,
+    /// The file that it is published as.
+    pub published: Option<FileFact>,
+}
+
+/// A published file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileFact {
+    /// Where it lies.
+    pub path: RelPath,
+    /// Bytes that it takes besides the blob's: none if it is just another name of them.
+    pub bytes: u64,
 }
 
 impl BlobFact {
+    /// A blob that is published at `path`, or not; `copies` says what that takes.
+    pub fn new(blob: &Blob, path: Option<&RelPath>, copies: Copies) -> Self {
+        let bytes = if copies == Copies::Always || blob.encoding != Encoding::Identity { blob.size_bytes } else { 0 };
+        let published = path.map(|path| FileFact { path: path.clone(), bytes });
+        Self { digest: blob.digest, bytes: blob.stored_bytes, published }
+    }
+
     /// Whether it is kept when that is kept of its build.
     pub fn is_kept_by(&self, keep: Keep) -> bool {
-        keep == Keep::All || (keep == Keep::Published && self.published)
+        keep == Keep::All || (keep == Keep::Published && self.published.is_some())
     }
 }
 
@@ -70,7 +88,7 @@ pub struct BuildFact {
     pub promoted: bool,
     /// It was submitted as a release.
     pub release: bool,
-    /// What it was made from; all of lower numbers.
+    /// What it was made from.
     pub uses: Vec<BuildId>,
     /// What it refers to.
     pub blobs: Vec<BlobFact>,
@@ -195,14 +213,17 @@ fn decide_group(key: &GroupKey, group: &Group<'_>, facts: &[BuildFact], now: Mil
                 *rank += 1;
                 out_of_window(rule, fact.age(now), *rank, of, !succeeded, &mut why)
             }
-            BuildStage::Ended { .. } => Some(Why::Old),
+            BuildStage::Ended { .. } => {
+                why.extend(is_young(rule, fact, now).then_some(Why::Young(rule.min_age)));
+                Some(Why::Old)
+            }
         };
         match gone {
             Some(reason) if why.is_empty() => {
                 old += 1;
                 let is_kept = rule.old_last.is_none_or(|most| old <= most)
                     && rule.old_max_age.is_none_or(|most| fact.age(now) <= most.millis());
-                let keep = if is_kept { rule.old } else { Keep::Nothing };
+                let keep = if is_kept { of_old(rule, fact) } else { Keep::Nothing };
                 decision.keep = keep.min(fact.keep);
                 let too_old = rule.old_max_age.filter(|most| !is_kept && fact.age(now) > most.millis());
                 decision.why = vec![too_old.map_or(reason, Why::TooOld)];
@@ -210,6 +231,15 @@ fn decide_group(key: &GroupKey, group: &Group<'_>, facts: &[BuildFact], now: Mil
             _ => decision.why = why,
         }
     }
+}
+
+/// What is left of an old build. One that failed has published nothing; were it kept for that, so would be what it was made from.
+fn of_old(rule: &Rule, fact: &BuildFact) -> Keep {
+    if fact.is_success() { rule.old } else { rule.old.min(Keep::Manifest) }
+}
+
+fn is_young(rule: &Rule, fact: &BuildFact, now: Millis) -> bool {
+    fact.age(now) < rule.min_age.millis()
 }
 
 /// Why it is not one of the newest; if it is, that is one more reason to keep it.
@@ -254,13 +284,20 @@ impl<'a> Round<'a> {
         round
     }
 
-    /// Builds that are used are older than those that use them.
+    /// Each build's own word, and with those that stay all that they were made from. A build is made from older ones, but names are
+    /// all that says so: in no order of the builds is it enough to look at each once.
     fn keeps(&self) -> Vec<Keep> {
         let mut all: Vec<Keep> = self.own.iter().map(|decision| decision.keep).collect();
-        for place in &self.order {
-            if all[*place] >= Keep::Published {
-                for used in self.facts[*place].uses.iter().filter_map(|build| self.places.get(build)) {
-                    all[*used] = self.facts[*used].keep;
+        let stays = |keep: Keep| keep >= Keep::Published;
+        let mut open: Vec<usize> = (0..all.len()).filter(|place| stays(all[*place])).collect();
+        while let Some(place) = open.pop() {
+            for used in self.facts[place].uses.iter().filter_map(|build| self.places.get(build).copied()) {
+                if all[used] < self.facts[used].keep {
+                    // What stays anyway is among the open ones already.
+                    if !stays(all[used]) && stays(self.facts[used].keep) {
+                        open.push(used);
+                    }
+                    all[used] = self.facts[used].keep;
                 }
             }
         }
@@ -268,12 +305,8 @@ impl<'a> Round<'a> {
     }
 
     fn bytes_of(&self, scope: &[usize]) -> u64 {
-        let mut seen = HashSet::new();
-        let kept = scope.iter().flat_map(|place| {
-            let keep = self.all[*place];
-            self.facts[*place].blobs.iter().filter(move |blob| blob.is_kept_by(keep))
-        });
-        kept.filter(|blob| seen.insert(blob.digest)).map(|blob| blob.bytes).sum()
+        let kept = scope.iter().flat_map(|place| held(&self.facts[*place].blobs, self.all[*place]));
+        kept.collect::<BTreeMap<_, _>>().values().sum()
     }
 
     /// Reduces the oldest of `scope` (newest first) that nothing protects: first to what is kept of old builds, then to nothing.
@@ -298,11 +331,11 @@ impl<'a> Round<'a> {
                         return;
                     }
                     let rule = rule(*place);
-                    let target = if last_resort { Keep::Nothing } else { rule.old };
                     let fact = &self.facts[*place];
+                    let target = if last_resort { Keep::Nothing } else { of_old(rule, fact) };
                     let is_protected = self.own[*place].why.iter().any(Why::is_binding)
                         || fact.stage == BuildStage::Running
-                        || fact.age(now) < rule.min_age.millis();
+                        || is_young(rule, fact, now);
                     if is_protected || self.own[*place].keep <= target {
                         continue;
                     }
@@ -342,14 +375,32 @@ impl<'a> Round<'a> {
     }
 }
 
-/// How many builds of a scope keep each blob, and how many bytes that is.
-struct Counted {
-    builds: HashMap<Digest, u32>,
+/// Bytes in the cache that several builds may have.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Held<'a> {
+    /// A blob.
+    Blob(&'a Digest),
+    /// A published file that is a copy.
+    File(&'a RelPath),
+}
+
+/// What a build has in the cache while that is kept of it, with its bytes.
+pub fn held(blobs: &[BlobFact], keep: Keep) -> impl Iterator<Item = (Held<'_>, u64)> {
+    blobs.iter().filter(move |blob| blob.is_kept_by(keep)).flat_map(|blob| {
+        let file = blob.published.iter().filter(|file| file.bytes > 0);
+        std::iter::once((Held::Blob(&blob.digest), blob.bytes))
+            .chain(file.map(|file| (Held::File(&file.path), file.bytes)))
+    })
+}
+
+/// How many builds of a scope keep each blob and each copy of one, and how many bytes that is.
+struct Counted<'a> {
+    builds: HashMap<Held<'a>, u32>,
     bytes: u64,
 }
 
-impl Counted {
-    fn of(round: &Round<'_>, scope: &[usize]) -> Self {
+impl<'a> Counted<'a> {
+    fn of(round: &Round<'a>, scope: &[usize]) -> Self {
         let mut counted = Self { builds: HashMap::new(), bytes: 0 };
         for place in scope {
             counted.add(&round.facts[*place].blobs, round.all[*place]);
@@ -357,26 +408,26 @@ impl Counted {
         counted
     }
 
-    fn add(&mut self, blobs: &[BlobFact], keep: Keep) {
-        for blob in blobs.iter().filter(|blob| blob.is_kept_by(keep)) {
-            let builds = self.builds.entry(blob.digest).or_default();
+    fn add(&mut self, blobs: &'a [BlobFact], keep: Keep) {
+        for (held, bytes) in held(blobs, keep) {
+            let builds = self.builds.entry(held).or_default();
             *builds += 1;
-            self.bytes += if *builds == 1 { blob.bytes } else { 0 };
+            self.bytes += if *builds == 1 { bytes } else { 0 };
         }
     }
 
-    fn remove(&mut self, blobs: &[BlobFact], keep: Keep) {
-        for blob in blobs.iter().filter(|blob| blob.is_kept_by(keep)) {
-            let Some(builds) = self.builds.get_mut(&blob.digest) else { continue };
+    fn remove(&mut self, blobs: &'a [BlobFact], keep: Keep) {
+        for (held, bytes) in held(blobs, keep) {
+            let Some(builds) = self.builds.get_mut(&held) else { continue };
             *builds -= 1;
             if *builds == 0 {
-                self.builds.remove(&blob.digest);
-                self.bytes -= blob.bytes;
+                self.builds.remove(&held);
+                self.bytes -= bytes;
             }
         }
     }
 
-    fn change(&mut self, facts: &[BuildFact], scope: &[usize], before: &[Keep], after: &[Keep]) {
+    fn change(&mut self, facts: &'a [BuildFact], scope: &[usize], before: &[Keep], after: &[Keep]) {
         for place in scope.iter().filter(|place| before[**place] != after[**place]) {
             self.add(&facts[*place].blobs, after[*place]);
             self.remove(&facts[*place].blobs, before[*place]);

@@ -8,8 +8,8 @@ mod policy;
 mod tests;
 mod why;
 
-pub use decide::{BlobFact, BuildFact, BuildStage, Decision, decide};
-pub use policy::{Age, BadRule, Policy, Releases, Rule};
+pub use decide::{BlobFact, BuildFact, BuildStage, Decision, FileFact, Held, decide, held};
+pub use policy::{Age, BadRule, Copies, Policy, Releases, Rule};
 pub use why::Why;
 
 use crate::time::Millis;

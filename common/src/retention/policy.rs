@@ -12,11 +12,12 @@
 //! The first rule that names a build's pipeline, channel and tier is the one that holds; where none does, the defaults.
 
 use super::Keep;
-use crate::id::{BuildId, ChannelName, is_match};
+use crate::id::{BuildId, ChannelName, PipelineName, is_match};
 use bytesize::ByteSize;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
+use std::str::FromStr;
 use std::time::Duration;
 
 /// A length of time as people write it: `90s`, `12h`, `30d`.
@@ -175,6 +176,34 @@ pub enum BadRule {
         "old = \"all\" would keep old builds whole; say \"published\", \"manifest\" or \"nothing\", or a larger keep_last"
     )]
     OldIsWhole,
+    /// A rule for nothing.
+    #[error("`{what} = []` names none; leave it out for all")]
+    Empty {
+        /// Pipelines or channels.
+        what: &'static str,
+    },
+    /// No build can have such a name.
+    #[error(
+        "`{pattern}` in `{what}` can match none: it is neither a name nor the beginning of one with a `*` behind it"
+    )]
+    Pattern {
+        /// Pipelines or channels.
+        what: &'static str,
+        /// As given.
+        pattern: String,
+    },
+    /// It has no meaning without the other.
+    #[error("`{0}` is about what is left of old builds; with `old = \"nothing\"`, the default, nothing is")]
+    NoOld(&'static str),
+    /// Which of several it is.
+    #[error("the {}. [[retention]]", place + 1)]
+    At {
+        /// From 0.
+        place: usize,
+        /// What is wrong with it.
+        #[source]
+        source: Box<BadRule>,
+    },
 }
 
 impl Rule {
@@ -196,10 +225,32 @@ impl Rule {
     /// # Errors
     /// [`BadRule`].
     pub fn check(&self) -> Result<(), BadRule> {
-        if self.old == Keep::All {
-            return Err(BadRule::OldIsWhole);
+        check_patterns::<PipelineName>("pipelines", &self.pipelines)?;
+        check_patterns::<ChannelName>("channels", &self.channels)?;
+        match self.old {
+            Keep::All => return Err(BadRule::OldIsWhole),
+            Keep::Nothing if self.old_last.is_some() => return Err(BadRule::NoOld("old_last")),
+            Keep::Nothing if self.old_max_age.is_some() => return Err(BadRule::NoOld("old_max_age")),
+            _ => {}
         }
         check_marks(self.max_bytes, self.low_bytes)
+    }
+}
+
+/// Each is a name, or the beginning of one with a `*` behind it; a mistake here would leave builds to another rule.
+fn check_patterns<Name: FromStr>(what: &'static str, patterns: &[String]) -> Result<(), BadRule> {
+    if patterns.is_empty() {
+        return Err(BadRule::Empty { what });
+    }
+    let is_good = |pattern: &String| match pattern.strip_suffix('*') {
+        Some("") => true,
+        // Some names end with a letter or a digit; what stands for the `*` can be one.
+        Some(start) => format!("{start}0").parse::<Name>().is_ok(),
+        None => pattern.parse::<Name>().is_ok(),
+    };
+    match patterns.iter().find(|pattern| !is_good(pattern)) {
+        None => Ok(()),
+        Some(pattern) => Err(BadRule::Pattern { what, pattern: pattern.clone() }),
     }
 }
 
@@ -214,6 +265,16 @@ fn check_marks(max: Option<ByteSize>, low: Option<ByteSize>) -> Result<(), BadRu
     }
 }
 
+/// What a published file takes in the cache besides its blob.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Copies {
+    /// It is another name of the blob, and a copy only of one that is stored in another form.
+    #[default]
+    OfEncoded,
+    /// It is a copy.
+    Always,
+}
+
 /// Everything that was said about retention.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Policy {
@@ -223,6 +284,8 @@ pub struct Policy {
     pub max_bytes: Option<ByteSize>,
     /// Until there are no more than so many.
     pub low_bytes: Option<ByteSize>,
+    /// What the cache does to publish a file; it counts.
+    pub copies: Copies,
 }
 
 impl Policy {
@@ -236,7 +299,9 @@ impl Policy {
     /// # Errors
     /// [`BadRule`].
     pub fn check(&self) -> Result<(), BadRule> {
-        self.rules.iter().try_for_each(Rule::check)?;
+        for (place, rule) in self.rules.iter().enumerate() {
+            rule.check().map_err(|error| BadRule::At { place, source: Box::new(error) })?;
+        }
         check_marks(self.max_bytes, self.low_bytes)
     }
 }

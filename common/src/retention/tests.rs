@@ -5,7 +5,7 @@ use crate::digest::Digest;
 use crate::id::ChannelName;
 use bytesize::ByteSize;
 use proptest::prelude::*;
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 
 const DAY: u64 = 24 * 3600 * 1000;
 const NOW: Millis = Millis(1000 * DAY);
@@ -24,8 +24,14 @@ fn fact(name: &str, number: u64) -> BuildFact {
         promoted: false,
         release: false,
         uses: Vec::new(),
-        blobs: vec![BlobFact { digest: Digest::of(name.as_bytes()), bytes: 10, published: number.is_multiple_of(2) }],
+        blobs: vec![blob(Digest::of(name.as_bytes()), 10, number.is_multiple_of(2).then_some((name, 0)))],
     }
+}
+
+/// `published`: where, and how many bytes more that takes.
+fn blob(digest: Digest, bytes: u64, published: Option<(&str, u64)>) -> BlobFact {
+    let published = published.map(|(path, bytes)| FileFact { path: path.parse().unwrap(), bytes });
+    BlobFact { digest, bytes, published }
 }
 
 fn many(count: u64) -> Vec<BuildFact> {
@@ -148,6 +154,76 @@ fn over_the_high_mark_the_oldest_go_down_to_the_low_one() {
     assert_eq!(keeps(&Rule { min_age: Age::days(99), ..rule }), "naaaaaaaa", "what is young is not touched");
 }
 
+#[test]
+fn a_name_that_was_given_again_protects_what_the_newer_build_was_made_from() {
+    // mid/1 was deleted by force and built again, of base/2, after top/1 had been made of the first one.
+    let mut facts = vec![fact("top/1", 1), fact("base/2", 2), fact("mid/1", 3), fact("base/3", 4), fact("mid/2", 5)];
+    for (place, used) in [(0, "mid/1"), (2, "base/2"), (4, "base/3")] {
+        facts[place].uses = vec![used.parse().unwrap()];
+    }
+    let rule = Rule { pipelines: vec!["base".into(), "mid".into()], keep_last: 1, ..Rule::default() };
+    let kept: Vec<Keep> = decide(&policy(rule), &facts, NOW).iter().map(|one| one.keep).collect();
+    assert_eq!(kept, [Keep::All; 5]);
+}
+
+#[test]
+fn a_failure_of_which_a_rest_is_kept_needs_nothing() {
+    let mut facts = vec![fact("sdk/1", 1), fact("sdk/2", 2), fact("os/3", 3)];
+    facts[2].uses = vec![facts[0].build.clone()];
+    facts[2].stage = BuildStage::Ended { succeeded: false, at: NOW };
+    let rule = Rule { keep_last: 1, keep_failed: 0, old: Keep::Published, ..Rule::default() };
+    let kept: Vec<Keep> = decide(&policy(rule), &facts, NOW).iter().map(|one| one.keep).collect();
+    assert_eq!(kept, [Keep::Published, Keep::All, Keep::Manifest]);
+}
+
+#[test]
+fn what_is_young_is_not_reduced_further_either() {
+    let mut facts = many(2);
+    facts[0].keep = Keep::Published;
+    let rule = |days| Rule { min_age: Age::days(days), ..Rule::default() };
+    assert_eq!(lines(&policy(rule(98)), &facts)[0], "os/1 nothing: old, and already reduced");
+    assert_eq!(lines(&policy(rule(100)), &facts)[0], "os/1 published: younger than 3months 8days 16h 19m 12s");
+}
+
+#[test]
+fn a_copy_counts_once_for_its_place() {
+    let mut facts = many(4);
+    for fact in &mut facts {
+        let name = fact.build.version.as_str().to_owned();
+        fact.blobs = vec![blob(Digest::of(b"same"), 1, Some((&name, 10)))];
+    }
+    let rule = |most| Rule { max_bytes: Some(ByteSize(most)), low_bytes: Some(ByteSize(25)), ..Rule::default() };
+    let kept = |most| -> Vec<Keep> { decide(&policy(rule(most)), &facts, NOW).iter().map(|one| one.keep).collect() };
+    assert_eq!(kept(41), [Keep::All; 4]);
+    assert_eq!(kept(40), [Keep::Nothing, Keep::Nothing, Keep::All, Keep::All]);
+    for fact in &mut facts {
+        fact.blobs = vec![blob(Digest::of(b"same"), 1, Some(("one/place", 10)))];
+    }
+    let all = decide(&policy(rule(26)), &facts, NOW).iter().map(|one| one.keep).collect::<Vec<_>>();
+    assert_eq!(all, [Keep::All; 4]);
+}
+
+#[test]
+fn rules_that_cannot_be_meant_are_told() {
+    let named =
+        |pipelines: &[&str]| Rule { pipelines: pipelines.iter().map(|&name| name.into()).collect(), ..Rule::default() };
+    for (rule, told) in [
+        (named(&[]), "`pipelines = []` names none"),
+        (named(&["sdk", ""]), "`` in `pipelines` can match none"),
+        (named(&["s*k"]), "`s*k` in `pipelines` can match none"),
+        (named(&["Sdk*"]), "`Sdk*` in `pipelines` can match none"),
+        (Rule { channels: vec!["Nightly Builds".into()], ..Rule::default() }, "in `channels` can match none"),
+        (Rule { old_last: Some(3), ..Rule::default() }, "`old_last` is about what is left of old builds"),
+        (Rule { old_max_age: Some(Age::days(3)), ..Rule::default() }, "`old_max_age` is about"),
+    ] {
+        let error = rule.check().unwrap_err().to_string();
+        assert!(error.contains(told), "{error}");
+        let all = Policy { rules: vec![Rule::default(), rule], ..Policy::default() };
+        assert_eq!(all.check().unwrap_err().to_string(), "the 2. [[retention]]");
+    }
+    named(&["*", "sdk", "sd*", "sdk-*"]).check().unwrap();
+}
+
 prop_compose! {
     fn a_build(number: u64)(
         pipeline in 0..2u8, channel in 0..2u8, untrusted in prop::bool::weighted(0.2), stage in 0..5u8, age in 0..60u64,
@@ -169,8 +245,13 @@ prop_compose! {
             pins: pins.into_iter().map(|pin| ("x".parse().unwrap(), pin)).collect(),
             tags: tagged.then(|| "t".parse().unwrap()).into_iter().collect(),
             promoted: promoted && !untrusted, release: release && !untrusted,
-            uses: uses.iter().filter(|used| **used < number).map(|used| format!("p{}/{used}", used % 2).parse().unwrap()).collect(),
-            blobs: blobs.iter().map(|(seed, _, published)| BlobFact { digest: Digest::of(&[*seed]), bytes: u64::from(*seed) + 1, published: *published }).collect(),
+            // Mostly older ones; but names can be given again.
+            uses: uses.iter().filter(|used| **used != number).map(|used| format!("p{}/{used}", used % 2).parse().unwrap()).collect(),
+            blobs: blobs.iter().map(|(seed, _, published)| {
+                // Builds with the same blob publish it at the same place.
+                let path = format!("out/{seed}");
+                blob(Digest::of(&[*seed]), u64::from(*seed) + 1, published.then_some((path.as_str(), u64::from(*seed % 3) * 7)))
+            }).collect(),
         }
     }
 }
@@ -189,7 +270,7 @@ prop_compose! {
             keep_last, keep_failed, max_age: max_age.map(Age::days), min_age: Age::days(min_age), old, old_last,
             keep_releases: releases.map_or(Releases::All, Releases::Last), max_bytes: max_bytes.map(ByteSize), ..Rule::default()
         };
-        Policy { rules: vec![rule], max_bytes: whole.map(ByteSize), low_bytes: None }
+        Policy { rules: vec![rule], max_bytes: whole.map(ByteSize), low_bytes: None, copies: Copies::OfEncoded }
     }
 }
 
@@ -204,12 +285,22 @@ fn age(fact: &BuildFact) -> u64 {
     }
 }
 
-fn bytes(facts: &[BuildFact], decided: &[Decision], of: impl Fn(&BuildFact) -> bool) -> u64 {
-    let mut seen = HashSet::new();
-    let kept = facts.iter().zip(decided).filter(|(fact, _)| of(fact)).flat_map(|(fact, one)| {
-        fact.blobs.iter().filter(move |blob| one.keep == Keep::All || one.keep == Keep::Published && blob.published)
-    });
-    kept.filter(|blob| seen.insert(blob.digest)).map(|blob| blob.bytes).sum()
+fn bytes(facts: &[BuildFact], decided: &[Decision]) -> u64 {
+    let mut held = BTreeMap::new();
+    for (fact, one) in facts.iter().zip(decided) {
+        for blob in &fact.blobs {
+            let stays = match one.keep {
+                Keep::All => true,
+                Keep::Published => blob.published.is_some(),
+                Keep::Manifest | Keep::Nothing => false,
+            };
+            if stays {
+                held.insert(blob.digest.to_string(), blob.bytes);
+                held.extend(blob.published.iter().map(|file| (file.path.to_string(), file.bytes)));
+            }
+        }
+    }
+    held.values().sum()
 }
 
 proptest! {
@@ -226,6 +317,11 @@ proptest! {
                 || !fact.tags.is_empty()
                 || (fact.promoted && is_success(fact) && policy.rules[0].keep_releases == Releases::All);
             prop_assert!(!wanted || one.keep == fact.keep, "{} is wanted: {:?}", fact.build, one);
+            let young = age(fact) < policy.rules[0].min_age.millis();
+            prop_assert!(!young || one.keep == fact.keep, "{} is young: {:?}", fact.build, one);
+            let is_failure = matches!(fact.stage, BuildStage::Ended { succeeded: false, .. });
+            let is_remnant = is_failure && one.keep == Keep::Published && one.keep < fact.keep;
+            prop_assert!(!is_remnant, "{} has published nothing: {:?}", fact.build, one);
             if one.keep >= Keep::Published {
                 for used in facts.iter().zip(&decided).filter(|(used, _)| fact.uses.contains(&used.build)) {
                     prop_assert!(used.1.keep == used.0.keep, "{} was made from {}", fact.build, used.0.build);
@@ -267,7 +363,7 @@ proptest! {
             facts.iter().zip(&decided).filter(|(fact, one)| of(fact) && one.keep > Keep::Nothing && !spared(fact, one)).count()
         };
         if let Some((max, low)) = policy.marks() {
-            let all = bytes(&facts, &decided, |_| true);
+            let all = bytes(&facts, &decided);
             prop_assert!(all <= max.as_u64() || left(&|_| true) == 0, "{all} of {max}, down to {low}");
         }
     }

@@ -36,6 +36,7 @@ mod worker;
 pub use access::{Access, FORGET_REVOKED_MILLIS, TOKENS_MAX, TokenRecord, TokenUse};
 pub use build::{Build, BuildState, Trace, Verdict};
 pub use command::{Command, Report, Submission};
+pub use decide::promote::InChannel;
 pub use dispatch::{Beat, Dispatcher, Input, Live, Output, Phase, Round, Said, Ticket};
 pub use event::{Event, Next};
 pub use farm::{Farm, Snapshot, SnapshotJobs, SnapshotRest};

@@ -9,26 +9,28 @@ use railyard_common::id::{PipelineName, TagName};
 use railyard_common::path::RelPath;
 use railyard_common::planted::{self, Bug};
 use railyard_common::priority::Priority;
-use railyard_common::retention::{BlobFact, BuildFact, BuildStage, Keep};
+use railyard_common::retention::{BlobFact, BuildFact, BuildStage, Copies, Keep};
 use railyard_common::time::Millis;
 use std::collections::BTreeMap;
 
 impl Farm {
     /// What retention must know of every build.
-    pub fn facts(&self) -> Vec<BuildFact> {
-        self.builds.values().map(|build| self.fact(build)).collect()
+    pub fn facts(&self, copies: Copies) -> Vec<BuildFact> {
+        self.builds.values().map(|build| self.fact(build, copies)).collect()
     }
 
-    fn fact(&self, build: &Build) -> BuildFact {
+    fn fact(&self, build: &Build, copies: Copies) -> BuildFact {
         let stage = match build.state {
             BuildState::Ended { verdict, at, .. } => BuildStage::Ended { succeeded: verdict == Verdict::Succeeded, at },
             BuildState::Running | BuildState::Cancelling { .. } | BuildState::Finalizing { .. } => BuildStage::Running,
         };
-        let published = |blob: &Blob, published| BlobFact { digest: blob.digest, bytes: blob.stored_bytes, published };
         let publishes = build.publishes();
-        let artifacts = self.artifacts(build).map(|one| published(&one.blob, publishes && one.published.is_some()));
-        let images = self.image_blobs(build).map(|blob| published(blob, false));
-        let promoted = build.kept.promotions.iter().flat_map(|one| one.paths.values());
+        let artifacts = self.artifacts(build);
+        let artifacts =
+            artifacts.map(|one| BlobFact::new(&one.blob, one.published.as_ref().filter(|_| publishes), copies));
+        let images = self.image_blobs(build).map(|blob| BlobFact::new(blob, None, copies));
+        let promoted = build.kept.promotions.iter().flat_map(|one| &one.paths);
+        let promoted = promoted.map(|(path, blob)| BlobFact::new(blob, Some(path), copies));
         BuildFact {
             build: build.id().clone(),
             channel: build.channel().clone(),
@@ -42,7 +44,7 @@ impl Farm {
             promoted: !build.kept.promotions.is_empty(),
             release: build.priority == Priority::Release,
             uses: build.plan.uses.clone(),
-            blobs: artifacts.chain(images).chain(promoted.map(|blob| published(blob, true))).collect(),
+            blobs: artifacts.chain(images).chain(promoted).collect(),
         }
     }
 

@@ -174,6 +174,17 @@ pub enum Refusal {
         /// Which has the tag.
         of: BuildId,
     },
+    /// A version of which something was made that is still known: the name must go on meaning what it meant.
+    #[error(
+        "`{build}` was deleted, but `{by}` was made from it and is still known: another build of that name would be taken for it; \
+         choose another version"
+    )]
+    VersionIsUsed {
+        /// What was wanted.
+        build: BuildId,
+        /// What was made from it.
+        by: BuildId,
+    },
     /// A tag that is the version of a build.
     #[error("`{0}` is a build, so its version cannot be a tag as well; choose another")]
     TagIsVersion(BuildId),
@@ -256,7 +267,7 @@ impl Refusal {
             Self::PinIsOver(_) | Self::IsUntrusted { .. } | Self::ReservedTag(_) | Self::BadTag(_) => {
                 RefusalKind::Invalid
             }
-            Self::TagIsVersion(_) | Self::VersionIsTag { .. } => RefusalKind::Exists,
+            Self::TagIsVersion(_) | Self::VersionIsTag { .. } | Self::VersionIsUsed { .. } => RefusalKind::Exists,
             Self::NotOwnPin { .. } => RefusalKind::Forbidden,
             Self::Full(_) | Self::TooManyTokens(_) | Self::TooMany { .. } => RefusalKind::Limit,
         }
@@ -266,7 +277,7 @@ impl Refusal {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::UnknownBuild(_) => "unknown-build",
-            Self::BuildExists(_) => "build-exists",
+            Self::BuildExists(_) | Self::VersionIsUsed { .. } => "build-exists",
             Self::BuildEnded(_) | Self::BuildEnds(_) => "build-ended",
             Self::BuildRuns(_) => "build-runs",
             Self::BuildSucceeded(_) => "build-succeeded",

@@ -10,7 +10,7 @@ use futures_util::StreamExt as _;
 use railyard_common::blob::Blob;
 use railyard_common::id::{BuildId, ChannelName};
 use railyard_common::path::RelPath;
-use railyard_core::{Command, Event, Promoting, Promotion, Refusal};
+use railyard_core::{Command, Event, InChannel, Promoting, Promotion, Refusal};
 use railyard_service::error_chain;
 use railyard_service::task::blocking;
 use railyard_transfer::Hasher;
@@ -59,8 +59,12 @@ impl Finalizer {
     ) -> Result<Option<Promotion>, PromoteError> {
         let _placing = self.placing.lock().await;
         let (asked, to) = (id.clone(), channel.clone());
-        let paths = self.farm.read(move |farm, _| farm.published_in(&asked, &to)).await??;
-        policy.check_published(&id.pipeline, paths.keys())?;
+        let wanted = self.farm.read(move |farm, _| farm.published_in(&asked, &to)).await??;
+        if wanted.is_there {
+            return Ok(None);
+        }
+        policy.check_published(&id.pipeline, wanted.new.keys())?;
+        let paths = self.wanted_paths(wanted).await.map_err(|failure| not_published(channel, failure))?;
         let fresh = self.look(&paths).await.map_err(|failure| not_published(channel, failure))?;
         let begin = Command::Promote {
             build: id.clone(),
@@ -86,6 +90,20 @@ impl Finalizer {
                 Err(not_published(channel, failure))
             }
         }
+    }
+
+    /// What is to be published: what is new, and what should be there and is gone. What is there is what was built.
+    async fn wanted_paths(&self, wanted: InChannel) -> Result<BTreeMap<RelPath, Blob>, Failure> {
+        let InChannel { new: mut paths, standing, .. } = wanted;
+        let gone = self.look(&standing).await?;
+        for (path, blob) in standing {
+            if gone.contains(&path) {
+                paths.insert(path, blob);
+            } else {
+                self.verify(&path, &blob).await?;
+            }
+        }
+        Ok(paths)
     }
 
     /// Goes on with a promotion that somebody else has begun, or takes it back. Returns whether there is nothing left to do.

@@ -8,6 +8,7 @@ use crate::driver::{CommandError, Handle};
 use railyard_common::build_ref::{BuildRef, UsedBuild, UsedBuilds, WantedBuilds};
 use railyard_common::digest::Digest;
 use railyard_common::id::{BuildId, ChannelName, PipelineName, StepName, Version};
+use railyard_common::layout;
 use railyard_common::pipeline::{Diagnostic, Pipeline, Request, Source};
 use railyard_common::plan::Plan;
 use railyard_common::platform::Platform;
@@ -16,9 +17,10 @@ use railyard_common::tier;
 use railyard_common::time::Millis;
 use railyard_core::{Command, Event, Farm, Refusal, Submission, Trace};
 use railyard_proto::v1;
-use railyard_service::rpc_error;
 use railyard_service::tls::Identity;
+use railyard_service::{error_chain, rpc_error};
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 use tonic::{Code, Status};
 
 /// Versions that are tried when the submitter names none: as many builds in one second.
@@ -26,10 +28,40 @@ const VERSION_TRIES: u32 = 1_000;
 
 /// How often a submit looks for another free version because somebody took the one that it found.
 const VERSION_RACES_MAX: u32 = 100;
+/// How long a submit waits for the cache to say whether it has a build of that name.
+const LOOK_DEADLINE: Duration = Duration::from_secs(5);
 /// Longest idempotency key.
 const KEY_MAX_LEN: usize = 256;
 
 impl Client {
+    /// Refuses a build that the farm does not know and the cache does, as after a restore: what it left would be taken for that of
+    /// the new one. A cache that does not say cannot keep a farm from taking builds on.
+    async fn is_of_nobody(&self, build: &BuildId) -> Result<(), Status> {
+        let id = build.clone();
+        if self.farm.read(move |farm, _| farm.build(&id).is_some()).await.map_err(command_status)? {
+            return Ok(());
+        }
+        let manifest = layout::build_manifest(build);
+        match tokio::time::timeout(LOOK_DEADLINE, self.cache.get_stream(&manifest)).await {
+            Ok(Ok(None)) => Ok(()),
+            Ok(Ok(Some(_))) => {
+                let message = format!(
+                    "build `{build}` is in the cache ({manifest}), though this controller does not know it, as after a restore from a \
+                     backup; choose another version"
+                );
+                Err(rpc_error::refusal(Code::AlreadyExists, rpc_error::BUILD_EXISTS, message))
+            }
+            Ok(Err(error)) => {
+                tracing::warn!(%build, error = error_chain(&error), "cannot look whether the cache has a build of that name");
+                Ok(())
+            }
+            Err(_) => {
+                tracing::warn!(%build, "the cache does not say in time whether it has a build of that name");
+                Ok(())
+            }
+        }
+    }
+
     /// Takes a build on; a repeated request gives the build that it gave before.
     pub(super) async fn take_submit(
         &self,
@@ -55,6 +87,9 @@ impl Client {
         let mut races = 0;
         let (events, plan, left_out) = loop {
             let (plan, left_out) = self.freeze(&checked).await?;
+            if checked.names_version() {
+                self.is_of_nobody(&plan.build).await?;
+            }
             let (key, request, by, trace) = (key.clone(), digest.clone(), by.name.clone(), trace.clone());
             let submission = Submission { plan: plan.clone(), key, request, priority, by, trace };
             match self.farm.decide(Command::Submit(Box::new(submission))).await {

@@ -7,7 +7,7 @@ use crate::driver::CommandError;
 use railyard_common::backoff::Backoff;
 use railyard_common::id::BuildId;
 use railyard_common::path::RelPath;
-use railyard_common::retention::Policy;
+use railyard_common::retention::{Keep, Policy};
 use railyard_core::sweep::{Gone, GoneKind, SweepPlan, Unpublished};
 use railyard_core::{Command, Event, Force};
 use railyard_service::error_chain;
@@ -47,7 +47,7 @@ impl Sweeper {
         }
         let started = self.clock.monotonic();
         for batch in plan.gone.chunks(BATCH) {
-            self.delete(batch, &mut tally, &mut failed).await;
+            self.delete(batch, grace_millis, &mut tally, &mut failed).await;
             let report = tally.report();
             progress(Progress { done: report.deleted, of: plan.gone.len() as u64, bytes: report.bytes });
             if rate > 0 {
@@ -88,7 +88,7 @@ impl Sweeper {
         }
     }
 
-    async fn delete(&self, batch: &[Gone], tally: &mut Tally<'_>, failed: &mut BTreeSet<BuildId>) {
+    async fn delete(&self, batch: &[Gone], grace_millis: u64, tally: &mut Tally<'_>, failed: &mut BTreeSet<BuildId>) {
         let blobs = batch.iter().filter_map(|gone| match gone.kind {
             GoneKind::Blob(digest) => Some(digest),
             GoneKind::Log | GoneKind::Record => None,
@@ -103,7 +103,7 @@ impl Sweeper {
             }
             let is_wanted = match gone.kind {
                 GoneKind::Blob(digest) => !deleting.has(&digest),
-                GoneKind::Log | GoneKind::Record => self.came_back(gone).await,
+                GoneKind::Log | GoneKind::Record => self.came_back(gone, grace_millis).await,
             };
             if is_wanted { tally.left() } else { left.push(gone) }
         }
@@ -136,11 +136,14 @@ impl Sweeper {
         }
     }
 
-    /// Whether an object of a build that nobody knew is one of a build that somebody has submitted since.
-    async fn came_back(&self, gone: &Gone) -> bool {
+    /// Whether an object of a build that nobody knew is one of a build that somebody has submitted since; it may have ended and been
+    /// deleted again, and stays for its grace.
+    async fn came_back(&self, gone: &Gone, grace_millis: u64) -> bool {
         let Some(build) = gone.build.clone() else { return false };
-        let is_kept =
-            move |farm: &railyard_core::Farm, _: &_| farm.build(&build).is_some_and(|build| !build.is_deleted());
+        let now = self.clock.now();
+        let is_kept = move |farm: &railyard_core::Farm, _: &_| {
+            farm.build(&build).is_some_and(|build| build.keep_for_now(now, grace_millis) > Keep::Nothing)
+        };
         // A controller that stops deletes nothing more.
         self.farm.read(is_kept).await.unwrap_or(true)
     }

@@ -1,7 +1,8 @@
 //! The settings of retention, which can change while the controller runs.
 
+use crate::cache::CacheConfig;
 use bytesize::ByteSize;
-use railyard_common::retention::{Age, BadRule, Policy, Rule};
+use railyard_common::retention::{Age, BadRule, Copies, Policy, Rule};
 use serde::{Deserialize, Serialize};
 
 /// `[sweep]`: when and how what is not kept is deleted.
@@ -55,8 +56,13 @@ impl Settings {
     ///
     /// # Errors
     /// [`BadRule`].
-    pub fn new(sweep: &SweepConfig, rules: &[Rule]) -> Result<Self, BadRule> {
-        let policy = Policy { rules: rules.to_vec(), max_bytes: sweep.max_bytes, low_bytes: sweep.low_bytes };
+    pub fn new(sweep: &SweepConfig, rules: &[Rule], cache: Option<&CacheConfig>) -> Result<Self, BadRule> {
+        let copies = match cache {
+            Some(CacheConfig::S3(_)) => Copies::Always,
+            // Without a word about it, too.
+            Some(CacheConfig::Embedded(_)) | None => Copies::OfEncoded,
+        };
+        let policy = Policy { rules: rules.to_vec(), max_bytes: sweep.max_bytes, low_bytes: sweep.low_bytes, copies };
         policy.check()?;
         Ok(Self { sweep: sweep.clone(), policy })
     }

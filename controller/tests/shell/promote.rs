@@ -15,6 +15,7 @@ on_both!(
     a_promoted_build_is_where_its_channel_is,
     what_a_promotion_published_goes_with_its_build,
     a_file_of_another_build_stands_in_the_way,
+    what_stands_there_from_before_is_looked_at_again,
 );
 
 /// Files for people below the channel, and a note beside that is of no channel.
@@ -146,6 +147,26 @@ async fn a_file_of_another_build_stands_in_the_way(backend: Backend) {
     let told = refused(promote(&person, "os/1", "beta").await, Code::FailedPrecondition, "not-promotable");
     assert!(told.contains("images/beta/1/disk.raw"), "{told}");
     assert_eq!(controller.cached("images/beta/1/disk.raw").await.as_deref(), Some("not the same"));
+    assert_eq!(person.build("os/1").await.channel, "alpha");
+}
+
+async fn what_stands_there_from_before_is_looked_at_again(backend: Backend) {
+    let controller = Controller::start_on(backend).await;
+    let person = controller.operator();
+    let mut worker = controller.worker("anvil").await;
+    build(&person, &mut worker, "1").await;
+    promote(&person, "os/1", "beta").await.unwrap();
+    let [alpha, beta] = ["alpha", "beta"].map(|channel| format!("images/{channel}/1/disk.raw"));
+    std::fs::remove_file(controller.objects().join(&alpha)).unwrap();
+    let back = promote(&person, "os/1", "alpha").await.unwrap().promotion.unwrap();
+    assert_eq!(back.paths, [alpha.as_str()], "what is gone is published again");
+    assert_eq!(controller.cached(&alpha).await.as_deref(), Some("disk 1"));
+
+    // A file of its own, not the blob that it may be another name of.
+    std::fs::remove_file(controller.objects().join(&beta)).unwrap();
+    std::fs::write(controller.objects().join(&beta), "disk l").unwrap();
+    let told = refused(promote(&person, "os/1", "beta").await, Code::FailedPrecondition, "not-promotable");
+    assert!(told.contains(&beta), "{told}");
     assert_eq!(person.build("os/1").await.channel, "alpha");
 }
 

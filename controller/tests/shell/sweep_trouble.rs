@@ -2,6 +2,8 @@
 
 use crate::audit;
 use crate::common::disk::{Immutable, Unreadable};
+use crate::common::people::submission;
+use crate::common::pipelines::PUBLISH;
 use crate::common::sweeps::{Sweeps, build, farm, files, there};
 use crate::common::transfers::blob_of;
 use crate::common::{Backend, Controller, on_both, refused, until};
@@ -112,6 +114,8 @@ async fn after_a_restore_nothing_goes_before_somebody_has_looked(backend: Backen
     assert_eq!(controller.audit_lines(&["\"what\":\"sweep\"", "\"refused\"", "restored from a backup"]), 1);
     sweeps.settle().await;
     assert!(there(&controller, b"3"), "its manifest speaks for it");
+    let told = refused(person.try_submit(submission(PUBLISH, "3")).await, Code::AlreadyExists, "build-exists");
+    assert!(told.contains("builds/pub/3/build.json"), "{told}");
     assert_eq!(controller.cached("images/3/disk").await.unwrap(), "3");
     assert!(!there(&controller, b"1") && there(&controller, b"2"));
     assert!(!sweeps.0.clone().resume_sweep(v1::ResumeSweepRequest {}).await.unwrap().into_inner().resumed);

@@ -38,6 +38,10 @@ impl Farm {
         if let Some(tagged) = tagged {
             return Err(Refusal::VersionIsTag { build: plan.build.clone(), of: tagged.id().clone() });
         }
+        // What was deleted and swept has left its name; what was made from it names it still.
+        if let Some(user) = self.users(&plan.build).find(|user| !user.is_deleted()) {
+            return Err(Refusal::VersionIsUsed { build: plan.build.clone(), by: user.id().clone() });
+        }
         check_plan(plan)?;
         self.check_uses(plan)?;
         if plan.untrusted && submission.priority > Priority::Change {

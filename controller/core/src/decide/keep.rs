@@ -137,7 +137,7 @@ impl Farm {
     }
 
     fn is_by_the_rules(&self, now: Millis, builds: &[Reduction], policy: &Policy) -> Result<(), Refusal> {
-        let facts = self.facts();
+        let facts = self.facts(policy.copies);
         let words = decide(policy, &facts, now);
         let words: BTreeMap<&BuildId, &Decision> = facts.iter().map(|fact| &fact.build).zip(&words).collect();
         let kept =
@@ -183,7 +183,7 @@ impl Farm {
     }
 
     /// Builds that are made from a build.
-    fn users<'a>(&'a self, id: &'a BuildId) -> impl Iterator<Item = &'a Build> {
+    pub(super) fn users<'a>(&'a self, id: &'a BuildId) -> impl Iterator<Item = &'a Build> {
         self.builds.values().filter(move |user| user.plan.uses.contains(id))
     }
 

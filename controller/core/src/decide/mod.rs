@@ -3,7 +3,7 @@
 mod attempt;
 mod build;
 mod keep;
-mod promote;
+pub(crate) mod promote;
 mod worker;
 
 use crate::command::Command;

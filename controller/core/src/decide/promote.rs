@@ -18,11 +18,11 @@ use railyard_common::time::Millis;
 use std::collections::{BTreeMap, BTreeSet};
 
 impl Farm {
-    /// What a build would publish in a channel, besides what it has published already.
+    /// What a build has to have published in a channel.
     ///
     /// # Errors
     /// It cannot be promoted, or not into that channel.
-    pub fn published_in(&self, id: &BuildId, channel: &ChannelName) -> Result<BTreeMap<RelPath, Blob>, Refusal> {
+    pub fn published_in(&self, id: &BuildId, channel: &ChannelName) -> Result<InChannel, Refusal> {
         let build = self.promotable(id)?;
         let no = |why: String| Refusal::NotPublishable { build: id.clone(), channel: channel.clone(), why };
         let mut paths: BTreeMap<RelPath, Blob> = BTreeMap::new();
@@ -40,9 +40,10 @@ impl Farm {
                 }
             }
         }
-        let standing: BTreeMap<&RelPath, &Blob> = self.published(build).collect();
-        paths.retain(|path, blob| standing.get(path).is_none_or(|standing| standing.digest != blob.digest));
-        Ok(paths)
+        let published: BTreeMap<&RelPath, &Blob> = self.published(build).collect();
+        let is_new = |path: &RelPath, blob: &Blob| published.get(path).is_none_or(|there| there.digest != blob.digest);
+        let (new, standing) = paths.into_iter().partition(|(path, blob)| is_new(path, blob));
+        Ok(InChannel { is_there: build.channel() == channel, new, standing })
     }
 
     /// Builds of which a promotion has been begun, and neither ended nor forgotten.
@@ -94,6 +95,17 @@ impl Farm {
             _ => Vec::new(),
         }
     }
+}
+
+/// What is published of a build once it is in a channel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InChannel {
+    /// It is in it now.
+    pub is_there: bool,
+    /// What is published for that.
+    pub new: BTreeMap<RelPath, Blob>,
+    /// What it has published already.
+    pub standing: BTreeMap<RelPath, Blob>,
 }
 
 /// What a promotion is to be.

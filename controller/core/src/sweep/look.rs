@@ -8,9 +8,9 @@ use railyard_common::digest::Digest;
 use railyard_common::id::{BuildId, ChannelName};
 use railyard_common::path::RelPath;
 use railyard_common::planted::{self, Bug};
-use railyard_common::retention::{BuildFact, BuildStage, Keep, Policy, Why};
+use railyard_common::retention::{BuildFact, BuildStage, Held, Keep, Policy, Why, held};
 use railyard_common::time::Millis;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 /// One look. Everything in it is of one moment.
 #[derive(Clone, Debug)]
@@ -50,9 +50,10 @@ pub struct Decided {
     pub keep: Keep,
     /// Why.
     pub why: Vec<Why>,
-    /// Bytes of what is kept of it now, as stored, what it shares with others included.
+    /// Bytes of what is kept of it now, as stored, copies and what it shares with others included.
     pub bytes: u64,
-    /// Bytes that no build needs any more when this one, and all others that go, are gone; each blob counts for the oldest that has it.
+    /// Bytes that no build needs any more when this one, and all others that go, are gone; each blob, and each copy, counts for the
+    /// oldest that has it.
     pub frees: u64,
 }
 
@@ -60,7 +61,7 @@ impl Look {
     /// Looks at `farm`: the rules, and how long after it was reduced a build's objects stay.
     pub fn of(farm: &Farm, policy: &Policy, grace_millis: u64, now: Millis) -> Self {
         let grace_millis = if planted::is(Bug::SweepWithoutGrace) { 0 } else { grace_millis };
-        let facts = farm.facts();
+        let facts = farm.facts(policy.copies);
         let decided = railyard_common::retention::decide(policy, &facts, now);
         let level = |build: &Build| build.keep_for_now(now, grace_millis);
         let ended = || farm.builds().filter(|build| build.is_ended() && build.keep() >= Keep::Manifest);
@@ -121,30 +122,24 @@ fn why_deleted(farm: &Farm, build: &BuildId) -> Vec<Why> {
 
 /// Builds with what the rules say, newest first.
 fn told(farm: &Farm, facts: &[BuildFact], decided: Vec<railyard_common::retention::Decision>) -> Vec<Decided> {
-    let stays: BTreeSet<Digest> = facts
-        .iter()
-        .zip(&decided)
-        .flat_map(|(fact, one)| fact.blobs.iter().filter(|blob| blob.is_kept_by(one.keep)))
-        .map(|blob| blob.digest)
-        .collect();
-    let mut counted = BTreeSet::new();
+    let stays = facts.iter().zip(&decided).flat_map(|(fact, one)| held(&fact.blobs, one.keep));
+    let stays: HashSet<Held<'_>> = stays.map(|(one, _)| one).collect();
+    let mut counted = HashSet::new();
     let mut places: Vec<(&BuildFact, railyard_common::retention::Decision)> = facts.iter().zip(decided).collect();
     places.sort_by_key(|(fact, _)| fact.number);
     let mut told: Vec<Decided> = places
         .into_iter()
         .map(|(fact, one)| {
-            let mut own = BTreeSet::new();
-            let held = fact.blobs.iter().filter(|blob| blob.is_kept_by(fact.keep) && own.insert(blob.digest));
-            let held: Vec<_> = held.collect();
-            let goes = held.iter().filter(|blob| !stays.contains(&blob.digest) && counted.insert(blob.digest));
+            let own: HashMap<Held<'_>, u64> = held(&fact.blobs, fact.keep).collect();
+            let goes = own.iter().filter(|(one, _)| !stays.contains(*one) && counted.insert(**one));
             Decided {
                 build: fact.build.clone(),
                 channel: fact.channel.clone(),
                 now: fact.keep,
                 keep: one.keep,
                 why: if fact.keep == Keep::Nothing { why_deleted(farm, &fact.build) } else { one.why },
-                bytes: held.iter().map(|blob| blob.bytes).sum(),
-                frees: goes.map(|blob| blob.bytes).sum(),
+                frees: goes.map(|(_, bytes)| bytes).sum(),
+                bytes: own.values().sum(),
             }
         })
         .collect();

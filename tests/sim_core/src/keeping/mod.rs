@@ -18,7 +18,7 @@ use model::Model;
 use promoting::Promotion;
 use railyard_common::id::{BuildId, LeaseId};
 use railyard_common::planted::Bug;
-use railyard_common::retention::{Age, Keep, Policy, Releases, Rule};
+use railyard_common::retention::{Age, Copies, Keep, Policy, Releases, Rule};
 use railyard_common::time::Millis;
 use railyard_core::sweep::Claims;
 use railyard_core::{Command, Event, Farm, Refusal, Snapshot};
@@ -108,8 +108,12 @@ impl World {
             old_last: dice.pick(&[None, Some(1)]),
             ..Rule::default()
         };
-        let policy =
-            Policy { rules: vec![rule], max_bytes: dice.pick(&[None, None, Some(ByteSize(900))]), low_bytes: None };
+        let policy = Policy {
+            rules: vec![rule],
+            max_bytes: dice.pick(&[None, None, Some(ByteSize(900))]),
+            low_bytes: None,
+            copies: Copies::OfEncoded,
+        };
         let trouble = dice.chance(700);
         let now = Millis(1_800_000_000_000);
         let mut world = Self {

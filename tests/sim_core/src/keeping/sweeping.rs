@@ -215,8 +215,8 @@ impl World {
                 GoneKind::Blob(digest) => !deleting.contains(&digest),
                 GoneKind::Log | GoneKind::Record => {
                     let build = gone.build.as_ref();
-                    let came_back =
-                        build.and_then(|build| self.farm.build(build)).is_some_and(|build| !build.is_deleted());
+                    let known = build.and_then(|build| self.farm.build(build));
+                    let came_back = known.is_some_and(|build| build.keep_for_now(self.now, GRACE) > Keep::Nothing);
                     came_back
                         || (gone.kind == GoneKind::Record && build.is_some_and(|build| carrying.failed.contains(build)))
                 }
