@@ -31,7 +31,8 @@ impl Scene {
         let engine = Engine::shared();
         make(&engine, &image);
         let farm = Farm::start();
-        let worker = farm.worker("w", &engine, "");
+        // Registries of tests are here.
+        let worker = farm.worker("w", &engine, "network = { allow = ['127.0.0.1'] }\n");
         Self { engine, farm, worker, image }
     }
 

@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 
 /// The unit of a file's blocks, whatever its file system's own.
 const BLOCK_BYTES: u64 = 512;
+/// What a file takes at least of a step's share: file systems have room for so many files and no more, however small they are.
+const INODE_BYTES: u64 = 4096;
 
 /// How deep directories are gone into. Each level holds two open files.
 const LEVELS_MAX: usize = 100;
@@ -47,7 +49,7 @@ impl Usage {
 
 /// Counts what is there, at most until it is more than `enough_bytes`.
 pub fn count(work: &Path, writable: &Writable, enough_bytes: u64) -> Usage {
-    let mut counter = Counter { usage: Usage::default(), seen: HashSet::new(), enough_bytes };
+    let mut counter = Counter { usage: Usage::default(), seen: HashSet::new(), enough_bytes, least_bytes: INODE_BYTES };
     writable.paths.iter().chain(&writable.volumes).for_each(|path| counter.tree(path));
     counter.tree(work);
     if !counter.is_enough() && !writable.container.is_empty() {
@@ -58,7 +60,7 @@ pub fn count(work: &Path, writable: &Writable, enough_bytes: u64) -> Usage {
 
 /// Counts what is there, but for files that are `known` by device and number: somebody else counts them.
 pub fn count_below(paths: &[PathBuf], known: &HashSet<(u64, u64)>) -> u64 {
-    let mut counter = Counter { usage: Usage::default(), seen: known.clone(), enough_bytes: u64::MAX };
+    let mut counter = Counter { usage: Usage::default(), seen: known.clone(), enough_bytes: u64::MAX, least_bytes: 0 };
     paths.iter().for_each(|path| counter.tree(path));
     counter.usage.total_bytes()
 }
@@ -68,6 +70,8 @@ struct Counter {
     /// Devices and numbers of files with several names, or none.
     seen: HashSet<(u64, u64)>,
     enough_bytes: u64,
+    /// Of each file.
+    least_bytes: u64,
 }
 
 /// A directory on the way down. `entries` go by way of the open file: nobody can put a link in their place.
@@ -101,7 +105,8 @@ impl Counter {
     fn add(&mut self, metadata: &Metadata) {
         let is_first = metadata.is_dir() || metadata.nlink() == 1 || self.seen.insert((metadata.dev(), metadata.ino()));
         if is_first {
-            self.usage.bytes = self.usage.bytes.saturating_add(metadata.blocks().saturating_mul(BLOCK_BYTES));
+            let bytes = metadata.blocks().saturating_mul(BLOCK_BYTES).max(self.least_bytes);
+            self.usage.bytes = self.usage.bytes.saturating_add(bytes);
         }
     }
 
@@ -197,6 +202,19 @@ mod tests {
         assert!(count(&work, &writable, MIB as u64).total_bytes() < 5 * MIB as u64, "no more is counted than it takes");
         fs::remove_dir_all(&work).unwrap();
         assert_eq!(mib(counted()), 2);
+    }
+
+    #[test]
+    fn files_without_a_byte_count_too() {
+        let dir = tempfile::tempdir().unwrap();
+        for n in 0..1_000 {
+            File::create(dir.path().join(n.to_string())).unwrap();
+        }
+        assert!(count(dir.path(), &Writable::default(), u64::MAX).bytes >= 1_000 * INODE_BYTES);
+        assert!(
+            count_below(&[dir.path().to_owned()], &HashSet::new()) < 1_000 * INODE_BYTES,
+            "on the disk they take less"
+        );
     }
 
     #[test]

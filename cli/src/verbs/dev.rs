@@ -14,6 +14,8 @@ use railyard_service::task;
 use railyard_service::tls::{Identity, Role};
 use railyard_worker::WorkerConfig;
 use railyard_worker::network::Unguarded;
+use railyard_worker::network::peer::{Allowed, Network};
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -136,6 +138,8 @@ fn worker_config(args: &DevArgs, controller: &ControllerConfig, ready: &Ready) -
     config.allow = allowed(args);
     // Whoever is not root of this machine has no packet filter, and builds on it all the same.
     config.network.unguarded = Unguarded::Allow;
+    // A registry on one's own machine is what developers have.
+    config.network.allow.push(Allowed { network: Network::host(Ipv4Addr::LOCALHOST), port: None });
     Ok(config)
 }
 

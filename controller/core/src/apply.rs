@@ -213,6 +213,7 @@ impl Farm {
         let (at, kind, reason) = (end.at, end.outcome.kind, end.outcome.reason);
         let needs = self.reservation(lease);
         let stopping = self.is_cancelling(lease.job);
+        let is_image_s_fault = reason == Reason::ImageMissing && self.is_image_s_fault(lease);
         if self.holder(lease).is_some() {
             self.end_use(lease);
         }
@@ -225,7 +226,9 @@ impl Farm {
             if worker.leases.remove(&lease) {
                 worker.reserved = worker.reserved.minus(&needs);
             }
-            count_loss(worker, attempt, at, kind, reason);
+            if !is_image_s_fault {
+                count_loss(worker, attempt, at, kind, reason);
+            }
         }
         match kind {
             OutcomeKind::Failed | OutcomeKind::TimedOut => job.failed += 1,
@@ -397,6 +400,21 @@ impl Farm {
                 _ => {}
             }
         }
+    }
+
+    /// Whether an image that could not be had says nothing about the worker: a stranger has named it, or the build has missed it
+    /// before. A worker that has no way to registries loses the jobs of many builds.
+    fn is_image_s_fault(&self, lease: LeaseId) -> bool {
+        let Some(job) = self.jobs.get(&lease.job) else { return false };
+        let Some(build) = self.builds.get(&job.build) else { return false };
+        let image = |job: &Job| job.spec().map(|spec| spec.image.clone());
+        let wanted = image(job);
+        let before = build.jobs().filter_map(|id| Some((id, self.jobs.get(&id)?))).any(|(id, other)| {
+            let missed = other.attempts.iter().filter(|one| (id, one.number) != (lease.job, lease.attempt));
+            let mut missed = missed.filter_map(|one| one.end.as_ref());
+            missed.any(|end| end.outcome.reason == Reason::ImageMissing) && image(other) == wanted
+        });
+        build.is_untrusted() || before
     }
 
     fn skip_dependents(&mut self, id: JobId) {

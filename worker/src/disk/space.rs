@@ -102,7 +102,9 @@ impl Space {
         let bytes = |blocks: u64| blocks.saturating_mul(stat.fragment_size());
         let free_bytes = bytes(stat.blocks_available());
         let used_bytes = bytes(stat.blocks().saturating_sub(stat.blocks_free()));
-        Ok(Self { total_bytes: used_bytes.saturating_add(free_bytes), free_bytes })
+        let total_bytes = used_bytes.saturating_add(free_bytes);
+        let files = (stat.files().saturating_sub(stat.files_free()), stat.files_available());
+        Ok(Self { total_bytes, free_bytes: free_bytes.min(free_for_files(total_bytes, files)) })
     }
 
     /// By whomever.
@@ -124,9 +126,25 @@ impl Space {
     }
 }
 
+/// A file system that has no room for another file is as full as one that has none for another byte: the share of files that can
+/// still be made, as bytes. Some make room for files as they are made, and tell of none.
+fn free_for_files(total_bytes: u64, (used, free): (u64, u64)) -> u64 {
+    match u128::from(used) + u128::from(free) {
+        0 => total_bytes,
+        // Never more than the total.
+        all => u64::try_from(u128::from(total_bytes) * u128::from(free) / all).unwrap_or(total_bytes),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_room_for_files_is_no_room() {
+        assert_eq!([(0, 0), (0, 9), (5, 5), (9, 0)].map(|files| free_for_files(1000, files)), [1000, 1000, 500, 0]);
+        assert_eq!(free_for_files(u64::MAX, (1, u64::MAX)), u64::MAX - 1);
+    }
 
     fn config(high: &str, low: &str) -> DiskConfig {
         DiskConfig { high: high.parse().unwrap(), low: low.parse().unwrap(), ..DiskConfig::default() }

@@ -79,6 +79,10 @@ async fn from_registry(
     if let Some(other) = &known {
         log.note(&format!("image {reference} is here, but for {}", platform_of(other))).await?;
     }
+    if let Err(why) = shop.guard.may_pull(reference).await {
+        let message = format!("image {reference} is not pulled: {why}");
+        return Err(Fault::ended(OutcomeKind::Failed, Reason::ImageMissing, message));
+    }
     let mut found = None;
     for _ in 0..PULLS_MAX {
         log.note(&format!("pulling image {reference} for {platform}")).await?;

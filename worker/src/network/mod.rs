@@ -14,6 +14,7 @@
 
 mod host;
 pub mod peer;
+mod registry;
 mod rules;
 
 pub use rules::Rules;
@@ -37,7 +38,7 @@ const DIGEST_LEN: usize = 12;
 pub struct NetworkConfig {
     /// What no step reaches: `host` (every address of this host, and what is published there), `link-local` (169.254.0.0/16, where
     /// clouds have their metadata), networks such as `10.0.0.0/8`, and addresses. The name servers of this host are always
-    /// reached, at their port. Steps have no IPv6. Default: `["host", "link-local"]`.
+    /// reached, at their port. Steps have no IPv6. No image is pulled from a registry there either. Default: `["host", "link-local"]`.
     pub deny: Vec<Denied>,
     /// Exceptions, such as `10.0.0.5` or `10.0.0.0/24`; with a port (`10.0.0.5:3128`) only that one, by TCP. Default: none.
     pub allow: Vec<Allowed>,
@@ -117,6 +118,14 @@ impl Guard {
     /// What becomes of steps where the rules cannot be made.
     pub fn unguarded(&self) -> Unguarded {
         self.config.unguarded
+    }
+
+    /// Refuses an image whose registry is where no step may reach: the engine would go there from the host.
+    ///
+    /// # Errors
+    /// Why, for people.
+    pub async fn may_pull(&self, reference: &str) -> Result<(), String> {
+        registry::may_pull(&self.config, reference).await
     }
 
     /// Makes sure of network and rules; gives the network's name. Milliseconds, when both are there.

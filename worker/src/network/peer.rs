@@ -55,6 +55,12 @@ impl Network {
     pub fn host(address: Ipv4Addr) -> Self {
         Self { address, prefix: PREFIX_MAX }
     }
+
+    /// Whether an address is in it.
+    pub fn contains(&self, address: Ipv4Addr) -> bool {
+        let differ = self.address.to_bits() ^ address.to_bits();
+        differ.leading_zeros() >= u32::from(self.prefix)
+    }
 }
 
 impl FromStr for Network {

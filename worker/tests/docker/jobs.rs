@@ -147,6 +147,9 @@ async fn an_image_that_cannot_be_had_is_named() {
     // A registry on a port where nobody listens: it cannot be asked, so another worker may have better luck.
     let ended = farm.run(&order(1, "127.0.0.1:1/no/such:image", "true")).await;
     ended.expect(OutcomeKind::Lost, Reason::ImageMissing, "image 127.0.0.1:1/no/such:image cannot be pulled");
+    // Where no step may reach the engine is not sent either.
+    let ended = farm.run(&order(4, "169.254.169.254/latest/meta-data", "true")).await;
+    ended.expect(OutcomeKind::Failed, Reason::ImageMissing, "is not pulled: its registry 169.254.169.254 is at");
     let ended = farm.run(&order(2, "No Such Image", "true")).await;
     ended.expect(OutcomeKind::Failed, Reason::ImageMissing, "image No Such Image cannot be");
     let mut order = order(3, "", "true");

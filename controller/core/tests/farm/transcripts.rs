@@ -50,6 +50,7 @@ scripts! {
     pools_and_labels
     holds
     quarantine
+    quarantine_image
     quarantine_ended
     pressure
     supersede
