@@ -1,0 +1,115 @@
+//! Tests of the lists: what follows from what.
+
+use super::*;
+use railyard_common::time::Millis;
+
+fn grave(version: &str, channel: &str, at: u64) -> Tombstone {
+    let (version, channel) = (version.parse().unwrap(), channel.parse().unwrap());
+    Tombstone { version, channel, at: rfc3339(Millis(at)), why: "too old".to_owned() }
+}
+
+fn entry(version: &str, channel: &str, verdict: Verdict, at: u64) -> Entry {
+    Entry {
+        version: version.parse().unwrap(),
+        channel: channel.parse().unwrap(),
+        verdict,
+        submitted_at: rfc3339(Millis(at)),
+        platforms: Vec::new(),
+        tags: BTreeSet::new(),
+        keep: Keep::All,
+    }
+}
+
+fn facts(entries: impl IntoIterator<Item = Entry>) -> Facts {
+    Facts(entries.into_iter().map(|entry| (entry.version.clone(), Fact::Ended(entry))).collect())
+}
+
+fn versions(index: &Index) -> Vec<&str> {
+    index.builds.iter().map(|entry| entry.version.as_str()).collect()
+}
+
+#[test]
+fn what_the_farm_does_not_know_stays_and_what_it_knows_better_is_put_right() {
+    let old = facts([
+        entry("1", "beta", Verdict::Succeeded, 1),
+        entry("2", "beta", Verdict::Failed, 2),
+        entry("3", "beta", Verdict::Failed, 3),
+    ]);
+    let old = old.over(None);
+    assert_eq!(versions(&old), ["3", "2", "1"]);
+    let mut new = facts([entry("2", "stable", Verdict::Succeeded, 2), entry("4", "beta", Verdict::Cancelled, 4)]);
+    // It runs again, and another one has never ended.
+    let mut again = entry("3", "beta", Verdict::Cancelled, 3);
+    again.tags.insert("kept".parse().unwrap());
+    let first = entry("5", "beta", Verdict::Cancelled, 5);
+    new.0.extend([again, first].map(|entry| (entry.version.clone(), Fact::Open(entry))));
+    let new = new.over(Some(old));
+    assert_eq!(versions(&new), ["4", "3", "2", "1"]);
+    assert_eq!((new.builds[1].verdict, new.builds[1].tags.len()), (Verdict::Failed, 1));
+    assert_eq!(new.builds[2].channel.as_str(), "stable");
+    assert_eq!(new.latest().unwrap().version.as_str(), "2");
+    let beta = new.of_channel(&"beta".parse().unwrap());
+    assert_eq!((versions(&beta), beta.latest().unwrap().version.as_str()), (vec!["4", "3", "1"], "1"));
+    assert!(new.of_channel(&"nightly".parse().unwrap()).latest().is_none());
+}
+
+#[test]
+fn a_deleted_build_leaves_a_tombstone_also_when_the_farm_has_forgotten_it() {
+    let two = || [entry("1", "beta", Verdict::Succeeded, 1), entry("2", "beta", Verdict::Succeeded, 2)];
+    let mut gone = facts([entry("1", "beta", Verdict::Succeeded, 1)]);
+    gone.0.insert("2".parse().unwrap(), Fact::Deleted(grave("2", "beta", 10)));
+    let index = gone.over(Some(facts(two()).over(None)));
+    assert_eq!((versions(&index), index.latest().unwrap().version.as_str()), (vec!["1"], "1"));
+    let beta = index.of_channel(&"beta".parse().unwrap());
+    assert_eq!(beta.tombstones, [grave("2", "beta", 10)]);
+    // Forgotten; restored from a backup of before; there once more, under the same version.
+    for (known, want) in [
+        (facts([]), (vec!["1"], 1)),
+        (facts(two()), (vec!["1"], 1)),
+        (facts([entry("2", "beta", Verdict::Failed, 11)]), (vec!["2", "1"], 0)),
+    ] {
+        let later = known.over(Some(index.clone()));
+        assert_eq!((versions(&later), later.tombstones.len()), want);
+    }
+    let many = (0..TOMBSTONES_MAX as u64 + 5).map(|n| {
+        let grave = grave(&format!("g{n}"), "beta", n);
+        (grave.version.clone(), Fact::Deleted(grave))
+    });
+    let index = Facts(many.collect()).over(Some(index));
+    assert_eq!((index.tombstones.len(), index.tombstones[0].version.as_str()), (TOMBSTONES_MAX, "g504"));
+}
+
+#[test]
+fn a_list_of_before_there_were_channels_is_read() {
+    let text = r#"{"schema_version":1,"builds":[{"version":"1","verdict":"succeeded","submitted_at":"1970-01-01T00:00:01.000Z","platforms":["linux/amd64"]}]}"#;
+    let old = Index::read(text.as_bytes()).unwrap();
+    assert_eq!(old.channels().collect::<Vec<_>>(), [ChannelName::usual()]);
+    // It is written anew once, with what it lacks.
+    let first = Facts::default().over(Some(old)).file(Some(text.as_bytes()));
+    let again = Facts::default().over(Index::read(&first)).file(Some(&first));
+    assert_eq!(first, again);
+    let read = Index::read(&first).unwrap();
+    assert_eq!((read.revision, versions(&read)), (1, vec!["1"]));
+}
+
+#[test]
+fn no_two_states_of_a_file_have_the_same_bytes() {
+    let one = || facts([entry("1", "beta", Verdict::Succeeded, 1)]).over(None);
+    let two = || facts([entry("1", "beta", Verdict::Failed, 1)]).over(None);
+    let first = one().file(None);
+    let second = two().file(Some(&first));
+    let third = one().file(Some(&second));
+    assert_ne!(first, third);
+    assert_eq!(one().file(Some(&third)), third);
+}
+
+#[test]
+fn a_list_has_a_bound_and_keeps_the_newest_success_of_each_channel() {
+    let failures = (0..CHANNEL_MAX + 10).map(|n| entry(&format!("f{n}"), "noisy", Verdict::Failed, 100 + n as u64));
+    let rare = [("1", "noisy", 1), ("2", "rare", 2), ("3", "rare", 3)];
+    let rare = rare.map(|(version, channel, at)| entry(version, channel, Verdict::Succeeded, at));
+    let index = facts(failures.chain(rare)).over(None);
+    assert_eq!(index.builds.len(), CHANNEL_MAX + 3);
+    assert_eq!(versions(&index)[CHANNEL_MAX..], ["3", "2", "1"]);
+    assert_eq!(versions(&index)[0], format!("f{}", CHANNEL_MAX + 9));
+}
