@@ -58,7 +58,7 @@ pub(crate) struct Tombstone {
     why: String,
 }
 
-/// `latest.json`: the newest success.
+/// `latest.json`: the newest success of which everything is kept.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Latest {
     schema_version: u32,
@@ -172,7 +172,7 @@ fn bound(builds: &mut Vec<Entry>) {
         let count = counts.entry(entry.channel.clone()).or_default();
         *count += 1;
         all += 1;
-        let is_newest_success = entry.is_success() && succeeded.insert(entry.channel.clone());
+        let is_newest_success = entry.is_whole_success() && succeeded.insert(entry.channel.clone());
         is_newest_success || (*count <= CHANNEL_MAX && all <= PIPELINE_MAX)
     });
 }
@@ -190,8 +190,9 @@ impl Entry {
         }
     }
 
-    fn is_success(&self) -> bool {
-        self.verdict == Verdict::Succeeded
+    /// Whether it can be the latest: whoever follows that fetches it, or builds on it.
+    fn is_whole_success(&self) -> bool {
+        self.verdict == Verdict::Succeeded && self.keep == Keep::All
     }
 }
 
@@ -218,9 +219,9 @@ impl Index {
         Self { schema_version: SCHEMA_VERSION, revision: 0, builds, tombstones }
     }
 
-    /// Its newest success.
+    /// Its newest success of which everything is kept.
     pub(crate) fn latest(&self) -> Option<Latest> {
-        let entry = self.builds.iter().find(|entry| entry.is_success())?;
+        let entry = self.builds.iter().find(|entry| entry.is_whole_success())?;
         Some(Latest {
             schema_version: SCHEMA_VERSION,
             version: entry.version.clone(),

@@ -80,6 +80,17 @@ fn a_deleted_build_leaves_a_tombstone_also_when_the_farm_has_forgotten_it() {
 }
 
 #[test]
+fn only_what_is_whole_is_the_latest() {
+    let reduced = |version, keep, at| Entry { keep, ..entry(version, "rel", Verdict::Succeeded, at) };
+    let older = [entry("1", "beta", Verdict::Succeeded, 1), entry("2", "beta", Verdict::Failed, 2)];
+    let newer = [reduced("3", Keep::Manifest, 3), reduced("4", Keep::Published, 4)];
+    let index = facts(older.into_iter().chain(newer)).over(None);
+    assert_eq!(versions(&index), ["4", "3", "2", "1"], "it is in the list as long as anything is kept");
+    assert_eq!(index.latest().unwrap().version.as_str(), "1");
+    assert_eq!(index.of_channel(&"rel".parse().unwrap()).latest(), None);
+}
+
+#[test]
 fn a_list_of_before_there_were_channels_is_read() {
     let text = r#"{"schema_version":1,"builds":[{"version":"1","verdict":"succeeded","submitted_at":"1970-01-01T00:00:01.000Z","platforms":["linux/amd64"]}]}"#;
     let old = Index::read(text.as_bytes()).unwrap();
