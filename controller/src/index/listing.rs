@@ -54,6 +54,9 @@ pub(crate) struct Entry {
 pub(crate) struct Tombstone {
     version: Version,
     channel: ChannelName,
+    /// Its place in the order of submission, which tells it from a later build of that version. Lists of before have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    number: Option<u64>,
     at: String,
     why: String,
 }
@@ -86,7 +89,14 @@ pub struct Ending {
 
 /// What the farm says of each build of a pipeline that may be listed.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Facts(BTreeMap<Version, Fact>);
+pub(crate) struct Facts(BTreeMap<Version, Known>);
+
+#[derive(Clone, Debug)]
+struct Known {
+    /// Its place in the order of submission. The clock does not tell that: it is put back now and then.
+    number: u64,
+    fact: Fact,
+}
 
 #[derive(Clone, Debug)]
 enum Fact {
@@ -101,7 +111,8 @@ impl Facts {
     /// What `farm` knows. No untrusted build is ever listed.
     pub(crate) fn of(farm: &Farm, pipeline: &PipelineName, ending: Option<&Ending>) -> Self {
         let builds = farm.builds().filter(|build| build.id().pipeline == *pipeline && !build.is_untrusted());
-        Self(builds.map(|build| (build.id().version.clone(), Fact::of(build, ending))).collect())
+        let known = |build: &Build| Known { number: build.first_job.0, fact: Fact::of(build, ending) };
+        Self(builds.map(|build| (build.id().version.clone(), known(build))).collect())
     }
 
     /// The list, where `old` is what stands: what the farm does not know it cannot deny. Its journal may be an old backup.
@@ -111,32 +122,31 @@ impl Facts {
             old.map_or_else(Default::default, |old| (old.revision, old.builds, old.tombstones));
         let mut tombstones = Vec::new();
         for grave in graves {
-            match facts.get(&grave.version) {
-                Some(Fact::Deleted(_)) => continue,
-                // Another build of that version, which came later.
-                Some(Fact::Ended(entry)) if entry.submitted_at > grave.at => continue,
+            match facts.get(&grave.version).map(|known| (known.number, &known.fact)) {
+                Some((_, Fact::Deleted(_))) => continue,
+                Some((number, Fact::Ended(entry))) if grave.is_before(number, entry) => continue,
                 // The farm has forgotten that it was deleted.
-                Some(Fact::Ended(_)) => drop(facts.remove(&grave.version)),
-                Some(Fact::Open(_)) | None => {}
+                Some((_, Fact::Ended(_))) => drop(facts.remove(&grave.version)),
+                Some((_, Fact::Open(_))) | None => {}
             }
             tombstones.push(grave);
         }
-        let mut builds = Vec::new();
+        let (mut own, mut others) = (Vec::new(), Vec::new());
         for entry in old.into_iter().filter(|entry| tombstones.iter().all(|grave| grave.version != entry.version)) {
-            match facts.get(&entry.version) {
-                Some(Fact::Open(now)) => builds.push(Entry { verdict: entry.verdict, ..now.clone() }),
-                Some(Fact::Ended(_) | Fact::Deleted(_)) => {}
-                None => builds.push(entry),
+            match facts.get(&entry.version).map(|known| (known.number, &known.fact)) {
+                Some((number, Fact::Open(now))) => own.push((number, Entry { verdict: entry.verdict, ..now.clone() })),
+                Some((_, Fact::Ended(_) | Fact::Deleted(_))) => {}
+                None => others.push(entry),
             }
         }
-        for fact in facts.into_values() {
+        for Known { number, fact } in facts.into_values() {
             match fact {
-                Fact::Ended(entry) => builds.push(entry),
+                Fact::Ended(entry) => own.push((number, entry)),
                 Fact::Open(_) => {}
                 Fact::Deleted(tombstone) => tombstones.push(tombstone),
             }
         }
-        builds.sort_by(|a, b| (&b.submitted_at, &b.version).cmp(&(&a.submitted_at, &a.version)));
+        let mut builds = newest_first(own, others);
         bound(&mut builds);
         tombstones.sort_by(|a, b| (&b.at, &b.version).cmp(&(&a.at, &a.version)));
         tombstones.truncate(TOMBSTONES_MAX);
@@ -150,6 +160,7 @@ impl Fact {
             return Self::Deleted(Tombstone {
                 version: build.id().version.clone(),
                 channel: build.channel().clone(),
+                number: Some(build.first_job.0),
                 at: rfc3339(reduced.at),
                 why: reduced.why.clone(),
             });
@@ -163,6 +174,46 @@ impl Fact {
             ),
         }
     }
+}
+
+impl Tombstone {
+    /// Whether a build of its version is another one, which was submitted later.
+    fn is_before(&self, number: u64, entry: &Entry) -> bool {
+        match self.number {
+            Some(own) if own == number => false,
+            Some(own) if own < number => true,
+            // The numbers of a farm that is made anew over an old cache begin anew.
+            Some(_) | None => entry.submitted_at > self.at,
+        }
+    }
+}
+
+/// The builds that the farm knows by their numbers, and the `others` as they stood in the list. Between the two only the clock can tell.
+fn newest_first(mut own: Vec<(u64, Entry)>, others: Vec<Entry>) -> Vec<Entry> {
+    own.sort_by_key(|(number, _)| *number);
+    let mut own = dated(own.into_iter().map(|(_, entry)| entry)).peekable();
+    let mut others = dated(others.into_iter().rev()).peekable();
+    let oldest_first = std::iter::from_fn(|| {
+        let is_own = match (own.peek(), others.peek()) {
+            (Some((at, own)), Some((since, other))) => (at, &own.version) < (since, &other.version),
+            (own, _) => own.is_some(),
+        };
+        let next = if is_own { own.next() } else { others.next() };
+        next.map(|(_, entry)| entry)
+    });
+    let mut builds: Vec<Entry> = oldest_first.collect();
+    builds.reverse();
+    builds
+}
+
+/// When each of these was submitted, which come in that order: none before the one before it, though the clock may have said so.
+fn dated(entries: impl Iterator<Item = Entry>) -> impl Iterator<Item = (String, Entry)> {
+    entries.scan(String::new(), |at, entry| {
+        if *at < entry.submitted_at {
+            at.clone_from(&entry.submitted_at);
+        }
+        Some((at.clone(), entry))
+    })
 }
 
 /// Drops the oldest of what is too much.

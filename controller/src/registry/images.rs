@@ -88,7 +88,7 @@ fn is_release(build: &Build) -> bool {
 fn builds<'f>(farm: &'f Farm, name: &str) -> Option<Vec<&'f Build>> {
     let whole = farm.builds().filter(|build| build.keep() == Keep::All);
     let mut builds: Vec<&Build> = whole.filter(|build| specs(build, name).next().is_some()).collect();
-    builds.sort_by_key(|build| (build.is_untrusted(), std::cmp::Reverse((build.submitted_at, build.first_job))));
+    builds.sort_by_key(|build| (build.is_untrusted(), std::cmp::Reverse(build.first_job)));
     (!builds.is_empty()).then_some(builds)
 }
 

@@ -25,6 +25,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 on_both!(
     writers_of_two_controllers_lose_nothing_and_no_reader_sees_half_a_list,
     tags_channels_and_tombstones_are_listed,
+    a_clock_that_is_put_back_hides_no_build,
     what_was_lost_is_written_at_the_start,
 );
 
@@ -83,14 +84,18 @@ fn id(version: &str) -> BuildId {
     BuildId { pipeline: os(), version: version.parse().unwrap() }
 }
 
-/// A build of `os` whose one job has ended.
+/// A build of `os` whose one job has ended; the farm's clock counts its builds.
 fn build(number: u64, version: &str, channel: &str, verdict: Verdict) -> Vec<Event> {
+    build_at(Millis(number), number, version, channel, verdict)
+}
+
+fn build_at(at: Millis, number: u64, version: &str, channel: &str, verdict: Verdict) -> Vec<Event> {
     const TEXT: &str = "name: os\nplatforms: [linux/amd64]\nsteps:\n  - { name: make, image: debian, script: make }\n";
     let files = BTreeMap::new();
     let pipeline = Pipeline::parse(&Source { file_name: "railyard.yaml", text: TEXT, files: &files }).unwrap();
     let request = Request { channel: Some(channel.parse().unwrap()), ..Request::of(version.parse().unwrap()) };
     let plan = Arc::new(pipeline.plan(&request).unwrap());
-    let (at, lease) = (Millis(number), LeaseId { job: JobId(number), attempt: 1 });
+    let lease = LeaseId { job: JobId(number), attempt: 1 };
     let outcome = match verdict {
         Verdict::Succeeded => Outcome::succeeded(),
         _ => Outcome::new(OutcomeKind::Failed, Reason::ExitCode, "exit code 1"),
@@ -263,6 +268,42 @@ async fn tags_channels_and_tombstones_are_listed(backend: Backend) {
     farm.decide(Command::Swept { builds: vec![(id("1"), Keep::Nothing), (id("2"), Keep::Nothing)] }).await;
     farm.indexer.write(&os(), None).await.unwrap();
     assert_eq!(gone(stage.list("builds.json").await.unwrap()), graves);
+}
+
+/// The clock goes back before a build is submitted, and before another one of a version that was deleted and swept.
+async fn a_clock_that_is_put_back_hides_no_build(backend: Backend) {
+    let stage = Stage::on(backend).await;
+    let succeeded = |number, version: &str, at| {
+        let mut events = build_at(Millis(at), number, version, "beta", Verdict::Succeeded);
+        events.push(ended(version));
+        events
+    };
+    let mut events = succeeded(1, "1", 2_000_000);
+    events.extend(succeeded(2, "2", 1_000_000));
+    let farm = Farm::new(events.clone(), stage.another().await);
+    farm.indexer.write(&os(), None).await.unwrap();
+    for at in ["", "channels/beta/"] {
+        assert_eq!(stage.versions(&format!("{at}builds.json")).await, ["2", "1"]);
+        assert_eq!(stage.latest(&format!("{at}latest.json")).await.unwrap(), "2");
+    }
+    farm.delete("2").await;
+    farm.indexer.write(&os(), None).await.unwrap();
+    farm.decide(Command::Swept { builds: vec![(id("2"), Keep::Nothing)] }).await;
+    assert_eq!(stage.latest("latest.json").await.unwrap(), "1");
+
+    let mut again = succeeded(1, "1", 2_000_000);
+    again.extend(succeeded(3, "2", 500_000));
+    let later = Farm::new(again, stage.another().await);
+    later.indexer.write(&os(), None).await.unwrap();
+    assert_eq!(stage.versions("channels/beta/builds.json").await, ["2", "1"]);
+    assert_eq!(stage.latest("channels/beta/latest.json").await.unwrap(), "2");
+    assert_eq!(stage.list("builds.json").await.unwrap()["tombstones"], json!([]));
+    // A state of before the delete still does not bring that build back.
+    farm.delete("1").await;
+    farm.indexer.write(&os(), None).await.unwrap();
+    let restored = Farm::new(events, stage.another().await);
+    restored.indexer.write(&os(), None).await.unwrap();
+    assert!(!stage.versions("builds.json").await.contains(&"1".to_owned()));
 }
 
 /// A controller was gone before its lists were written, and somebody has put in what nobody wrote.

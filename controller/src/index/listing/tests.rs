@@ -5,7 +5,7 @@ use railyard_common::time::Millis;
 
 fn grave(version: &str, channel: &str, at: u64) -> Tombstone {
     let (version, channel) = (version.parse().unwrap(), channel.parse().unwrap());
-    Tombstone { version, channel, at: rfc3339(Millis(at)), why: "too old".to_owned() }
+    Tombstone { version, channel, number: None, at: rfc3339(Millis(at)), why: "too old".to_owned() }
 }
 
 fn entry(version: &str, channel: &str, verdict: Verdict, at: u64) -> Entry {
@@ -20,8 +20,19 @@ fn entry(version: &str, channel: &str, verdict: Verdict, at: u64) -> Entry {
     }
 }
 
+/// Ended builds, whose numbers follow the clock.
 fn facts(entries: impl IntoIterator<Item = Entry>) -> Facts {
-    Facts(entries.into_iter().map(|entry| (entry.version.clone(), Fact::Ended(entry))).collect())
+    let mut entries: Vec<Entry> = entries.into_iter().collect();
+    entries.sort_by(|a, b| a.submitted_at.cmp(&b.submitted_at));
+    numbered((1..).zip(entries))
+}
+
+fn numbered(entries: impl IntoIterator<Item = (u64, Entry)>) -> Facts {
+    Facts(entries.into_iter().map(|(number, entry)| known(number, entry.version.clone(), Fact::Ended(entry))).collect())
+}
+
+fn known(number: u64, version: Version, fact: Fact) -> (Version, Known) {
+    (version, Known { number, fact })
 }
 
 fn versions(index: &Index) -> Vec<&str> {
@@ -37,12 +48,13 @@ fn what_the_farm_does_not_know_stays_and_what_it_knows_better_is_put_right() {
     ]);
     let old = old.over(None);
     assert_eq!(versions(&old), ["3", "2", "1"]);
-    let mut new = facts([entry("2", "stable", Verdict::Succeeded, 2), entry("4", "beta", Verdict::Cancelled, 4)]);
+    let two = entry("2", "stable", Verdict::Succeeded, 2);
+    let mut new = numbered([(2, two), (4, entry("4", "beta", Verdict::Cancelled, 4))]);
     // It runs again, and another one has never ended.
     let mut again = entry("3", "beta", Verdict::Cancelled, 3);
     again.tags.insert("kept".parse().unwrap());
     let first = entry("5", "beta", Verdict::Cancelled, 5);
-    new.0.extend([again, first].map(|entry| (entry.version.clone(), Fact::Open(entry))));
+    new.0.extend([(3, again), (5, first)].map(|(n, entry)| known(n, entry.version.clone(), Fact::Open(entry))));
     let new = new.over(Some(old));
     assert_eq!(versions(&new), ["4", "3", "2", "1"]);
     assert_eq!((new.builds[1].verdict, new.builds[1].tags.len()), (Verdict::Failed, 1));
@@ -57,7 +69,7 @@ fn what_the_farm_does_not_know_stays_and_what_it_knows_better_is_put_right() {
 fn a_deleted_build_leaves_a_tombstone_also_when_the_farm_has_forgotten_it() {
     let two = || [entry("1", "beta", Verdict::Succeeded, 1), entry("2", "beta", Verdict::Succeeded, 2)];
     let mut gone = facts([entry("1", "beta", Verdict::Succeeded, 1)]);
-    gone.0.insert("2".parse().unwrap(), Fact::Deleted(grave("2", "beta", 10)));
+    gone.0.extend([known(2, "2".parse().unwrap(), Fact::Deleted(grave("2", "beta", 10)))]);
     let index = gone.over(Some(facts(two()).over(None)));
     assert_eq!((versions(&index), index.latest().unwrap().version.as_str()), (vec!["1"], "1"));
     let beta = index.of_channel(&"beta".parse().unwrap());
@@ -73,10 +85,47 @@ fn a_deleted_build_leaves_a_tombstone_also_when_the_farm_has_forgotten_it() {
     }
     let many = (0..TOMBSTONES_MAX as u64 + 5).map(|n| {
         let grave = grave(&format!("g{n}"), "beta", n);
-        (grave.version.clone(), Fact::Deleted(grave))
+        known(n, grave.version.clone(), Fact::Deleted(grave))
     });
     let index = Facts(many.collect()).over(Some(index));
     assert_eq!((index.tombstones.len(), index.tombstones[0].version.as_str()), (TOMBSTONES_MAX, "g504"));
+}
+
+#[test]
+fn the_order_of_submission_decides_and_not_the_clock() {
+    let succeeded = |version, at| entry(version, "beta", Verdict::Succeeded, at);
+    // The clock was put back before 3.
+    let own = || numbered([(1, succeeded("1", 100)), (2, succeeded("2", 300)), (3, succeeded("3", 120))]);
+    let first = own().over(None);
+    assert_eq!((versions(&first), first.latest().unwrap().version.as_str()), (vec!["3", "2", "1"], "3"));
+    // A farm that knows none of them leaves them as they stand.
+    let later = facts([succeeded("4", 310)]).over(Some(first.clone()));
+    assert_eq!(versions(&later), ["4", "3", "2", "1"]);
+    let between = facts([succeeded("4", 200)]).over(Some(first.clone()));
+    assert_eq!(versions(&between), ["3", "2", "4", "1"]);
+    // Whoever writes next says the same, and so does a farm whose numbers begin anew.
+    assert_eq!(own().over(Some(between.clone())), between);
+    assert_eq!(facts([succeeded("4", 200)]).over(Some(between.clone())), between);
+}
+
+#[test]
+fn a_tombstone_is_of_one_build_and_not_of_the_next_one_of_that_version() {
+    let deleted = |number| Tombstone { number, ..grave("9", "beta", 500) };
+    let built = |number, at| numbered([(number, entry("9", "beta", Verdict::Succeeded, at))]);
+    for (what, grave, number, at, is_listed) in [
+        ("the clock was put back", Some(7), 8, 400, true),
+        ("the state is of before it was deleted", Some(7), 7, 100, false),
+        ("and the clock was ahead when it was submitted", Some(7), 7, 600, false),
+        ("the state is of before the one that was deleted", Some(7), 3, 100, false),
+        ("the farm was made anew", Some(7), 1, 600, true),
+        ("the list is of before there were numbers", None, 8, 600, true),
+        ("and the state of before it was deleted", None, 8, 100, false),
+    ] {
+        let stood = Index { schema_version: 1, revision: 1, builds: Vec::new(), tombstones: vec![deleted(grave)] };
+        let index = built(number, at).over(Some(stood));
+        let wanted = if is_listed { (1, 0) } else { (0, 1) };
+        assert_eq!((index.builds.len(), index.tombstones.len()), wanted, "{what}");
+    }
 }
 
 #[test]

@@ -8,7 +8,7 @@ pub const LISTS: Target = Target {
     parse: fuzz::lists::list,
     examples: || {
         texts(&[
-            "{\"schema_version\":1,\"revision\":7,\"builds\":[{\"version\":\"2\",\"channel\":\"beta\",\"verdict\":\"succeeded\",\"submitted_at\":\"2026-11-22T14:06:08Z\",\"platforms\":[\"linux/amd64\"],\"tags\":[\"golden\"]},{\"version\":\"1\",\"channel\":\"alpha\",\"verdict\":\"failed\",\"submitted_at\":\"x\",\"platforms\":[],\"keep\":\"manifest\"}],\"tombstones\":[{\"version\":\"0\",\"channel\":\"alpha\",\"at\":\"x\",\"why\":\"too old\"}]}",
+            "{\"schema_version\":1,\"revision\":7,\"builds\":[{\"version\":\"2\",\"channel\":\"beta\",\"verdict\":\"succeeded\",\"submitted_at\":\"2026-11-22T14:06:08Z\",\"platforms\":[\"linux/amd64\"],\"tags\":[\"golden\"]},{\"version\":\"1\",\"channel\":\"alpha\",\"verdict\":\"failed\",\"submitted_at\":\"x\",\"platforms\":[],\"keep\":\"manifest\"}],\"tombstones\":[{\"version\":\"0\",\"channel\":\"alpha\",\"number\":7,\"at\":\"x\",\"why\":\"too old\"}]}",
             "{\"schema_version\":1,\"revision\":0,\"builds\":[],\"tombstones\":[]}",
         ])
     },
@@ -23,6 +23,8 @@ pub const LISTS: Target = Target {
         "\"verdict\":\"cancelled\"",
         "\"keep\":\"nothing\"",
         "\"tags\":[\"a\",\"a\"]",
+        "\"number\":null",
+        "\"submitted_at\":\"0\"",
         "null",
         "[[[[",
         "\\u0000",
