@@ -64,3 +64,22 @@ fn what_is_allowed_and_kept_is_read_again_at_sighup_and_recorded() {
     changes(&place, &["policy", "retention", "sweep", "policy", "retention", "sweep"]);
     exits(&place.run(&["submit", "os.yaml", "--version", "2"]), 3);
 }
+
+/// Every sweep of its own has a record, and the same task answers who asks for a plan.
+#[test]
+fn sweeps_that_are_switched_on_do_not_begin_at_once() {
+    let place = Place::new();
+    let controller = Controller::start(&place, "127.0.0.1:0");
+    let settings = std::fs::read_to_string(place.path("controller.toml")).expect("the settings");
+    for (every, parts) in [("0s", &["sweep"][..]), ("1h", &["sweep", "sweep"])] {
+        place.write("controller.toml", &format!("{settings}[sweep]\nevery = \"{every}\"\n"));
+        signal("HUP", &controller.child);
+        changes(&place, parts);
+    }
+    for _ in 0..3 {
+        exits(&place.run(&["gc", "plan"]), 0);
+    }
+    let swept = place.run(&["audit", "show", "--what", "sweep", "-o", "json"]);
+    exits(&swept, 0);
+    assert_eq!(out(&swept), "");
+}

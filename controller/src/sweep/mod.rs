@@ -4,6 +4,7 @@
 
 mod carry;
 mod claims;
+mod due;
 mod metrics;
 mod plan;
 mod report;
@@ -19,6 +20,7 @@ use crate::cache::{Cache, CacheError};
 use crate::driver::{CommandError, Handle};
 use crate::finalize::Finalizer;
 use crate::uploads;
+use due::Due;
 use metrics::Asked;
 use plan::Planned;
 use railyard_common::digest::Digest;
@@ -37,8 +39,6 @@ use tokio_util::sync::CancellationToken;
 const PLANS_MAX: usize = 4;
 /// Requests that wait for the one before.
 const REQUESTS_LEN: usize = 16;
-/// The first sweep after a start comes no later: a controller that is restarted often would never sweep.
-const FIRST_WITHIN: Duration = Duration::from_secs(300);
 
 /// Why a plan was not made, or not carried out to its end.
 #[derive(Debug, thiserror::Error)]
@@ -174,12 +174,15 @@ impl Sweeper {
     async fn work(mut self, mut inbox: mpsc::Receiver<Request>) {
         let mut plans: VecDeque<Arc<SweepPlan>> = VecDeque::new();
         let every = |settings: &Settings| Duration::from_secs(settings.sweep.every.secs);
-        let mut due = self.clock.monotonic() + every(&self.settings.borrow_and_update()).min(FIRST_WITHIN);
+        let mut due = Due::start(self.clock.monotonic(), every(&self.settings.borrow_and_update()));
         loop {
-            let pause = every(&self.settings.borrow());
-            let wait = due.saturating_sub(self.clock.monotonic());
-            let next =
-                async { if pause.is_zero() { std::future::pending().await } else { tokio::time::sleep(wait).await } };
+            let wait = due.wait(self.clock.monotonic());
+            let next = async {
+                match wait {
+                    Some(wait) => tokio::time::sleep(wait).await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 biased;
                 request = inbox.recv() => match request {
@@ -187,15 +190,14 @@ impl Sweeper {
                     // Whoever could ask is gone, and with them the controller.
                     None => return std::future::pending().await,
                 },
-                // The next one is as far off as the new settings say.
                 Ok(()) = self.settings.changed() => {
-                    due = due.min(self.clock.monotonic() + every(&self.settings.borrow_and_update()));
+                    due.change(self.clock.monotonic(), every(&self.settings.borrow_and_update()));
                 }
                 () = next => {
                     let (progress, _) = watch::channel(Progress::default());
                     // What went wrong is in the log and in the audit.
                     let _ = self.sweep(None, By::Controller, &progress, &plans).await;
-                    due = self.clock.monotonic() + pause;
+                    due.swept(self.clock.monotonic());
                 }
             }
         }
