@@ -15,7 +15,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Objects that are deleted together: what S3 takes in one request.
+/// Most objects that are deleted together: what S3 takes in one request.
 const BATCH: usize = 1_000;
 /// Tries of a delete in one sweep.
 const TRIES: u32 = 4;
@@ -46,14 +46,12 @@ impl Sweeper {
             }
         }
         let started = self.clock.monotonic();
-        for batch in plan.gone.chunks(BATCH) {
+        for batch in plan.gone.chunks(batch_len(rate)) {
+            let spent = self.clock.monotonic().saturating_sub(started);
+            tokio::time::sleep(pause(rate, tally.report().deleted, spent)).await;
             self.delete(batch, grace_millis, &mut tally, &mut failed).await;
             let report = tally.report();
             progress(Progress { done: report.deleted, of: plan.gone.len() as u64, bytes: report.bytes });
-            if rate > 0 {
-                let due = Duration::from_secs_f64(report.deleted as f64 / f64::from(rate));
-                tokio::time::sleep(due.saturating_sub(self.clock.monotonic().saturating_sub(started))).await;
-            }
         }
         let swept: Vec<&Unpublished> = plan.reduced.iter().filter(|one| !failed.contains(&one.build)).collect();
         // A list that still had a build which the farm has forgotten would have it for ever.
@@ -146,5 +144,46 @@ impl Sweeper {
         };
         // A controller that stops deletes nothing more.
         self.farm.read(is_kept).await.unwrap_or(true)
+    }
+}
+
+/// Objects that are deleted together: no more than may go in a second.
+fn batch_len(rate: u32) -> usize {
+    match usize::try_from(rate) {
+        Ok(0) | Err(_) => BATCH,
+        Ok(rate) => rate.min(BATCH),
+    }
+}
+
+/// What is left of the time that so many deletes are to take, before the next ones.
+fn pause(rate: u32, deleted: u64, spent: Duration) -> Duration {
+    match rate {
+        0 => Duration::ZERO,
+        rate => Duration::from_secs_f64(deleted as f64 / f64::from(rate)).saturating_sub(spent),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How many are deleted at what time, in milliseconds, if that itself takes none.
+    fn deletes(rate: u32, objects: usize) -> Vec<(u64, u128)> {
+        let (mut now, mut deleted) = (Duration::ZERO, 0);
+        let batches = vec![(); objects];
+        let delete = |batch: &[()]| {
+            now += pause(rate, deleted, now);
+            deleted += batch.len() as u64;
+            (batch.len() as u64, now.as_millis())
+        };
+        batches.chunks(batch_len(rate)).map(delete).collect()
+    }
+
+    #[test]
+    fn no_second_has_more_deletes_than_it_may() {
+        assert_eq!(deletes(2, 5), [(2, 0), (2, 1_000), (1, 2_000)]);
+        assert_eq!(deletes(5_000, 2_500), [(1_000, 0), (1_000, 200), (500, 400)]);
+        assert_eq!(deletes(0, 1_500), [(1_000, 0), (500, 0)]);
+        assert_eq!(pause(2, 2, Duration::from_secs(3)), Duration::ZERO, "the cache itself is slower");
     }
 }

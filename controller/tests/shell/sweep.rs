@@ -307,3 +307,23 @@ async fn builds_come_and_go_while_sweeps_run_without_pause(backend: Backend) {
     let blobs = files(&controller.objects()).iter().filter(|path| path.starts_with("blobs/")).count();
     assert_eq!(blobs, 3 + 2 + 3 + 1, "three own, two pairs, three that come back, and the mark at the end");
 }
+
+#[tokio::test]
+async fn what_goes_is_spread_over_time_also_when_it_is_little() {
+    const OBJECTS: u64 = 3;
+    let controller = farm(Backend::Embedded, 1, |config| config.sweep.deletes_per_sec = 1).await;
+    for n in 0..OBJECTS {
+        let file = controller.objects().join(layout::blob(&blob_of(&n.to_le_bytes())).as_str());
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        std::fs::write(file, "x").unwrap();
+    }
+    let request = v1::RunSweepRequest { digest: String::new() };
+    let mut steps = Sweeps::of(&controller).0.run_sweep(request).await.unwrap().into_inner();
+    let mut done = Vec::new();
+    while let Some(step) = steps.message().await.unwrap() {
+        done.push(step.done_objects);
+    }
+    done.dedup();
+    done.retain(|done| *done > 0);
+    assert_eq!(done, (1..=OBJECTS).collect::<Vec<_>>(), "one at a time");
+}
