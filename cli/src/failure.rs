@@ -1,5 +1,6 @@
 //! Why a command did not do what it was asked, and the exit code that says so.
 
+use crate::render::ansi;
 use std::fmt;
 use std::io;
 use std::process::ExitCode;
@@ -33,7 +34,8 @@ pub enum Exit {
 }
 
 impl Failure {
-    /// Writes the message to stderr and gives the exit code.
+    /// Writes the message to stderr and gives the exit code. Part of it may be what somebody else wrote, a pin's reason for
+    /// instance: nothing in it moves the cursor or does anything else to the terminal.
     pub fn report(self) -> ExitCode {
         let (exit, message) = match self {
             Self::Failed(message) => (Exit::Failed, message),
@@ -43,7 +45,7 @@ impl Failure {
             Self::OutputClosed => return ExitCode::SUCCESS,
         };
         // If stderr is gone as well, nobody is left to tell.
-        let _ = io::Write::write_fmt(&mut io::stderr(), format_args!("railyard: {message}\n"));
+        let _ = io::Write::write_fmt(&mut io::stderr(), format_args!("railyard: {}\n", ansi::plain(&message)));
         ExitCode::from(exit as u8)
     }
 

@@ -131,3 +131,13 @@ fn a_build_is_deleted_by_who_says_so_twice() {
     let table = place.run(&["builds", "--deleted"]);
     assert!(out(&table).lines().nth(1).is_some_and(|row| row.ends_with("wrong key")), "{}", out(&table));
 }
+
+#[test]
+fn what_others_wrote_does_nothing_to_the_terminal_when_it_stands_in_an_error() {
+    let (place, _controller) = farm();
+    exits(&place.run(&["pin", "os/1", "--name", "nl", "--why", "a\u{1b}]0;title\u{7}b\u{1b}[2Jc"]), 0);
+    let needed = place.run(&["delete", "os/1", "--yes"]);
+    exits(&needed, 3);
+    assert!(err(&needed).contains("pinned by nl: abc;"), "{:?}", err(&needed));
+    assert!(!err(&needed).contains(['\u{1b}', '\u{7}']), "{:?}", err(&needed));
+}
