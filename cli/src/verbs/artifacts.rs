@@ -5,7 +5,7 @@ use crate::failure::Failure;
 use crate::farm::{Farm, chain};
 use crate::render::progress::template;
 use crate::render::{Console, ansi, human, lists};
-use crate::view::Artifact as Listed;
+use crate::view::{Artifact as Listed, Build};
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use indicatif::{MultiProgress, ProgressBar};
 use railyard_common::blob::Artifact;
@@ -48,8 +48,7 @@ pub async fn fetch(args: &FetchArgs, console: &Console) -> Result<(), Failure> {
     let wanted = SignArtifactsRequest { build: args.build.clone(), paths: args.paths.clone() };
     let signed = sign(&farm, &wanted).await?;
     if signed.is_empty() {
-        let build = &args.build;
-        return Err(Failure::Failed(format!("{build} has no artifacts; `railyard show {build}` tells how far it is")));
+        return Err(nothing(&farm.build(&args.build).await?));
     }
     let http = channel::http_client(farm.endpoint()).map_err(|error| Failure::Usage(chain(&error)))?;
     let fetcher = Fetcher {
@@ -69,6 +68,20 @@ pub async fn fetch(args: &FetchArgs, console: &Console) -> Result<(), Failure> {
         return console.json(&fetched);
     }
     console.print(&fetched.iter().map(|file| format!("{}\n", file.file.display())).collect::<String>())
+}
+
+/// Why there is nothing to fetch.
+fn nothing(build: &Build) -> Failure {
+    let name = &build.build;
+    Failure::Failed(match build.keep.as_deref() {
+        Some("manifest") => format!(
+            "retention has kept only the manifest and the logs of {name}, and none of its artifacts; `railyard show {name}` tells since when and why"
+        ),
+        Some("published") => format!(
+            "retention has kept only what {name} published, and it published nothing; `railyard show {name}` tells since when and why"
+        ),
+        _ => format!("{name} has no artifacts; `railyard show {name}` tells how far it is"),
+    })
 }
 
 /// A file to be fetched.

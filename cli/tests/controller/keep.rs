@@ -1,8 +1,8 @@
 //! Pins, tags, promotions and deletion, as people say and see them.
 
-use crate::Controller;
 use crate::place::{Place, err, exits, json, out};
 use crate::worker::{Worker, hello};
+use crate::{Controller, signal};
 use railyard_proto::v1::OutcomeKind;
 
 const OS: &str = "\
@@ -140,4 +140,23 @@ fn what_others_wrote_does_nothing_to_the_terminal_when_it_stands_in_an_error() {
     exits(&needed, 3);
     assert!(err(&needed).contains("pinned by nl: abc;"), "{:?}", err(&needed));
     assert!(!err(&needed).contains(['\u{1b}', '\u{7}']), "{:?}", err(&needed));
+}
+
+#[test]
+fn whoever_fetches_from_a_build_of_which_little_is_left_is_told_so() {
+    let (place, controller) = farm();
+    let settings = std::fs::read_to_string(place.path("controller.toml")).unwrap();
+    place.write("controller.toml", &format!("{settings}[[retention]]\nkeep_last = 1\nold = \"manifest\"\n"));
+    signal("HUP", &controller.child);
+    crate::reload::changes(&place, &["retention"]);
+    exits(&place.run(&["gc", "run", "--yes"]), 0);
+    let left = place.run(&["fetch", "os/1"]);
+    exits(&left, 1);
+    assert!(err(&left).contains("retention has kept only the manifest and the logs of os/1"), "{}", err(&left));
+    let named = place.run(&["fetch", "os/1", "*.iso"]);
+    exits(&named, 3);
+    assert!(err(&named).contains("nothing that is left of os/1 matches *.iso"), "{}", err(&named));
+    let whole = place.run(&["fetch", "os/2"]);
+    exits(&whole, 1);
+    assert!(err(&whole).contains("os/2 has no artifacts; `railyard show os/2` tells how far it is"), "{}", err(&whole));
 }

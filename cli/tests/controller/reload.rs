@@ -17,7 +17,7 @@ steps:
 ";
 
 /// Waits until the audit has changes of these parts, in this order.
-fn changes(place: &Place, parts: &[&str]) {
+pub fn changes(place: &Place, parts: &[&str]) {
     #[expect(clippy::disallowed_methods, reason = "the program under test runs by the same clock")]
     let now = Instant::now;
     let until = now() + LIMIT;

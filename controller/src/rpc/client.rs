@@ -20,7 +20,7 @@ use railyard_common::path::{Glob, RelPath};
 use railyard_common::plan::Plan;
 use railyard_common::retention::Keep;
 use railyard_common::tier;
-use railyard_core::{Farm, Refusal};
+use railyard_core::{Build, Farm, Refusal};
 use railyard_proto::v1;
 use railyard_proto::v1::client_service_server::ClientService;
 use railyard_service::clock::Clock;
@@ -240,7 +240,8 @@ impl ClientService for Client {
         convert::at_most("paths", request.paths.len(), PATTERNS_MAX, "entries")?;
         let globs = request.paths.iter().map(|text| text.parse::<Glob>()).collect::<Result<Vec<_>, _>>();
         let matchers: Vec<_> = globs.map_err(bad_request)?.iter().map(Glob::matcher).collect();
-        let found = self.farm.read(move |farm, _| artifacts_of(farm, &id)).await.map_err(command_status)?;
+        let found = self.farm.read(move |farm, _| (farm.build(&id).map(Build::keep), artifacts_of(farm, &id))).await;
+        let (keep, found) = found.map_err(command_status)?;
         let mut artifacts = Vec::new();
         for (job, artifact) in found {
             let path = artifact.path.as_str();
@@ -255,11 +256,15 @@ impl ClientService for Client {
             artifacts.push(v1::SignedArtifact { job: job.to_string(), artifact: Some(artifact.to_proto()), url });
         }
         if artifacts.is_empty() && !request.paths.is_empty() {
-            let message = format!(
-                "no artifact matches {}; `railyard artifacts {}` lists them",
-                request.paths.join(", "),
-                request.build
-            );
+            let (paths, build) = (request.paths.join(", "), &request.build);
+            let message = match keep {
+                Some(keep) if keep != Keep::All => {
+                    format!(
+                        "nothing that is left of {build} matches {paths}; `railyard show {build}` tells what is kept"
+                    )
+                }
+                _ => format!("no artifact matches {paths}; `railyard artifacts {build}` lists them"),
+            };
             return Err(rpc_error::refusal(Code::NotFound, rpc_error::NOT_FOUND, message));
         }
         Ok(Response::new(v1::SignArtifactsResponse { artifacts }))
