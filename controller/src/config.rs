@@ -226,6 +226,20 @@ mod tests {
     }
 
     #[test]
+    fn a_bad_size_is_named_with_the_form_that_is_wanted() {
+        let wanted = "invalid value: string \"7TBB\", expected a size such as \"500GiB\" or \"7TB\"";
+        for (text, place) in [
+            ("data_dir = \"/d\"\n[sweep]\nmax_bytes = \"7TBB\"\n", "3:13: max_bytes"),
+            ("data_dir = \"/d\"\nsweep = { low_bytes=\"7TBB\" }\n", "2:21: low_bytes"),
+            ("data_dir = \"/d\"\n[[retention]]\nmax_bytes = \"7TBB\"\n", "3:13: max_bytes"),
+            ("data_dir = \"/d\"\nlog_max = \"7TBB\"\n", "2:11: log_max"),
+        ] {
+            let read = railyard_service::config::parse::<ControllerConfig>(text, "farm.toml".as_ref());
+            assert_eq!(read.unwrap_err().to_string(), format!("farm.toml:{place}: {wanted}"));
+        }
+    }
+
+    #[test]
     fn no_certificate_outlives_the_memory_of_its_revocation() {
         let read = |name: &str, secs: u64| {
             serde_json::from_value::<ControllerConfig>(serde_json::json!({ "data_dir": "/d", name: secs }))

@@ -28,6 +28,11 @@ pub enum ConfigError {
     },
 }
 
+/// What the type of sizes says that it wanted, which helps nobody.
+const SIZE_WANTED: &str = "expected parsable string";
+/// What it means.
+const SIZE_FORM: &str = "expected a size such as \"500GiB\" or \"7TB\"";
+
 /// Reads the TOML file at `path`.
 ///
 /// # Errors
@@ -43,10 +48,20 @@ pub fn load<T: DeserializeOwned>(path: &Path) -> Result<T, ConfigError> {
 /// [`ConfigError::Parse`].
 pub fn parse<T: DeserializeOwned>(text: &str, path: &Path) -> Result<T, ConfigError> {
     toml::from_str(text).map_err(|error| {
-        let (line, column) = position(text, error.span().map_or(0, |span| span.start));
-        let message = error.message().trim_end().replace('\n', "; ");
+        let at = error.span().map_or(0, |span| span.start);
+        let (line, column) = position(text, at);
+        let message = error.message().trim_end().replace('\n', "; ").replace(SIZE_WANTED, SIZE_FORM);
+        let message = key(text, at).map_or(message.clone(), |key| format!("{key}: {message}"));
         ConfigError::Parse { path: path.to_owned(), line, column, message }
     })
+}
+
+/// What comes before a value that begins at this byte offset.
+fn key(text: &str, offset: usize) -> Option<&str> {
+    let before = text.get(..offset)?.trim_end().strip_suffix('=')?.trim_end();
+    let is_of_key = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+    let key = &before[before.trim_end_matches(is_of_key).len()..];
+    (!key.is_empty()).then_some(key)
 }
 
 /// Line and column, from 1, of a byte offset.
@@ -75,7 +90,7 @@ mod tests {
     #[test]
     fn errors_point_at_the_place() {
         let message = fault("# a comment\nport = \"x\"\n");
-        assert!(message.starts_with("farm.toml:2:8: ") && message.contains("expected u16"), "{message}");
+        assert!(message.starts_with("farm.toml:2:8: port: ") && message.contains("expected u16"), "{message}");
         let message = fault("port = 1\nprot = 2\n");
         assert!(message.starts_with("farm.toml:2:1: ") && message.contains("expected `port`"), "{message}");
         assert!(fault("").contains("missing field `port`"));
