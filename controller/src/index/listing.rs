@@ -162,7 +162,7 @@ impl Fact {
                 channel: build.channel().clone(),
                 number: Some(build.first_job.0),
                 at: rfc3339(reduced.at),
-                why: reduced.why.clone(),
+                why: if reduced.why.is_empty() { format!("deleted by {}", reduced.by) } else { reduced.why.clone() },
             });
         }
         let ending = ending.filter(|ending| ending.build == *build.id()).map(|ending| ending.verdict);

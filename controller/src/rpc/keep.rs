@@ -201,8 +201,7 @@ impl Client {
         named(&request.build, "delete")?;
         let build = read::resolve(&self.farm, who, &request.build).await?;
         let by = who.to_string();
-        let why = if request.why.is_empty() { format!("deleted by {by}") } else { request.why };
-        let reduction = Reduction { build: build.clone(), keep: Keep::Nothing, why };
+        let reduction = Reduction { build: build.clone(), keep: Keep::Nothing, why: request.why };
         let force = if request.force { Force::Forced } else { Force::Asked };
         let command = Command::Reduce { builds: vec![reduction], by, force };
         self.farm.decide(command).await.map_err(command_status)?;

@@ -3,6 +3,7 @@
 use crate::audit;
 use crate::common::people::{Person, submission};
 use crate::common::pipelines::{ONE, PUBLISH};
+use crate::common::sweeps::Sweeps;
 use crate::common::worker::lease;
 use crate::common::{Controller, Worker, refused, until};
 use railyard_proto::v1;
@@ -203,6 +204,24 @@ async fn each_of_it_is_recorded_with_what_it_was_about() {
     let one = build(&person, &mut worker, "1").await;
     person.rpc.clone().pin_build(pin("pub", "lab")).await.unwrap();
     person.rpc.clone().unpin_build(unpin(&one, "lab")).await.unwrap();
+#[tokio::test]
+async fn a_delete_without_a_reason_is_told_once() {
+    let controller = Controller::start().await;
+    let person = controller.operator();
+    let mut worker = controller.worker("anvil").await;
+    let one = build(&person, &mut worker, "1").await;
+    let request = v1::DeleteBuildRequest { build: one.clone(), ..Default::default() };
+    person.rpc.clone().delete_build(request).await.unwrap();
+    let by = until("the tombstone", async || {
+        let index = controller.cached_json("builds/pub/builds.json").await;
+        index["tombstones"][0]["why"].as_str()?.strip_prefix("deleted by ").map(str::to_owned)
+    })
+    .await;
+    assert!(by.starts_with("operator/") && !by.contains(' '), "{by}");
+    let plan = Sweeps::of(&controller).plan().await;
+    assert_eq!(plan.builds.iter().find(|row| row.build == one).unwrap().why, [format!("deleted by {by}")]);
+}
+
     tag(&person, &one, "golden").await.unwrap();
     refused(delete(&person, "pub/golden", false).await, Code::FailedPrecondition, "build-needed");
     let untag = v1::UntagBuildRequest { pipeline: "pub".to_owned(), tag: "golden".to_owned() };
