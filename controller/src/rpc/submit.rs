@@ -15,7 +15,7 @@ use railyard_common::platform::Platform;
 use railyard_common::priority::Priority;
 use railyard_common::tier;
 use railyard_common::time::Millis;
-use railyard_core::{Command, Event, Farm, Refusal, Submission, Trace};
+use railyard_core::{Build, Command, Event, Farm, Refusal, Submission, Trace};
 use railyard_proto::v1;
 use railyard_service::tls::Identity;
 use railyard_service::{error_chain, rpc_error};
@@ -99,7 +99,8 @@ impl Client {
                 {
                     races += 1;
                 }
-                decided => break (decided.map_err(command_status)?, plan, left_out),
+                Err(error) => return Err(self.not_taken(error).await),
+                Ok(events) => break (events, plan, left_out),
             }
         };
         let mut build = plan.build.clone();
@@ -120,6 +121,20 @@ impl Client {
 }
 
 impl Client {
+    /// Why a build is not taken on. The version of a deleted one is not for ever in the way, and `show` does not know it.
+    async fn not_taken(&self, error: CommandError) -> Status {
+        let CommandError::Refused(Refusal::BuildExists(build)) = &error else { return command_status(error) };
+        let id = build.clone();
+        let is_deleted = self.farm.read(move |farm, _| farm.build(&id).is_some_and(Build::is_deleted)).await;
+        if !is_deleted.unwrap_or(false) {
+            return command_status(error);
+        }
+        let message = format!(
+            "build `{build}` was deleted and is not swept yet; choose another version, or wait: with the first sweep after the grace it is free again (`railyard builds --deleted` lists such builds)"
+        );
+        rpc_error::refusal(Code::AlreadyExists, rpc_error::BUILD_EXISTS, message)
+    }
+
     /// The answer to a submit that was taken before: what it needs may have changed since, and is asked no more.
     async fn known_submit(&self, key: Option<&str>, request: &str) -> Result<Option<v1::SubmitResponse>, Status> {
         let Some(key) = key.map(str::to_owned) else { return Ok(None) };

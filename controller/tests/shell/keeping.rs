@@ -184,6 +184,8 @@ async fn a_deleted_build_is_listed_only_among_those_and_what_is_needed_stays() {
     };
     let there: Vec<String> = listed(false).await.into_iter().map(|build| build.build).collect();
     assert_eq!(there, [running, two]);
+    let told = refused(person.try_submit(submission(PUBLISH, "1")).await, Code::AlreadyExists, "build-exists");
+    assert!(told.contains("was deleted and is not swept yet") && told.contains("free again"), "{told}");
     let gone = listed(true).await;
     let [gone] = &gone[..] else { panic!("{gone:?}") };
     let reduced = gone.reduced.as_ref().unwrap();
