@@ -93,8 +93,8 @@ impl Client {
             let (key, request, by, trace) = (key.clone(), digest.clone(), by.name.clone(), trace.clone());
             let submission = Submission { plan: plan.clone(), key, request, priority, by, trace };
             match self.farm.decide(Command::Submit(Box::new(submission))).await {
-                // Another submit was given the same free version a moment ago.
-                Err(CommandError::Refused(Refusal::BuildExists(_)))
+                // Another submit, or a tag, was given the same free version a moment ago.
+                Err(CommandError::Refused(Refusal::BuildExists(_) | Refusal::VersionIsTag { .. }))
                     if !checked.names_version() && races < VERSION_RACES_MAX =>
                 {
                     races += 1;
@@ -348,7 +348,9 @@ async fn free_version(farm: &Handle, pipeline: PipelineName, now: Millis, untrus
         let versions = candidates.filter_map(|text| tier::version_of(text.parse().ok()?, untrusted).ok());
         versions.into_iter().find(|version| {
             let build = BuildId { pipeline: pipeline.clone(), version: version.clone() };
-            farm.build(&build).is_none()
+            // What is a tag is no version.
+            let tag = build.version.as_str().parse().ok();
+            farm.build(&build).is_none() && tag.is_none_or(|tag| farm.tagged(&pipeline, &tag).is_none())
         })
     });
     let free = free.await.map_err(command_status)?;

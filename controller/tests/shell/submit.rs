@@ -6,6 +6,7 @@ use crate::common::worker::{failed, lease, report};
 use crate::common::{Controller, refused};
 use futures_util::future::join_all;
 use railyard_proto::v1;
+use railyard_service::clock::{Clock as _, SystemClock};
 use railyard_service::tls::Role;
 use std::collections::BTreeSet;
 use tonic::Code;
@@ -24,6 +25,27 @@ async fn the_same_key_is_the_same_build() {
 
     let other = v1::SubmitRequest { idempotency_key: "ci-run-78".to_owned(), ..request };
     assert!(!person.try_submit(other).await.unwrap().existing);
+}
+
+/// Somebody tagged a build with what would be the version of one that is submitted in these seconds.
+#[tokio::test]
+async fn a_version_that_the_farm_chooses_is_no_tag() {
+    const SECONDS: u64 = 60;
+    let controller = Controller::start().await;
+    let person = controller.operator();
+    let first = person.submit(ONE, "1").await;
+    let now = i64::try_from(SystemClock.now().0 / 1000).unwrap();
+    let names = (now..)
+        .take(SECONDS as usize)
+        .map(|second| jiff::Timestamp::from_second(second).unwrap().strftime("%Y%m%d.%H%M%S").to_string());
+    let names: Vec<String> = names.collect();
+    for tag in &names {
+        let request = v1::TagBuildRequest { build: first.clone(), tag: tag.clone() };
+        person.rpc.clone().tag_build(request).await.unwrap();
+    }
+    let build = person.submit(ONE, "").await;
+    let version = build.strip_prefix("one/").unwrap();
+    assert!(names.iter().any(|name| version == format!("{name}.1")), "{version}");
 }
 
 /// A client whose answer was lost repeats what it said; one that says something else has taken the wrong key.
