@@ -214,17 +214,16 @@ impl Blobs {
     pub fn open(dir: &Path, max_bytes: u64, uses: Arc<Uses>) -> Result<Self, DiskError> {
         let boot = fs::read_to_string(KERNEL_BOOT_ID).unwrap_or_default();
         let same_boot = !boot.is_empty() && fs::read_to_string(dir.join(BOOT_FILE)).is_ok_and(|text| text == boot);
+        fs::create_dir_all(dir).map_err(DiskError::at("create", dir))?;
+        let mut files = own_files(dir)?;
         if !same_boot {
-            match fs::remove_dir_all(dir) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(DiskError::at("empty", dir)(error));
-                }
-                _ => {}
+            for file in files.drain(..) {
+                fs::remove_file(&file.path).map_err(DiskError::at("remove", &file.path))?;
             }
         }
-        fs::create_dir_all(dir).map_err(DiskError::at("create", dir))?;
+        // Only now: whatever is there from here on is of this boot.
         fs::write(dir.join(BOOT_FILE), boot).map_err(DiskError::at("write", dir))?;
-        let shelf = scan(dir)?;
+        let shelf = shelved(dir, files);
         shelf.entries.values().for_each(|entry| uses.seen(entry.used_at));
         let (dir, max_bytes, shelf) = (dir.to_owned(), AtomicU64::new(max_bytes), Mutex::new(shelf));
         let shared = Shared { dir, max_bytes, uses, shelf, fetching: Keyed::default() };
@@ -344,26 +343,47 @@ impl Shared {
     }
 }
 
-/// The blobs of an earlier start, and what it had fetched of others.
-fn scan(dir: &Path) -> Result<Shelf, DiskError> {
-    let mut shelf = Shelf::default();
+/// A file that an earlier start left.
+struct OwnFile {
+    key: Key,
+    state: State,
+    path: PathBuf,
+    metadata: Metadata,
+}
+
+/// What the worker itself has put there. Whatever else lies in the directory is somebody else's, as `lost+found` is where it is a file
+/// system of its own: that stays, and takes room that nobody here counts.
+fn own_files(dir: &Path) -> Result<Vec<OwnFile>, DiskError> {
+    let mut files = Vec::new();
     for entry in fs::read_dir(dir).map_err(DiskError::at("read", dir))? {
         let entry = entry.map_err(DiskError::at("read", dir))?;
         let (name, path) = (entry.file_name(), entry.path());
         if name == BOOT_FILE {
             continue;
         }
-        let name = name.to_str().unwrap_or_default();
-        let (whole, ending) = name.rsplit_once('.').unwrap_or((name, ""));
-        let (key, state) = match (Key::parse(name), Key::parse(whole)) {
-            (Some(key), _) => (key, State::Whole),
-            (None, Some(key)) if UNFINISHED.contains(&ending) => (key, State::Unfinished),
-            (None, _) => {
-                fs::remove_file(&path).map_err(DiskError::at("remove", &path))?;
-                continue;
-            }
-        };
         let metadata = entry.metadata().map_err(DiskError::at("read", &path))?;
+        match name.to_str().and_then(parse_name).filter(|_| metadata.is_file()) {
+            Some((key, state)) => files.push(OwnFile { key, state, path, metadata }),
+            None => {
+                tracing::warn!(path = %path.display(), "this is nothing that the worker put there; it is left alone")
+            }
+        }
+    }
+    Ok(files)
+}
+
+fn parse_name(name: &str) -> Option<(Key, State)> {
+    if let Some(key) = Key::parse(name) {
+        return Some((key, State::Whole));
+    }
+    let (whole, ending) = name.rsplit_once('.')?;
+    UNFINISHED.contains(&ending).then(|| Key::parse(whole)).flatten().map(|key| (key, State::Unfinished))
+}
+
+/// The blobs of an earlier start, and what it had fetched of others.
+fn shelved(dir: &Path, files: Vec<OwnFile>) -> Shelf {
+    let mut shelf = Shelf::default();
+    for OwnFile { key, state, metadata, .. } in files {
         let (size_bytes, used_at) = match state {
             State::Whole => (metadata.len(), last_use(&metadata)),
             State::Unfinished => (unfinished_bytes(&dir.join(key.name())), last_use(&metadata)),
@@ -373,7 +393,7 @@ fn scan(dir: &Path) -> Result<Shelf, DiskError> {
             *known = Entry { size_bytes, holders: 0, used_at, state };
         }
     }
-    Ok(shelf)
+    shelf
 }
 
 /// Leaves the number of a use with the file, for the next process of this worker: as the time when it was last read, which nobody

@@ -52,13 +52,33 @@ async fn a_blob_is_fetched_once_and_found_again_at_the_next_start() {
     let dir = tempfile::tempdir().unwrap();
     let blobs = Blobs::open(dir.path(), 100, uses()).unwrap();
     drop(get(&blobs, "aaaa").await);
-    fs::write(dir.path().join("half.part"), "x").unwrap();
     let blobs = Blobs::open(dir.path(), 100, uses()).unwrap();
     let Claim::Here(held) = blobs.claim(&blob("aaaa"), Form::Plain).await else { panic!("it is not here") };
     assert_eq!(fs::read(held.path()).unwrap(), b"aaaa");
-    assert!(!dir.path().join("half.part").exists());
     fs::write(dir.path().join(BOOT_FILE), "another boot").unwrap();
     assert!(Blobs::open(dir.path(), 100, uses()).unwrap().hold(Digest::of(b"aaaa")).is_none());
+}
+
+#[tokio::test]
+async fn what_is_not_the_worker_s_is_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let blobs = Blobs::open(dir.path(), 100, uses()).unwrap();
+    drop(get(&blobs, "aaaa").await);
+    let named = |name: &str| dir.path().join(name);
+    let odd = Digest::of(b"bbbb").hex();
+    for name in ["lost+found", "xx", &odd] {
+        fs::create_dir(named(name)).unwrap();
+    }
+    fs::write(named("notes.txt"), "by hand").unwrap();
+    let blobs = Blobs::open(dir.path(), 100, uses()).unwrap();
+    assert!(blobs.hold(Digest::of(b"aaaa")).is_some() && blobs.hold(Digest::of(b"bbbb")).is_none());
+    let is_all_there = || ["lost+found", "xx", "notes.txt", &odd].iter().all(|name| named(name).exists());
+    assert!(is_all_there());
+    // Nor does it go with the blobs of another boot.
+    fs::write(named(BOOT_FILE), "another boot").unwrap();
+    let blobs = Blobs::open(dir.path(), 100, uses()).unwrap();
+    assert!(is_all_there() && blobs.hold(Digest::of(b"aaaa")).is_none() && !named(&Digest::of(b"aaaa").hex()).exists());
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 5);
 }
 
 #[tokio::test]
