@@ -91,7 +91,7 @@ The build moves to the lists (builds.json, latest.json) and the retention of tha
 `{{ channel }}` in `publish` are published there as well, all of them or none, and nothing that is published is changed or taken away.
 A promoted build is kept as a release is. It is the operator's.")]
 pub struct PromoteArgs {
-    /// PIPELINE/VERSION or PIPELINE/TAG
+    /// PIPELINE/VERSION or PIPELINE/TAG, but not PIPELINE/latest
     pub build: String,
     /// Where it belongs from now on
     pub channel: ChannelName,
@@ -124,7 +124,7 @@ Nobody finds the build any more from then on; what only it needed goes with a sw
 be taken back. Without --force a build stays that is pinned, tagged, promoted, or that others were made from; one that runs, or
 that a running build is made from, stays in any case. `railyard builds --deleted` lists what was deleted. It is the operator's.")]
 pub struct DeleteArgs {
-    /// PIPELINE/VERSION or PIPELINE/TAG
+    /// PIPELINE/VERSION or PIPELINE/TAG, but not PIPELINE/latest
     pub build: String,
     /// For those who look for it later
     #[arg(long, value_name = "TEXT", default_value = "")]

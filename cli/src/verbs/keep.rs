@@ -7,6 +7,7 @@ use crate::farm::Farm;
 use crate::render::{Console, keep as render};
 use crate::view::{Pin, Promotion};
 use jiff::Timestamp;
+use railyard_common::image_name;
 use railyard_proto::v1::{
     DeleteBuildRequest, PinBuildRequest, PromoteBuildRequest, TagBuildRequest, UnpinBuildRequest, UntagBuildRequest,
 };
@@ -169,6 +170,17 @@ fn named(build: &str, verb: &str) -> Result<(), Failure> {
     )))
 }
 
+/// Refuses what names whichever build succeeded last, as the controller does; a tag names what an operator chose.
+fn still(asked: &str, found: &str, verb: &str) -> Result<(), Failure> {
+    let is_latest = asked.rsplit('/').next() == Some(image_name::LATEST);
+    if !is_latest || asked == found {
+        return Ok(());
+    }
+    Err(Failure::Usage(format!(
+        "`{asked}` is whichever build succeeded last, {found} just now; name the one to {verb}, PIPELINE/VERSION"
+    )))
+}
+
 /// What `delete` says.
 #[derive(Serialize)]
 struct Deleted {
@@ -190,6 +202,7 @@ pub async fn delete(args: &DeleteArgs, console: &Console) -> Result<(), Failure>
     let mut build = args.build.clone();
     if !args.yes {
         let found = farm.build(&args.build).await?;
+        still(&args.build, &found.build, "delete")?;
         console.note(&render::about(&found, console.now()));
         if !confirm::ask(&format!("Delete {}? It cannot be taken back.", found.build))? {
             return Err(Failure::Usage("nothing was deleted".to_owned()));

@@ -112,6 +112,10 @@ fn a_build_is_deleted_by_who_says_so_twice() {
     exits(&newest, 2);
     assert!(err(&newest).contains("name the one to delete"), "{}", err(&newest));
 
+    let latest = place.run(&["delete", "os/latest", "--yes"]);
+    exits(&latest, 2);
+    assert!(err(&latest).contains("os/2 just now; name the one to delete"), "{}", err(&latest));
+
     exits(&place.run(&["tag", "os/1", "golden"]), 0);
     let needed = place.run(&["delete", "os/1", "--yes"]);
     exits(&needed, 3);

@@ -7,6 +7,7 @@ use super::{bad_request, command_status, read, view};
 use crate::audit::Act;
 use crate::finalize::PromoteError;
 use railyard_common::id::{BuildId, ChannelName, PinName, PipelineName, TagName};
+use railyard_common::image_name;
 use railyard_common::retention::{Keep, Pin};
 use railyard_common::time::Millis;
 use railyard_core::{Command, Event, Force, Reduction, Whose};
@@ -179,6 +180,7 @@ impl Client {
         named(&request.build, "promote")?;
         let channel: ChannelName = convert::parsed("channel", &request.channel)?;
         let build = read::resolve(&self.farm, who, &request.build).await?;
+        still(&request.build, &build, "promote")?;
         let asked = build.clone();
         let from = self.farm.read(move |farm, _| farm.build(&asked).map(|build| build.channel().to_string())).await;
         let from = from.map_err(command_status)?.unwrap_or_default();
@@ -200,6 +202,7 @@ impl Client {
         convert::at_most("why", request.why.len(), TEXT_MAX_BYTES, "bytes")?;
         named(&request.build, "delete")?;
         let build = read::resolve(&self.farm, who, &request.build).await?;
+        still(&request.build, &build, "delete")?;
         let by = who.to_string();
         let reduction = Reduction { build: build.clone(), keep: Keep::Nothing, why: request.why };
         let force = if request.force { Force::Forced } else { Force::Asked };
@@ -223,6 +226,17 @@ fn named(build: &str, verb: &str) -> Result<(), Status> {
     }
     Err(bad_request(format!(
         "build: `{build}` is whichever build of that pipeline is the newest; name the one to {verb}, PIPELINE/VERSION"
+    )))
+}
+
+/// Refuses what names whichever build succeeded last; a tag names what an operator chose.
+fn still(asked: &str, found: &BuildId, verb: &str) -> Result<(), Status> {
+    let is_latest = asked.rsplit('/').next() == Some(image_name::LATEST);
+    if !is_latest || found.version.as_str() == image_name::LATEST {
+        return Ok(());
+    }
+    Err(bad_request(format!(
+        "build: `{asked}` is whichever build succeeded last, {found} just now; name the one to {verb}, PIPELINE/VERSION"
     )))
 }
 

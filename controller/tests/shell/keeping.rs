@@ -170,22 +170,28 @@ async fn a_deleted_build_is_listed_only_among_those_and_what_is_needed_stays() {
     person.rpc.clone().pin_build(pin(&one, "lab")).await.unwrap();
     let told = refused(delete(&person, &one, false).await, Code::FailedPrecondition, "build-needed");
     assert!(told.contains("it is pinned by lab: in the field"), "{told}");
-    let told = refused(delete(&person, "pub", true).await, Code::InvalidArgument, "bad-request");
-    assert!(told.contains("PIPELINE/VERSION"), "{told}");
+    // What moves by itself names nothing that could not be taken back.
+    for moving in ["pub", "pub/latest"] {
+        let told = refused(delete(&person, moving, true).await, Code::InvalidArgument, "bad-request");
+        assert!(told.contains("PIPELINE/VERSION"), "{told}");
+        let promote = v1::PromoteBuildRequest { build: moving.to_owned(), channel: "beta".to_owned() };
+        let told = refused(person.rpc.clone().promote_build(promote).await, Code::InvalidArgument, "bad-request");
+        assert!(told.contains("name the one to promote"), "{told}");
+    }
     let running = person.submit(PUBLISH, "3").await;
     refused(delete(&person, &running, true).await, Code::FailedPrecondition, "build-runs");
 
     assert_eq!(delete(&person, &one, true).await.unwrap().build, one);
     refused(person.try_build(&one).await, Code::NotFound, "build-deleted");
     refused(delete(&person, &one, true).await, Code::NotFound, "build-deleted");
+    let told = refused(person.try_submit(submission(PUBLISH, "1")).await, Code::AlreadyExists, "build-exists");
+    assert!(told.contains("was deleted and is not swept yet") && told.contains("free again"), "{told}");
     let listed = async |deleted| {
         let request = v1::ListBuildsRequest { deleted, ..Default::default() };
         person.rpc.clone().list_builds(request).await.unwrap().into_inner().builds
     };
     let there: Vec<String> = listed(false).await.into_iter().map(|build| build.build).collect();
     assert_eq!(there, [running, two]);
-    let told = refused(person.try_submit(submission(PUBLISH, "1")).await, Code::AlreadyExists, "build-exists");
-    assert!(told.contains("was deleted and is not swept yet") && told.contains("free again"), "{told}");
     let gone = listed(true).await;
     let [gone] = &gone[..] else { panic!("{gone:?}") };
     let reduced = gone.reduced.as_ref().unwrap();
@@ -198,14 +204,6 @@ async fn a_deleted_build_is_listed_only_among_those_and_what_is_needed_stays() {
     .await;
 }
 
-#[tokio::test]
-async fn each_of_it_is_recorded_with_what_it_was_about() {
-    let controller = Controller::start().await;
-    let person = controller.operator();
-    let mut worker = controller.worker("anvil").await;
-    let one = build(&person, &mut worker, "1").await;
-    person.rpc.clone().pin_build(pin("pub", "lab")).await.unwrap();
-    person.rpc.clone().unpin_build(unpin(&one, "lab")).await.unwrap();
 #[tokio::test]
 async fn a_delete_without_a_reason_is_told_once() {
     let controller = Controller::start().await;
@@ -224,6 +222,14 @@ async fn a_delete_without_a_reason_is_told_once() {
     assert_eq!(plan.builds.iter().find(|row| row.build == one).unwrap().why, [format!("deleted by {by}")]);
 }
 
+#[tokio::test]
+async fn each_of_it_is_recorded_with_what_it_was_about() {
+    let controller = Controller::start().await;
+    let person = controller.operator();
+    let mut worker = controller.worker("anvil").await;
+    let one = build(&person, &mut worker, "1").await;
+    person.rpc.clone().pin_build(pin("pub", "lab")).await.unwrap();
+    person.rpc.clone().unpin_build(unpin(&one, "lab")).await.unwrap();
     tag(&person, &one, "golden").await.unwrap();
     refused(delete(&person, "pub/golden", false).await, Code::FailedPrecondition, "build-needed");
     let untag = v1::UntagBuildRequest { pipeline: "pub".to_owned(), tag: "golden".to_owned() };
