@@ -259,3 +259,28 @@ fn the_documented_example_is_valid() {
     let (_, plan) = run("example", example).unwrap_or_else(|problems| panic!("{}", show_problems(example, &problems)));
     golden("good", "documented-example", &show_plan(&plan));
 }
+
+/// 2,000 jobs with the longest script that there may be.
+fn wide(params: &str, script: &str) -> String {
+    let variants = (0..200).map(|n| n.to_string()).collect::<Vec<_>>().join(", ");
+    let step = |n: usize| {
+        let script = if n == 0 { format!("&s \"{script}\"") } else { "*s".to_owned() };
+        format!("  - {{name: s{n}, image: i, matrix: {{n: [{variants}]}}, script: {script}}}\n")
+    };
+    format!("name: wide\nparams: {{{params}}}\nsteps:\n{}", (0..10).map(step).collect::<String>())
+}
+
+#[test]
+fn what_takes_long_to_fill_in_and_gives_nothing_is_refused() {
+    let nothing = wide("p: {default: ''}", &format!("true{}", "{{p}}".repeat(50_000)));
+    let value = "{{arch}}".repeat(8_000);
+    let too_long = wide(&format!("p: {{default: '{value}'}}"), &"{{p}}".repeat(1_000));
+    let files = BTreeMap::new();
+    for text in [nothing, too_long] {
+        let problems = Pipeline::parse(&Source { file_name: "wide.yaml", text: &text, files: &files }).unwrap_err();
+        let told: Vec<_> = problems.iter().map(ToString::to_string).collect();
+        assert!(told.iter().any(|what| what.contains("too many places to fill in")), "{told:?}");
+    }
+    let text = wide("p: {default: x}", &"true {{p}} ".repeat(50));
+    Pipeline::parse(&Source { file_name: "wide.yaml", text: &text, files: &files }).unwrap();
+}

@@ -7,7 +7,7 @@ use super::diagnostic::{Position, Problems, quote, quote_choice};
 use super::expand_builds::Uses;
 use super::expand_placing::Placing;
 use super::jobs::Key;
-use super::limits::{PLAN_MAX_TEXT_BYTES, SCRIPT_MAX_BYTES, VALUE_MAX_BYTES};
+use super::limits::{PLAN_MAX_FILLED_BYTES, PLAN_MAX_TEXT_BYTES, SCRIPT_MAX_BYTES, VALUE_MAX_BYTES};
 use super::model::{Image, Input, Origin, Pipeline, Script, Step};
 use super::template::{Name, Scope, Template, Unrendered};
 use super::values::is_image_reference;
@@ -40,6 +40,8 @@ pub(super) struct Expander<'a> {
     /// Which pairs of globs could meet: the jobs of a step ask for the same ones, and a matcher costs far more to make.
     pub(super) met: BTreeMap<(Glob, Glob, Compress), bool>,
     pub(super) text_bytes: usize,
+    /// Towards [`PLAN_MAX_FILLED_BYTES`].
+    filled_bytes: usize,
 }
 
 impl<'a> Expander<'a> {
@@ -52,7 +54,21 @@ impl<'a> Expander<'a> {
         let (blamed, outputs, met) = (BTreeSet::new(), BTreeMap::new(), BTreeMap::new());
         let channel = ChannelName::usual().clone();
         let (builds, uses) = (None, Uses::default());
-        Self { pipeline, version, channel, params, problems, builds, uses, blamed, outputs, met, text_bytes: 0 }
+        let (text_bytes, filled_bytes) = (0, 0);
+        Self {
+            pipeline,
+            version,
+            channel,
+            params,
+            problems,
+            builds,
+            uses,
+            blamed,
+            outputs,
+            met,
+            text_bytes,
+            filled_bytes,
+        }
     }
 
     /// The jobs of `keys`, in their order. A job is left out where it has a problem or an unknown value.
@@ -137,8 +153,8 @@ impl<'a> Expander<'a> {
 
     /// The text of `template` for job `key`; `None` if it is not known or too long, the latter reported.
     pub(super) fn render(&mut self, template: &Template, key: Key, max_bytes: usize) -> Option<String> {
-        let text = template.render(&self.scope(key, self.channel.as_str()), max_bytes);
-        match text {
+        let channel = self.channel.clone();
+        match self.render_for(template, key, channel.as_str(), max_bytes) {
             Ok(text) => Some(text),
             Err(Unrendered::Unknown) => None,
             Err(Unrendered::TooLong) => {
@@ -146,6 +162,27 @@ impl<'a> Expander<'a> {
                 None
             }
         }
+    }
+
+    /// The text of `template` for job `key` in a build for `channel`, as long as not too much was written already.
+    pub(super) fn render_for(
+        &mut self,
+        template: &Template,
+        key: Key,
+        channel: &str,
+        max_bytes: usize,
+    ) -> Result<String, Unrendered> {
+        if self.filled_bytes > PLAN_MAX_FILLED_BYTES {
+            return Err(Unrendered::Unknown);
+        }
+        let (text, cost) = template.render(&self.scope(key, channel), max_bytes);
+        self.filled_bytes += cost;
+        if self.filled_bytes > PLAN_MAX_FILLED_BYTES {
+            let message = "the jobs have too many places to fill in, or too much text around them".to_owned();
+            let help = "use fewer places, or fewer jobs; a script can compute what it needs";
+            self.blame_at(self.pipeline.steps_at, message, help.to_owned());
+        }
+        text
     }
 
     /// Reports what is wrong at a place, once.

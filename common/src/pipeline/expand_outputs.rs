@@ -33,10 +33,10 @@ impl Expander<'_> {
     }
 
     /// The directory with the channel left open, if it is a part of it: wherever, also in a parameter.
-    fn by_channel(&self, template: &Template, key: Key) -> Option<ByChannel> {
+    fn by_channel(&mut self, template: &Template, key: Key) -> Option<ByChannel> {
         // No path has this character, as was seen when it was rendered for the build's own channel.
         const OPEN: char = '\0';
-        let text = template.render(&self.scope(key, OPEN.encode_utf8(&mut [0])), VALUE_MAX_BYTES).ok()?;
+        let text = self.render_for(template, key, OPEN.encode_utf8(&mut [0]), VALUE_MAX_BYTES).ok()?;
         ByChannel::new(text.split(OPEN).map(str::to_owned).collect()).ok()
     }
 

@@ -115,7 +115,7 @@ impl Expander<'_> {
             matrix: &[],
             params: self.params,
         };
-        match template.render(&scope, VALUE_MAX_BYTES) {
+        match template.render(&scope, VALUE_MAX_BYTES).0 {
             Ok(text) if text.is_empty() => None,
             Ok(text) => self.named(template, &text),
             Err(Unrendered::Unknown) => None,

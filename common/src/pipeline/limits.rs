@@ -6,6 +6,11 @@ pub const FILE_MAX_BYTES: usize = 1024 * 1024;
 pub const SCRIPT_MAX_BYTES: usize = 256 * 1024;
 /// All scripts and environments of one plan together: a plan is kept in memory and journaled whole.
 pub const PLAN_MAX_TEXT_BYTES: usize = 16 * 1024 * 1024;
+/// Bytes written while the texts of all jobs are filled in, each place counted as [`PLACE_BYTES`]: bounds the time that takes where
+/// nothing comes of it, because the places are filled with nothing or the texts get too long.
+pub const PLAN_MAX_FILLED_BYTES: usize = 128 * 1024 * 1024;
+/// What filling in a place costs, in bytes that could be copied meanwhile.
+pub const PLACE_BYTES: usize = 16;
 /// Longest value of a parameter or of any substituted field but the script: half of what Linux takes as one argument.
 pub const VALUE_MAX_BYTES: usize = 64 * 1024;
 /// Most steps: ten times the largest pipeline known.

@@ -43,7 +43,7 @@ use diagnostic::{Position, Problems, quote, quote_list};
 use expand::Expander;
 use limits::{JOBS_MAX, PLAN_MAX_PARTS, VALUE_MAX_BYTES};
 use std::collections::{BTreeMap, BTreeSet};
-use template::{BUILT_IN, Name, Template};
+use template::{BUILT_IN, Template};
 use yaml::{Node, Value};
 
 /// A pipeline file and the script files that it names.
@@ -249,7 +249,7 @@ impl Pipeline {
         for param in &self.params {
             let (text, template) = match (request.params.get(&param.name), &param.default) {
                 (Some(given), _) => (given.clone(), given_value(param, given, problems)),
-                (None, Some((text, template))) => (text.clone(), template.clone()),
+                (None, Some((text, template))) => (text.clone(), Some(template.clone())),
                 (None, None) => {
                     let message = format!("parameter {} has no default and was not given", quote(&param.name));
                     problems.add_help(param.at, message, format!("give it with `--param {}=VALUE`", param.name));
@@ -257,14 +257,14 @@ impl Pipeline {
                 }
             };
             values.insert(param.name.clone(), text);
-            templates.insert(param.name.clone(), Some(template));
+            templates.insert(param.name.clone(), template);
         }
         (values, templates)
     }
 }
 
-/// A value from outside of the file; problems point at the parameter's declaration.
-fn given_value(param: &model::Param, text: &str, problems: &mut Problems) -> Template {
+/// A value from outside of the file, if it is one; problems point at the parameter's declaration.
+fn given_value(param: &model::Param, text: &str, problems: &mut Problems) -> Option<Template> {
     let (template, bad) = Template::parse(text, param.at, |_| param.at);
     let mut refuse = |why: String| {
         problems.add(param.at, format!("the value given for parameter {} is no good: {why}", quote(&param.name)));
@@ -276,10 +276,11 @@ fn given_value(param: &model::Param, text: &str, problems: &mut Problems) -> Tem
         refuse("it has a NUL character".to_owned());
     }
     bad.into_iter().for_each(|bad| refuse(bad.message));
-    for (name, _) in template.uses().filter(|(name, _)| !matches!(name, Name::BuiltIn(_))) {
+    for (name, _) in template.uses_beyond_built_in() {
         refuse(format!("it uses `{name}`; it may use {}", quote_list(BUILT_IN)));
     }
-    template
+    let is_value = text.len() <= VALUE_MAX_BYTES && template.uses_beyond_built_in().next().is_none();
+    is_value.then_some(template)
 }
 
 impl Pipeline {

@@ -172,7 +172,7 @@ impl Reader<'_> {
             self.problems.add(node.at, format!("a parameter's value has at most {VALUE_MAX_BYTES} bytes"));
             return None;
         }
-        Some((text.to_owned(), self.param_value(text, node)))
+        Some((text.to_owned(), self.param_value(text, node)?))
     }
 
     /// Notes every step's name before any step is read, because steps name each other.

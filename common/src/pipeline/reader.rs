@@ -143,14 +143,15 @@ impl Reader<'_> {
         Some(template)
     }
 
-    /// The same for a parameter's value, which may use built-ins only.
-    pub fn param_value(&mut self, text: &str, node: &Node) -> Template {
+    /// The same for a parameter's value, which may use built-ins only; `None` if it uses anything else, which is reported.
+    pub fn param_value(&mut self, text: &str, node: &Node) -> Option<Template> {
         let template = self.scan(text, node);
-        for (name, at) in template.uses().filter(|(name, _)| !matches!(name, Name::BuiltIn(_))) {
+        for (name, at) in template.uses_beyond_built_in() {
             let message = format!("a parameter's value cannot use `{name}`");
             self.problems.add_help(at, message, format!("it may use {}", quote_list(BUILT_IN)));
         }
-        template
+        let is_value = template.uses_beyond_built_in().next().is_none();
+        is_value.then_some(template)
     }
 
     fn scan(&mut self, text: &str, node: &Node) -> Template {

@@ -1,6 +1,7 @@
 //! `{{ name }}`: texts with places to fill in.
 
 use super::diagnostic::{Position, quote};
+use super::limits::PLACE_BYTES;
 use crate::platform::Platform;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -127,7 +128,12 @@ impl Template {
         })
     }
 
-    /// The same, with what is written as the channel meant as the parameter of that name.
+    /// Those of them that a parameter's value must not use.
+    pub fn uses_beyond_built_in(&self) -> impl Iterator<Item = (&Name, Position)> {
+        self.uses().filter(|(name, _)| !matches!(name, Name::BuiltIn(_)))
+    }
+
+    /// The template, with what is written as the channel meant as the parameter of that name.
     pub fn with_param_for_channel(mut self) -> Self {
         for piece in &mut self.pieces {
             if let Piece::Use(name, _) = piece
@@ -145,15 +151,24 @@ impl Template {
         param.or_else(|| self.uses().next()).map_or(self.at, |(_, at)| at)
     }
 
-    /// The text with every place filled in.
-    pub fn render(&self, scope: &Scope<'_>, max_bytes: usize) -> Result<String, Unrendered> {
-        let mut out = String::new();
-        self.render_into(scope, max_bytes, &mut out)?;
-        Ok(out)
+    /// The text with every place filled in, and what that cost, whatever came of it: the bytes that were written, and
+    /// [`PLACE_BYTES`] for each piece.
+    pub fn render(&self, scope: &Scope<'_>, max_bytes: usize) -> (Result<String, Unrendered>, usize) {
+        let (mut out, mut pieces) = (String::new(), 0);
+        let done = self.render_into(scope, max_bytes, &mut out, &mut pieces);
+        let cost = out.len() + pieces * PLACE_BYTES;
+        (done.map(|()| out), cost)
     }
 
-    fn render_into(&self, scope: &Scope<'_>, max_bytes: usize, out: &mut String) -> Result<(), Unrendered> {
+    fn render_into(
+        &self,
+        scope: &Scope<'_>,
+        max_bytes: usize,
+        out: &mut String,
+        pieces: &mut usize,
+    ) -> Result<(), Unrendered> {
         for piece in &self.pieces {
+            *pieces += 1;
             match piece {
                 Piece::Text(text) => out.push_str(text),
                 Piece::Use(Name::BuiltIn(name), _) => push_built_in(name, scope, out),
@@ -163,9 +178,31 @@ impl Template {
                 }
                 Piece::Use(Name::Param(name), _) => {
                     let value = scope.params.get(name).and_then(Option::as_ref).ok_or(Unrendered::Unknown)?;
-                    // One level deep: a parameter's value uses built-ins only.
-                    value.render_into(scope, max_bytes, out)?;
+                    value.push_value(scope, max_bytes, out, pieces)?;
                 }
+            }
+            if out.len() > max_bytes {
+                return Err(Unrendered::TooLong);
+            }
+        }
+        Ok(())
+    }
+
+    /// Fills in a parameter's value, which uses built-ins only. What uses more gives nothing, so that this is one level deep
+    /// whatever the values are: they could name each other in a circle.
+    fn push_value(
+        &self,
+        scope: &Scope<'_>,
+        max_bytes: usize,
+        out: &mut String,
+        pieces: &mut usize,
+    ) -> Result<(), Unrendered> {
+        for piece in &self.pieces {
+            *pieces += 1;
+            match piece {
+                Piece::Text(text) => out.push_str(text),
+                Piece::Use(Name::BuiltIn(name), _) => push_built_in(name, scope, out),
+                Piece::Use(Name::Matrix(_) | Name::Param(_), _) => return Err(Unrendered::Unknown),
             }
             if out.len() > max_bytes {
                 return Err(Unrendered::TooLong);

@@ -31,6 +31,29 @@ async fn looks_that_make_no_sense(olga: &Person) {
     bad(olga.try_read_log("one/1", "?", 0, 0, false).await.map(drop));
 }
 
+/// Values that use each other, in a circle and twice each.
+const IN_A_CIRCLE: &str = include_str!("../../../common/tests/pipelines/bad/params-in-a-circle.yaml");
+const DOUBLING: &str = include_str!("../../../common/tests/pipelines/bad/params-that-double.yaml");
+
+#[tokio::test]
+async fn parameters_that_use_each_other_are_a_bad_pipeline_and_nothing_worse() {
+    let controller = Controller::start().await;
+    let victor = controller.person(Role::Viewer, "victor");
+    for pipeline in [IN_A_CIRCLE, DOUBLING] {
+        let answer = victor.rpc.clone().plan(submission(pipeline, "1")).await;
+        let message = refused(answer, Code::InvalidArgument, "bad-pipeline");
+        assert!(message.contains("a parameter's value cannot use `"), "{message}");
+    }
+    let mut given = submission(
+        "name: a\nparams: {p: {}}\nsteps:\n  - {name: a, image: {build: '{{ p }}', step: b}, script: s}",
+        "1",
+    );
+    given.params.insert("p".to_owned(), "{{ p }}".to_owned());
+    refused(victor.rpc.clone().plan(given).await, Code::InvalidArgument, "bad-pipeline");
+    controller.refusal_of("viewer/victor", "refused", "ClientService/Plan").await;
+    controller.operator().submit(ONE, "1").await;
+}
+
 #[tokio::test]
 async fn arguments_that_make_no_sense_are_recorded_whatever_was_called() {
     let controller = Controller::start().await;
