@@ -296,6 +296,57 @@ async fn a_break_is_told_for_good_and_can_be_passed_over() {
 }
 
 #[test]
+fn a_cut_end_is_told_wherever_the_check_is_to_begin() {
+    let dir = tempfile::tempdir().unwrap();
+    let last = make(dir.path(), 12);
+    let before = texts(dir.path());
+    put_back(&before, &pieces(&before)[..7]);
+    let beyond = Head { seq: 99_999, ..last };
+    let is_not_there = "is not there, and none behind it: the last one is 7";
+    let cut_off = "records 8 to 12 were cut off at the end: the last one is 7";
+    for (wanted, words) in [
+        (Wanted { from: Some(last), expect: None }, vec![is_not_there, cut_off]),
+        (Wanted { from: Some(last), expect: Some(last) }, vec![is_not_there, cut_off, "and you expect 12"]),
+        (Wanted { from: Some(beyond), expect: None }, vec![is_not_there, "head: it names record 12"]),
+        (Wanted { from: Some(beyond), expect: Some(last) }, vec!["and you expect 12"]),
+    ] {
+        let told = faults(dir.path(), &wanted);
+        assert!(words.iter().all(|words| told.iter().any(|fault| fault.contains(words))), "{wanted:?}: {told:?}");
+        assert_eq!(verify(dir.path(), &wanted).unwrap().head.seq, 7, "no head is told that is not there");
+    }
+    // All of it, with the file that tells so.
+    texts(dir.path()).iter().for_each(|(path, _)| fs::remove_file(path).unwrap());
+    fs::remove_file(files::head_path(dir.path())).unwrap();
+    let told = faults(dir.path(), &Wanted { from: Some(last), expect: None });
+    assert!(told.iter().any(|fault| fault.contains("none behind it: the last one is 0")), "{told:?}");
+}
+
+#[test]
+fn what_is_expected_must_be_there_also_before_the_check_begins() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut log, _) = Log::open(dir.path(), SEGMENT_BYTES).unwrap();
+    append(&mut log, 0, 2);
+    let noted = log.head();
+    (2..14).step_by(2).for_each(|n| append(&mut log, n, 2));
+    log.close().unwrap();
+    let (path, first) = texts(dir.path()).remove(0);
+    let moved = lines(&first).len() as u64;
+    assert!(noted.seq < moved && files::segments(dir.path()).unwrap().len() > 2);
+    let last_moved = record::check(lines(&first).last().unwrap().trim_ascii_end()).unwrap().head;
+    let from = Wanted { from: Some(last_moved), expect: None };
+    let both = Wanted { expect: Some(noted), ..from.clone() };
+    assert_eq!((faults(dir.path(), &from), faults(dir.path(), &both)), (vec![], vec![]));
+    let other = Wanted { expect: Some(Head { seq: noted.seq, ..last_moved }), ..from.clone() };
+    assert!(faults(dir.path(), &other)[0].contains("is not the one that you expect"));
+    // The next one tells that it was there; what was before it, nothing does.
+    fs::remove_file(path).unwrap();
+    assert_eq!(faults(dir.path(), &from), Vec::<String>::new());
+    assert!(faults(dir.path(), &both)[0].contains("record 2, which you expect, is not there"));
+    let wrong = Wanted { from: Some(Head { hash: noted.hash, ..last_moved }), expect: None };
+    assert!(faults(dir.path(), &wrong)[0].contains("does not follow on record"));
+}
+
+#[test]
 fn a_head_that_was_noted_long_ago_holds_for_what_was_before() {
     let dir = tempfile::tempdir().unwrap();
     let (mut log, _) = Log::open(dir.path(), SEGMENT_BYTES).unwrap();

@@ -20,6 +20,7 @@ pub struct Wanted {
     /// A head that somebody noted: that record must be there, and be the same.
     pub expect: Option<Head>,
     /// What comes after this record is checked, and nothing before: the files before may be elsewhere, or known to be damaged.
+    /// It must be there itself, or the next one, which follows on it.
     pub from: Option<Head>,
 }
 
@@ -80,20 +81,22 @@ pub(super) fn verify_until(dir: &Path, wanted: &Wanted, until: Option<Head>) -> 
     // Before the records: it never says more than they do.
     let noted = files::read_head(dir)?;
     let mut check = Check::new(wanted, until);
+    check.noted = noted.as_ref().and_then(|noted| noted.as_ref().ok()).copied();
     match noted {
         // It is ahead while the controller writes.
         Some(Ok(head)) if until.is_some_and(|until| head.seq > until.seq) => {}
-        Some(Ok(head)) => check.expect(head, "the file `head` names"),
+        Some(Ok(head)) => check.expect(head, NOTED),
         Some(Err(text)) => check.fault_in("head", format!("it names no record, but says `{}`", text.trim_end())),
         None => check.fault_in("head", "it is gone: whether records were cut off at the end cannot be told".to_owned()),
     }
-    for (head, who) in [(wanted.expect, "you expect"), (until, "the controller wrote last")] {
+    for (head, who) in [(wanted.expect, WANTED), (until, "the controller wrote last")] {
         head.into_iter().for_each(|head| check.expect(head, who));
     }
     let segments = files::segments(dir)?;
+    let look_from = wanted.from.map(|from| wanted.expect.map_or(from.seq, |expect| expect.seq.min(from.seq)));
     for (index, &first) in segments.iter().enumerate() {
-        // All of it lies before the place from which on it is to be checked.
-        if segments.get(index + 1).is_some_and(|&next| wanted.from.is_some_and(|from| next <= from.seq)) {
+        // All of it lies before whatever is to be looked at.
+        if segments.get(index + 1).is_some_and(|&next| look_from.is_some_and(|from| next <= from)) {
             continue;
         }
         check.segment(dir, first)?;
@@ -101,10 +104,20 @@ pub(super) fn verify_until(dir: &Path, wanted: &Wanted, until: Option<Head>) -> 
     Ok(check.end())
 }
 
+/// Who says of a record that it must be there.
+const NOTED: &str = "the file `head` names";
+const WANTED: &str = "you expect";
+
 /// The state of a check.
 struct Check<'a> {
     wanted: &'a Wanted,
     until: Option<Head>,
+    /// What the file `head` says.
+    noted: Option<Head>,
+    /// The last record before the place from which on it is to be checked.
+    before: Head,
+    /// The record at that place was seen, as it should be.
+    from_is_seen: bool,
     expected: Vec<Expected>,
     /// The last record so far; its hash, if that is known.
     last: (u64, Option<Hash>),
@@ -131,6 +144,9 @@ impl<'a> Check<'a> {
         Self {
             wanted,
             until,
+            noted: None,
+            before: Head::START,
+            from_is_seen: from == Head::START,
             expected: Vec::new(),
             last: (from.seq, Some(from.hash)),
             head: from,
@@ -144,7 +160,9 @@ impl<'a> Check<'a> {
     }
 
     fn expect(&mut self, head: Head, who: &'static str) {
-        let is_seen = head == Head::START || self.wanted.from.is_some_and(|from| head.seq < from.seq);
+        // The files before may be elsewhere; but who expects a record there wants it to be there.
+        let is_before = who != WANTED && self.wanted.from.is_some_and(|from| head.seq < from.seq);
+        let is_seen = head == Head::START || is_before;
         self.expected.push(Expected { head, who, is_seen });
     }
 
@@ -197,7 +215,12 @@ impl<'a> Check<'a> {
     fn take(&mut self, first: u64, text: &[u8], checked: Result<Link, BadLine>) {
         let from = self.wanted.from.unwrap_or(Head::START);
         match checked {
-            Ok(link) if link.head.seq < from.seq || (link.head.seq == from.seq && link.head.hash == from.hash) => {
+            Ok(link) if link.head.seq < from.seq => {
+                self.before = link.head;
+                self.see(link.head);
+            }
+            Ok(link) if link.head == from => {
+                self.from_is_seen = true;
                 self.see(link.head);
             }
             Ok(link) if link.head.seq == from.seq => {
@@ -286,8 +309,30 @@ impl<'a> Check<'a> {
         }
     }
 
+    /// Whether the place from which on it is to be checked was there.
+    fn look_for_from(&mut self) {
+        let from = self.wanted.from.unwrap_or(Head::START);
+        if self.from_is_seen {
+            return;
+        }
+        // Whatever came behind was held against it, and told if it does not follow.
+        if self.records == 0 && self.last.0 == from.seq {
+            self.fault(format!(
+                "record {}, from which on you want the check, is not there, and none behind it: the last one is {}",
+                from.seq, self.before.seq
+            ));
+            (self.last, self.head) = ((self.before.seq, Some(self.before.hash)), self.before);
+        }
+        if let Some(noted) = self.noted.filter(|noted| noted.seq < from.seq) {
+            let what = format!("it names record {}, and you want the check from record {} on", noted.seq, from.seq);
+            self.fault_in("head", what);
+        }
+    }
+
     fn end(mut self) -> Verified {
         self.line += 1;
+        self.look_for_from();
+        let from = self.wanted.from.map_or(0, |from| from.seq);
         for Expected { head, who, .. } in std::mem::take(&mut self.expected).into_iter().filter(|one| !one.is_seen) {
             let last = self.last.0;
             // One in the middle that is missing was told of at its place.
@@ -298,6 +343,8 @@ impl<'a> Check<'a> {
                     format!("records {} to {} were", last + 1, head.seq)
                 };
                 self.fault(format!("{are} cut off at the end: the last one is {last}, and {who} {}", head.seq));
+            } else if who == WANTED && head.seq <= from {
+                self.fault(format!("record {}, which you expect, is not there", head.seq));
             }
         }
         let Self { records, segments, head, faults, more_faults, .. } = self;
