@@ -70,10 +70,33 @@ pub const NOT_PROMOTABLE: &str = "not-promotable";
 /// The `domain` of every `ErrorInfo` of the farm.
 const DOMAIN: &str = "railyard";
 
-/// A status with a code, a stable reason (a constant of this module) and a message for people.
+/// Longest message, in bytes. It travels in a header, twice: once more within the details. Some clients take no more than 8 KiB of
+/// headers, and an answer with more breaks their whole connection, with all other calls on it.
+const MESSAGE_MAX_BYTES: usize = 2 * 1024;
+/// The same of what it becomes in its header, where most characters that are no letters take three bytes or more.
+const ENCODED_MAX_BYTES: usize = 3 * 1024;
+/// Stands where a message was cut.
+const CUT: &str = "…";
+
+/// A status with a code, a stable reason (a constant of this module) and a message for people, which is cut if it is too long.
 pub fn refusal(code: Code, reason: &'static str, message: impl Into<String>) -> Status {
     let details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new());
-    Status::with_error_details(code, message, details)
+    Status::with_error_details(code, cut(message.into()), details)
+}
+
+fn cut(mut message: String) -> String {
+    let mut encoded = 0;
+    let too_long = message.char_indices().find(|(at, c)| {
+        let len = c.len_utf8();
+        // More are encoded than must be: it depends on who does it.
+        encoded += if c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_' | '/') { len } else { 3 * len };
+        at + len > MESSAGE_MAX_BYTES || encoded > ENCODED_MAX_BYTES
+    });
+    if let Some((at, _)) = too_long {
+        message.truncate(message.floor_char_boundary(at.saturating_sub(CUT.len())));
+        message.push_str(CUT);
+    }
+    message
 }
 
 /// The reason that [`refusal`] put in; `None` for a status that did not come from the farm's own code.
@@ -97,5 +120,22 @@ mod tests {
             (Code::FailedPrecondition, "lease j1.1 is over", Some(STALE_LEASE))
         );
         assert_eq!(reason_of(&Status::internal("from elsewhere")), None);
+    }
+
+    #[test]
+    fn a_message_is_cut_before_its_headers_are_too_large() {
+        for text in ["a", "no such build `a/1`\n", "é😀", "\u{202e}", "%", "ä\""] {
+            let long = text.repeat(100_000);
+            let status = refusal(Code::NotFound, NOT_FOUND, &long);
+            let told = status.message().strip_suffix(CUT).expect("it says that it was cut").to_owned();
+            assert!(told.len() >= 900 && told.len() <= MESSAGE_MAX_BYTES && long.starts_with(&told), "{}", told.len());
+            let headers = status.into_http::<()>().into_parts().0.headers;
+            let bytes: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum();
+            assert!(bytes < 8 * 1024, "{text}: {bytes}");
+            let back = Status::from_header_map(&headers).unwrap();
+            assert_eq!(reason_of(&back).as_deref(), Some(NOT_FOUND));
+        }
+        let fits = "a".repeat(MESSAGE_MAX_BYTES);
+        assert_eq!(refusal(Code::NotFound, NOT_FOUND, &fits).message(), fits);
     }
 }

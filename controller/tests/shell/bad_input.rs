@@ -3,7 +3,7 @@
 use crate::common::people::{Person, submission};
 use crate::common::pipelines::{ONE, PUBLISH};
 use crate::common::worker::{hello, lease, report, succeeded};
-use crate::common::{Controller, refused};
+use crate::common::{Controller, refusal, refused};
 use railyard_proto::v1;
 use railyard_proto::v1::access_service_client::AccessServiceClient;
 use railyard_proto::v1::admin_service_client::AdminServiceClient;
@@ -79,6 +79,21 @@ async fn arguments_that_make_no_sense_are_recorded_whatever_was_called() {
         ("revoke", "AccessService/Revoke"),
     ] {
         controller.refusal_of("operator/olga", what, call).await;
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_is_told_however_long_the_text_is_that_it_is_about() {
+    let controller = Controller::start().await;
+    let victor = controller.person(Role::Viewer, "victor");
+    controller.operator().submit(ONE, "1").await;
+    for long in ["a".repeat(20_000), "é\n".repeat(10_000), format!("one/{}", "b".repeat(20_000))] {
+        let (_, reason, message) = refusal(victor.try_build(&long).await);
+        assert!(reason == "bad-request" && message.len() <= 2_048, "{reason} {message}");
+        let (_, reason, message) = refusal(victor.sign("one/1", &[&format!("[{long}")]).await);
+        assert!(!reason.is_empty() && message.len() <= 2_048, "{reason} {message}");
+        // Nothing is wrong with the connection.
+        victor.try_build("one/1").await.unwrap();
     }
 }
 
