@@ -53,9 +53,7 @@ fn lines(value: &[u8]) -> Vec<&[u8]> {
 
 fn written(value: &[u8], add: &mut impl FnMut(&[u8])) {
     add(value);
-    if value.contains(&b'\'') {
-        add(&quoted(value));
-    }
+    shell(value, add);
     if let Ok(text) = std::str::from_utf8(value) {
         for ascii in [false, true] {
             for upper in [false, true] {
@@ -76,9 +74,102 @@ fn written(value: &[u8], add: &mut impl FnMut(&[u8])) {
     }
 }
 
-/// As a shell quotes it, and as `set -x` shows it.
-fn quoted(value: &[u8]) -> Vec<u8> {
+/// What is longer is no password and no key. Of the rarer forms it has none: they would take a kilobyte of memory for each byte.
+const ONE_BY_ONE_MAX_BYTES: usize = 16 * 1024;
+
+/// As shells write it, and Python, which quotes alike. Most values look the same in all of these.
+fn shell(value: &[u8], add: &mut impl FnMut(&[u8])) {
+    let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"%+-./:=@_".contains(byte);
+    if value.iter().all(is_plain) {
+        return;
+    }
+    let is_long = value.len() > ONE_BY_ONE_MAX_BYTES;
+    // No variable of a shell has a zero in it, so this is only for short ones that a program writes like that.
+    if !is_long || !value.contains(&0) {
+        add(&single_quoted(value));
+        [false, true].into_iter().for_each(|high| add(&escaped(value, b"\\'", high, ansi_c)));
+        if !is_long {
+            add(&double_quoted(value));
+            add(&backslashed(value));
+        }
+    }
+    for high in [false, true].into_iter().filter(|_| !is_long) {
+        // Python takes the other quotes if there are single ones.
+        for special in [&b"\\"[..], b"\\'"] {
+            add(&escaped(value, special, high, python));
+        }
+    }
+}
+
+/// As most shells quote it, and as `set -x` shows it.
+fn single_quoted(value: &[u8]) -> Vec<u8> {
     value.split(|byte| *byte == b'\'').collect::<Vec<_>>().join(&br"'\''"[..])
+}
+
+/// As bash's `declare -p` and `export -p` show it.
+fn double_quoted(value: &[u8]) -> Vec<u8> {
+    let mut text = Vec::with_capacity(value.len() + 8);
+    for &byte in value {
+        if b"\\\"$`".contains(&byte) {
+            text.push(b'\\');
+        }
+        text.push(byte);
+    }
+    text
+}
+
+/// As bash's `printf %q` shows it.
+fn backslashed(value: &[u8]) -> Vec<u8> {
+    let mut text = Vec::with_capacity(value.len() + 8);
+    let mut before = 0;
+    for &byte in value {
+        let is_home = byte == b'~' && matches!(before, b':' | b'=');
+        if is_home || b" '\"\\|&;()<>!{}*[]?^$`,".contains(&byte) {
+            text.push(b'\\');
+        }
+        text.push(byte);
+        before = byte;
+    }
+    text
+}
+
+/// With a backslash before each of `special`, and what is no text in its own escapes; `high`: all beyond ASCII as well.
+fn escaped(value: &[u8], special: &[u8], high: bool, escape: fn(u8) -> String) -> Vec<u8> {
+    let mut text = Vec::with_capacity(value.len() + 8);
+    for &byte in value {
+        match byte {
+            byte if special.contains(&byte) => text.extend([b'\\', byte]),
+            0..b' ' | 0x7f => text.extend(escape(byte).into_bytes()),
+            0x80.. if high => text.extend(escape(byte).into_bytes()),
+            byte => text.push(byte),
+        }
+    }
+    text
+}
+
+/// Within `$'…'`: bash shows so what has a line end, and what is no character where it runs.
+fn ansi_c(byte: u8) -> String {
+    match byte {
+        7 => "\\a".to_owned(),
+        8 => "\\b".to_owned(),
+        b'\t' => "\\t".to_owned(),
+        b'\n' => "\\n".to_owned(),
+        0xb => "\\v".to_owned(),
+        0xc => "\\f".to_owned(),
+        b'\r' => "\\r".to_owned(),
+        0x1b => "\\E".to_owned(),
+        byte => format!("\\{byte:03o}"),
+    }
+}
+
+/// As Python's `repr` shows it.
+fn python(byte: u8) -> String {
+    match byte {
+        b'\t' => "\\t".to_owned(),
+        b'\n' => "\\n".to_owned(),
+        b'\r' => "\\r".to_owned(),
+        byte => format!("\\x{byte:02x}"),
+    }
 }
 
 /// How a string is written in JSON.
@@ -164,6 +255,13 @@ fn percent(value: &[u8], kept: &[u8], plus: bool, upper: bool) -> String {
 /// Hands on the forms that may be wrapped into lines. The same may come twice.
 pub(super) fn wrapped(value: &[u8], add: &mut impl FnMut(&[u8])) {
     let value = value.trim_ascii();
+    encoded(value, add);
+    if value.len() <= ONE_BY_ONE_MAX_BYTES {
+        lines(value).into_iter().filter(|line| *line != value).for_each(|line| encoded(line, add));
+    }
+}
+
+fn encoded(value: &[u8], add: &mut impl FnMut(&[u8])) {
     let mut shifted = |form: &[u8]| (0..WRAPPED_MIN).for_each(|from| add(&form[from..]));
     for alphabet in [STANDARD, URL_SAFE] {
         for before in 0..3 {
@@ -240,6 +338,24 @@ mod tests {
         let sent = b"a b/c~d*e+\xe9";
         assert_eq!(percent(sent, KEPT[0].0, false, true), "a%20b%2Fc~d%2Ae%2B%E9");
         assert_eq!(percent(sent, KEPT[3].0, true, false), "a+b%2fc%7ed*e%2b%e9");
-        assert_eq!(quoted(b"it's"), br"it'\''s");
+        assert_eq!(single_quoted(b"it's"), br"it'\''s");
+    }
+
+    /// As bash 5.2 and Python 3 show them, in UTF-8 and without.
+    #[test]
+    fn shells_and_python_quote_each_in_its_way() {
+        let sent = "a \"q\" \\ $x `y` it's =~ {c},(e)<f>|g&h;i*j?k^l[m]!n #%@+é".as_bytes();
+        let backslashed_is =
+            r#"a\ \"q\"\ \\\ \$x\ \`y\`\ it\'s\ =\~\ \{c\}\,\(e\)\<f\>\|g\&h\;i\*j\?k\^l\[m\]\!n\ #%@+é"#;
+        assert_eq!(String::from_utf8(backslashed(sent)).unwrap(), backslashed_is);
+        let double_is = r#"a \"q\" \\ \$x \`y\` it's =~ {c},(e)<f>|g&h;i*j?k^l[m]!n #%@+é"#;
+        assert_eq!(String::from_utf8(double_quoted(sent)).unwrap(), double_is);
+        let sent = "l1 \"q\" \\ it's $x\n\u{1b}\u{1}\u{7f}\t\u{7}\u{8}\u{b}\u{c}\r é".as_bytes();
+        let form = |special: &[u8], high, escape: fn(u8) -> String| {
+            String::from_utf8(escaped(sent, special, high, escape)).unwrap()
+        };
+        assert_eq!(form(b"\\'", false, ansi_c), r#"l1 "q" \\ it\'s $x\n\E\001\177\t\a\b\v\f\r é"#);
+        assert_eq!(form(b"\\'", true, ansi_c), r#"l1 "q" \\ it\'s $x\n\E\001\177\t\a\b\v\f\r \303\251"#);
+        assert_eq!(form(b"\\'", true, python), r#"l1 "q" \\ it\'s $x\n\x1b\x01\x7f\t\x07\x08\x0b\x0c\r \xc3\xa9"#);
     }
 }

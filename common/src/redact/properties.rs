@@ -93,9 +93,24 @@ enum Writing {
     Raw,
     Json,
     Quoted,
+    /// `$'…'`, with or without what is no ASCII.
+    AnsiC {
+        ascii: bool,
+    },
+    /// `repr` of a text or of bytes, within either quotes.
+    Python {
+        ascii: bool,
+        single: bool,
+    },
+    DoubleQuoted,
+    Backslashed,
     Percent,
-    Hex { upper: bool },
-    Base64 { url: bool },
+    Hex {
+        upper: bool,
+    },
+    Base64 {
+        url: bool,
+    },
 }
 
 fn writing() -> impl Strategy<Value = Writing> {
@@ -103,6 +118,10 @@ fn writing() -> impl Strategy<Value = Writing> {
         Just(Writing::Raw),
         Just(Writing::Json),
         Just(Writing::Quoted),
+        any::<bool>().prop_map(|ascii| Writing::AnsiC { ascii }),
+        (any::<bool>(), any::<bool>()).prop_map(|(ascii, single)| Writing::Python { ascii, single }),
+        Just(Writing::DoubleQuoted),
+        Just(Writing::Backslashed),
         Just(Writing::Percent),
         any::<bool>().prop_map(|upper| Writing::Hex { upper }),
         any::<bool>().prop_map(|url| Writing::Base64 { url }),
@@ -118,7 +137,31 @@ struct Written {
 impl Writing {
     /// Writes the secret between other bytes.
     fn write(&self, before: &[u8], secret: &[u8], after: &[u8], wrap: Option<(usize, &[u8])>) -> Written {
+        // What stands around is written as it is: where the secret ends is then known.
+        let each = |how: &dyn Fn(u8, u8) -> String| {
+            let (mut written, mut previous) = (Vec::new(), 0);
+            for &byte in secret {
+                match how(previous, byte) {
+                    text if text.is_empty() => written.push(byte),
+                    text => written.extend(text.into_bytes()),
+                }
+                previous = byte;
+            }
+            let at = before.len()..before.len() + written.len();
+            Written { text: [before, &written, after].concat(), secret: at.collect() }
+        };
         let encode: fn(&[u8]) -> Vec<u8> = match self {
+            Self::AnsiC { ascii } => return each(&|_, byte| in_ansi_c(byte, *ascii)),
+            Self::Python { ascii, single } => return each(&|_, byte| in_python(byte, *ascii, *single)),
+            Self::DoubleQuoted => return each(&|_, byte| before_each(byte, r#"\"$`"#)),
+            Self::Backslashed => {
+                let special = |previous| match previous {
+                    // Where it would be somebody's home.
+                    b':' | b'=' => r##" '"\|&;()<>!{}*[]?^$`,~"##,
+                    _ => r##" '"\|&;()<>!{}*[]?^$`,"##,
+                };
+                return each(&|previous, byte| before_each(byte, special(previous)));
+            }
             Self::Raw => <[u8]>::to_vec,
             Self::Json => |bytes| {
                 let text = serde_json::to_string(&String::from_utf8_lossy(bytes)).expect("a string is written");
@@ -135,6 +178,45 @@ impl Writing {
         let at = before.len()..before.len() + secret.len();
         Written { text: [before, secret, encode(after)].concat(), secret: at.collect() }
     }
+}
+
+/// Empty: as it is.
+fn in_ansi_c(byte: u8, ascii: bool) -> String {
+    const NAMED: [(u8, &str); 10] = [
+        (b'\\', r"\\"),
+        (b'\'', r"\'"),
+        (0x07, r"\a"),
+        (0x08, r"\b"),
+        (0x09, r"\t"),
+        (0x0a, r"\n"),
+        (0x0b, r"\v"),
+        (0x0c, r"\f"),
+        (0x0d, r"\r"),
+        (0x1b, r"\E"),
+    ];
+    match NAMED.iter().find(|(named, _)| *named == byte) {
+        Some((_, text)) => (*text).to_owned(),
+        None if byte.is_ascii_control() || (ascii && !byte.is_ascii()) => {
+            format!("\\{}{}{}", byte / 64, byte / 8 % 8, byte % 8)
+        }
+        None => String::new(),
+    }
+}
+
+fn in_python(byte: u8, ascii: bool, single: bool) -> String {
+    match byte {
+        b'\\' => r"\\".to_owned(),
+        b'\'' if single => r"\'".to_owned(),
+        b'\t' => r"\t".to_owned(),
+        b'\n' => r"\n".to_owned(),
+        b'\r' => r"\r".to_owned(),
+        byte if byte.is_ascii_control() || (ascii && !byte.is_ascii()) => format!(r"\x{byte:02x}"),
+        _ => String::new(),
+    }
+}
+
+fn before_each(byte: u8, special: &str) -> String {
+    if special.as_bytes().contains(&byte) { format!("\\{}", char::from(byte)) } else { String::new() }
 }
 
 fn percent(byte: u8) -> Vec<u8> {
@@ -273,6 +355,24 @@ proptest! {
         let how = if std::str::from_utf8(value).is_err() && matches!(how, Writing::Json) { Writing::Raw } else { how };
         let written = how.write(&before, value, &after, wrap);
         let told = masks(std::slice::from_ref(&secret)).mask(&written.text);
+        for at in written.secret {
+            prop_assert!(b"*\r\n".contains(&told[at]), "{:?}", String::from_utf8_lossy(&told));
+        }
+    }
+
+    /// The same of each line of it that is long enough.
+    #[test]
+    fn a_line_of_a_secret_is_found_however_it_is_written(
+        (first, line, last) in ("[ -~]{0,20}", "[!-,.-~][ -~]{6,30}[!-~]", "[ -~]{0,20}"),
+        how in writing(),
+        (before, after) in (around(), around()),
+        wrap in wrap(),
+    ) {
+        // A backslash before an `n` ends a line, too.
+        prop_assume!(!line.contains("\\n"));
+        let secret = format!("{first}\n{line}\n{last}\n");
+        let written = how.write(&before, line.as_bytes(), &after, wrap);
+        let told = masks(&[secret.into_bytes()]).mask(&written.text);
         for at in written.secret {
             prop_assert!(b"*\r\n".contains(&told[at]), "{:?}", String::from_utf8_lossy(&told));
         }

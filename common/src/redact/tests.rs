@@ -72,6 +72,27 @@ fn nothing_of_a_value_is_shown() {
     );
 }
 
+/// What an attacker tried by hand.
+#[test]
+fn lines_are_masked_in_basic_headers_and_as_shells_and_python_show_them() {
+    let line = r#"CANARY-s3cr3t+/with=odd&chars "q" \ %"#;
+    let masks = Masks::new([format!("{line}\nthe second line of it\n").as_bytes()]);
+    for user in ["u", "me", "user", "users"] {
+        let basic = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, format!("{user}:{line}"));
+        let shown = told(&masks, &format!("Authorization: Basic {basic}\n"));
+        assert!(shown.matches('*').count() > line.len(), "{shown}");
+    }
+    for text in [
+        r#"declare -x CAN=$'CANARY-s3cr3t+/with=odd&chars "q" \\ %\nthe second line of it'"#,
+        r#"declare -- CAN="CANARY-s3cr3t+/with=odd&chars \"q\" \\ %""#,
+        r#"CANARY-s3cr3t+/with=odd\&chars\ \"q\"\ \\\ %"#,
+        r#"'CANARY-s3cr3t+/with=odd&chars "q" \\ %\nthe second line of it'"#,
+    ] {
+        let shown = told(&masks, text);
+        assert!(!["CANARY", "odd", "chars", "q", "second", "of it"].iter().any(|word| shown.contains(word)), "{shown}");
+    }
+}
+
 /// A secret that consists of itself, in a stream that never ends: every byte ends a form.
 #[test]
 fn a_value_that_repeats_itself_takes_no_longer_than_another() {
