@@ -12,6 +12,7 @@ use crate::digest::Digest;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
@@ -191,6 +192,41 @@ impl FromStr for Token {
     }
 }
 
+/// Characters of a token that make it one: with fewer, what is secret cannot be guessed from them, and a name may begin like that.
+const BODY_MIN_LEN: usize = 24;
+/// Characters in which the whole id is.
+const ID_CHARS: usize = ID_LEN * 4 / 3 + 2;
+
+/// `text` with `token:ID` in place of everything in it that looks like a token, whole or cut off. For what people paste into the
+/// wrong place.
+pub fn without_tokens(text: &str) -> Cow<'_, str> {
+    let (mut clean, mut rest) = (String::new(), text);
+    let next = |text: &str| [JOIN, BEARER].iter().filter_map(|it| Some((text.find(it)?, it.len()))).min();
+    while let Some((start, prefix_len)) = next(rest) {
+        let from = start + prefix_len;
+        let is_body = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+        let body = &rest[from..];
+        let body = &body[..body.find(|c| !is_body(c)).unwrap_or(body.len())];
+        let body = &body[..next(body).map_or(body.len(), |(start, _)| start)];
+        if body.len() < BODY_MIN_LEN {
+            clean.push_str(&rest[..from]);
+            rest = &rest[from..];
+            continue;
+        }
+        clean.push_str(&rest[..start]);
+        clean.push_str("token:");
+        // Nine bytes: the id, and one that is left out.
+        let bytes = URL_SAFE_NO_PAD.decode(&body[..ID_CHARS]).unwrap_or_default();
+        clean.push_str(&bytes.get(..ID_LEN).map(hex::encode).unwrap_or_default());
+        rest = &rest[from + body.len()..];
+    }
+    if rest.len() == text.len() {
+        return Cow::Borrowed(text);
+    }
+    clean.push_str(rest);
+    Cow::Owned(clean)
+}
+
 /// The secret stays out of logs.
 impl fmt::Debug for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -223,7 +259,38 @@ mod tests {
         assert_eq!(join.id.to_string().parse::<TokenId>().unwrap(), join.id);
     }
 
+    #[test]
+    fn where_a_token_was_pasted_only_its_id_is_left() {
+        for token in tokens() {
+            let (text, id) = (token.reveal(), format!("token:{}", token.id));
+            for (before, after) in [("", ""), ("/cache/", "?x"), ("no such build `a/", "`"), ("railyard-join-", ".")] {
+                assert_eq!(without_tokens(&format!("{before}{text}{after}")), format!("{before}{id}{after}"));
+            }
+            assert_eq!(without_tokens(&format!("{text} {text}")), format!("{id} {id}"));
+            // Cut off on the way, and with something behind it.
+            assert_eq!(without_tokens(&text[..60]), id);
+            assert_eq!(without_tokens(&format!("{text}-abc")), id);
+        }
+        for text in
+            ["", "railyard-join", "railyard-join-tests/1", "é railyard-bearer-x railyard", "token:0101010101010101"]
+        {
+            assert_eq!(without_tokens(text), text);
+        }
+    }
+
     proptest! {
+        #[test]
+        fn nothing_of_a_token_is_left_wherever_it_stands(
+            which in 0usize..2,
+            before in "[ -~é]{0,40}",
+            after in "[ -~é]{0,40}",
+        ) {
+            let secret = tokens()[which].reveal();
+            let secret = &secret[secret.len() - 50..];
+            let clean = without_tokens(&format!("{before}{}{after}", tokens()[which].reveal())).into_owned();
+            prop_assert!(!clean.contains(secret) && clean.contains("token:"), "{}", clean);
+        }
+
         #[test]
         fn a_changed_token_is_a_damaged_one(which in 0usize..2, at in 0usize..116, with in "[A-Za-z0-9_-]") {
             let text = tokens()[which].reveal();

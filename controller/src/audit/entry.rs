@@ -1,6 +1,7 @@
 //! What a caller tells the audit.
 
 use super::Act;
+use railyard_common::token::without_tokens;
 use railyard_service::listener::{Peer, Proof};
 use railyard_service::tls::Identity;
 use std::collections::BTreeMap;
@@ -67,8 +68,8 @@ impl Outcome {
 
 /// Who did what, to what, and how that ended. It becomes one record.
 ///
-/// Texts from outside may be put in as they are: they are cut to a length, and cannot break a line. **Never put a secret in**:
-/// no token, no key, no value of a parameter.
+/// Texts from outside may be put in as they are: they are cut to a length, cannot break a line, and of a token in them only the id
+/// is kept. **Never put a secret in**: no token, no key, no value of a parameter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     pub(super) act: Act,
@@ -140,10 +141,11 @@ impl Entry {
     }
 }
 
-/// At most [`TEXT_MAX_BYTES`] of `text`, on the border of a character.
+/// At most [`TEXT_MAX_BYTES`] of `text`, on the border of a character, and no token that somebody has put in the wrong place.
 fn cut(text: &str) -> String {
+    let text = without_tokens(text);
     if text.len() <= TEXT_MAX_BYTES {
-        return text.to_owned();
+        return text.into_owned();
     }
     format!("{}{CUT}", &text[..text.floor_char_boundary(TEXT_MAX_BYTES - CUT.len())])
 }
@@ -151,6 +153,19 @@ fn cut(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use railyard_common::token::Token;
+
+    #[test]
+    fn of_a_token_only_its_id_is_kept() {
+        let token = Token::bearer([7; 8], [9; 32]).reveal();
+        let text = format!("{} is no build: {token}", "x".repeat(400));
+        let entry = Entry::new(Act::Cancel).target(&token).via(&token).detail("version", &token);
+        for entry in [entry.clone().refused(&text), entry.failed(&text)] {
+            let all = format!("{entry:?}");
+            assert!(!all.contains("railyard-bearer") && all.contains("is no build: token:0707070707070707"), "{all}");
+            assert_eq!((entry.target.as_str(), &*entry.details["version"]), ("token:0707070707070707", &*entry.target));
+        }
+    }
 
     #[test]
     fn texts_from_outside_have_a_limit() {

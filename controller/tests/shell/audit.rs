@@ -362,3 +362,28 @@ async fn who_is_let_in_and_shut_out_is_recorded_with_what_they_showed() {
     let text = std::fs::read_to_string(controller.data_dir().join("audit/audit-0000000000000001.jsonl")).unwrap();
     assert!(!text.contains(&made.token) && !text.contains(&made.token[30..60]), "{text}");
 }
+
+#[tokio::test]
+async fn a_token_in_the_wrong_place_is_recorded_by_its_id() {
+    let controller = Controller::start().await;
+    let olga = controller.operator();
+    let mut access = AccessServiceClient::new(controller.channel(Some((Role::Operator, "olga"))));
+    let request = v1::CreateTokenRequest {
+        kind: v1::TokenKind::Bearer.into(),
+        identity: "railyard://viewer/dash".to_owned(),
+        ..Default::default()
+    };
+    let made = access.create_token(request).await.unwrap().into_inner();
+    let (token, id) = (made.token, format!("token:{}", made.view.unwrap().id));
+    olga.cancel(&token, "").await.unwrap_err();
+    olga.cancel(&format!("one/{token}"), &token).await.unwrap_err();
+    olga.submit(ONE, &token).await;
+    let put = controller.browser().put(format!("{}/cache/{token}", controller.url)).body("x").send().await.unwrap();
+    assert_eq!(put.status(), 403);
+    let found = refusals(&controller, 3).await;
+    assert!(found.iter().all(|one| format!("{one:?}").contains(&id)), "{found:?}");
+    let submits = look(&controller, v1::ShowAuditRequest { what: "submit".to_owned(), ..Default::default() }).await;
+    assert_eq!((submits.len(), submits[0].target.clone()), (1, format!("one/{id}")));
+    let text = std::fs::read_to_string(controller.data_dir().join("audit/audit-0000000000000001.jsonl")).unwrap();
+    assert!(!text.contains("railyard-bearer-") && !text.contains(&token[30..60]), "{text}");
+}
