@@ -69,6 +69,8 @@ pub const NOT_PROMOTABLE: &str = "not-promotable";
 
 /// The `domain` of every `ErrorInfo` of the farm.
 const DOMAIN: &str = "railyard";
+/// In its metadata, of what is to be recorded.
+const SUSPICIOUS: &str = "suspicious";
 
 /// Longest message, in bytes. It travels in a header, twice: once more within the details. Some clients take no more than 8 KiB of
 /// headers, and an answer with more breaks their whole connection, with all other calls on it.
@@ -80,8 +82,16 @@ const CUT: &str = "…";
 
 /// A status with a code, a stable reason (a constant of this module) and a message for people, which is cut if it is too long.
 pub fn refusal(code: Code, reason: &'static str, message: impl Into<String>) -> Status {
-    let details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new());
-    Status::with_error_details(code, cut(message.into()), details)
+    with(code, reason, message.into(), HashMap::new())
+}
+
+/// The same of what nobody asks who keeps to the protocol. It is to be recorded, whatever its code.
+pub fn suspicious(code: Code, reason: &'static str, message: impl Into<String>) -> Status {
+    with(code, reason, message.into(), HashMap::from([(SUSPICIOUS.to_owned(), "true".to_owned())]))
+}
+
+fn with(code: Code, reason: &'static str, message: String, more: HashMap<String, String>) -> Status {
+    Status::with_error_details(code, cut(message), ErrorDetails::with_error_info(reason, DOMAIN, more))
 }
 
 fn cut(mut message: String) -> String {
@@ -106,6 +116,12 @@ pub fn reason_of(status: &Status) -> Option<String> {
     (info.domain == DOMAIN).then(|| info.reason.clone())
 }
 
+/// Whether [`suspicious`] made it.
+pub fn is_suspicious(status: &Status) -> bool {
+    let details = status.get_error_details();
+    details.error_info().is_some_and(|info| info.domain == DOMAIN && info.metadata.contains_key(SUSPICIOUS))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -120,6 +136,10 @@ mod tests {
             (Code::FailedPrecondition, "lease j1.1 is over", Some(STALE_LEASE))
         );
         assert_eq!(reason_of(&Status::internal("from elsewhere")), None);
+        let suspect = suspicious(Code::FailedPrecondition, STALE_LEASE, "lease j1.1 is another worker's");
+        let suspect = Status::from_header_map(&suspect.into_http::<()>().into_parts().0.headers).unwrap();
+        assert_eq!(reason_of(&suspect).as_deref(), Some(STALE_LEASE));
+        assert_eq!((is_suspicious(&suspect), is_suspicious(&back)), (true, false));
     }
 
     #[test]

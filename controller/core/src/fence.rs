@@ -20,13 +20,23 @@ impl Farm {
     /// Lets the worker that holds the lease act for it.
     ///
     /// # Errors
-    /// [`Refusal::StaleLease`] for everybody else.
+    /// [`Refusal::StaleLease`] for everybody else; [`Refusal::ForeignLease`] for who never held it, if another did.
     pub fn allow(&self, act: Act, lease: LeaseId, worker: &WorkerName) -> Result<(), Refusal> {
         let unfenced = match act {
             Act::Log => planted::is(Bug::LogUnfenced),
             Act::Upload => planted::is(Bug::UploadUnfenced),
             Act::Download => false,
         };
-        if self.holder(lease) == Some(worker) || unfenced { Ok(()) } else { Err(Refusal::StaleLease(lease)) }
+        match self.holder(lease) == Some(worker) || unfenced {
+            true => Ok(()),
+            false if self.is_anothers(lease, worker) => Err(Refusal::ForeignLease(lease)),
+            false => Err(Refusal::StaleLease(lease)),
+        }
+    }
+
+    /// Whether the lease was given to another worker, whatever became of it.
+    pub fn is_anothers(&self, lease: LeaseId, worker: &WorkerName) -> bool {
+        let attempts = self.jobs.get(&lease.job).map(|job| job.attempts.as_slice()).unwrap_or_default();
+        attempts.iter().any(|attempt| attempt.number == lease.attempt && attempt.worker != *worker)
     }
 }

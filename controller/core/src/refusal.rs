@@ -74,6 +74,9 @@ pub enum Refusal {
     /// The caller no longer holds this lease, or never did.
     #[error("lease {0} is not held by this worker: it has ended, expired or passed to another")]
     StaleLease(LeaseId),
+    /// It is, or was, another worker's. No worker that keeps to the protocol says this.
+    #[error("lease {0} is another worker's")]
+    ForeignLease(LeaseId),
     /// The plan's own fault; a checked pipeline never makes one.
     #[error("the plan cannot be run: {0}")]
     BadPlan(String),
@@ -252,7 +255,7 @@ impl Refusal {
             Self::KeyReused { .. } => RefusalKind::Exists,
             Self::NothingToRetry { .. } | Self::NoSuchJob { .. } | Self::UnknownWorker(_) => RefusalKind::NotFound,
             Self::NothingToApprove(_) | Self::NotHeld(_) | Self::Retired { .. } => RefusalKind::State,
-            Self::StaleLease(_) | Self::LateHello(_) => RefusalKind::Stale,
+            Self::StaleLease(_) | Self::ForeignLease(_) | Self::LateHello(_) => RefusalKind::Stale,
             Self::BadPlan(_) | Self::TooUrgent(_) => RefusalKind::Invalid,
             Self::CannotUse(_) => RefusalKind::State,
             Self::UnknownToken | Self::TokenExpired(_) | Self::TokenUsed(_) => RefusalKind::Unproven,
@@ -290,7 +293,8 @@ impl Refusal {
             Self::Retired { .. } => "worker-retired",
             // Whoever still listens may try again.
             Self::LateHello(_) => "busy",
-            Self::StaleLease(_) => "stale-lease",
+            // For a worker both mean the same: stop.
+            Self::StaleLease(_) | Self::ForeignLease(_) => "stale-lease",
             Self::BadPlan(_) => "bad-plan",
             Self::CannotUse(_) => "build-not-usable",
             Self::TooUrgent(_) => "bad-request",

@@ -205,7 +205,7 @@ impl Handle {
     /// Lets the worker that holds the lease act for it.
     ///
     /// # Errors
-    /// [`CommandError::Refused`] with [`Refusal::StaleLease`] for everybody else.
+    /// [`CommandError::Refused`] with [`Refusal::StaleLease`] for everybody else, or [`Refusal::ForeignLease`].
     pub async fn check_lease(&self, act: Act, lease: LeaseId, worker: &WorkerName) -> Result<(), CommandError> {
         let worker = worker.clone();
         Ok(self.read(move |farm, _| farm.allow(act, lease, &worker)).await??)

@@ -28,7 +28,7 @@ pub use worker::Workers;
 use crate::cache::CacheError;
 use crate::driver::CommandError;
 use crate::logs::LogError;
-use railyard_core::RefusalKind;
+use railyard_core::{Refusal, RefusalKind};
 use railyard_service::{error_chain, rpc_error};
 use tonic::{Code, Status};
 
@@ -45,6 +45,9 @@ fn command_status(error: CommandError) -> Status {
                 RefusalKind::Unproven => Code::Unauthenticated,
                 RefusalKind::Forbidden => Code::PermissionDenied,
             };
+            if matches!(refusal, Refusal::ForeignLease(_)) {
+                return rpc_error::suspicious(code, refusal.reason(), error.to_string());
+            }
             rpc_error::refusal(code, refusal.reason(), error.to_string())
         }
         CommandError::Journal(_) => rpc_error::refusal(Code::Unavailable, rpc_error::BUSY, error.to_string()),
@@ -107,7 +110,6 @@ fn check_protocol(who: &str, version: &str, protocol: u32) -> Result<(), Status>
 mod tests {
     use super::*;
     use railyard_common::id::{BuildId, JobId, LeaseId, WorkerName};
-    use railyard_core::Refusal;
 
     #[test]
     fn the_farm_s_words_are_those_that_clients_know() {
@@ -122,6 +124,7 @@ mod tests {
             (Refusal::NotHeld(worker.clone()), rpc_error::NOT_HELD),
             (Refusal::Retired { worker, hold: "retired".to_owned() }, rpc_error::WORKER_RETIRED),
             (Refusal::StaleLease(LeaseId { job: JobId(1), attempt: 1 }), rpc_error::STALE_LEASE),
+            (Refusal::ForeignLease(LeaseId { job: JobId(1), attempt: 1 }), rpc_error::STALE_LEASE),
         ] {
             assert_eq!(refusal.reason(), word);
             assert_eq!(rpc_error::reason_of(&command_status(refusal.into())).as_deref(), Some(word));

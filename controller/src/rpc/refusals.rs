@@ -77,12 +77,13 @@ impl Note {
         }
     }
 
-    /// What the farm's state does not allow just now is no refusal in this sense: honest workers hear of stale leases.
+    /// What the farm's state does not allow just now is no refusal in this sense: honest workers hear of stale leases. Those of others
+    /// they never name.
     fn call(self, status: &Status) {
         use Code::{DataLoss, DeadlineExceeded, InvalidArgument, OutOfRange, PermissionDenied, Unauthenticated};
         let code = status.code();
         let is_bad = matches!(code, InvalidArgument | OutOfRange | DataLoss | DeadlineExceeded);
-        if is_bad || matches!(code, PermissionDenied | Unauthenticated) {
+        if is_bad || matches!(code, PermissionDenied | Unauthenticated) || rpc_error::is_suspicious(status) {
             self.write(status.message());
         }
     }

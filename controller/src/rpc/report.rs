@@ -12,7 +12,7 @@ use railyard_common::layout;
 use railyard_common::outcome::OutcomeKind;
 use railyard_common::path::RelPath;
 use railyard_common::plan::Plan;
-use railyard_core::{Command, Farm, Report};
+use railyard_core::{Command, Farm, Refusal, Report};
 use railyard_proto::v1;
 use railyard_service::convert::{self, FromProto as _, LIST_MAX_LEN};
 use railyard_service::rpc_error;
@@ -51,7 +51,12 @@ impl Workers {
             log_bytes: request.log_bytes,
         };
         // Its lease was durable before the worker had it.
-        let held = self.farm.look(move |farm, _| held_by(farm, lease, &worker)).await.map_err(command_status)?;
+        let look = move |farm: &Farm| match farm.is_anothers(lease, &worker) {
+            true => Err(Refusal::ForeignLease(lease)),
+            false => Ok(held_by(farm, lease, &worker)),
+        };
+        let held = self.farm.look(move |farm, _| look(farm)).await.map_err(command_status)?;
+        let held = held.map_err(|foreign| command_status(foreign.into()))?;
         let found = held.as_ref().and_then(|(plan, index)| Some((plan.untrusted, plan.jobs.get(*index)?)));
         if let (Some((untrusted, spec)), OutcomeKind::Succeeded) = (found, report.outcome.kind) {
             // Whatever the farm forgot of it, none of this goes before the build has it.

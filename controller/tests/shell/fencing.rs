@@ -51,10 +51,15 @@ async fn another_worker_can_do_nothing_with_a_lease() {
     let mut other = controller.worker("hammer").await;
     let upload = upload_of(&worker, mine).await;
     refused_for_all(&other, mine, &upload).await;
+    for call in ["Report", "PrepareUpload", "AppendLog", "PrepareDownload", "SignParts", "FetchSecrets"] {
+        let call = format!("WorkerService/{call}\"");
+        controller.audited(&["worker/hammer", &call, "\"refused\"", "is another worker's"]).await;
+    }
     assert_eq!(other.beat(&[mine], v1::Phase::Run).await.lost, [mine]);
     let never = v1::LeaseId { job: mine.job, attempt: mine.attempt + 1 };
     refused_for_all(&worker, never, &upload).await;
     refused_for_all(&worker, v1::LeaseId { job: 4_711, attempt: 1 }, &upload).await;
+    assert_eq!(controller.audit_lines(&["worker/anvil", "refused"]), 0, "what was never given may be forgotten");
 
     let person = controller.operator();
     assert_eq!(person.job(&build, "work@linux/amd64").await.state(), v1::JobState::Running);
@@ -78,6 +83,10 @@ async fn an_attempt_that_was_given_away_can_do_nothing_with_its_lease() {
     assert_eq!((second.job, second.attempt), (first.job, first.attempt + 1));
     refused_for_all(&worker, first, &upload).await;
     assert_eq!(worker.beat(&[first, second], v1::Phase::Run).await.lost, [first]);
+    // The last refusal is written behind all those that were to be written.
+    refused(worker.try_report(v1::ReportRequest::default()).await, Code::InvalidArgument, "bad-request");
+    controller.audited(&["worker/anvil", "WorkerService/Report\"", "names no lease"]).await;
+    assert_eq!(controller.audit_lines(&["worker/anvil", "refused"]), 1, "its own old leases are no lines");
     worker.succeed(second).await;
     let job = controller.operator().ended(&build).await.jobs.remove(0);
     let kinds: Vec<_> = job.attempts.iter().map(|attempt| attempt.outcome.as_ref().unwrap().kind()).collect();

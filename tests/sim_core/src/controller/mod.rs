@@ -258,7 +258,7 @@ impl Waiter {
     /// What a refusal of the farm is for a caller.
     fn refused(refusal: &Refusal) -> Refused {
         match refusal {
-            Refusal::StaleLease(_) => Refused::Stale,
+            Refusal::StaleLease(_) | Refusal::ForeignLease(_) => Refused::Stale,
             other => Refused::Final(other.to_string()),
         }
     }
