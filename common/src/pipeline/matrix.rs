@@ -9,6 +9,9 @@ use super::yaml::{Node, Value};
 use crate::id::{BadId, Variant};
 use std::collections::BTreeSet;
 
+/// Longest value: a variant's name is all of its values, and has no more.
+const VALUE_MAX_BYTES: usize = 63;
+
 /// The one variant of a step without a matrix.
 pub(super) fn none() -> VariantSpec {
     VariantSpec { name: None, values: Vec::new() }
@@ -51,6 +54,10 @@ fn values(reader: &mut Reader<'_>, key: &str, node: &Node) -> Vec<String> {
         let Some(text) = reader.text(item, &format!("a value of {what}")) else { continue };
         if text.is_empty() || !text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b)) {
             let message = format!("{} is not a matrix value: expected letters, digits, `.`, `-` and `_`", quote(text));
+            reader.problems.add(item.at, message);
+        } else if text.len() > VALUE_MAX_BYTES {
+            // Before it is copied into every variant.
+            let message = format!("{} is too long for a matrix value: at most {VALUE_MAX_BYTES} bytes", quote(text));
             reader.problems.add(item.at, message);
         } else if !seen.insert(text) {
             reader.problems.add(item.at, format!("{what} has the value {} twice", quote(text)));
