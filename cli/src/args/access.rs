@@ -2,7 +2,7 @@
 
 #![allow(missing_docs, reason = "a doc comment on a group of flags would take the place of the verb's own help")]
 
-use super::workers::parse_duration;
+use super::workers::parse_term;
 use super::{AskArgs, Format, OutputArgs};
 use clap::{ArgGroup, Args, Subcommand, ValueEnum};
 use railyard_common::id::{PipelineName, PoolName, WorkerName};
@@ -123,8 +123,8 @@ pub struct TokenCreateArgs {
     /// A token that is shown with each call, for scripts and browsers, instead of one to join with
     #[arg(long)]
     pub bearer: bool,
-    /// How long it is good, for instance 10m, 1day or 90days
-    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    /// How long it is good, for instance 10m, 1day or 90days; at least a second
+    #[arg(long, value_name = "DURATION", value_parser = parse_ttl)]
     pub ttl: Option<Duration>,
     #[command(flatten)]
     pub ask: AskArgs,
@@ -201,4 +201,11 @@ pub fn identity(worker: Option<&WorkerName>, role: Option<PersonRole>, user: Opt
         (None, None) => return Err("a worker or a role is expected".to_owned()),
     };
     Identity::new(role, name).map_err(|error| error.to_string())
+}
+
+/// How long a token is good. The farm takes nothing for "as usual", and that is not what somebody means who writes `0s`.
+pub(super) fn parse_ttl(text: &str) -> Result<Duration, String> {
+    parse_term(text).map_err(|why| {
+        format!("{why}; at most 15m for a worker, 1day for a person who joins, 366days for a --bearer token")
+    })
 }

@@ -1,8 +1,10 @@
+use super::access::parse_ttl;
 use super::pipeline::parse_param;
 use super::services::parse_cpus;
 use super::workers::parse_duration;
 use super::*;
 use clap::CommandFactory as _;
+use std::time::Duration;
 
 #[test]
 fn the_command_line_is_consistent() {
@@ -51,6 +53,17 @@ fn a_parameter_keeps_further_equals_signs() {
     assert_eq!(parse_param("empty="), Ok(("empty".to_owned(), String::new())));
     assert!(parse_param("novalue").is_err());
     assert!(parse_param("=x").is_err());
+}
+
+#[test]
+fn a_token_is_good_for_some_time() {
+    assert_eq!(parse_ttl("1s"), Ok(Duration::from_secs(1)));
+    for bad in ["0s", "0days", "500ms", "", "7"] {
+        assert!(parse_ttl(bad).unwrap_err().ends_with("366days for a --bearer token"), "{bad}");
+    }
+    let create = ["railyard", "token", "create", "--worker", "w", "--ttl", "0s"];
+    let refused = Cli::try_parse_from(create).unwrap_err().to_string();
+    assert!(refused.contains("more than 0s is expected"), "{refused}");
 }
 
 #[test]
