@@ -24,6 +24,7 @@ pub mod logs;
 pub mod metrics;
 pub mod policy;
 mod policy_change;
+mod private;
 mod registry;
 mod reload;
 pub mod reserve;

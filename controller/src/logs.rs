@@ -6,6 +6,7 @@
 mod files;
 
 use crate::cache::{Cache, CacheError};
+use crate::private;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use railyard_common::id::{BuildId, JobName, LeaseId};
@@ -114,7 +115,7 @@ impl LogStore {
     /// # Errors
     /// If the directory cannot be made.
     pub fn open(dir: &Path, cache: Arc<dyn Cache>, max_bytes: u64) -> io::Result<Self> {
-        std::fs::create_dir_all(dir)?;
+        private::make_dir(dir)?;
         Ok(Self { dir: dir.to_owned(), cache, max_bytes, growing: Mutex::default() })
     }
 

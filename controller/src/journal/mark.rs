@@ -11,6 +11,7 @@
 //! The file has two slots of a page each, written in turn, so that a torn write spoils at most the one that is not needed.
 
 use super::JournalError;
+use crate::private;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt as _;
@@ -68,7 +69,7 @@ impl Mark {
     /// Makes a mark; the directory's entry is left to the caller to sync.
     pub(super) fn create(dir: &Path, generation: u64, acked: Acked) -> Result<Self, JournalError> {
         let path = path(dir, generation);
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path);
+        let file = private::file().read(true).write(true).create(true).truncate(true).open(&path);
         let file = file.map_err(|source| JournalError::Io { what: "create", path: path.clone(), source })?;
         let mark = Self { path, file, generation };
         mark.reset(acked)?;

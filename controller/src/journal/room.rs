@@ -5,8 +5,9 @@
 //! it a controller can start, to be looked at, on a disk that is full.
 
 use super::JournalError;
+use crate::private;
 use nix::fcntl::{FallocateFlags, fallocate};
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::path::{Path, PathBuf};
 
 /// With less free the journal takes nothing more: several times the largest round of events, for what others write meanwhile.
@@ -52,7 +53,7 @@ impl Room {
         if path.exists() {
             return;
         }
-        let made = OpenOptions::new().write(true).create_new(true).open(&path).and_then(|file| {
+        let made = private::file().write(true).create_new(true).open(&path).and_then(|file| {
             fallocate(&file, FallocateFlags::empty(), 0, RESERVE_BYTES as i64).map_err(std::io::Error::from)
         });
         if let Err(error) = made {

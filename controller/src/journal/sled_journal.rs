@@ -21,6 +21,7 @@ use super::record::{self, BadRecord};
 use super::room::Room;
 use super::sled_tail::{Opened, Tail, sync_dir};
 use super::{Journal, JournalError, Loaded, sled_tail, snapshot_file};
+use crate::private;
 use railyard_core::{Event, Snapshot};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -69,7 +70,7 @@ impl SledJournal {
     /// # Errors
     /// [`JournalError`], for instance when another controller has it open, or when acknowledged records are damaged.
     pub fn open(dir: &Path) -> Result<Self, JournalError> {
-        fs::create_dir_all(dir).map_err(|source| JournalError::Io { what: "create", path: dir.to_owned(), source })?;
+        private::make_dir(dir).map_err(|source| JournalError::Io { what: "create", path: dir.to_owned(), source })?;
         let generation = snapshot_file::newest(dir)?;
         let (kept, room) = (Kept::default(), Room::new(dir));
         let snapshot_bytes = snapshot_file::json_bytes(dir, generation);

@@ -2,6 +2,7 @@
 
 use super::record::{self, BadRecord};
 use super::{JournalError, sled_tail::sync_dir};
+use crate::private;
 use railyard_core::{Snapshot, SnapshotJobs, SnapshotRest};
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
@@ -31,7 +32,8 @@ pub(super) fn write(dir: &Path, generation: u64, snapshot: &Snapshot) -> Result<
         let path = path.to_owned();
         move |source| JournalError::Io { what, path, source }
     };
-    let mut file = File::create(&staging).map_err(io("create", &staging))?;
+    let created = private::file().write(true).create(true).truncate(true).open(&staging);
+    let mut file = created.map_err(io("create", &staging))?;
     file.write_all(&record::encode_large(snapshot)).map_err(io("write", &staging))?;
     file.sync_all().map_err(io("sync", &staging))?;
     fs::rename(&staging, &target).map_err(io("rename", &staging))?;

@@ -1,8 +1,9 @@
 //! Logs on disk: growing ones as they are, filed ones as zstd.
 
 use super::CHUNK_BYTES;
+use crate::private;
 use bytes::Bytes;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, BufReader, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::Path;
 use std::sync::Arc;
@@ -19,7 +20,7 @@ pub(super) fn truncation_notice(taken: u64, max: u64) -> String {
 /// acked.
 pub(super) fn append(path: &Path, at: u64, data: &[u8]) -> io::Result<()> {
     let first = at == 0;
-    let mut file = OpenOptions::new().create(first).truncate(false).write(true).open(path)?;
+    let mut file = private::file().create(first).truncate(false).write(true).open(path)?;
     let len = file.metadata()?.len();
     if len < at {
         let why = format!("{} has {len} bytes and should have {at}; somebody has cut it", path.display());
@@ -47,7 +48,8 @@ fn sync_parent(path: &Path) -> io::Result<()> {
 /// Compresses a log, with a note at its end if more than `max` bytes were `taken`.
 pub(super) fn pack(from: &Path, to: &Path, taken: u64, max: u64) -> io::Result<()> {
     let mut source = File::open(from)?;
-    let mut encoder = zstd::Encoder::new(File::create(to)?, ARCHIVE_LEVEL)?;
+    let file = private::file().write(true).create(true).truncate(true).open(to)?;
+    let mut encoder = zstd::Encoder::new(file, ARCHIVE_LEVEL)?;
     encoder.include_checksum(true)?;
     io::copy(&mut source, &mut encoder)?;
     if taken > max {
