@@ -154,13 +154,27 @@ impl Filter {
     }
 }
 
-/// The text without control sequences.
+/// The text without control sequences, and with those characters shown that reorder others.
 pub fn plain(text: &str) -> String {
     let mut out = Vec::with_capacity(text.len());
     let mut filter = Filter::new(Keep::Text);
     filter.push(text.as_bytes(), &mut out);
     filter.finish(&mut out);
-    String::from_utf8_lossy(&out).into_owned()
+    let text = String::from_utf8_lossy(&out);
+    if !text.contains(is_bidi) {
+        return text.into_owned();
+    }
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        if is_bidi(c) { shown.extend(c.escape_unicode()) } else { shown.push(c) }
+    }
+    shown
+}
+
+/// Characters that turn around what is shown behind them, so that a line could say other things than it does. They are shown by
+/// their number: an honest text has them, too, and reads as well without.
+fn is_bidi(c: char) -> bool {
+    matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// The text without control sequences, on one line.
@@ -217,6 +231,12 @@ mod tests {
         ] {
             assert_eq!(filtered(Keep::Colours, input), want, "{:?}", String::from_utf8_lossy(input));
         }
+    }
+
+    #[test]
+    fn what_would_turn_a_line_around_is_shown() {
+        assert_eq!(one_line("one/1\u{202e}1/eno\u{2066}x\u{200f}"), r"one/1\u{202e}1/eno\u{2066}x\u{200f}");
+        assert_eq!(one_line("שלום é"), "שלום é");
     }
 
     #[test]
