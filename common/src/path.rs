@@ -24,7 +24,17 @@ const PATH_MAX_LEN: usize = 1024;
 /// Longest part of a path: what file systems take.
 const PART_MAX_LEN: usize = 255;
 
+/// Names that begin like this are Railyard's own: files that are being fetched have them until they are whole.
+pub const RESERVED_PREFIX: &str = ".railyard-";
+
 impl RelPath {
+    /// Whether a part of it is a name that is Railyard's own. No artifact has such a path: where it is fetched to, the file of
+    /// another artifact may be on its way under that name. Some file systems take both cases for the same name.
+    pub fn is_reserved(&self) -> bool {
+        let prefix = |part: &str| part.get(..RESERVED_PREFIX.len()).map(str::to_ascii_lowercase);
+        self.0.split('/').any(|part| prefix(part).as_deref() == Some(RESERVED_PREFIX))
+    }
+
     /// The text.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -194,6 +204,21 @@ mod tests {
         assert!(format!("a/{part}/{part}").parse::<RelPath>().is_ok());
         assert!(format!("a/{part}x/b").parse::<RelPath>().is_err());
         assert!("a/".repeat(600).trim_end_matches('/').parse::<RelPath>().is_err());
+    }
+
+    #[test]
+    fn names_of_files_on_their_way_are_reserved() {
+        for (path, want) in [
+            (".railyard-x", true),
+            ("out/.railyard-x.part/y", true),
+            ("out/.Railyard-", true),
+            (".railyard", false),
+            ("x.railyard-y", false),
+            ("railyard-x", false),
+            ("üüüüüü", false),
+        ] {
+            assert_eq!(path.parse::<RelPath>().unwrap().is_reserved(), want, "{path}");
+        }
     }
 
     #[test]

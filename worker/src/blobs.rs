@@ -12,7 +12,7 @@ use crate::disk::uses::Uses;
 use crate::keyed::Keyed;
 use railyard_common::blob::{Blob, Encoding};
 use railyard_common::digest::Digest;
-use railyard_transfer::Form;
+use railyard_transfer::{Form, Scratch};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, FileTimes, Metadata};
 use std::io;
@@ -25,9 +25,6 @@ use tokio::sync::OwnedMutexGuard;
 
 /// Names the boot of the host's kernel in which the files were written.
 const BOOT_FILE: &str = "host-boot";
-
-/// What a fetch adds to a blob's name until it is whole.
-const UNFINISHED: [&str; 3] = ["part", "chunks", "plain"];
 
 /// What is behind the name of a blob that is kept as the cache stores it.
 const PACKED: &str = "zst";
@@ -373,11 +370,8 @@ fn own_files(dir: &Path) -> Result<Vec<OwnFile>, DiskError> {
 }
 
 fn parse_name(name: &str) -> Option<(Key, State)> {
-    if let Some(key) = Key::parse(name) {
-        return Some((key, State::Whole));
-    }
-    let (whole, ending) = name.rsplit_once('.')?;
-    UNFINISHED.contains(&ending).then(|| Key::parse(whole)).flatten().map(|key| (key, State::Unfinished))
+    let whole = Key::parse(name).map(|key| (key, State::Whole));
+    whole.or_else(|| Some((Key::parse(Scratch::dest_of(name)?)?, State::Unfinished)))
 }
 
 /// The blobs of an earlier start, and what it had fetched of others.
@@ -410,23 +404,19 @@ fn last_use(metadata: &Metadata) -> u64 {
     u64::try_from(read.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// What a fetch adds to the name of its blob until it is whole.
-fn unfinished(path: &Path) -> impl Iterator<Item = PathBuf> {
-    UNFINISHED.into_iter().map(|ending| {
-        let mut name = path.as_os_str().to_owned();
-        name.push(format!(".{ending}"));
-        PathBuf::from(name)
-    })
+/// What a fetch writes until its blob is whole.
+fn unfinished(path: &Path) -> [PathBuf; 3] {
+    Scratch::beside(path).all().map(Path::to_owned)
 }
 
 /// What a fetch that was broken off takes on the disk.
 fn unfinished_bytes(path: &Path) -> u64 {
     // The kernel counts in blocks of 512 bytes, whatever the file system does.
-    unfinished(path).filter_map(|path| fs::metadata(path).ok()).map(|metadata| metadata.blocks() * 512).sum()
+    unfinished(path).iter().filter_map(|path| fs::metadata(path).ok()).map(|metadata| metadata.blocks() * 512).sum()
 }
 
 fn remove_unfinished(path: &Path) -> io::Result<()> {
-    unfinished(path).try_for_each(|path| remove(&path))
+    unfinished(path).iter().try_for_each(|path| remove(path))
 }
 
 fn remove(path: &Path) -> io::Result<()> {

@@ -6,7 +6,7 @@
 use crate::disk::DiskError;
 use railyard_common::compress::Compress;
 use railyard_common::job::{OutputSpec, Placement};
-use railyard_common::path::{BadPath, Glob, RelPath};
+use railyard_common::path::{BadPath, Glob, RESERVED_PREFIX, RelPath};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
@@ -193,6 +193,10 @@ fn artifact(
     }
     let bad_path = |error: BadPath| bad(error.to_string());
     let path: RelPath = format!("{}{}", entry.name, compress.suffix()).parse().map_err(bad_path)?;
+    if path.is_reserved() {
+        let why = format!("names that begin with `{RESERVED_PREFIX}` are those of files that are being fetched; rename it");
+        return Err(bad(why));
+    }
     let file = if entry.kind.is_symlink() { resolve(work, &entry.path).map_err(bad)? } else { entry.path.clone() };
     let kind = fs::symlink_metadata(&file).map_err(DiskError::at("read", &file))?.file_type();
     if kind.is_dir() {
@@ -361,6 +365,14 @@ mod tests {
         }
         assert!(matches!(names(dir.path(), &["to-dir"]), Err(OutputError::Missing { .. })), "a directory is no file");
         assert!(matches!(names(dir.path(), &["etc/passwd"]), Err(OutputError::Missing { .. })), "not followed");
+    }
+
+    #[test]
+    fn no_artifact_has_the_name_of_a_file_that_is_being_fetched() {
+        let dir = work();
+        fs::write(dir.path().join("out/.railyard-a.raw-0123.part"), "").unwrap();
+        let message = names(dir.path(), &["out/*"]).unwrap_err().to_string();
+        assert!(message.starts_with("`out/.railyard-a.raw-0123.part` cannot be an output: names that begin"), "{message}");
     }
 
     #[test]

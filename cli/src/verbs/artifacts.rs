@@ -6,7 +6,7 @@ use crate::farm::{Farm, chain};
 use crate::render::progress::template;
 use crate::render::{Console, ansi, human, lists};
 use crate::view::{Artifact as Listed, Build};
-use futures_util::{StreamExt as _, TryStreamExt as _};
+use futures_util::StreamExt as _;
 use indicatif::{MultiProgress, ProgressBar};
 use railyard_common::blob::Artifact;
 use railyard_common::id::JobName;
@@ -15,11 +15,15 @@ use railyard_service::channel;
 use railyard_service::convert::{parsed, required};
 use railyard_transfer::{Form, Settings, Transfer, TransferError, hash_file};
 use serde::Serialize;
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Files at a time: enough to fill a link with small ones, few enough for bars on a terminal.
 const PARALLEL_FILES: usize = 4;
+
+/// Failures that a message names before it only counts.
+const NAMED_MAX: usize = 50;
 
 /// Lists what a build left.
 ///
@@ -59,15 +63,86 @@ pub async fn fetch(args: &FetchArgs, console: &Console) -> Result<(), Failure> {
         bars: console.err.terminal.then(MultiProgress::new),
     };
     let files = place(&args.dir(), signed);
-    let fetched: Vec<Fetched> = futures_util::stream::iter(files)
-        .map(|file| fetcher.fetch(file))
-        .buffered(PARALLEL_FILES)
-        .try_collect()
-        .await?;
+    let (fetched, failed) = each(files, |(dest, file)| fetcher.fetch(dest, file)).await;
     if console.is_json() {
-        return console.json(&fetched);
+        console.json(&fetched)?;
+    } else {
+        console.print(&fetched.iter().map(|file| format!("{}\n", file.file.display())).collect::<String>())?;
     }
-    console.print(&fetched.iter().map(|file| format!("{}\n", file.file.display())).collect::<String>())
+    failed.map_or(Ok(()), Err)
+}
+
+/// Fetches one file after the other, some at a time: those that came, and what became of the others. One that cannot be had
+/// keeps no other from coming, unless it is for a reason that would keep them all.
+async fn each<F, T>(files: Vec<F>, fetch: impl Fn(F) -> T) -> (Vec<Fetched>, Option<Failure>)
+where
+    T: Future<Output = Result<Fetched, Fault>>,
+{
+    let (fetch, count, is_over) = (&fetch, files.len(), &Cell::new(false));
+    let one = |file| async move {
+        if is_over.get() {
+            return None;
+        }
+        let done = fetch(file).await;
+        if done.as_ref().is_err_and(|fault| fault.is_of_all) {
+            is_over.set(true);
+        }
+        Some(done)
+    };
+    let ended: Vec<_> = futures_util::stream::iter(files).map(one).buffered(PARALLEL_FILES).collect().await;
+    let (mut fetched, mut faults) = (Vec::new(), Vec::new());
+    for done in ended.into_iter().flatten() {
+        match done {
+            Ok(file) => fetched.push(file),
+            Err(fault) => faults.push(fault),
+        }
+    }
+    let untried = count - fetched.len() - faults.len();
+    (fetched, all(faults, count, untried))
+}
+
+/// One failure that names them all.
+fn all(mut faults: Vec<Fault>, count: usize, untried: usize) -> Option<Failure> {
+    if faults.len() == 1 && untried == 0 {
+        return faults.pop().map(|fault| fault.failure);
+    }
+    let is_farm = faults.first().map(|fault| matches!(fault.failure, Failure::Farm(_)))?;
+    let mut message = format!("{} of {count} files could not be fetched", faults.len());
+    if untried > 0 {
+        message.push_str(&format!(", and {untried} were not tried"));
+    }
+    for fault in faults.iter().take(NAMED_MAX) {
+        if let Failure::Failed(why) | Failure::Farm(why) | Failure::Usage(why) = &fault.failure {
+            message.push_str(&format!("\n  {why}"));
+        }
+    }
+    if let Some(more) = faults.len().checked_sub(NAMED_MAX).filter(|more| *more > 0) {
+        message.push_str(&format!("\n  and {more} more"));
+    }
+    Some(if is_farm { Failure::Farm(message) } else { Failure::Failed(message) })
+}
+
+/// Why a file was not fetched.
+struct Fault {
+    failure: Failure,
+    /// What keeps this one keeps all others, too.
+    is_of_all: bool,
+}
+
+impl Fault {
+    fn new(dest: &Path, error: &TransferError) -> Self {
+        let failure = Failure::Failed(format!("cannot fetch {}: {}", dest.display(), chain(error)));
+        // Of the last two only after a long time of trying.
+        let is_of_all = matches!(
+            error,
+            TransferError::DiskFull { .. } | TransferError::Stalled { .. } | TransferError::Network { .. }
+        );
+        Self { failure, is_of_all }
+    }
+
+    fn of_this(failure: Failure) -> Self {
+        Self { failure, is_of_all: false }
+    }
 }
 
 /// Why there is nothing to fetch.
@@ -139,11 +214,12 @@ struct Fetcher<'a> {
 }
 
 impl Fetcher<'_> {
-    async fn fetch(&self, (dest, mut file): (PathBuf, Wanted)) -> Result<Fetched, Failure> {
+    async fn fetch(&self, dest: PathBuf, mut file: Wanted) -> Result<Fetched, Fault> {
         let there = is_there(&dest, &file.artifact).await;
         if !there {
             if let Some(dir) = dest.parent() {
-                let failed = |error| Failure::local(format!("make the directory {}", dir.display()), error);
+                let doing = || format!("fetch {}: cannot make the directory {}", dest.display(), dir.display());
+                let failed = |error| Fault::of_this(Failure::local(doing(), error));
                 tokio::fs::create_dir_all(dir).await.map_err(failed)?;
             }
             match self.pull(&dest, &file).await {
@@ -154,7 +230,7 @@ impl Fetcher<'_> {
                 }
                 pulled => pulled,
             }
-            .map_err(|error| Failure::Failed(format!("cannot fetch {}: {}", dest.display(), chain(&error))))?;
+            .map_err(|error| Fault::new(&dest, &error))?;
         }
         let blob = file.artifact.blob;
         let size = human::size(blob.size_bytes);
@@ -185,11 +261,13 @@ impl Fetcher<'_> {
         pulled
     }
 
-    async fn sign_again(&self, file: &Wanted) -> Result<String, Failure> {
-        let signed = sign(&self.farm, &self.wanted).await?;
+    async fn sign_again(&self, file: &Wanted) -> Result<String, Fault> {
+        let of_all = |failure| Fault { failure, is_of_all: true };
+        let signed = sign(&self.farm, &self.wanted).await.map_err(of_all)?;
         let same = signed.into_iter().find(|other| other.job == file.job && other.artifact == file.artifact);
         same.map(|other| other.url).ok_or_else(|| {
-            Failure::Failed(format!("{} of {} is not in the farm any more", file.artifact.path, file.job))
+            let gone = format!("{} of {} is not in the farm any more", file.artifact.path, file.job);
+            Fault::of_this(Failure::Failed(gone))
         })
     }
 
@@ -243,6 +321,57 @@ mod tests {
                 Path::new("d/test.tap")
             ]
         );
+    }
+
+    fn fetched(name: &str) -> Fetched {
+        let (job, path, digest) = (String::new(), name.to_owned(), String::new());
+        Fetched { job, path, file: name.into(), size_bytes: 1, digest, transferred: true }
+    }
+
+    fn message(failure: Option<Failure>) -> String {
+        match failure {
+            Some(Failure::Failed(message)) => message,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_file_that_cannot_be_had_keeps_no_other_from_coming() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("b"), "").unwrap();
+        let fetch = |name: &'static str| {
+            let path = dir.path().join(name);
+            async move {
+                let gone = |source| TransferError::Io { what: "write", path: path.clone(), source };
+                std::fs::write(&path, "x").map_err(|error| Fault::new(Path::new(name), &gone(error)))?;
+                Ok(fetched(name))
+            }
+        };
+        let (came, failed) = each(vec!["a", "b/1", "b/2", "c", "d", "e", "f"], fetch).await;
+        assert_eq!(came.iter().map(|file| file.path.as_str()).collect::<String>(), "acdef");
+        let message = message(failed);
+        assert!(
+            message.starts_with("2 of 7 files could not be fetched\n  cannot fetch b/1: cannot write "),
+            "{message}"
+        );
+        assert!(message.contains("\n  cannot fetch b/2: "), "{message}");
+        let (came, failed) = each(vec!["a", "c"], fetch).await;
+        assert!(came.len() == 2 && failed.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_ends_them_all() {
+        let full = TransferError::DiskFull { path: "x".into() };
+        let names: Vec<usize> = (0..100).collect();
+        let (came, failed) = each(names, |n| {
+            let done = if n < 10 { Ok(fetched("x")) } else { Err(Fault::new(Path::new("x"), &full)) };
+            async move { done }
+        })
+        .await;
+        assert_eq!(came.len(), 10);
+        assert!(message(failed).starts_with(
+            "1 of 100 files could not be fetched, and 89 were not tried\n  cannot fetch x: the disk is full"
+        ));
     }
 
     #[tokio::test]

@@ -1,20 +1,18 @@
 //! Where pulled bytes land: chunks at their places in a file of the final size, followed by the digest, then renamed.
 //!
-//! ```text
-//! DEST.part     the stored bytes, as far as they came
-//! DEST.chunks   which of them
-//! DEST.plain    decoded, where the plain bytes of a compressed blob are wanted
-//! ```
+//! **Invariant:** nobody writes into a file that has its final name, and no two pulls write the same file: whoever holds the
+//! lock of the part that lies at its path is the only one who changes it, its notes and the destination.
 
 use crate::chunks::{Chunk, Chunks};
 use crate::error::TransferError;
 use crate::follow::{Fault, Tap, follow};
-use crate::hash::{blocking, joined};
+use crate::hash::{Hasher, blocking, joined};
+use crate::scratch::{self, Scratch};
 use bytes::Bytes;
 use railyard_common::blob::{Blob, Encoding};
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, TryLockError};
 use std::io;
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -36,7 +34,10 @@ pub(crate) struct Landing {
     /// Told how many bytes there are without a gap.
     marks: Sender<u64>,
     blob: Blob,
-    paths: Paths,
+    dest: PathBuf,
+    scratch: Scratch,
+    /// The decoded bytes are wanted.
+    decoded: bool,
     url: String,
     /// Some of the bytes are of an earlier pull.
     pub(crate) resumed: bool,
@@ -47,16 +48,9 @@ struct Shared {
     chunks: Mutex<Chunks>,
 }
 
-struct Paths {
-    dest: PathBuf,
-    part: PathBuf,
-    chunks: PathBuf,
-    /// Where decoded bytes go.
-    plain: Option<PathBuf>,
-}
-
 impl Landing {
-    /// Opens `DEST.part` for `stored_bytes` stored bytes. What it holds of them already counts.
+    /// Opens the part of `dest` for `stored_bytes` stored bytes. What it holds of them already counts. `None` if another pull
+    /// was waited for, and has left the very file.
     pub(crate) async fn open(
         blob: &Blob,
         stored_bytes: u64,
@@ -64,42 +58,30 @@ impl Landing {
         form: Form,
         tap: Option<Tap>,
         url: String,
-    ) -> Result<Self, TransferError> {
+    ) -> Result<Option<Self>, TransferError> {
         let decoded = blob.encoding == Encoding::Zstd && form == Form::Plain;
-        let beside = |ending: &str| {
-            let mut path = dest.as_os_str().to_owned();
-            path.push(ending);
-            PathBuf::from(path)
-        };
-        let paths = Paths {
-            dest: dest.to_owned(),
-            part: beside(".part"),
-            chunks: beside(".chunks"),
-            plain: decoded.then(|| beside(".plain")),
-        };
-        let (part, noted, plain) = (paths.part.clone(), paths.chunks.clone(), paths.plain.clone());
+        // Whoever wants to hear the bytes must have them pass by, and what the cache has packed is not known by its digest.
+        let may_be_there = tap.is_none() && (decoded || blob.encoding == Encoding::Identity);
+        let (dest, scratch) = (dest.to_owned(), Scratch::beside(dest));
+        let (wanted, to, beside) = (*blob, dest.clone(), scratch.clone());
         let opening = move || {
             let open = || {
-                let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&part)?;
-                // A pull that was dropped may still be writing its last bytes; it lets go when its threads end.
-                file.lock()?;
-                let length = file.metadata()?.len();
-                if length != stored_bytes {
-                    // Not what the notes are about.
-                    remove(&noted)?;
-                    if length > 0 {
-                        // Never of a new file: ext4 takes that for a file that is being replaced, and has whoever closes it wait
-                        // for the disk (`auto_da_alloc` in ext4(5)).
-                        file.set_len(0)?;
-                    }
-                    file.set_len(stored_bytes)?;
+                let (file, waited) = lock(&beside.part)?;
+                if waited && may_be_there && is_there(&to, &wanted) {
+                    beside.remove();
+                    return Ok(None);
                 }
-                let plain = plain.map(File::create).transpose()?;
-                Ok((Arc::new(file), Chunks::open(&noted, stored_bytes)?, plain))
+                let length = file.metadata()?.len();
+                let mut chunks = Chunks::open(&beside.chunks, stored_bytes, &wanted.digest)?;
+                if length != stored_bytes || !chunks.is_known() {
+                    chunks.restart(|| resize(&file, length, stored_bytes))?;
+                }
+                let plain = decoded.then(|| empty(&beside.plain)).transpose()?;
+                Ok(Some((Arc::new(file), chunks, plain)))
             };
-            open().map_err(TransferError::local("write", &part))
+            open().map_err(TransferError::local("write", &to))
         };
-        let (file, chunks, plain) = blocking(opening).await?;
+        let Some((file, chunks, plain)) = blocking(opening).await? else { return Ok(None) };
         let resumed = chunks.landed_bytes() > 0;
         let (marks, heard) = channel();
         // Heard by the follower as soon as it begins.
@@ -108,7 +90,7 @@ impl Landing {
         let follower =
             tokio::task::spawn_blocking(move || follow(&followed, &followed_blob, stored_bytes, (plain, tap), &heard));
         let shared = Arc::new(Shared { file, chunks: Mutex::new(chunks) });
-        Ok(Self { shared, follower, marks, blob: *blob, paths, url, resumed })
+        Ok(Some(Self { shared, follower, marks, blob: *blob, dest, scratch, decoded, url, resumed }))
     }
 
     /// What has not landed.
@@ -147,7 +129,7 @@ impl Landing {
 
     /// The error of a write.
     pub(crate) fn local(&self) -> impl FnOnce(io::Error) -> TransferError {
-        TransferError::local("write", &self.paths.part)
+        TransferError::local("write", &self.dest)
     }
 
     /// Whether there is no sense in going on: bytes that came are no good.
@@ -157,35 +139,37 @@ impl Landing {
 
     /// Checks what landed and gives it its name.
     pub(crate) async fn finish(self) -> Result<(), TransferError> {
-        let Self { shared, follower, marks, blob, paths, url, .. } = self;
+        let Self { shared, follower, marks, blob, dest, scratch, decoded, url, .. } = self;
         drop(marks);
         let checked = joined(follower).await;
         // Names are changed here and not on the other thread, so that a pull that is dropped changes none afterwards: by
         // then the next one may be writing a file of the same name. The file stays open, and locked, until it is done.
-        let error = match checked {
+        let ended = match checked {
             Ok(()) => {
-                let whole = paths.plain.as_ref().unwrap_or(&paths.part);
-                fs::rename(whole, &paths.dest).map_err(TransferError::local("write", &paths.dest))?;
-                paths.remove();
-                drop(shared);
-                return Ok(());
+                // Once the part has lost its name another pull may make the next one: its notes must not be ours.
+                let _ = fs::remove_file(&scratch.chunks);
+                let whole = if decoded { &scratch.plain } else { &scratch.part };
+                fs::rename(whole, &dest).map_err(TransferError::local("write", &dest))
             }
-            Err(Fault::Local(error)) => return Err(TransferError::local("write", &paths.part)(error)),
-            Err(Fault::Content(why)) => TransferError::Corrupt { url, why },
-            Err(Fault::Digest(found)) => TransferError::WrongDigest { url, expected: blob.digest, found },
+            Err(Fault::Local(error)) => return Err(TransferError::local("write", &dest)(error)),
+            Err(Fault::Content(why)) => Err(TransferError::Corrupt { url, why }),
+            Err(Fault::Digest(found)) => Err(TransferError::WrongDigest { url, expected: blob.digest, found }),
         };
-        paths.remove();
-        Err(error)
+        if decoded || ended.is_err() {
+            scratch.remove();
+        }
+        drop(shared);
+        ended
     }
 
     /// Ends a pull that failed: waits until nobody reads any more. What landed stays for the next one, if it is worth anything.
     pub(crate) async fn leave(self, is_worthless: bool) {
-        let Self { follower, marks, paths, shared, .. } = self;
+        let Self { follower, marks, scratch, shared, .. } = self;
         drop(marks);
         // Its verdict does not matter: the pull has failed already.
         let _ = joined(follower).await;
         if is_worthless {
-            paths.remove();
+            scratch.remove();
         }
         drop(shared);
     }
@@ -196,20 +180,59 @@ impl Landing {
     }
 }
 
-impl Paths {
-    /// Removes whatever has not become the destination. What cannot be removed is told by whoever is in its way next.
-    fn remove(&self) {
-        for path in [Some(&self.part), Some(&self.chunks), self.plain.as_ref()].into_iter().flatten() {
-            let _ = remove(path);
+/// The file at `part`, locked, and whether another pull was waited for. One that was dropped may still be writing its last
+/// bytes, and one of another process all of them; both let go when their threads end.
+fn lock(part: &Path) -> io::Result<(File, bool)> {
+    let mut waited = false;
+    loop {
+        let file = scratch::open(part)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                waited = true;
+                file.lock()?;
+            }
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+        // Whoever had it may have made it the destination, or removed it: then it is not the part any more.
+        let locked = file.metadata()?;
+        match fs::symlink_metadata(part) {
+            Ok(here) if (here.dev(), here.ino()) == (locked.dev(), locked.ino()) => return Ok((file, waited)),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => waited = true,
         }
     }
 }
 
-fn remove(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
+/// Whether the very file lies there. What cannot be read is none.
+fn is_there(dest: &Path, blob: &Blob) -> bool {
+    let hash = || {
+        let mut file = File::open(dest)?;
+        if file.metadata()?.len() != blob.size_bytes {
+            return Ok(false);
+        }
+        let mut hasher = Hasher::default();
+        hasher.update_from(&mut file, |_| {})?;
+        Ok::<_, io::Error>(hasher.finish() == blob.digest)
+    };
+    hash().unwrap_or(false)
+}
+
+/// Gives the file its length, with nothing in it.
+fn resize(file: &File, length: u64, wanted: u64) -> io::Result<()> {
+    if length > 0 {
+        // Never of a new file: ext4 takes that for a file that is being replaced, and has whoever closes it wait for the disk
+        // (`auto_da_alloc` in ext4(5)).
+        file.set_len(0)?;
     }
+    file.set_len(wanted)
+}
+
+/// A scratch file with nothing in it.
+fn empty(path: &Path) -> io::Result<File> {
+    let file = scratch::open(path)?;
+    resize(&file, file.metadata()?.len(), 0)?;
+    Ok(file)
 }
 
 /// What a file system keeps at least: a hole of less is none.
@@ -242,7 +265,6 @@ fn is_zero(bytes: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::MetadataExt as _;
 
     #[test]
     fn zeros_are_left_out() {

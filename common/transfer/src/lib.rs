@@ -4,7 +4,7 @@
 //! nothing here knows which of them it talks to.
 //!
 //! **Invariant:** a pulled file gets its name only after its size and SHA-256 were found right; what was not verified
-//! lies beside it as `NAME.part` and is never taken for the real thing.
+//! lies beside it under a name that no artifact has ([`Scratch`]) and is never taken for the real thing.
 
 mod chunks;
 mod compress;
@@ -19,6 +19,7 @@ mod part;
 mod part_log;
 mod pull;
 mod push;
+mod scratch;
 mod tries;
 
 pub use compress::{Press, Pressed, Sum, Want, compress_zstd, pays};
@@ -30,6 +31,7 @@ pub use landing::{Form, write_sparse};
 pub use memory::Memory;
 pub use part_log::PartLog;
 pub use push::{Finished, PartUrls, PushError, Stored, Ticket};
+pub use scratch::Scratch;
 
 use railyard_common::backoff::Backoff;
 use std::time::Duration;

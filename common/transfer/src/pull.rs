@@ -41,11 +41,12 @@ impl Transfer {
     /// Fetches `blob` from the signed `url` into `dest`, in the form that is wanted. `dest` appears only complete and verified.
     ///
     /// Ranges are fetched in parallel, each again on its own for as long as anything moves. What was fetched of it before, also
-    /// by a process that was killed, is taken from `DEST.part`. `progress` is told stored bytes.
+    /// by a process that was killed, is taken from the [`Scratch`](crate::Scratch) beside it; another pull to the same
+    /// `dest` is waited for. `progress` is told stored bytes.
     ///
     /// # Errors
     /// [`TransferError::WrongDigest`] or [`TransferError::Corrupt`] (nothing is left behind), [`TransferError::Expired`],
-    /// [`TransferError::DiskFull`] (`DEST.part` is left for the next try), or any other [`TransferError`].
+    /// [`TransferError::DiskFull`] (what came is left for the next try), or any other [`TransferError`].
     pub async fn pull(
         &self,
         url: &str,
@@ -76,6 +77,10 @@ impl Transfer {
         let mut is_second = false;
         loop {
             let landing = Landing::open(blob, stored_bytes, dest, form, tap.take(), bare(url)).await?;
+            let Some(landing) = landing else {
+                progress(blob.stored_bytes);
+                return Ok(());
+            };
             match self.fill(url, &landing, ranges, stored_bytes, progress).await {
                 Ok(()) => match landing.finish().await {
                     // Damaged on its way, or by a machine that died over an earlier try. Nothing of it is left.

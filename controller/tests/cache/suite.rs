@@ -9,7 +9,7 @@ use railyard_common::blob::{Blob, Encoding};
 use railyard_common::digest::Digest;
 use railyard_common::layout;
 use railyard_controller::cache::{CacheError, Grant, PutMode, Uploader};
-use railyard_transfer::{Form, PartLog, PartUrls, PushError, TransferError, compress_zstd, hash_file, silent};
+use railyard_transfer::{Form, PartLog, PartUrls, PushError, Scratch, TransferError, compress_zstd, hash_file, silent};
 use std::collections::VecDeque;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -39,7 +39,7 @@ pub async fn pull_equals(fixture: &Fixture, blob: &Blob, bytes: &[u8]) {
     let url = fixture.signed(&layout::blob(blob)).await;
     fixture.transfer.pull(&url, blob, &dest, Form::Plain, &silent).await.unwrap();
     assert!(std::fs::read(&dest).unwrap() == bytes, "{} came back changed", blob.digest);
-    assert!(!fixture.dir.path().join("pulled.part").exists());
+    assert!(!Scratch::beside(&dest).part.exists());
 }
 
 pub async fn compressed(fixture: Fixture) {
@@ -107,7 +107,8 @@ pub async fn interrupted_pull(fixture: Fixture) {
     let blob = fixture.upload_bytes(&bytes).await;
     let url = fixture.signed(&layout::blob(&blob)).await;
     let at = |name: &str| fixture.dir.path().join(name);
-    let (dest, part, chunks) = (at("dest"), at("dest.part"), at("dest.chunks"));
+    let dest = at("dest");
+    let Scratch { part, chunks, .. } = Scratch::beside(&dest);
 
     // The second of three chunks is there.
     let begun = |spoil: usize| {
@@ -115,7 +116,7 @@ pub async fn interrupted_pull(fixture: Fixture) {
         begun[16 * MIB..32 * MIB].copy_from_slice(&bytes[16 * MIB..32 * MIB]);
         begun[spoil] ^= 1;
         std::fs::write(&part, begun).unwrap();
-        std::fs::write(&chunks, format!("{}\n1\n", bytes.len())).unwrap();
+        std::fs::write(&chunks, format!("{} {}\n1\n", bytes.len(), blob.digest)).unwrap();
     };
     begun(0);
     let least = AtomicU64::new(u64::MAX);

@@ -88,7 +88,8 @@ fn unfinished(dir: &Path) -> Vec<PathBuf> {
 /// it counts as one of the worker's blobs, whose sizes are limited in all, and goes like them.
 fn is_broken_off(path: &Path, data: &Path) -> bool {
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    let digest = name.strip_suffix(".part").map(|name| name.strip_suffix(".zst").unwrap_or(name));
+    let blob = name.strip_prefix(".railyard-").and_then(|name| name.strip_suffix(".part")?.rsplit_once('-'));
+    let digest = blob.map(|(name, _)| name.strip_suffix(".zst").unwrap_or(name));
     let is_hex = |text: &str| text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
     path.parent() == Some(data.join("blobs").as_path()) && digest.is_some_and(is_hex)
 }

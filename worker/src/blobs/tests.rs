@@ -186,7 +186,7 @@ async fn what_is_kept_is_counted_by_kind() {
     fs::write(&file, "zst").unwrap();
     blobs.adopt(&file, &packed).await;
     let Claim::Fetch(fetch) = blobs.claim(&blob("new"), Form::Plain).await else { panic!("it is here already") };
-    fs::write(fetch.path().with_extension("part"), "ne").unwrap();
+    fs::write(Scratch::beside(fetch.path()).part, "ne").unwrap();
     let stock = blobs.stock();
     assert_eq!(stock.by_kind[&Kind::Layers], (1, 3));
     let (count, bytes) = stock.by_kind[&Kind::Blobs];

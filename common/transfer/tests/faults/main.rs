@@ -1,5 +1,6 @@
 //! What a transfer does when the other side misbehaves.
 
+mod landing;
 mod server;
 
 use base64::Engine as _;
@@ -9,7 +10,7 @@ use railyard_common::backoff::Backoff;
 use railyard_common::blob::{Blob, Encoding, PartChecksum};
 use railyard_common::digest::Digest;
 use railyard_transfer::{
-    Finished, Form, PartLog, PartUrls, PushError, Settings, Stored, Ticket, Transfer, TransferError, compress_zstd,
+    Finished, Form, PartLog, PartUrls, PushError, Scratch, Settings, Stored, Ticket, Transfer, TransferError, compress_zstd,
     hash_file, silent,
 };
 use server::{Act, Server, answer, beginning};
@@ -75,7 +76,7 @@ impl Bench {
     }
 
     fn part_exists(&self) -> bool {
-        self.path("dest.part").exists()
+        Scratch::beside(&self.path("dest")).part.exists()
     }
 }
 
@@ -290,7 +291,7 @@ async fn a_silent_peer_is_an_error_and_not_a_hang() {
     let server = Server::always(move || first.take().unwrap_or_else(hang));
     let error = bench.pull(&blob_of(bytes), &server).await.unwrap_err();
     assert!(matches!(error, TransferError::Stalled { .. }), "{error}");
-    assert_eq!(&std::fs::read(bench.path("dest.part")).unwrap()[..4], &bytes[..4], "kept for the next try");
+    assert_eq!(&std::fs::read(Scratch::beside(&bench.path("dest")).part).unwrap()[..4], &bytes[..4], "kept for the next try");
 }
 
 #[tokio::test]
