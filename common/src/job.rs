@@ -125,34 +125,75 @@ type Directory<'a> = Result<Cow<'a, RelPath>, BadPath>;
 /// Where the artifacts of a step are published. The worker and the controller ask the same question, so they ask it here.
 #[derive(Debug)]
 pub struct Placement<'a> {
-    outputs: Vec<(ArtifactMatcher, Option<Directory<'a>>)>,
+    outputs: Vec<Placed<'a>>,
+}
+
+/// An output, and where it publishes.
+#[derive(Debug)]
+struct Placed<'a> {
+    output: &'a OutputSpec,
+    matcher: ArtifactMatcher,
+    dir: Option<Directory<'a>>,
+}
+
+/// Who leaves an artifact of a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Maker {
+    /// Outputs that compress a file, and append to its name.
+    Compressing,
+    /// Outputs that leave a file of that very name.
+    AsIs,
 }
 
 impl<'a> Placement<'a> {
     /// For a step with these outputs.
     pub fn new(outputs: &'a [OutputSpec]) -> Self {
-        let dir = |output: &'a OutputSpec| output.publish.as_ref().map(|dir| Ok(Cow::Borrowed(dir)));
-        Self { outputs: outputs.iter().map(|output| (output.matcher(), dir(output))).collect() }
+        Self::with(outputs, |output| output.publish.as_ref().map(|dir| Ok(Cow::Borrowed(dir))))
     }
 
     /// The same in another channel than that of the build.
     pub fn in_channel(outputs: &'a [OutputSpec], channel: &ChannelName) -> Self {
-        let dir = |output: &'a OutputSpec| match &output.publish_by_channel {
+        Self::with(outputs, |output| match &output.publish_by_channel {
             Some(by_channel) => Some(by_channel.of(channel).map(Cow::Owned)),
             None => output.publish.as_ref().map(|dir| Ok(Cow::Borrowed(dir))),
-        };
-        Self { outputs: outputs.iter().map(|output| (output.matcher(), dir(output))).collect() }
+        })
+    }
+
+    fn with(outputs: &'a [OutputSpec], dir: impl Fn(&'a OutputSpec) -> Option<Directory<'a>>) -> Self {
+        let placed = |output| Placed { output, matcher: output.matcher(), dir: dir(output) };
+        Self { outputs: outputs.iter().map(placed).collect() }
     }
 
     /// Where the artifact is published, if it is: where the first of its outputs says that publishes it. `None` if it is
-    /// an artifact of none of them.
+    /// an artifact of none of them. If an output makes a file of that name by compressing another one, those that would leave
+    /// such a file as it is have no say.
     ///
     /// # Errors
     /// The published path is too long.
     pub fn of(&self, artifact: &RelPath) -> Option<Result<Option<RelPath>, BadPath>> {
-        let mut its = self.outputs.iter().filter(|(matcher, _)| matcher.is_match(artifact.as_str()));
-        let (_, first) = its.next()?;
-        let dir = first.as_ref().or_else(|| its.find_map(|(_, dir)| dir.as_ref()));
+        self.said_by(Maker::Compressing, artifact).or_else(|| self.said_by(Maker::AsIs, artifact))
+    }
+
+    /// The output that gives this name to what it compresses, if a file that has the name already would be published
+    /// elsewhere: who sees only the artifact could not tell which it is.
+    pub fn rival(&self, artifact: &RelPath) -> Option<&'a OutputSpec> {
+        let rival = self.makers(Maker::Compressing, artifact).next()?;
+        let as_is = self.said_by(Maker::AsIs, artifact)?;
+        (self.said_by(Maker::Compressing, artifact)? != as_is).then_some(rival.output)
+    }
+
+    fn makers(&self, maker: Maker, artifact: &RelPath) -> impl Iterator<Item = &Placed<'a>> {
+        let makes = move |placed: &&Placed<'a>| {
+            let its = if placed.output.compress.suffix().is_empty() { Maker::AsIs } else { Maker::Compressing };
+            its == maker && placed.matcher.is_match(artifact.as_str())
+        };
+        self.outputs.iter().filter(makes)
+    }
+
+    fn said_by(&self, maker: Maker, artifact: &RelPath) -> Option<Result<Option<RelPath>, BadPath>> {
+        let mut its = self.makers(maker, artifact);
+        let first = its.next()?;
+        let dir = first.dir.as_ref().or_else(|| its.find_map(|placed| placed.dir.as_ref()));
         let place = |dir: &Directory<'_>| match dir {
             Ok(dir) => dir.join(artifact.file_name()),
             Err(error) => Err(error.clone()),
@@ -332,9 +373,11 @@ mod tests {
         let place =
             |path: &str| placement.of(&path.parse().unwrap()).map(|path| path.unwrap().map(|path| path.to_string()));
         assert_eq!(place("out/a"), Some(Some("all/a".to_owned())));
-        assert_eq!(place("out/a.xz"), Some(Some("all/a.xz".to_owned())), "the same name says the same");
+        assert_eq!(place("out/a.xz"), Some(Some("packed/a.xz".to_owned())), "`out/*` has not made it");
         assert_eq!(place("deep/x/y.gz"), Some(None));
         assert_eq!(place("deep/x/y"), None);
+        let rival = |path: &str| placement.rival(&path.parse().unwrap()).map(|output| output.glob.to_string());
+        assert_eq!((rival("out/a.xz"), rival("out/b.xz"), rival("deep/x.gz")), (Some("out/a".to_owned()), None, None));
 
         // In another channel only what names it lies elsewhere.
         let open = ByChannel::new(vec![String::new(), "/all".to_owned()]).unwrap();
@@ -345,7 +388,8 @@ mod tests {
         let placement = Placement::in_channel(&outputs, &"beta".parse().unwrap());
         let place = |path: &str| placement.of(&path.parse().unwrap()).unwrap().unwrap().map(|path| path.to_string());
         assert_eq!(place("out/b"), Some("beta/all/b".to_owned()));
-        assert_eq!(place("out/a.xz"), Some("beta/all/a.xz".to_owned()));
+        assert_eq!(place("out/a.xz"), Some("packed/a.xz".to_owned()));
+        assert_eq!(place("out/c.xz"), Some("beta/all/c.xz".to_owned()), "no output makes it by compressing");
         assert_eq!(place("deep/x/y.gz"), None);
     }
 }

@@ -194,7 +194,8 @@ fn artifact(
     let bad_path = |error: BadPath| bad(error.to_string());
     let path: RelPath = format!("{}{}", entry.name, compress.suffix()).parse().map_err(bad_path)?;
     if path.is_reserved() {
-        let why = format!("names that begin with `{RESERVED_PREFIX}` are those of files that are being fetched; rename it");
+        let why =
+            format!("names that begin with `{RESERVED_PREFIX}` are those of files that are being fetched; rename it");
         return Err(bad(why));
     }
     let file = if entry.kind.is_symlink() { resolve(work, &entry.path).map_err(bad)? } else { entry.path.clone() };
@@ -204,6 +205,14 @@ fn artifact(
     }
     if !kind.is_file() {
         return Err(bad("it is not a plain file".to_owned()));
+    }
+    // Outputs that compress are asked first where an artifact is published; of a file that they have not made they must not tell.
+    if compress.suffix().is_empty()
+        && let Some(rival) = placement.rival(&path)
+    {
+        let glob = &rival.glob;
+        let why = "gives this name to a file that it compresses, which is published elsewhere or not at all; rename one of them";
+        return Err(bad(format!("the output `{glob}` {why}")));
     }
     let published = placement.of(&path).transpose().map_err(bad_path)?.flatten();
     let compress = match compress {
@@ -372,7 +381,10 @@ mod tests {
         let dir = work();
         fs::write(dir.path().join("out/.railyard-a.raw-0123.part"), "").unwrap();
         let message = names(dir.path(), &["out/*"]).unwrap_err().to_string();
-        assert!(message.starts_with("`out/.railyard-a.raw-0123.part` cannot be an output: names that begin"), "{message}");
+        assert!(
+            message.starts_with("`out/.railyard-a.raw-0123.part` cannot be an output: names that begin"),
+            "{message}"
+        );
     }
 
     #[test]
@@ -401,6 +413,34 @@ mod tests {
         fs::write(dir.path().join("disk.raw.xz"), "").unwrap();
         let message = find(dir.path(), &[output("*.xz"), compressed("*.raw", "xz:6")]).unwrap_err().to_string();
         assert_eq!(message, "`disk.raw` cannot be an output: `disk.raw.xz` would become the artifact disk.raw.xz, too");
+    }
+
+    #[test]
+    fn what_is_compressed_is_published_where_its_own_output_says() {
+        let dir = tempfile::tempdir().unwrap();
+        let published = |glob: &str, compress: &str, to: &str| OutputSpec {
+            publish: Some(to.parse().unwrap()),
+            compress: compress.parse().unwrap(),
+            optional: true,
+            ..output(glob)
+        };
+        let outputs = [published("out/*", "auto", "plain"), published("out/text", "xz:6", "packed")];
+        let find = || find(dir.path(), &outputs);
+        fs::create_dir(dir.path().join("out")).unwrap();
+        fs::write(dir.path().join("out/text"), "").unwrap();
+        let places: Vec<_> = find().unwrap().into_iter().map(|one| one.published.unwrap().to_string()).collect();
+        assert_eq!(places, ["plain/text", "packed/text.xz"]);
+        // A file that has the name already: with the other beside it two would be one artifact, and without it nobody who sees
+        // the name could tell which output it is of.
+        fs::write(dir.path().join("out/text.xz"), "").unwrap();
+        for gone in ["nothing", "out/text"] {
+            let _ = fs::remove_file(dir.path().join(gone));
+            let message = find().unwrap_err().to_string();
+            assert!(
+                message.starts_with("`out/text.xz` cannot be an output: the output `out/text` gives this name"),
+                "{message}"
+            );
+        }
     }
 
     #[test]
