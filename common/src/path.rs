@@ -113,6 +113,26 @@ impl fmt::Display for RelPath {
     }
 }
 
+/// A path as it stands in a URL.
+pub fn url_path(path: &str) -> String {
+    path.split('/').map(url_part).collect::<Vec<_>>().join("/")
+}
+
+/// One part of a path as it stands in a URL.
+pub fn url_part(part: &str) -> String {
+    use std::fmt::Write as _;
+    let mut out = String::with_capacity(part.len());
+    for b in part.bytes() {
+        if b.is_ascii_alphanumeric() || b"-._~+@=,".contains(&b) {
+            out.push(char::from(b));
+        } else {
+            // Writing to a string cannot fail.
+            let _ = write!(out, "%{b:02X}");
+        }
+    }
+    out
+}
+
 /// A glob over relative paths: `*` and `?` within a part, `**` across parts, `[…]`, `{a,b}`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -219,6 +239,11 @@ mod tests {
         ] {
             assert_eq!(path.parse::<RelPath>().unwrap().is_reserved(), want, "{path}");
         }
+    }
+
+    #[test]
+    fn a_url_keeps_the_slashes_and_nothing_that_means_something_there() {
+        assert_eq!(url_path("a/b c/d#e?f%20/ü+1"), "a/b%20c/d%23e%3Ff%2520/%C3%BC+1");
     }
 
     #[test]

@@ -5,6 +5,7 @@ use super::{phase, some, time};
 use jiff::Timestamp;
 use railyard_common::id::{BuildId, ChannelName, JobName};
 use railyard_common::image_name;
+use railyard_common::path::url_path;
 use railyard_proto::v1;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -161,7 +162,7 @@ impl Artifact {
         let url = published
             .as_ref()
             .filter(|_| !cache_url.is_empty())
-            .map(|path| format!("{}/{path}", cache_url.trim_end_matches('/')));
+            .map(|path| format!("{}/{}", cache_url.trim_end_matches('/'), url_path(path)));
         Self {
             job: job.to_owned(),
             path: artifact.path,
@@ -398,6 +399,14 @@ impl Build {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn urls_of_artifacts_can_be_given_to_curl() {
+        let artifact = v1::Artifact { published: "mini/a b#1?/ü%41.txt".to_owned(), ..Default::default() };
+        let listed = Artifact::new("a@linux/amd64", artifact, "https://farm.example:7411/cache/");
+        assert_eq!(listed.url.unwrap(), "https://farm.example:7411/cache/mini/a%20b%231%3F/%C3%BC%2541.txt");
+        assert_eq!(listed.published.unwrap(), "mini/a b#1?/ü%41.txt");
+    }
 
     #[test]
     fn images_are_named_as_the_registry_names_them() {

@@ -242,18 +242,3 @@ pub async fn open(config: &CacheConfig, base_url: &str, clock: Arc<dyn Clock>) -
         CacheConfig::S3(config) => Ok(Opened { cache: Arc::new(s3::S3::open(config).await?), router: None }),
     }
 }
-
-/// One part of a path as it stands in a URL.
-fn url_part(part: &str) -> String {
-    use std::fmt::Write as _;
-    let mut out = String::with_capacity(part.len());
-    for b in part.bytes() {
-        if b.is_ascii_alphanumeric() || b"-._~+@=,".contains(&b) {
-            out.push(char::from(b));
-        } else {
-            // Writing to a string cannot fail.
-            let _ = write!(out, "%{b:02X}");
-        }
-    }
-    out
-}

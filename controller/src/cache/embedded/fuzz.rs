@@ -6,10 +6,9 @@ use super::listing::Order;
 use super::read::Range;
 use super::receive;
 use super::signing::{PartRight, Right, Unsigned, UrlKey};
-use crate::cache::url_part;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
 use jiff::Timestamp;
-use railyard_common::path::RelPath;
+use railyard_common::path::{RelPath, url_path};
 use railyard_common::time::Millis;
 use std::path::{Component, Path};
 use std::time::Duration;
@@ -65,8 +64,7 @@ fn signature_of(query: &str) -> String {
 
 /// A path that is written as a URL is read as the same path.
 fn same_again(path: &RelPath) {
-    let parts: Vec<String> = path.as_str().split('/').map(url_part).collect();
-    let url: Uri = format!("{PREFIX}/{}", parts.join("/")).parse().expect("a path makes a URL");
+    let url: Uri = format!("{PREFIX}/{}", url_path(path.as_str())).parse().expect("a path makes a URL");
     let again = Target::parse(PREFIX, &url).map(|target| target.path);
     assert_eq!(again, Ok(Some(path.clone())));
 }

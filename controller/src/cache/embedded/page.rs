@@ -1,9 +1,9 @@
 //! A directory as a web page: no scripts, nothing from elsewhere, readable on a telephone.
 
 use super::listing::{Build, Column, Kind, Line, Order, Page};
-use crate::cache::url_part;
 use bytesize::ByteSize;
 use jiff::Timestamp;
+use railyard_common::path::{url_part, url_path};
 use std::fmt::Write as _;
 
 const STYLE: &str = "body{font:15px/1.6 ui-monospace,monospace;margin:2em auto;max-width:70em;padding:0 1em}\
@@ -23,8 +23,7 @@ pub(super) fn html(page: &Page, order: Order) -> String {
     if !page.builds.is_empty() {
         out.push_str("<h2>Builds</h2>\n<table>\n");
         for Build { build, ended } in &page.builds {
-            let link: Vec<_> = build.split('/').map(url_part).collect();
-            let (link, name, date) = (link.join("/"), escape(build), date(ended));
+            let (link, name, date) = (url_path(build), escape(build), date(ended));
             let _ = writeln!(out, "<tr><td><a href=\"builds/{link}/build.json\">{name}</a><td>{date}");
         }
         out.push_str("</table>\n<h2>Everything</h2>\n");

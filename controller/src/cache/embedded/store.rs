@@ -8,7 +8,7 @@ use crate::cache::parts;
 use crate::cache::verify::{self, FRAME_HEAD_BYTES, Verdict, verify};
 use crate::cache::{
     Begun, ByteStream, Cache, CacheError, Entry, GET_MAX_BYTES, Grant, Leases, PART_URL_TTL, PutMode, URL_TTL_MAX,
-    Uploader, url_part,
+    Uploader,
 };
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
@@ -16,7 +16,7 @@ use railyard_common::blob::{Blob, Encoding, PartChecksum};
 use railyard_common::digest::Digest;
 use railyard_common::id::LeaseId;
 use railyard_common::layout;
-use railyard_common::path::RelPath;
+use railyard_common::path::{RelPath, url_path};
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt as _;
@@ -206,8 +206,7 @@ impl Cache for Embedded {
     }
 
     fn url(&self, path: &RelPath) -> String {
-        let parts: Vec<_> = path.as_str().split('/').map(url_part).collect();
-        format!("{}/{}", self.base_url, parts.join("/"))
+        format!("{}/{}", self.base_url, url_path(path.as_str()))
     }
 }
 

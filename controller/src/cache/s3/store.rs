@@ -8,7 +8,6 @@ use crate::cache::parts::{self, spans};
 use crate::cache::verify::Verdict;
 use crate::cache::{
     Begun, ByteStream, Cache, CacheError, Entry, GET_MAX_BYTES, Grant, PART_URL_TTL, PutMode, URL_TTL_MAX, Uploader,
-    url_part,
 };
 use bytes::Bytes;
 use futures_util::StreamExt as _;
@@ -22,7 +21,7 @@ use railyard_common::blob::{Blob, PartChecksum};
 use railyard_common::digest::Digest;
 use railyard_common::id::LeaseId;
 use railyard_common::layout;
-use railyard_common::path::RelPath;
+use railyard_common::path::{RelPath, url_path};
 use railyard_common::time::Millis;
 use std::path::Path;
 use std::time::Duration;
@@ -294,8 +293,7 @@ impl Cache for S3 {
     }
 
     fn url(&self, path: &RelPath) -> String {
-        let parts: Vec<_> = path.as_str().split('/').map(url_part).collect();
-        format!("{}/{}", self.public_url, parts.join("/"))
+        format!("{}/{}", self.public_url, url_path(path.as_str()))
     }
 }
 
