@@ -1,5 +1,7 @@
 //! `artifacts` and `fetch`.
 
+mod place;
+
 use crate::args::{BuildArgs, FetchArgs};
 use crate::failure::Failure;
 use crate::farm::{Farm, chain};
@@ -16,7 +18,6 @@ use railyard_service::convert::{parsed, required};
 use railyard_transfer::{Form, Settings, Transfer, TransferError, hash_file};
 use serde::Serialize;
 use std::cell::Cell;
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Files at a time: enough to fill a link with small ones, few enough for bars on a terminal.
@@ -62,7 +63,7 @@ pub async fn fetch(args: &FetchArgs, console: &Console) -> Result<(), Failure> {
         console,
         bars: console.err.terminal.then(MultiProgress::new),
     };
-    let files = place(&args.dir(), signed);
+    let files = place::place(&args.dir(), signed)?;
     let (fetched, failed) = each(files, |(dest, file)| fetcher.fetch(dest, file)).await;
     if console.is_json() {
         console.json(&fetched)?;
@@ -192,19 +193,6 @@ async fn sign(farm: &Farm, wanted: &SignArtifactsRequest) -> Result<Vec<Wanted>,
     answer.artifacts.into_iter().map(read).collect::<Result<_, _>>().map_err(bad)
 }
 
-/// Where each file goes: at its path, or below its job's name if another chosen one has the same path.
-fn place(dir: &Path, wanted: Vec<Wanted>) -> Vec<(PathBuf, Wanted)> {
-    let mut takers: BTreeMap<String, usize> = BTreeMap::new();
-    for file in &wanted {
-        *takers.entry(file.artifact.path.as_str().to_owned()).or_default() += 1;
-    }
-    let target = |file: &Wanted| match takers.get(file.artifact.path.as_str()) {
-        Some(1) => dir.join(file.artifact.path.as_str()),
-        _ => dir.join(file.job.slug()).join(file.artifact.path.as_str()),
-    };
-    wanted.into_iter().map(|file| (target(&file), file)).collect()
-}
-
 struct Fetcher<'a> {
     farm: Farm,
     wanted: SignArtifactsRequest,
@@ -292,7 +280,7 @@ mod tests {
     use railyard_common::blob::Blob;
     use railyard_common::digest::Digest;
 
-    fn wanted(job: &str, path: &str) -> Wanted {
+    pub(super) fn wanted(job: &str, path: &str) -> Wanted {
         let artifact = Artifact {
             path: path.parse().unwrap(),
             blob: Blob::plain(Digest::of(b"x"), 1),
@@ -300,27 +288,6 @@ mod tests {
             published: None,
         };
         Wanted { job: job.parse().unwrap(), artifact, url: String::new() }
-    }
-
-    #[test]
-    fn files_of_the_same_path_do_not_overwrite_each_other() {
-        let files = place(
-            Path::new("d"),
-            vec![
-                wanted("image@linux/amd64", "out/disk.raw"),
-                wanted("image@linux/arm64", "out/disk.raw"),
-                wanted("test@linux/amd64", "test.tap"),
-            ],
-        );
-        let paths: Vec<&Path> = files.iter().map(|(path, _)| path.as_path()).collect();
-        assert_eq!(
-            paths,
-            [
-                Path::new("d/image-linux-amd64/out/disk.raw"),
-                Path::new("d/image-linux-arm64/out/disk.raw"),
-                Path::new("d/test.tap")
-            ]
-        );
     }
 
     fn fetched(name: &str) -> Fetched {
