@@ -102,7 +102,8 @@ pub struct RetireArgs {
 Example:
   railyard uncordon w1
 
-Whatever held it back: cordon, drain or retire. A worker that was retired has to be started again.")]
+Whatever held it back: cordon, drain, retire, or the quarantine after too many losses. A worker that was retired has to be
+started again.")]
 pub struct UncordonArgs {
     /// The worker
     pub worker: WorkerName,

@@ -58,7 +58,7 @@ pub enum Refusal {
     #[error("there is no worker `{0}`; `railyard workers` lists them")]
     UnknownWorker(WorkerName),
     /// There is no hold to take back.
-    #[error("worker `{0}` is not held back: neither cordoned, drained nor retired")]
+    #[error("worker `{0}` is not held back: neither cordoned, drained, retired nor in quarantine")]
     NotHeld(WorkerName),
     /// It was sent away.
     #[error("worker `{worker}` is {hold}; `railyard uncordon {worker}` takes it back")]

@@ -66,10 +66,10 @@ impl Farm {
 
     pub(super) fn decide_release(&self, now: Millis, worker: &WorkerName, by: &str) -> Result<Vec<Event>, Refusal> {
         let known = self.workers.get(worker).ok_or_else(|| Refusal::UnknownWorker(worker.clone()))?;
-        match known.hold {
-            Some(_) => Ok(vec![Event::WorkerReleased { at: now, worker: worker.clone(), by: by.to_owned() }]),
-            None => Err(Refusal::NotHeld(worker.clone())),
+        if known.hold.is_none() && known.quarantined_until().is_none() {
+            return Err(Refusal::NotHeld(worker.clone()));
         }
+        Ok(vec![Event::WorkerReleased { at: now, worker: worker.clone(), by: by.to_owned() }])
     }
 
     /// Leases that a drained worker has had time enough for, with why they stop. It is told to stop them, and says how they ended:
