@@ -56,7 +56,7 @@ impl Asked {
     pub(super) fn parse(uri: &Uri) -> Result<Self, Fault> {
         let path = uri.path().strip_prefix("/v2").unwrap_or_default();
         let path = path.strip_prefix('/').unwrap_or(path);
-        let nothing = || Fault::new(Code::Unsupported, format!("this registry knows nothing at {}", uri.path()));
+        let nothing = || Fault::new(Code::NoSuchApi, format!("this registry knows nothing at {}", uri.path()));
         match path {
             "" => return Ok(Self::Base),
             "_catalog" => return Ok(Self::Catalog(Page::parse(uri.query())?)),
@@ -66,7 +66,7 @@ impl Asked {
         let (before, last) = path.rsplit_once('/').ok_or_else(nothing)?;
         let (name, what) = before.rsplit_once('/').ok_or_else(nothing)?;
         if what == "uploads" || last == "uploads" {
-            return Err(Fault::new(Code::Unsupported, "this registry is read-only; builds put their images into it"));
+            return Err(Fault::new(Code::NoSuchApi, "this registry is read-only; builds put their images into it"));
         }
         if !is_name(name) {
             return Err(Fault::new(Code::NameInvalid, "a repository is called PIPELINE/STEP or PIPELINE/STEP.VARIANT"));
@@ -175,13 +175,13 @@ mod tests {
     #[test]
     fn what_is_no_name_tag_or_digest_is_refused() {
         for (url, code) in [
-            ("/v2/mini", Code::Unsupported),
-            ("/v2/mini/sdk", Code::Unsupported),
-            ("/v2/mini/sdk/tags", Code::Unsupported),
-            ("/v2/mini/sdk/tags/all", Code::Unsupported),
-            ("/v2/mini/sdk/blobs/uploads/", Code::Unsupported),
-            ("/v2/mini/sdk/blobs/uploads/123", Code::Unsupported),
-            ("/v2/mini/sdk/referrers/sha256:00", Code::Unsupported),
+            ("/v2/mini", Code::NoSuchApi),
+            ("/v2/mini/sdk", Code::NoSuchApi),
+            ("/v2/mini/sdk/tags", Code::NoSuchApi),
+            ("/v2/mini/sdk/tags/all", Code::NoSuchApi),
+            ("/v2/mini/sdk/blobs/uploads/", Code::NoSuchApi),
+            ("/v2/mini/sdk/blobs/uploads/123", Code::NoSuchApi),
+            ("/v2/mini/sdk/referrers/sha256:00", Code::NoSuchApi),
             ("/v2/Mini/sdk/tags/list", Code::NameInvalid),
             ("/v2/mini//tags/list", Code::NameInvalid),
             ("/v2/%2e%2e/sdk/tags/list", Code::NameInvalid),

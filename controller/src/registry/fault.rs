@@ -19,6 +19,8 @@ pub(super) enum Code {
     Unauthorized,
     Denied,
     Unsupported,
+    /// There is no such API here: to clients 404 means that they have to do without it.
+    NoSuchApi,
     /// The specification has none for a fault of the registry's own; this is what others say.
     Unknown,
     Unavailable,
@@ -34,7 +36,7 @@ impl Code {
             Self::BlobUnknown => "BLOB_UNKNOWN",
             Self::Unauthorized => "UNAUTHORIZED",
             Self::Denied => "DENIED",
-            Self::Unsupported => "UNSUPPORTED",
+            Self::Unsupported | Self::NoSuchApi => "UNSUPPORTED",
             Self::Unknown => "UNKNOWN",
             Self::Unavailable => "UNAVAILABLE",
         }
@@ -42,7 +44,7 @@ impl Code {
 
     fn status(self) -> StatusCode {
         match self {
-            Self::ManifestUnknown | Self::NameUnknown | Self::BlobUnknown => StatusCode::NOT_FOUND,
+            Self::ManifestUnknown | Self::NameUnknown | Self::BlobUnknown | Self::NoSuchApi => StatusCode::NOT_FOUND,
             Self::NameInvalid | Self::DigestInvalid => StatusCode::BAD_REQUEST,
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
             Self::Denied => StatusCode::FORBIDDEN,

@@ -1,5 +1,7 @@
 //! `/v2/`: the images of builds, pulled by a client that everybody has, and asked for by hand.
 
+mod gaps;
+
 use crate::common::controller::endpoint_of;
 use crate::common::people::submission;
 use crate::common::worker::{hello, lease, report, succeeded};
@@ -46,7 +48,6 @@ on_both!(
     documents_and_blobs_have_what_the_specification_says,
     a_tag_that_somebody_gave_is_a_tag_here,
     lists_go_by_pages,
-    what_there_is_not_has_the_specification_s_name,
     people_pull_and_others_do_not,
     who_is_limited_to_another_pipeline_finds_nothing_of_this_one,
     what_was_pulled_by_digest_is_there_after_a_restart,
@@ -392,32 +393,6 @@ async fn lists_go_by_pages(backend: Backend) {
     // The newest success, not the highest version.
     let latest = controller.v2("mini/sdk/manifests/latest").await.json();
     assert_eq!(latest["annotations"]["org.opencontainers.image.version"], "0.9");
-}
-
-async fn what_there_is_not_has_the_specification_s_name(backend: Backend) {
-    let controller = farm(backend, &["1.0"]).await;
-    let client = controller.client(Some(Role::Submitter));
-    let digest = Digest::of(b"nothing");
-    for (path, status, code) in [
-        ("mini/sdk/manifests/2.0".to_owned(), 404, "MANIFEST_UNKNOWN"),
-        (format!("mini/sdk/manifests/{digest}"), 404, "MANIFEST_UNKNOWN"),
-        ("mini/plain/manifests/1.0".to_owned(), 404, "MANIFEST_UNKNOWN"),
-        ("mini/plain/tags/list".to_owned(), 404, "NAME_UNKNOWN"),
-        ("other/sdk/tags/list".to_owned(), 404, "NAME_UNKNOWN"),
-        (format!("other/sdk/blobs/{digest}"), 404, "NAME_UNKNOWN"),
-        (format!("mini/sdk/blobs/{digest}"), 404, "BLOB_UNKNOWN"),
-        ("mini/sdk/blobs/sha256:12".to_owned(), 400, "DIGEST_INVALID"),
-        ("Mini/sdk/tags/list".to_owned(), 400, "NAME_INVALID"),
-    ] {
-        assert_eq!(controller.v2(&path).await.error(), (status, code.to_owned()), "{path}");
-    }
-    for method in [reqwest::Method::PUT, reqwest::Method::POST, reqwest::Method::PATCH, reqwest::Method::DELETE] {
-        for path in ["mini/sdk/manifests/1.0", "mini/sdk/blobs/uploads/", ""] {
-            let answer = controller.ask(client.request(method.clone(), format!("{}/v2/{path}", controller.url))).await;
-            assert_eq!(answer.error(), (405, "UNSUPPORTED".to_owned()), "{method} {path}");
-            assert_eq!(answer.header("allow"), "GET, HEAD");
-        }
-    }
 }
 
 async fn people_pull_and_others_do_not(backend: Backend) {
