@@ -18,6 +18,7 @@ mod verify;
 pub use config::{CacheConfig, EmbeddedConfig, S3Config};
 pub use error::CacheError;
 
+use axum::body::Body;
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use railyard_common::blob::{Blob, PartChecksum};
@@ -241,4 +242,10 @@ pub async fn open(config: &CacheConfig, base_url: &str, clock: Arc<dyn Clock>) -
         }
         CacheConfig::S3(config) => Ok(Opened { cache: Arc::new(s3::S3::open(config).await?), router: None }),
     }
+}
+
+/// The body of a 304. It has no length either: that would be the one of the 200 (RFC 9110, 8.6), and of an empty body the
+/// router tells whoever asks with `HEAD` that it is 0.
+pub(crate) fn no_body() -> Body {
+    Body::from_stream(futures_util::stream::empty::<std::io::Result<Bytes>>())
 }

@@ -3,6 +3,7 @@
 use super::asked::Page;
 use super::document::Document;
 use super::fault::{Code, Fault};
+use crate::cache::no_body;
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
@@ -30,7 +31,7 @@ pub(super) fn document(document: Document, headers: &HeaderMap) -> Response {
     });
     let validators = [(CONTENT_DIGEST, digest_value(document.digest)), (header::ETAG, quoted(&etag))];
     if has_it {
-        return (StatusCode::NOT_MODIFIED, validators).into_response();
+        return (StatusCode::NOT_MODIFIED, validators, no_body()).into_response();
     }
     let about = [
         (header::CONTENT_TYPE, HeaderValue::from_static(document.media_type)),

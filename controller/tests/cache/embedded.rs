@@ -2,7 +2,7 @@
 
 use super::fixture::{Fixture, LEASE, TestClock, blob_of, noise, path};
 use axum::body::Body;
-use axum::http::{Request, StatusCode};
+use axum::http::{Method, Request, StatusCode};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use railyard_common::layout;
@@ -37,6 +37,11 @@ async fn headers_of_a_file() {
 
     let same = fixture.http.get(&url).header("if-none-match", &etag).send().await.unwrap();
     assert_eq!(same.status(), StatusCode::NOT_MODIFIED);
+    for method in [Method::GET, Method::HEAD] {
+        let same = fixture.http.request(method.clone(), &url).header("if-none-match", &etag).send().await.unwrap();
+        // Any length but that of the 200 would be wrong.
+        assert_eq!((same.status(), same.headers().get("content-length")), (StatusCode::NOT_MODIFIED, None), "{method}");
+    }
     fixture.cache.put(&at, Bytes::from_static(b"1.0.1\n"), PutMode::Overwrite).await.unwrap();
     let other = fixture.http.get(&url).header("if-none-match", &etag).send().await.unwrap();
     assert_eq!((other.status(), other.text().await.unwrap()), (StatusCode::OK, "1.0.1\n".to_owned()));

@@ -297,6 +297,9 @@ async fn documents_and_blobs_have_what_the_specification_says(backend: Backend) 
     assert_eq!((head.header("docker-content-digest"), head.body.len()), (digest.as_str(), 0));
     let same = client.get(url("mini/sdk/manifests/1.0")).header("if-none-match", format!("\"x\", \"{digest}\""));
     assert_eq!(controller.ask(same).await.status, 304);
+    let same = client.head(url("mini/sdk/manifests/1.0")).header("if-none-match", format!("\"{digest}\""));
+    let same = same.send().await.unwrap();
+    assert_eq!((same.status().as_u16(), same.headers().get("content-length")), (304, None));
 
     let by_digest = controller.v2(&format!("mini/sdk/manifests/{digest}")).await;
     assert_eq!(by_digest.body, index.body);

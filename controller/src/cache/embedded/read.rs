@@ -4,7 +4,7 @@ use super::access::{Refusal, Target};
 use super::conditions::{Validators, Verdict};
 use super::{Embedded, UPLOADS, listing};
 use crate::cache::blocking::{blocking, blocking_join};
-use crate::cache::CacheError;
+use crate::cache::{CacheError, no_body};
 use axum::body::Body;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, StatusCode, header};
@@ -107,7 +107,7 @@ fn file_answer(
 
     match validators.check(asked) {
         Verdict::Go => {}
-        Verdict::NotModified => return build(base.status(StatusCode::NOT_MODIFIED).body(Body::empty())),
+        Verdict::NotModified => return build(base.status(StatusCode::NOT_MODIFIED).body(no_body())),
         Verdict::Failed => {
             let text = "PreconditionFailed: the object is not the one that the request is about\n";
             return build(base.status(StatusCode::PRECONDITION_FAILED).body(Body::from(text)));
