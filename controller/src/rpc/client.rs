@@ -26,6 +26,7 @@ use railyard_proto::v1::client_service_server::ClientService;
 use railyard_service::clock::Clock;
 use railyard_service::convert::{self, ToProto as _};
 use railyard_service::{rpc_error, task, telemetry};
+use std::collections::BTreeSet;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -243,20 +244,24 @@ impl ClientService for Client {
         let found = self.farm.read(move |farm, _| (farm.build(&id).map(Build::keep), artifacts_of(farm, &id))).await;
         let (keep, found) = found.map_err(command_status)?;
         let mut artifacts = Vec::new();
+        let mut unmatched: BTreeSet<usize> = (0..matchers.len()).collect();
         for (job, artifact) in found {
             let path = artifact.path.as_str();
             let names = [path.to_owned(), artifact.path.file_name().to_owned(), format!("{job}/{path}")];
             let published = artifact.published.as_ref().map(|path| path.as_str().to_owned());
-            let named = |name: &String| matchers.iter().any(|matcher| matcher.is_match(name));
-            if !matchers.is_empty() && !names.iter().chain(&published).any(named) {
+            let named = |n: &usize| names.iter().chain(&published).any(|name| matchers[*n].is_match(name));
+            let its: Vec<usize> = (0..matchers.len()).filter(named).collect();
+            if !matchers.is_empty() && its.is_empty() {
                 continue;
             }
+            unmatched.retain(|n| !its.contains(n));
             let url = self.cache.sign_get(&layout::blob(&artifact.blob), ARTIFACT_TTL).await;
             let url = url.map_err(|error| cache_status(&error))?;
             artifacts.push(v1::SignedArtifact { job: job.to_string(), artifact: Some(artifact.to_proto()), url });
         }
-        if artifacts.is_empty() && !request.paths.is_empty() {
-            let (paths, build) = (request.paths.join(", "), &request.build);
+        if !unmatched.is_empty() {
+            let nothing: Vec<&str> = unmatched.iter().map(|n| request.paths[*n].as_str()).collect();
+            let (paths, build) = (nothing.join(", "), &request.build);
             let message = match keep {
                 Some(keep) if keep != Keep::All => {
                     format!(

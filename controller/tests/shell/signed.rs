@@ -282,6 +282,22 @@ async fn a_url_is_not_good_for_anything_else(backend: Backend) {
     assert!(work.is_complete());
 }
 
+#[tokio::test]
+async fn every_pattern_must_match_an_artifact() {
+    let work = at_work(Backend::Embedded).await;
+    work.worker.succeed_with(work.lease, &[("out", BYTES)]).await;
+    work.person.ended(&work.build).await;
+    let signed = work.person.sign(&work.build, &["o*", "first@linux/amd64/left", "out"]).await.unwrap();
+    assert_eq!(signed.len(), 2);
+    let refused = work.person.sign(&work.build, &["nope", "out", "no/*"]).await.unwrap_err();
+    assert_eq!(refused.code(), Code::NotFound);
+    assert!(
+        refused.message().starts_with("no artifact matches nope, no/*; `railyard artifacts "),
+        "{}",
+        refused.message()
+    );
+}
+
 async fn no_url_is_good_for_more_than_an_hour(backend: Backend) {
     let work = at_work(backend).await;
     work.worker.succeed_with(work.lease, &[("out", BYTES)]).await;
