@@ -3,6 +3,7 @@
 use crate::Settings;
 use crate::error::TransferError;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -19,11 +20,22 @@ pub(crate) struct Tries<'a> {
 
 /// What stood in the way last; told when a transfer is given up.
 #[derive(Default)]
-pub(crate) struct LastError(Mutex<Option<TransferError>>);
+pub(crate) struct LastError {
+    error: Mutex<Option<TransferError>>,
+    /// The log has it that the cache is full.
+    is_full_told: AtomicBool,
+}
 
 impl LastError {
     pub(crate) fn take(&self) -> Option<TransferError> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.error.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Told once, however many tries there are: somebody has to do something about it, and until then nothing is seen to move.
+    fn tell_if_full(&self, error: &TransferError) {
+        if matches!(error, TransferError::CacheFull { .. }) && !self.is_full_told.swap(true, Ordering::Relaxed) {
+            tracing::warn!(%error, "waiting for room in the cache");
+        }
     }
 }
 
@@ -46,8 +58,9 @@ impl<'a> Tries<'a> {
             return Err(error);
         }
         let wait = self.settings.backoff.jittered_millis(self.failed, noise());
+        self.last.tell_if_full(&error);
         tracing::debug!(error = %error, try_number = self.failed, wait_millis = wait, "trying again");
-        *self.last.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+        *self.last.error.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
         tokio::time::sleep(Duration::from_millis(wait)).await;
         Ok(())
     }

@@ -10,12 +10,13 @@ use railyard_common::backoff::Backoff;
 use railyard_common::blob::{Blob, Encoding, PartChecksum};
 use railyard_common::digest::Digest;
 use railyard_transfer::{
-    Finished, Form, PartLog, PartUrls, PushError, Scratch, Settings, Stored, Ticket, Transfer, TransferError, compress_zstd,
-    hash_file, silent,
+    Finished, Form, PartLog, PartUrls, PushError, Scratch, Settings, Stored, Ticket, Transfer, TransferError,
+    compress_zstd, hash_file, silent,
 };
 use server::{Act, Server, answer, beginning};
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tempfile::TempDir;
 
@@ -168,7 +169,29 @@ async fn a_full_cache_is_waited_for() {
     let server = Server::play(vec![full(), full(), answer(TAKEN, b"")]);
     assert_eq!(bench.push(b"bytes", &server).await.unwrap(), ["\"e\""]);
     let server = Server::always(full);
+    let lines = Lines::default();
+    let written = lines.clone();
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || written.clone()).finish();
+    let heard = tracing::subscriber::set_default(subscriber);
     assert_eq!(bench.push(b"bytes", &server).await.unwrap_err().kind(), "cache-full");
+    drop(heard);
+    // Of many tries, one line.
+    let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+    assert!(text.matches("WARN").count() == 1 && text.contains("the cache's disk is full"), "{text}");
+}
+
+/// What was logged.
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 #[tokio::test]
@@ -291,7 +314,11 @@ async fn a_silent_peer_is_an_error_and_not_a_hang() {
     let server = Server::always(move || first.take().unwrap_or_else(hang));
     let error = bench.pull(&blob_of(bytes), &server).await.unwrap_err();
     assert!(matches!(error, TransferError::Stalled { .. }), "{error}");
-    assert_eq!(&std::fs::read(Scratch::beside(&bench.path("dest")).part).unwrap()[..4], &bytes[..4], "kept for the next try");
+    assert_eq!(
+        &std::fs::read(Scratch::beside(&bench.path("dest")).part).unwrap()[..4],
+        &bytes[..4],
+        "kept for the next try"
+    );
 }
 
 #[tokio::test]
