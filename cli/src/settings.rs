@@ -8,6 +8,7 @@
 //! first, by a certificate or a token, is believed.
 
 use crate::args::FarmArgs;
+use crate::farm::chain;
 use railyard_service::channel::Endpoint;
 use railyard_service::tls::PemPair;
 use serde::Deserialize;
@@ -202,7 +203,7 @@ pub fn user_config(around: &Surroundings) -> PathBuf {
 
 /// Reads a file; its relative paths are relative to its directory.
 fn load(path: &Path) -> Result<Layer, SettingsError> {
-    let layer: Layer = railyard_service::config::load(path).map_err(|error| SettingsError::File(error.to_string()))?;
+    let layer: Layer = railyard_service::config::load(path).map_err(|error| SettingsError::File(chain(&error)))?;
     let dir = path.parent().unwrap_or(Path::new(""));
     let absolute = |path: Option<PathBuf>| path.map(|path| dir.join(path));
     Ok(Layer {
@@ -239,6 +240,14 @@ mod tests {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         let text = format!("url = \"https://{url}\"\nca = \"ca.pem\"\ncert = \"me.pem\"\nkey = \"me.key\"\n");
         std::fs::write(path, text).unwrap();
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_named_with_the_reason() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("missing.toml");
+        let message = load(&path).err().unwrap().to_string();
+        assert!(message.contains("missing.toml: No such file"), "{message}");
     }
 
     #[test]
