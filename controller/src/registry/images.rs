@@ -18,11 +18,12 @@ pub(super) struct Shown {
     pub several: bool,
 }
 
-/// Every repository, by name.
+/// Every repository that has an image, by name.
 pub(super) fn repositories(farm: &Farm) -> BTreeSet<String> {
     let committed = farm.builds().filter(|build| build.keep() == Keep::All).flat_map(|build| {
-        let jobs = build.plan.jobs.iter().filter(|spec| spec.run.commit);
-        jobs.map(|spec| repository(&build.plan.build.pipeline, &spec.name))
+        let jobs = build.plan.jobs.iter().zip(build.jobs()).filter(|(spec, _)| spec.run.commit);
+        let made = jobs.filter(|(_, id)| farm.job(*id).and_then(|job| job.result()?.image.as_ref()).is_some());
+        made.map(|(spec, _)| repository(&build.plan.build.pipeline, &spec.name))
     });
     committed.collect()
 }

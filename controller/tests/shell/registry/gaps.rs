@@ -1,9 +1,10 @@
 //! What the registry does not have.
 
-use super::farm;
+use super::{IMAGES, farm};
 use crate::common::{Backend, on_both};
 use railyard_common::digest::Digest;
 use railyard_service::tls::Role;
+use serde_json::json;
 
 on_both!(what_there_is_not_has_the_specification_s_name);
 
@@ -32,4 +33,13 @@ async fn what_there_is_not_has_the_specification_s_name(backend: Backend) {
             assert_eq!(answer.header("allow"), "GET, HEAD");
         }
     }
+}
+
+#[tokio::test]
+async fn what_has_no_image_yet_is_in_no_list() {
+    let controller = farm(Backend::Embedded, &["1.0"]).await;
+    controller.operator().submit(&IMAGES.replace("name: mini", "name: never"), "1.0").await;
+    let there = json!({ "repositories": ["mini/sdk", "mini/test.fast"] });
+    assert_eq!(controller.v2("_catalog").await.json(), there);
+    assert_eq!(controller.v2("never/sdk/tags/list").await.json()["tags"], json!([]));
 }
