@@ -418,9 +418,11 @@ async fn what_was_left_behind_goes_at_the_start_and_later_and_nothing_of_others(
     let volume = volumes_of(&farm).await;
     assert_eq!(volume.len(), 1, "it carries the labels of its container: {volume:?}");
     worker.crash().await;
-    // As another boot of the machine would find it; and a fetch was broken off.
+    // As another boot of the machine would find it; and somebody has put something of his own among the blobs.
     std::fs::remove_file(farm.data_dir().join(format!("jobs/{}/state.json", lease(1)))).unwrap();
-    std::fs::write(farm.data_dir().join("blobs/half-a-blob"), "x").unwrap();
+    let odd = ["half-a-blob", "lost+found"].map(|name| farm.data_dir().join("blobs").join(name));
+    std::fs::write(&odd[0], "x").unwrap();
+    std::fs::create_dir(&odd[1]).unwrap();
     let foreign = Foreign::make(&farm).await;
     let left = strays(&farm, "start").await;
 
@@ -432,7 +434,7 @@ async fn what_was_left_behind_goes_at_the_start_and_later_and_nothing_of_others(
     assert!(engine::runtime().await.containers(&own).await.unwrap().is_empty());
     assert!(volumes_of(&farm).await.is_empty());
     assert_eq!(std::fs::read_dir(farm.data_dir().join("jobs")).unwrap().count(), 0);
-    assert!(!farm.data_dir().join("blobs/half-a-blob").exists());
+    assert!(odd.iter().all(|path| path.exists()), "what the worker has not put there is left alone");
     foreign.check().await;
 
     // While it works, and a job of its own runs.
