@@ -155,14 +155,17 @@ impl Template {
     /// [`PLACE_BYTES`] for each piece.
     pub fn render(&self, scope: &Scope<'_>, max_bytes: usize) -> (Result<String, Unrendered>, usize) {
         let (mut out, mut pieces) = (String::new(), 0);
-        let done = self.render_into(scope, max_bytes, &mut out, &mut pieces);
+        let done = self.render_into(scope, false, max_bytes, &mut out, &mut pieces);
         let cost = out.len() + pieces * PLACE_BYTES;
         (done.map(|()| out), cost)
     }
 
+    /// A parameter's value (`is_value`) uses built-ins only. What uses more gives nothing, so that this is one level deep whatever the
+    /// values are: they could name each other in a circle.
     fn render_into(
         &self,
         scope: &Scope<'_>,
+        is_value: bool,
         max_bytes: usize,
         out: &mut String,
         pieces: &mut usize,
@@ -172,37 +175,15 @@ impl Template {
             match piece {
                 Piece::Text(text) => out.push_str(text),
                 Piece::Use(Name::BuiltIn(name), _) => push_built_in(name, scope, out),
+                Piece::Use(_, _) if is_value => return Err(Unrendered::Unknown),
                 Piece::Use(Name::Matrix(key), _) => {
                     let value = scope.matrix.iter().find(|(name, _)| name == key);
                     out.push_str(value.map(|(_, value)| value.as_str()).ok_or(Unrendered::Unknown)?);
                 }
                 Piece::Use(Name::Param(name), _) => {
                     let value = scope.params.get(name).and_then(Option::as_ref).ok_or(Unrendered::Unknown)?;
-                    value.push_value(scope, max_bytes, out, pieces)?;
+                    value.render_into(scope, true, max_bytes, out, pieces)?;
                 }
-            }
-            if out.len() > max_bytes {
-                return Err(Unrendered::TooLong);
-            }
-        }
-        Ok(())
-    }
-
-    /// Fills in a parameter's value, which uses built-ins only. What uses more gives nothing, so that this is one level deep
-    /// whatever the values are: they could name each other in a circle.
-    fn push_value(
-        &self,
-        scope: &Scope<'_>,
-        max_bytes: usize,
-        out: &mut String,
-        pieces: &mut usize,
-    ) -> Result<(), Unrendered> {
-        for piece in &self.pieces {
-            *pieces += 1;
-            match piece {
-                Piece::Text(text) => out.push_str(text),
-                Piece::Use(Name::BuiltIn(name), _) => push_built_in(name, scope, out),
-                Piece::Use(Name::Matrix(_) | Name::Param(_), _) => return Err(Unrendered::Unknown),
             }
             if out.len() > max_bytes {
                 return Err(Unrendered::TooLong);

@@ -315,16 +315,21 @@ async fn while_the_audit_cannot_be_written_nothing_is_changed() {
     assert_good(&controller);
 }
 
-#[tokio::test]
-async fn who_is_let_in_and_shut_out_is_recorded_with_what_they_showed() {
-    let controller = Controller::start().await;
-    let mut access = AccessServiceClient::new(controller.channel(Some((Role::Operator, "olga"))));
+/// A bearer token of a viewer.
+async fn viewer_token(access: &mut AccessServiceClient<Channel>) -> v1::CreateTokenResponse {
     let request = v1::CreateTokenRequest {
         kind: v1::TokenKind::Bearer.into(),
         identity: "railyard://viewer/dash".to_owned(),
         ..Default::default()
     };
-    let made = access.create_token(request).await.unwrap().into_inner();
+    access.create_token(request).await.unwrap().into_inner()
+}
+
+#[tokio::test]
+async fn who_is_let_in_and_shut_out_is_recorded_with_what_they_showed() {
+    let controller = Controller::start().await;
+    let mut access = AccessServiceClient::new(controller.channel(Some((Role::Operator, "olga"))));
+    let made = viewer_token(&mut access).await;
     let id = made.view.unwrap().id;
     let nobody = ClientServiceClient::new(controller.channel(None));
     let with = |token: &str| {
@@ -368,12 +373,7 @@ async fn a_token_in_the_wrong_place_is_recorded_by_its_id() {
     let controller = Controller::start().await;
     let olga = controller.operator();
     let mut access = AccessServiceClient::new(controller.channel(Some((Role::Operator, "olga"))));
-    let request = v1::CreateTokenRequest {
-        kind: v1::TokenKind::Bearer.into(),
-        identity: "railyard://viewer/dash".to_owned(),
-        ..Default::default()
-    };
-    let made = access.create_token(request).await.unwrap().into_inner();
+    let made = viewer_token(&mut access).await;
     let (token, id) = (made.token, format!("token:{}", made.view.unwrap().id));
     olga.cancel(&token, "").await.unwrap_err();
     olga.cancel(&format!("one/{token}"), &token).await.unwrap_err();

@@ -35,13 +35,16 @@ fn hanging(bytes: &[u8]) -> Server {
     Server::play(script)
 }
 
-/// Waits until somebody waits for the lock of `file`.
+/// Waits until somebody waits for the lock of `file`; the kernel tells nobody of that.
 async fn waited_for(file: &File) {
     let inode = format!(":{} ", file.metadata().unwrap().ino());
     let waits = |line: &str| line.contains("->") && line.contains(&inode);
-    while !fs::read_to_string("/proc/locks").unwrap().lines().any(waits) {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    let waiting = async {
+        while !fs::read_to_string("/proc/locks").unwrap().lines().any(waits) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), waiting).await.expect("somebody waits for the lock");
 }
 
 #[tokio::test]
