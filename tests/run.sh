@@ -12,6 +12,14 @@ mkdir -p "$DATA"
 # shellcheck source=deploy/lib/machine.sh
 . deploy/lib/machine.sh
 
+# The artifacts of the build, and what tests with several GiB write beside each other. A worker takes no jobs on a disk that is
+# nearly full, whoever filled it.
+FREE_GIB=25
+for dir in target "${TMPDIR:-/tmp}"; do
+    free_gib=$(($(df --output=avail -k "$dir" | tail -n 1) / 1048576))
+    [ "$free_gib" -ge $FREE_GIB ] || die "$dir has $free_gib GiB free; the tests need $FREE_GIB GiB"
+done
+
 say "what the tests need of this machine"
 ensure_toolchain
 if ! have busybox zstd xz gzip bzip2 curl skopeo mkfs.ext4 python3 unshare; then

@@ -28,9 +28,13 @@ pub fn address(n: u8) -> Ipv4Addr {
     Ipv4Addr::new(127, 0, 66, n)
 }
 
+/// What the kernel keeps for the farm while that does not read: little, so that what was sent was also taken.
+const SEND_BUFFER_BYTES: u32 = 16 << 10;
+
 /// A TCP connection from that address.
 pub async fn tcp(controller: &Controller, from: Ipv4Addr) -> std::io::Result<TcpStream> {
     let socket = TcpSocket::new_v4()?;
+    socket.set_send_buffer_size(SEND_BUFFER_BYTES)?;
     socket.bind(SocketAddr::from((from, 0)))?;
     let stream = socket.connect(controller.address()).await?;
     stream.set_nodelay(true)?;
