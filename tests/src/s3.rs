@@ -7,6 +7,8 @@ use tempfile::TempDir;
 
 const BUCKET: &str = "builds";
 const KEY_ID: &str = "AKTEST";
+/// The keys as variables.
+pub const KEYS: [(&str, &str); 2] = [("AWS_ACCESS_KEY_ID", KEY_ID), ("AWS_SECRET_ACCESS_KEY", SECRET)];
 /// What no file of a farm may hold.
 pub const SECRET: &str = "canary-of-the-store";
 
@@ -35,13 +37,16 @@ impl Store {
         self.dir.path().join("root").join(BUCKET)
     }
 
-    /// Lines for the controller's configuration.
+    /// Lines for the controller's configuration, with the keys in a file.
     pub fn config(&self) -> String {
+        format!("{}credentials_file = \"{}\"\n", self.place(), self.dir.path().join("credentials").display())
+    }
+
+    /// The same without the keys. They are in the variables of the environment that the tools of the field know.
+    pub fn place(&self) -> String {
         format!(
-            "[cache]\nkind = \"s3\"\nbucket = \"{BUCKET}\"\nendpoint = \"http://{}\"\nallow_http = true\npath_style = true\n\
-             credentials_file = \"{}\"\n",
-            self.address,
-            self.dir.path().join("credentials").display()
+            "[cache]\nkind = \"s3\"\nbucket = \"{BUCKET}\"\nendpoint = \"http://{}\"\nallow_http = true\npath_style = true\n",
+            self.address
         )
     }
 }

@@ -2,7 +2,7 @@
 
 use railyard_tests::engine::Engine;
 use railyard_tests::farm::{Farm, job};
-use railyard_tests::s3::{SECRET, Store};
+use railyard_tests::s3::{KEYS, SECRET, Store};
 use railyard_tests::{image, unique};
 use std::path::{Path, PathBuf};
 
@@ -16,12 +16,21 @@ fn holds(dir: &Path, text: &str) -> Option<PathBuf> {
 }
 
 #[test]
-fn a_build_goes_through_s3() {
+fn a_build_goes_through_s3_with_keys_in_a_file() {
     let store = Store::start();
+    a_build_goes_through(&store, &Farm::start_with(&store.config(), &[]));
+}
+
+#[test]
+fn a_build_goes_through_s3_with_keys_in_the_environment() {
+    let store = Store::start();
+    a_build_goes_through(&store, &Farm::start_with(&store.place(), &KEYS));
+}
+
+fn a_build_goes_through(store: &Store, farm: &Farm) {
     let engine = Engine::shared();
     let base = format!("railyard-test-{}:1", unique());
     image::busybox(&engine, &base);
-    let farm = Farm::start_with(&store.config(), &[]);
     let worker = farm.worker("w", &engine, "");
     let text = format!(
         "name: stored\nsteps:\n  - name: make\n    image: {base}\n    commit: true\n    script: |\n      \
