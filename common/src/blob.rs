@@ -2,6 +2,8 @@
 
 use crate::digest::Digest;
 use crate::path::RelPath;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
 /// How the cache holds a blob's bytes.
@@ -43,6 +45,42 @@ pub enum PartChecksum {
     ContentMd5,
     /// `x-amz-checksum-crc32`, fifteen times as fast.
     Crc32,
+}
+
+/// The checksum of the bytes of a part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PartSum {
+    /// [`PartChecksum::ContentMd5`].
+    ContentMd5([u8; 16]),
+    /// [`PartChecksum::Crc32`].
+    Crc32(u32),
+}
+
+impl PartSum {
+    /// Of which kind it is.
+    pub fn kind(&self) -> PartChecksum {
+        match self {
+            Self::ContentMd5(_) => PartChecksum::ContentMd5,
+            Self::Crc32(_) => PartChecksum::Crc32,
+        }
+    }
+
+    /// The header that announces it, in lower case, and its value.
+    pub fn header(&self) -> (&'static str, String) {
+        match self {
+            Self::ContentMd5(md5) => ("content-md5", STANDARD.encode(md5)),
+            Self::Crc32(crc32) => ("x-amz-checksum-crc32", STANDARD.encode(crc32.to_be_bytes())),
+        }
+    }
+}
+
+/// A part of an upload, as it will be sent: what a signed URL is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartToSign {
+    /// From 1.
+    pub number: u32,
+    /// Of its bytes.
+    pub sum: PartSum,
 }
 
 /// A named output file of a job.

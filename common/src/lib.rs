@@ -33,10 +33,15 @@ pub mod tier;
 pub mod time;
 pub mod token;
 
-/// The protocol that this source tree speaks. A controller accepts clients and workers of this number and of the one before.
+/// The protocol that this source tree speaks.
 ///
-/// 3: untrusted builds, secrets of steps.
-pub const PROTOCOL: u32 = 3;
+/// 3: untrusted builds, secrets of steps. 4: the URL of a part is bound to its checksum.
+pub const PROTOCOL: u32 = 4;
+
+/// The oldest protocol that a controller accepts from clients and workers: the one before its own, unless that cannot be had safely.
+///
+/// Workers of protocol 3 ask for URLs that any bytes can be sent to.
+pub const OLDEST_PROTOCOL: u32 = 4;
 
 /// The version of this source tree.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -2,7 +2,7 @@
 
 use futures_util::Stream;
 use railyard_common::backoff::Backoff;
-use railyard_common::blob::{Blob, PartChecksum};
+use railyard_common::blob::{Blob, PartChecksum, PartToSign};
 use railyard_common::id::{LeaseId, SecretName};
 use railyard_common::secret::SecretValue;
 use railyard_proto::v1;
@@ -208,12 +208,12 @@ impl Uplink {
         lease: LeaseId,
         blob: &Blob,
         upload_id: &str,
-        parts: Vec<u32>,
+        parts: Vec<PartToSign>,
     ) -> Result<Vec<String>, UplinkError> {
         const CALL: &str = "the parts of an upload";
         let count = parts.len();
         let (lease, blob, upload_id) = (Some(lease.to_proto()), Some(blob.to_proto()), upload_id.to_owned());
-        let request = v1::SignPartsRequest { lease, blob, upload_id, parts };
+        let request = v1::SignPartsRequest { lease, blob, upload_id, parts: all(&parts) };
         let response = self
             .persist(CALL, || request.clone(), |mut client, request| async move { client.sign_parts(request).await })
             .await?;

@@ -4,49 +4,30 @@ use crate::BUFFER_BYTES;
 use crate::error::TransferError;
 use crate::hash::blocking;
 use crate::meter::Meter;
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use futures_util::{Stream, stream};
 use http::HeaderMap;
 use md5::{Digest as _, Md5};
-use railyard_common::blob::PartChecksum;
+use railyard_common::blob::{PartChecksum, PartSum};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// The checksum of one part.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Sum {
-    Md5([u8; 16]),
-    Crc32(u32),
-}
-
-impl Sum {
-    /// The header that announces it.
-    pub(crate) fn header(&self) -> (&'static str, String) {
-        match self {
-            Self::Md5(md5) => ("content-md5", STANDARD.encode(md5)),
-            Self::Crc32(crc32) => ("x-amz-checksum-crc32", STANDARD.encode(crc32.to_be_bytes())),
-        }
-    }
-
-    /// Whether the part's ETag says that other bytes were stored. Services that encrypt with keys of their own have ETags
-    /// that say nothing, and tell so.
-    pub(crate) fn is_contradicted_by(&self, etag: &str, answer: &HeaderMap) -> bool {
-        let told = etag.trim_matches('"');
-        let encryption = answer.get("x-amz-server-side-encryption").map(http::HeaderValue::as_bytes);
-        let has_own_keys = encryption.is_some_and(|kind| kind.starts_with(b"aws:kms"))
-            || answer.contains_key("x-amz-server-side-encryption-customer-algorithm");
-        let ours = match self {
-            Self::Md5(md5) => hex::encode(md5),
-            Self::Crc32(crc32) => hex::encode(crc32.to_be_bytes()),
-        };
-        let is_sum = told.len() == ours.len() && told.bytes().all(|b| b.is_ascii_hexdigit());
-        is_sum && !has_own_keys && !told.eq_ignore_ascii_case(&ours)
-    }
+/// Whether a part's ETag says that other bytes were stored than those with this checksum. Services that encrypt with keys of
+/// their own have ETags that say nothing, and tell so.
+pub(crate) fn is_contradicted(sum: PartSum, etag: &str, answer: &HeaderMap) -> bool {
+    let told = etag.trim_matches('"');
+    let encryption = answer.get("x-amz-server-side-encryption").map(http::HeaderValue::as_bytes);
+    let has_own_keys = encryption.is_some_and(|kind| kind.starts_with(b"aws:kms"))
+        || answer.contains_key("x-amz-server-side-encryption-customer-algorithm");
+    let ours = match sum {
+        PartSum::ContentMd5(md5) => hex::encode(md5),
+        PartSum::Crc32(crc32) => hex::encode(crc32.to_be_bytes()),
+    };
+    let is_sum = told.len() == ours.len() && told.bytes().all(|b| b.is_ascii_hexdigit());
+    is_sum && !has_own_keys && !told.eq_ignore_ascii_case(&ours)
 }
 
 /// One part of a file.
@@ -58,23 +39,23 @@ pub(crate) struct Part<'a> {
     pub number: u32,
     pub offset: u64,
     pub length: u64,
-    /// Its checksum, if that is known.
-    pub crc32: Option<u32>,
+    /// Its checksum, if that is known before it is read and the cache wants this one.
+    pub known: Option<PartSum>,
 }
 
 impl Part<'_> {
-    pub(crate) async fn sum(&self, kind: PartChecksum) -> Result<Sum, TransferError> {
+    pub(crate) async fn sum(&self, kind: PartChecksum) -> Result<PartSum, TransferError> {
         let (file, offset, length) = (Arc::clone(&self.file), self.offset, self.length);
         let sum = move || match kind {
             PartChecksum::ContentMd5 => {
                 let mut hasher = Md5::new();
                 see(&file, offset, length, |bytes| hasher.update(bytes))?;
-                Ok(Sum::Md5(hasher.finalize().into()))
+                Ok(PartSum::ContentMd5(hasher.finalize().into()))
             }
             PartChecksum::Crc32 => {
                 let mut hasher = crc32fast::Hasher::new();
                 see(&file, offset, length, |bytes| hasher.update(bytes))?;
-                Ok(Sum::Crc32(hasher.finalize()))
+                Ok(PartSum::Crc32(hasher.finalize()))
             }
         };
         blocking(sum).await.map_err(|error: io::Error| self.unreadable(error))
@@ -138,18 +119,18 @@ mod tests {
 
     #[test]
     fn an_etag_that_is_another_md5_tells_of_damage() {
-        let sum = Sum::Md5(Md5::digest(b"bytes").into());
+        let sum = PartSum::ContentMd5(Md5::digest(b"bytes").into());
         let (good, bad) = (hex::encode(Md5::digest(b"bytes")), hex::encode(Md5::digest(b"bites")));
         let plain = HeaderMap::new();
-        assert!(!sum.is_contradicted_by(&format!("\"{good}\""), &plain));
-        assert!(sum.is_contradicted_by(&format!("\"{bad}\""), &plain));
-        assert!(!sum.is_contradicted_by("\"opaque\"", &plain));
+        assert!(!is_contradicted(sum, &format!("\"{good}\""), &plain));
+        assert!(is_contradicted(sum, &format!("\"{bad}\""), &plain));
+        assert!(!is_contradicted(sum, "\"opaque\"", &plain));
         let kms = HeaderMap::from_iter([(
             http::HeaderName::from_static("x-amz-server-side-encryption"),
             http::HeaderValue::from_static("aws:kms"),
         )]);
-        assert!(!sum.is_contradicted_by(&bad, &kms));
-        assert!(!Sum::Crc32(1).is_contradicted_by("\"00000001\"", &plain));
-        assert!(Sum::Crc32(1).is_contradicted_by("\"00000002\"", &plain));
+        assert!(!is_contradicted(sum, &bad, &kms));
+        assert!(!is_contradicted(PartSum::Crc32(1), "\"00000001\"", &plain));
+        assert!(is_contradicted(PartSum::Crc32(1), "\"00000002\"", &plain));
     }
 }

@@ -4,13 +4,13 @@ use crate::crc32s::Crc32s;
 use crate::error::{TransferError, bare, refused};
 use crate::hash::blocking;
 use crate::meter::{Meter, telling, while_lively, while_progressing};
-use crate::part::{Part, Sum};
+use crate::part::{Part, is_contradicted};
 use crate::part_log::PartLog;
 use crate::tries::{LastError, Tries};
 use crate::{Progress, Transfer};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, ETAG};
-use railyard_common::blob::{Blob, PartChecksum};
+use railyard_common::blob::{Blob, PartChecksum, PartSum, PartToSign};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
@@ -18,7 +18,7 @@ use std::sync::Arc;
 use tokio::sync::Mutex;
 
 /// URLs that are asked for at a time: enough that asking does not matter, and few enough that they are used while they are good.
-const URLS_AT_A_TIME: u32 = 32;
+const URLS_AT_A_TIME: usize = 32;
 
 /// URLs of one part that may be expired when they are used: more of them, and the clocks of controller and cache disagree.
 const RENEWALS_MAX: u32 = 3;
@@ -54,8 +54,8 @@ pub trait PartUrls: Sync {
     /// Why there are none.
     type Error: Send;
 
-    /// Where the parts of these numbers (from 1) go, in their order.
-    fn sign(&self, parts: Vec<u32>) -> impl Future<Output = Result<Vec<String>, Self::Error>> + Send;
+    /// Where these parts go, in their order. A URL is good for bytes with the part's checksum only.
+    fn sign(&self, parts: Vec<PartToSign>) -> impl Future<Output = Result<Vec<String>, Self::Error>> + Send;
 }
 
 /// A push failed.
@@ -107,7 +107,7 @@ impl Transfer {
         let way = Way {
             transfer: self,
             checksum: ticket.checksum,
-            urls: Book { urls, last: parts.len() as u32, known: Mutex::default() },
+            urls: Book { urls, parts: &parts, unused: Mutex::default() },
             log,
             total: total.clone(),
             last: &last,
@@ -141,16 +141,14 @@ impl<U: PartUrls> Way<'_, U> {
     async fn send(&self, part: &Part<'_>) -> Result<(u32, String), PushError<U::Error>> {
         let _memory = self.transfer.stream().await;
         let mut tries = Tries::new(&self.transfer.settings, self.last);
-        let mut url = self.urls.of(part.number).await?;
+        let mut sum = match part.known {
+            Some(sum) => sum,
+            None => part.sum(self.checksum).await?,
+        };
+        let mut url = self.urls.of(part, sum).await?;
         let mut renewals = 0;
-        // For the first try only: should the memory or the disk have lied once, it need not lie twice.
-        let mut known = part.crc32.filter(|_| self.checksum == PartChecksum::Crc32).map(Sum::Crc32);
         loop {
             let sent = Meter::default();
-            let sum = match known.take() {
-                Some(sum) => sum,
-                None => part.sum(self.checksum).await?,
-            };
             let error = match self.try_send(part, sum, &url, &sent).await {
                 Ok(etag) => {
                     self.log.note(part.number, &etag);
@@ -162,14 +160,22 @@ impl<U: PartUrls> Way<'_, U> {
             match error {
                 TransferError::Expired { .. } if renewals < RENEWALS_MAX => {
                     renewals += 1;
-                    url = self.urls.of(part.number).await?;
+                    url = self.urls.of(part, sum).await?;
                 }
-                error => tries.pause(error).await?,
+                error => {
+                    tries.pause(error).await?;
+                    // Should the memory or the disk have lied once, it need not lie twice.
+                    let again = part.sum(self.checksum).await?;
+                    if again != sum {
+                        sum = again;
+                        url = self.urls.of(part, sum).await?;
+                    }
+                }
             }
         }
     }
 
-    async fn try_send(&self, part: &Part<'_>, sum: Sum, to: &str, sent: &Meter) -> Result<String, TransferError> {
+    async fn try_send(&self, part: &Part<'_>, sum: PartSum, to: &str, sent: &Meter) -> Result<String, TransferError> {
         let url = || bare(to);
         let limit = self.transfer.settings.stall_timeout;
         let (name, value) = sum.header();
@@ -199,7 +205,7 @@ impl<U: PartUrls> Way<'_, U> {
             status: 200,
             why: "the answer has no ETag".to_owned(),
         })?;
-        if sum.is_contradicted_by(etag, &headers) {
+        if is_contradicted(sum, etag, &headers) {
             let why = format!("the cache stored a part with ETag {etag}, which is not its MD5");
             return Err(TransferError::Damaged { url: url(), why });
         }
@@ -210,27 +216,39 @@ impl<U: PartUrls> Way<'_, U> {
 /// URLs, asked for as they are needed.
 struct Book<'a, U> {
     urls: &'a U,
-    /// The number of the last part.
-    last: u32,
+    /// All of them, in order.
+    parts: &'a [Part<'a>],
     /// Those that nobody has taken yet.
-    known: Mutex<BTreeMap<u32, String>>,
+    unused: Mutex<BTreeMap<u32, String>>,
 }
 
 impl<U: PartUrls> Book<'_, U> {
-    /// A URL for a part: another one each time it is asked for.
-    async fn of(&self, number: u32) -> Result<String, PushError<U::Error>> {
-        let mut known = self.known.lock().await;
-        if let Some(url) = known.remove(&number) {
+    /// A URL for a part with this checksum: another one each time it is asked for.
+    async fn of(&self, part: &Part<'_>, sum: PartSum) -> Result<String, PushError<U::Error>> {
+        if part.known != Some(sum) {
+            let urls = self.sign(vec![PartToSign { number: part.number, sum }]).await?;
+            return urls.into_values().next().ok_or_else(|| none_for(part.number));
+        }
+        // Those of the next parts come along.
+        let mut unused = self.unused.lock().await;
+        if let Some(url) = unused.remove(&part.number) {
             return Ok(url);
         }
-        let numbers: Vec<u32> = (number..=self.last).take(URLS_AT_A_TIME as usize).collect();
-        let urls = self.urls.sign(numbers.clone()).await.map_err(PushError::Urls)?;
-        known.extend(numbers.into_iter().zip(urls));
-        known.remove(&number).ok_or_else(|| {
-            let why = format!("the controller gave no URL for part {number}");
-            TransferError::BadTicket { why }.into()
-        })
+        let from_here = self.parts.iter().skip_while(|next| next.number < part.number).take(URLS_AT_A_TIME);
+        let wanted = from_here.filter_map(|next| Some(PartToSign { number: next.number, sum: next.known? }));
+        unused.extend(self.sign(wanted.collect()).await?);
+        unused.remove(&part.number).ok_or_else(|| none_for(part.number))
     }
+
+    async fn sign(&self, wanted: Vec<PartToSign>) -> Result<BTreeMap<u32, String>, PushError<U::Error>> {
+        let urls = self.urls.sign(wanted.clone()).await.map_err(PushError::Urls)?;
+        Ok(wanted.iter().map(|part| part.number).zip(urls).collect())
+    }
+}
+
+fn none_for<E>(number: u32) -> PushError<E> {
+    let why = format!("the controller gave no URL for part {number}");
+    TransferError::BadTicket { why }.into()
 }
 
 /// The opened file, if it has the length that was announced.
@@ -266,8 +284,9 @@ fn parts<'a>(
     let cut = |number: u32| {
         let offset = u64::from(number - 1) * ticket.part_bytes;
         let length = ticket.part_bytes.min(stored_bytes - offset);
-        let crc32 = stored.crc32s.and_then(|crc32s| crc32s.of(offset, length));
-        Part { file: Arc::clone(file), path: stored.file, number, offset, length, crc32 }
+        let crc32s = stored.crc32s.filter(|_| ticket.checksum == PartChecksum::Crc32);
+        let known = crc32s.and_then(|crc32s| crc32s.of(offset, length)).map(PartSum::Crc32);
+        Part { file: Arc::clone(file), path: stored.file, number, offset, length, known }
     };
     Ok((1..=count).map(cut).collect())
 }

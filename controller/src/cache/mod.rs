@@ -21,7 +21,7 @@ pub use error::CacheError;
 use axum::body::Body;
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
-use railyard_common::blob::{Blob, PartChecksum};
+use railyard_common::blob::{Blob, PartChecksum, PartToSign};
 use railyard_common::digest::Digest;
 use railyard_common::id::LeaseId;
 use railyard_common::path::RelPath;
@@ -125,16 +125,17 @@ pub trait Cache: Send + Sync + 'static {
     /// [`CacheError::Invalid`] for sizes that do not fit together, [`CacheError::TooLarge`], [`CacheError::DiskFull`].
     async fn begin_upload(&self, by: Uploader, blob: &Blob) -> Result<Grant, CacheError>;
 
-    /// URLs for parts (from 1) of an upload of the lease, in their order, each good for [`PART_URL_TTL`].
+    /// URLs for parts of an upload of the lease, in their order, each good for [`PART_URL_TTL`] and for bytes with that checksum.
     ///
     /// # Errors
-    /// [`CacheError::UnknownUpload`], also for another lease's; [`CacheError::Invalid`] for parts that it does not have.
+    /// [`CacheError::UnknownUpload`], also for another lease's; [`CacheError::Invalid`] for parts that it does not have, and for
+    /// checksums of another kind than [`Begun::checksum`].
     async fn sign_parts(
         &self,
         lease: LeaseId,
         blob: &Blob,
         upload_id: &str,
-        parts: &[u32],
+        parts: &[PartToSign],
     ) -> Result<Vec<String>, CacheError>;
 
     /// Checks what was uploaded and makes it visible. Completing again, or after somebody else did, is fine.

@@ -1,7 +1,7 @@
 //! How a blob is cut into parts.
 
 use crate::cache::CacheError;
-use railyard_common::blob::{Blob, Encoding};
+use railyard_common::blob::{Blob, Encoding, PartChecksum, PartToSign};
 
 const MIB: u64 = 1024 * 1024;
 
@@ -37,19 +37,33 @@ pub(crate) fn spans(stored_bytes: u64, part_bytes: u64) -> impl ExactSizeIterato
     })
 }
 
-/// The length of each of these parts (from 1).
+/// The length of each of these parts.
 ///
 /// # Errors
-/// [`CacheError::Invalid`] for a part that the blob does not have.
-pub(crate) fn lengths(blob: &Blob, part_bytes: u64, numbers: &[u32]) -> Result<Vec<u64>, CacheError> {
+/// [`CacheError::Invalid`] for a part that the blob does not have, and for a checksum of another kind than `wanted`.
+pub(crate) fn lengths(
+    blob: &Blob,
+    part_bytes: u64,
+    wanted: PartChecksum,
+    parts: &[PartToSign],
+) -> Result<Vec<u64>, CacheError> {
     let count = blob.stored_bytes.div_ceil(part_bytes);
-    let length = |number: &u32| {
-        let before = u64::from(*number).checked_sub(1).filter(|before| *before < count)?;
-        Some(part_bytes.min(blob.stored_bytes - before * part_bytes))
+    let length = |part: &PartToSign| {
+        let before = u64::from(part.number).checked_sub(1).filter(|before| *before < count);
+        let why = match before {
+            None => format!("the upload has parts 1 to {count}, and no part {}", part.number),
+            Some(_) if part.sum.kind() != wanted => {
+                let (name, _) = part.sum.header();
+                format!(
+                    "part {} comes with {name}, and this cache takes another checksum, as it has answered",
+                    part.number
+                )
+            }
+            Some(before) => return Ok(part_bytes.min(blob.stored_bytes - before * part_bytes)),
+        };
+        Err(CacheError::Invalid { why })
     };
-    let bad =
-        |number: &u32| CacheError::Invalid { why: format!("the upload has parts 1 to {count}, and no part {number}") };
-    numbers.iter().map(|number| length(number).ok_or_else(|| bad(number))).collect()
+    parts.iter().map(length).collect()
 }
 
 /// Whether the numbers of a blob fit together and the store can hold it.

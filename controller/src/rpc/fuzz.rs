@@ -2,7 +2,7 @@
 
 use super::{bad_request, submit, worker};
 use prost::{Message, Name};
-use railyard_common::blob::{Artifact, Blob, Image};
+use railyard_common::blob::{Artifact, Blob, Image, PartToSign};
 use railyard_common::id::{BuildId, JobSelector, LeaseId};
 use railyard_common::identity::{Identity, Role};
 use railyard_common::outcome::Outcome;
@@ -35,7 +35,8 @@ pub fn message(bytes: &[u8]) -> String {
         6 => read::<v1::HoldWorkerRequest>(bytes).map(drop),
         _ => read::<v1::SignPartsRequest>(bytes).and_then(|request| {
             lease(request.lease)?;
-            Ok(same_again::<Blob>(&convert::required("blob", request.blob)?)?)
+            same_again::<Blob>(&convert::required("blob", request.blob)?)?;
+            Ok(convert::list::<_, PartToSign>("parts", request.parts)?.iter().try_for_each(same_again)?)
         }),
     };
     format!("{} {}", kind % 8, ended.map_or_else(|status| status.message().to_owned(), |()| "fine".to_owned()))

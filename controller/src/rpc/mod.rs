@@ -92,9 +92,9 @@ fn bad_request(error: impl std::fmt::Display) -> Status {
     rpc_error::refusal(Code::InvalidArgument, rpc_error::BAD_REQUEST, error.to_string())
 }
 
-/// Both sides must speak a protocol that the other knows: this one, or the one before.
+/// Both sides must speak a protocol that the other knows.
 fn check_protocol(who: &str, version: &str, protocol: u32) -> Result<(), Status> {
-    let known = railyard_common::PROTOCOL.saturating_sub(1).max(1)..=railyard_common::PROTOCOL;
+    let known = railyard_common::OLDEST_PROTOCOL..=railyard_common::PROTOCOL;
     if known.contains(&protocol) {
         return Ok(());
     }

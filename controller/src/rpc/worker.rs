@@ -8,7 +8,7 @@ use crate::driver::{CommandError, Handle, Hello, Link, disk_of};
 use crate::logs::LogStore;
 use crate::sweep::Claims;
 use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
-use railyard_common::blob::Blob;
+use railyard_common::blob::{Blob, PartToSign};
 use railyard_common::digest::Digest;
 use railyard_common::id::{BootId, BuildId, LeaseId, WorkerName};
 use railyard_common::layout;
@@ -353,7 +353,8 @@ impl WorkerService for Workers {
         let lease = self.held_by(Act::Upload, request.lease, &worker).await?;
         convert::at_most("parts", request.parts.len(), PARTS_MAX, "entries")?;
         let blob: Blob = convert::required("blob", request.blob)?;
-        let urls = self.cache.sign_parts(lease, &blob, &request.upload_id, &request.parts).await;
+        let parts: Vec<PartToSign> = convert::list("parts", request.parts)?;
+        let urls = self.cache.sign_parts(lease, &blob, &request.upload_id, &parts).await;
         Ok(Response::new(v1::SignPartsResponse { urls: urls.map_err(|error| cache_status(&error))? }))
     }
 

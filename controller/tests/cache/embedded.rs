@@ -225,8 +225,8 @@ async fn an_upload_outlives_a_restart() {
     let blob = blob_of(&bytes);
     let ticket = fixture.begin(&blob).await;
     let (first, second) = bytes.split_at(16 * MIB);
-    let (_, one) = fixture.put(&fixture.part_url(&blob, &ticket, 1).await, first, first).await;
-    let (_, two) = fixture.put(&fixture.part_url(&blob, &ticket, 2).await, second, second).await;
+    let (_, one) = fixture.put(&fixture.part_url(&blob, &ticket, 1, first).await, first, first).await;
+    let (_, two) = fixture.put(&fixture.part_url(&blob, &ticket, 2, second).await, second, second).await;
     let config = EmbeddedConfig {
         dir: fixture.dir.path().join("cache"),
         public_read: false,
@@ -260,7 +260,7 @@ async fn nobody_ends_the_upload_of_another_blob() {
     let fixture = Fixture::embedded(false, None).await;
     let (mine, other) = (blob_of(b"mine"), blob_of(b"other"));
     let ticket = fixture.begin(&mine).await;
-    let (_, etag) = fixture.put(&fixture.part_url(&mine, &ticket, 1).await, b"mine", b"mine").await;
+    let (_, etag) = fixture.put(&fixture.part_url(&mine, &ticket, 1, b"mine").await, b"mine", b"mine").await;
     assert_eq!(fixture.cache.abort_upload(LEASE, &other, &ticket.upload_id).await.unwrap_err().kind(), "invalid");
     let etags = [etag];
     let error = fixture.complete(&other, &ticket.upload_id, &etags).await.unwrap_err();
@@ -273,9 +273,9 @@ async fn a_body_without_a_signature_is_not_waited_for() {
     let fixture = Fixture::embedded(true, None).await;
     let blob = blob_of(b"promised");
     let ticket = fixture.begin(&blob).await;
-    let url = path_of(&fixture.part_url(&blob, &ticket, 1).await);
+    let url = path_of(&fixture.part_url(&blob, &ticket, 1, b"promised").await);
     let altered = url.replace("part=1", "part=2");
-    for raw in ["/cache/uploads/x?part=1&length=1", "/cache/images/a", &altered] {
+    for raw in ["/cache/uploads/x?part=1&length=1&crc32=0", "/cache/images/a", &altered] {
         let endless = Body::from_stream(futures_util::stream::pending::<Result<Bytes, std::io::Error>>());
         let request = Request::builder().method("PUT").uri(raw).body(endless).unwrap();
         let answer = tokio::time::timeout(Duration::from_secs(10), fixture.router.clone().unwrap().oneshot(request));
@@ -289,12 +289,14 @@ async fn slow_senders_hold_no_threads() {
     // More than there are blocking threads, and than there are writers.
     let mut hanging = Vec::new();
     for seed in 0..600_u64 {
-        let blob = blob_of(&seed.to_le_bytes());
+        let bytes = seed.to_le_bytes();
+        let blob = blob_of(&bytes);
         let ticket = fixture.begin(&blob).await;
         let body = futures_util::stream::iter([Ok::<_, std::io::Error>(Bytes::from_static(b"1"))]);
         let body = Body::from_stream(body.chain(futures_util::stream::pending()));
-        let request = Request::builder().method("PUT").uri(path_of(&fixture.part_url(&blob, &ticket, 1).await));
-        let request = request.header("x-amz-checksum-crc32", "AAAAAA==").body(body).unwrap();
+        let url = fixture.part_url(&blob, &ticket, 1, &bytes).await;
+        let (name, sum) = fixture.sum(&bytes);
+        let request = Request::builder().method("PUT").uri(path_of(&url)).header(name, sum).body(body).unwrap();
         let mut answer = Box::pin(fixture.router.clone().unwrap().oneshot(request));
         assert!(futures_util::poll!(&mut answer).is_pending());
         hanging.push(answer);
@@ -311,7 +313,7 @@ async fn a_part_that_hangs_gives_way_to_its_next_try() {
     let bytes = noise(100, 3);
     let blob = blob_of(&bytes);
     let ticket = fixture.begin(&blob).await;
-    let url = fixture.part_url(&blob, &ticket, 1).await;
+    let url = fixture.part_url(&blob, &ticket, 1, &bytes).await;
 
     // The first try sends half of the part and then nothing more.
     let half = Bytes::copy_from_slice(&noise(100, 4)[..50]);
@@ -322,7 +324,8 @@ async fn a_part_that_hangs_gives_way_to_its_next_try() {
             std::future::pending().await
         },
     ));
-    let hanging = fixture.http.put(&url).header("content-length", 100).header("x-amz-checksum-crc32", "AAAAAA==");
+    let (name, sum) = fixture.sum(&bytes);
+    let hanging = fixture.http.put(&url).header("content-length", 100).header(name, sum);
     let hanging = task::spawn("hanging try", hanging.body(reqwest::Body::wrap_stream(body)).send());
     taken.await.unwrap();
 
@@ -374,7 +377,7 @@ async fn a_full_disk_is_told_as_such() {
     let ticket = fixture.begin(&blob).await;
     let filler = disk.0.join("filler");
     std::fs::write(&filler, vec![0; 5 * MIB]).unwrap();
-    let (status, text) = fixture.put(&fixture.part_url(&blob, &ticket, 1).await, &bytes, &bytes).await;
+    let (status, text) = fixture.put(&fixture.part_url(&blob, &ticket, 1, &bytes).await, &bytes, &bytes).await;
     assert_eq!(status, 507, "{text}");
     let impatient = Settings { progress_deadline: Duration::from_millis(100), ..Settings::default() };
     let impatient = Transfer::new(fixture.http.clone(), impatient);

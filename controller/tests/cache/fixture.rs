@@ -2,7 +2,7 @@
 
 use crate::store::Store;
 use axum::Router;
-use railyard_common::blob::Blob;
+use railyard_common::blob::{Blob, PartSum, PartToSign};
 use railyard_common::digest::Digest;
 use railyard_common::id::{JobId, LeaseId};
 use railyard_common::path::RelPath;
@@ -179,9 +179,20 @@ impl Fixture {
         }
     }
 
-    /// Where a part goes.
-    pub async fn part_url(&self, blob: &Blob, ticket: &Ticket, number: u32) -> String {
-        self.cache.sign_parts(LEASE, blob, &ticket.upload_id, &[number]).await.unwrap().remove(0)
+    /// Where a part with these bytes goes.
+    pub async fn part_url(&self, blob: &Blob, ticket: &Ticket, number: u32, bytes: &[u8]) -> String {
+        let part = self.to_sign(number, bytes);
+        self.cache.sign_parts(LEASE, blob, &ticket.upload_id, &[part]).await.unwrap().remove(0)
+    }
+
+    /// A part with these bytes.
+    pub fn to_sign(&self, number: u32, bytes: &[u8]) -> PartToSign {
+        use md5::Digest as _;
+        let sum = match self.backend {
+            Backend::Embedded => PartSum::Crc32(crc32fast::hash(bytes)),
+            Backend::S3 => PartSum::ContentMd5(md5::Md5::digest(bytes).into()),
+        };
+        PartToSign { number, sum }
     }
 
     pub fn urls<'a>(&'a self, lease: LeaseId, blob: &'a Blob, upload_id: &'a str) -> Urls<'a> {
@@ -262,13 +273,7 @@ impl Fixture {
 
     /// The header by which a part's checksum is told.
     pub fn sum(&self, bytes: &[u8]) -> (&'static str, String) {
-        use base64::Engine as _;
-        use base64::engine::general_purpose::STANDARD;
-        use md5::Digest as _;
-        match self.backend {
-            Backend::Embedded => ("x-amz-checksum-crc32", STANDARD.encode(crc32fast::hash(bytes).to_be_bytes())),
-            Backend::S3 => ("content-md5", STANDARD.encode(md5::Md5::digest(bytes))),
-        }
+        self.to_sign(1, bytes).sum.header()
     }
 }
 
@@ -288,7 +293,7 @@ pub struct Urls<'a> {
 impl PartUrls for Urls<'_> {
     type Error = CacheError;
 
-    async fn sign(&self, parts: Vec<u32>) -> Result<Vec<String>, CacheError> {
+    async fn sign(&self, parts: Vec<PartToSign>) -> Result<Vec<String>, CacheError> {
         self.cache.sign_parts(self.lease, self.blob, self.upload_id, &parts).await
     }
 }

@@ -15,7 +15,7 @@ pub async fn damaged_part(fixture: Fixture) {
     bad[500] ^= 1;
     let blob = blob_of(&good);
     let ticket = fixture.begin(&blob).await;
-    let (status, text) = fixture.put(&fixture.part_url(&blob, &ticket, 1).await, &bad, &good).await;
+    let (status, text) = fixture.put(&fixture.part_url(&blob, &ticket, 1, &good).await, &bad, &good).await;
     let etags = match fixture.backend {
         Backend::Embedded => {
             assert!(status == 400 && text.contains("BadDigest"), "{status} {text}");
@@ -56,8 +56,9 @@ pub async fn oversized_part(fixture: Fixture) {
     let blob = blob_of(&good);
     let ticket = fixture.begin(&blob).await;
     let long = noise(1001, 2);
-    let (status, text) = fixture.put(&fixture.part_url(&blob, &ticket, 1).await, &long, &long).await;
-    let (short, short_text) = fixture.put(&fixture.part_url(&blob, &ticket, 1).await, &good[..999], &good[..999]).await;
+    let (status, text) = fixture.put(&fixture.part_url(&blob, &ticket, 1, &long).await, &long, &long).await;
+    let less = &good[..999];
+    let (short, short_text) = fixture.put(&fixture.part_url(&blob, &ticket, 1, less).await, less, less).await;
     match fixture.backend {
         Backend::Embedded => {
             assert_eq!(status, 413, "{text}");
@@ -79,11 +80,11 @@ pub async fn missing_parts(fixture: Fixture) {
     let blob = blob_of(&bytes);
     let ticket = fixture.begin(&blob).await;
     let (first, second) = bytes.split_at(16 * MIB);
-    let (_, one) = fixture.put(&fixture.part_url(&blob, &ticket, 1).await, first, first).await;
+    let (_, one) = fixture.put(&fixture.part_url(&blob, &ticket, 1, first).await, first, first).await;
     let error = fixture.complete(&blob, &ticket.upload_id, std::slice::from_ref(&one)).await.unwrap_err();
     assert!(matches!(error, CacheError::Incomplete { .. }), "{error}");
     assert_eq!(fixture.cache.find(&blob.digest).await.unwrap(), None);
-    let (status, two) = fixture.put(&fixture.part_url(&blob, &ticket, 2).await, second, second).await;
+    let (status, two) = fixture.put(&fixture.part_url(&blob, &ticket, 2, second).await, second, second).await;
     assert_eq!(status, 200, "{two}");
     let etags = [one, two];
     fixture.complete(&blob, &ticket.upload_id, &etags).await.unwrap();
@@ -95,7 +96,7 @@ pub async fn aborted(fixture: Fixture) {
     let bytes = noise(100, 4);
     let blob = blob_of(&bytes);
     let ticket = fixture.begin(&blob).await;
-    let url = fixture.part_url(&blob, &ticket, 1).await;
+    let url = fixture.part_url(&blob, &ticket, 1, &bytes).await;
     fixture.cache.abort_upload(LEASE, &blob, &ticket.upload_id).await.unwrap();
     fixture.cache.abort_upload(LEASE, &blob, &ticket.upload_id).await.unwrap();
     let (status, text) = fixture.put(&url, &bytes, &bytes).await;
@@ -137,7 +138,7 @@ pub async fn an_upload_goes_on(fixture: Fixture) {
     let notes = fixture.dir.path().join("parts");
     let ticket = fixture.begin(&blob).await;
     let (first, _) = bytes.split_at(16 * MIB);
-    let (status, etag) = fixture.put(&fixture.part_url(&blob, &ticket, 1).await, first, first).await;
+    let (status, etag) = fixture.put(&fixture.part_url(&blob, &ticket, 1, first).await, first, first).await;
     assert_eq!(status, 200, "{etag}");
     std::fs::write(&notes, format!("{}\n1 {etag}\n", ticket.upload_id)).unwrap();
 
@@ -184,7 +185,8 @@ pub async fn another_form_begins_anew(fixture: Fixture) {
     let first = fixture.begin(&blob_of(&plain)).await;
     let second = fixture.begin(&blob).await;
     assert_ne!(first.upload_id, second.upload_id);
-    let error = fixture.cache.sign_parts(LEASE, &blob_of(&plain), &first.upload_id, &[1]).await.unwrap_err();
+    let part = fixture.to_sign(1, &plain);
+    let error = fixture.cache.sign_parts(LEASE, &blob_of(&plain), &first.upload_id, &[part]).await.unwrap_err();
     assert!(matches!(error, CacheError::UnknownUpload { .. }), "{error}");
     fixture.upload(&blob, &packed).await;
     pull_equals(&fixture, &blob, &plain).await;
@@ -197,8 +199,8 @@ pub async fn uploads_end_with_their_lease(fixture: Fixture) {
     let ticket = fixture.begin(&blob).await;
     let other = fixture.begin_as(OTHER_LEASE, &blob).await;
     let (first, second) = bytes.split_at(16 * MIB);
-    let late = fixture.part_url(&blob, &ticket, 2).await;
-    let (status, _) = fixture.put(&fixture.part_url(&blob, &ticket, 1).await, first, first).await;
+    let late = fixture.part_url(&blob, &ticket, 2, second).await;
+    let (status, _) = fixture.put(&fixture.part_url(&blob, &ticket, 1, first).await, first, first).await;
     assert_eq!(status, 200);
     assert_eq!(fixture.cache.uploading().await.unwrap(), [LEASE, OTHER_LEASE]);
     // Also after a restart of the controller.
@@ -209,8 +211,8 @@ pub async fn uploads_end_with_their_lease(fixture: Fixture) {
     assert_eq!(cache.uploading().await.unwrap(), [OTHER_LEASE]);
     let (status, text) = fixture.put(&late, second, second).await;
     assert!(status == 404 || status == 403, "{status} {text}");
-    assert!(cache.sign_parts(LEASE, &blob, &ticket.upload_id, &[2]).await.is_err());
-    let error = cache.sign_parts(LEASE, &blob, &other.upload_id, &[1]).await.unwrap_err();
+    assert!(cache.sign_parts(LEASE, &blob, &ticket.upload_id, &[fixture.to_sign(2, second)]).await.is_err());
+    let error = cache.sign_parts(LEASE, &blob, &other.upload_id, &[fixture.to_sign(1, first)]).await.unwrap_err();
     assert!(matches!(error, CacheError::UnknownUpload { .. }), "another lease's: {error}");
     cache.end_uploads(OTHER_LEASE).await.unwrap();
     assert_eq!(fixture.staged_bytes(), 0, "parts are left");

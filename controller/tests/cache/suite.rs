@@ -5,7 +5,7 @@ pub use super::sending::*;
 pub use super::untrusted::*;
 use bytes::Bytes;
 use futures_util::TryStreamExt as _;
-use railyard_common::blob::{Blob, Encoding};
+use railyard_common::blob::{Blob, Encoding, PartSum, PartToSign};
 use railyard_common::digest::Digest;
 use railyard_common::layout;
 use railyard_controller::cache::{CacheError, Grant, PutMode, Uploader};
@@ -143,7 +143,7 @@ pub async fn signatures(fixture: Fixture) {
     let bytes = noise(100, 8);
     let blob = blob_of(&bytes);
     let ticket = fixture.begin(&blob).await;
-    let put_url = &fixture.part_url(&blob, &ticket, 1).await;
+    let put_url = &fixture.part_url(&blob, &ticket, 1, &bytes).await;
     let get_path = path("images/secret.txt");
     fixture.cache.put(&get_path, Bytes::from_static(b"secret"), PutMode::Create).await.unwrap();
     fixture.cache.put(&path("images/other.txt"), Bytes::from_static(b"other"), PutMode::Create).await.unwrap();
@@ -157,6 +157,8 @@ pub async fn signatures(fixture: Fixture) {
             put_url.replace("part=1", "part=2"),
             put_url.replace("length=100", "length=1000"),
             put_url.replace("expires=", "expires=9"),
+            put_url.replace("crc32=", "crc32=1"),
+            put_url.split('&').filter(|pair| !pair.starts_with("crc32=")).collect::<Vec<_>>().join("&"),
         ],
         Backend::S3 => vec![
             put_url.replace("partNumber=1", "partNumber=2"),
@@ -170,6 +172,15 @@ pub async fn signatures(fixture: Fixture) {
     }
     let (status, _) = fixture.put(&get_url, &bytes, &bytes).await;
     assert_eq!(status, 403, "a URL to read is none to write");
+    // Other bytes, as many of them, honestly announced, announced as those of the URL, and not at all.
+    let others = noise(100, 9);
+    let (status, text) = fixture.put(put_url, &others, &others).await;
+    assert!(matches!(status, 400 | 403), "{status} {text}");
+    let (status, text) = fixture.put(put_url, &others, &bytes).await;
+    // A service may leave it to the sender to see by the ETag.
+    assert!(status == 400 || fixture.backend == Backend::S3, "{status} {text}");
+    let unannounced = fixture.http.put(put_url).body(bytes.clone()).send().await.unwrap().status();
+    assert!(matches!(unannounced.as_u16(), 400 | 403), "{unannounced}");
 
     for url in [get_url.replace("secret.txt", "other.txt"), flip_last(&get_url), fixture.cache.url(&get_path)] {
         // Without any signature the embedded cache asks who it is.
@@ -209,7 +220,7 @@ pub async fn expired(fixture: Fixture) {
     let blob = blob_of(&bytes);
     let file = fixture.file("late", &bytes);
     let ticket = fixture.begin(&blob).await;
-    let dead = fixture.part_url(&blob, &ticket, 1).await;
+    let dead = fixture.part_url(&blob, &ticket, 1, &bytes).await;
     let dead = match fixture.backend {
         Backend::Embedded => dead,
         // Its signature does not fit any more, but the date is looked at first.
@@ -238,7 +249,7 @@ struct Renewed<'a> {
 impl PartUrls for Renewed<'_> {
     type Error = CacheError;
 
-    async fn sign(&self, parts: Vec<u32>) -> Result<Vec<String>, CacheError> {
+    async fn sign(&self, parts: Vec<PartToSign>) -> Result<Vec<String>, CacheError> {
         let dead = self.dead.lock().unwrap().pop_front();
         match dead {
             Some(dead) => Ok(vec![dead; parts.len()]),
@@ -371,8 +382,15 @@ pub async fn senseless_requests(fixture: Fixture) {
     assert!(matches!(error, PushError::Transfer(TransferError::Changed { .. })), "{error}");
     let error = fixture.push(&fixture.dir.path().join("none"), &blob, &ticket).await.unwrap_err();
     assert!(matches!(error, PushError::Transfer(TransferError::NotFound { .. })), "{error}");
-    for parts in [&[0][..], &[2], &[1, 2]] {
-        let error = fixture.cache.sign_parts(LEASE, &blob, &ticket.upload_id, parts).await.unwrap_err();
+    let part = |number| fixture.to_sign(number, b"z");
+    let another_kind = match fixture.backend {
+        Backend::Embedded => PartSum::ContentMd5([0; 16]),
+        Backend::S3 => PartSum::Crc32(0),
+    };
+    for parts in
+        [vec![part(0)], vec![part(2)], vec![part(1), part(2)], vec![PartToSign { number: 1, sum: another_kind }]]
+    {
+        let error = fixture.cache.sign_parts(LEASE, &blob, &ticket.upload_id, &parts).await.unwrap_err();
         assert!(matches!(error, CacheError::Invalid { .. }), "{error}");
     }
 }

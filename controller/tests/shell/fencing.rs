@@ -4,7 +4,7 @@ use crate::common::pipelines::{ONE, PUBLISH};
 use crate::common::transfers::{artifact, blob_of};
 use crate::common::worker::{failed, hello, lease, report, succeeded};
 use crate::common::{Controller, Worker, refused, until};
-use railyard_common::blob::Encoding;
+use railyard_common::blob::{Encoding, PartSum, PartToSign};
 use railyard_proto::v1;
 use railyard_service::convert::ToProto as _;
 use tonic::Code;
@@ -28,7 +28,8 @@ async fn upload_of(holder: &Worker, lease: v1::LeaseId) -> String {
 
 fn sign_parts(lease: v1::LeaseId, upload_id: &str) -> v1::SignPartsRequest {
     let (blob, upload_id) = (Some(blob_of(b"anything").to_proto()), upload_id.to_owned());
-    v1::SignPartsRequest { lease: Some(lease), blob, upload_id, parts: vec![1] }
+    let part = PartToSign { number: 1, sum: PartSum::Crc32(crc32fast::hash(b"anything")) }.to_proto();
+    v1::SignPartsRequest { lease: Some(lease), blob, upload_id, parts: vec![part] }
 }
 
 async fn refused_for_all(worker: &Worker, lease: v1::LeaseId, upload_id: &str) {

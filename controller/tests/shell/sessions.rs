@@ -42,9 +42,10 @@ async fn a_hello_is_checked() {
     refused_hello(&controller, builds, Code::InvalidArgument, "bad-request").await;
     assert!(controller.operator().workers().await.is_empty());
 
-    // One protocol back is still spoken, if there is one.
-    let oldest = railyard_common::PROTOCOL.saturating_sub(1).max(1);
-    controller.worker_saying(v1::Hello { protocol: oldest, ..hello("anvil") }).await;
+    let older = v1::Hello { protocol: railyard_common::OLDEST_PROTOCOL - 1, ..hello("anvil") };
+    refused_hello(&controller, older, Code::FailedPrecondition, "protocol").await;
+    let oldest = v1::Hello { protocol: railyard_common::OLDEST_PROTOCOL, ..hello("anvil") };
+    controller.worker_saying(oldest).await;
 }
 
 #[tokio::test]

@@ -5,10 +5,8 @@ use crate::common::transfers::{artifact, blob_of};
 use crate::common::worker::{cancelled, hello, lease, report, succeeded};
 use crate::common::{Backend, Controller, Worker, on_both, refused, until};
 use crate::store::{SECRET, Trouble};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use http::Method;
-use railyard_common::blob::Blob;
+use railyard_common::blob::{Blob, PartSum, PartToSign};
 use railyard_common::layout;
 use railyard_common::redact::Masks;
 use railyard_proto::v1;
@@ -82,8 +80,18 @@ async fn at_work(backend: Backend) -> AtWork {
     let get = worker.signed_download(lease, &input).await;
     let blob = blob_of(BYTES);
     let upload_id = worker.prepare_upload(lease, &[blob]).await.unwrap().remove(0).upload_id;
-    let put = worker.signed_part(lease, &blob, &upload_id).await;
+    let put = worker.signed_part(lease, &blob, &upload_id, to_sign(backend, BYTES)).await;
     AtWork { controller, person, build, worker, lease, blob, upload_id, put, get }
+}
+
+/// The only part of these bytes.
+fn to_sign(backend: Backend, bytes: &[u8]) -> PartToSign {
+    use md5::Digest as _;
+    let sum = match backend {
+        Backend::Embedded => PartSum::Crc32(crc32fast::hash(bytes)),
+        Backend::S3 => PartSum::ContentMd5(md5::Md5::digest(bytes).into()),
+    };
+    PartToSign { number: 1, sum }
 }
 
 impl Worker {
@@ -92,9 +100,9 @@ impl Worker {
         self.rpc.clone().prepare_download(request).await.unwrap().into_inner().urls.remove(0)
     }
 
-    async fn signed_part(&self, lease: v1::LeaseId, blob: &Blob, upload_id: &str) -> String {
+    async fn signed_part(&self, lease: v1::LeaseId, blob: &Blob, upload_id: &str, part: PartToSign) -> String {
         let (upload_id, blob) = (upload_id.to_owned(), Some(blob.to_proto()));
-        let request = v1::SignPartsRequest { lease: Some(lease), blob, upload_id, parts: vec![1] };
+        let request = v1::SignPartsRequest { lease: Some(lease), blob, upload_id, parts: vec![part.to_proto()] };
         self.rpc.clone().sign_parts(request).await.unwrap().into_inner().urls.remove(0)
     }
 }
@@ -102,17 +110,10 @@ impl Worker {
 impl AtWork {
     /// Asks for something by a URL, as anybody would who has got hold of it; with the checksums that fit.
     async fn ask(&self, method: Method, url: &str, body: &[u8]) -> (u16, String) {
-        use md5::Digest as _;
-        let answer = self
-            .worker
-            .http
-            .request(method, url)
-            .header("x-amz-checksum-crc32", STANDARD.encode(crc32fast::hash(body).to_be_bytes()))
-            .header("content-md5", STANDARD.encode(md5::Md5::digest(body)))
-            .body(body.to_vec())
-            .send()
-            .await
-            .unwrap();
+        let [(crc32, crc32_value), (md5, md5_value)] =
+            [Backend::Embedded, Backend::S3].map(|backend| to_sign(backend, body).sum.header());
+        let request = self.worker.http.request(method, url).header(crc32, crc32_value).header(md5, md5_value);
+        let answer = request.body(body.to_vec()).send().await.unwrap();
         let (status, etag) = (answer.status().as_u16(), answer.headers().get("etag").cloned());
         let text = answer.text().await.unwrap();
         (status, etag.map_or(text, |etag| etag.to_str().unwrap().to_owned()))
@@ -239,6 +240,10 @@ async fn a_url_is_not_good_for_anything_else(backend: Backend) {
         let (status, text) = work.ask(Method::PUT, &work.put, body).await;
         assert!((400..500).contains(&status), "{status} {text}");
     }
+    // As much, and something else.
+    let changed: Vec<u8> = BYTES.iter().rev().copied().collect();
+    let (status, text) = work.ask(Method::PUT, &work.put, &changed).await;
+    assert!(matches!(status, 400 | 403), "{status} {text}");
     // Another object, or upload, or lease; a longer time.
     let other = blob_of(b"another");
     let other_id = work.worker.prepare_upload(work.lease, &[other]).await.unwrap().remove(0).upload_id;

@@ -5,7 +5,7 @@ use super::sample::{self, Sample};
 use super::store::{Answer, Ask, Kind, Service};
 use anyhow::Context as _;
 use futures_util::future::maybe_done;
-use railyard_common::blob::{Blob, Encoding, PartChecksum};
+use railyard_common::blob::{Blob, Encoding, PartChecksum, PartToSign};
 use railyard_common::compress::{Codec, Packing};
 use railyard_common::digest::Digest;
 use railyard_service::channel::{Endpoint, http_client};
@@ -170,7 +170,7 @@ struct Urls<'a> {
 impl PartUrls for Urls<'_> {
     type Error = anyhow::Error;
 
-    async fn sign(&self, parts: Vec<u32>) -> anyhow::Result<Vec<String>> {
+    async fn sign(&self, parts: Vec<PartToSign>) -> anyhow::Result<Vec<String>> {
         let ask = Ask::Sign { blob: self.blob, upload_id: self.upload_id.to_owned(), parts };
         match self.client.ask(&ask).await? {
             Answer::Urls { urls } => Ok(urls),

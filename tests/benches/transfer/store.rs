@@ -8,7 +8,7 @@ use axum::extract::State;
 use axum::routing::post;
 use axum::{Json, Router};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use railyard_common::blob::Blob;
+use railyard_common::blob::{Blob, PartToSign};
 use railyard_common::id::{JobId, LeaseId};
 use railyard_common::layout;
 use railyard_controller::cache::{self, Cache, CacheConfig, EmbeddedConfig, Grant, S3Config, Uploader};
@@ -208,7 +208,7 @@ const LEASE: LeaseId = LeaseId { job: JobId(1), attempt: 1 };
 #[derive(Serialize, Deserialize)]
 pub enum Ask {
     Begin { blob: Blob },
-    Sign { blob: Blob, upload_id: String, parts: Vec<u32> },
+    Sign { blob: Blob, upload_id: String, parts: Vec<PartToSign> },
     Complete { blob: Blob, upload_id: String, etags: Vec<String> },
     Find { blob: Blob },
 }

@@ -7,7 +7,7 @@ use crate::disk::DiskError;
 use crate::uplink::{Grant, UplinkError};
 use crate::workshop::Workshop;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-use railyard_common::blob::Blob;
+use railyard_common::blob::{Blob, PartToSign};
 use railyard_common::id::LeaseId;
 use railyard_common::outcome::{OutcomeKind, Reason};
 use railyard_transfer::{Crc32s, Finished, PartLog, PartUrls, PushError, Stored, Ticket, TransferError};
@@ -128,7 +128,7 @@ struct LeaseUrls<'a> {
 impl PartUrls for LeaseUrls<'_> {
     type Error = UplinkError;
 
-    async fn sign(&self, parts: Vec<u32>) -> Result<Vec<String>, UplinkError> {
+    async fn sign(&self, parts: Vec<PartToSign>) -> Result<Vec<String>, UplinkError> {
         self.shop.uplink.sign_parts(self.lease, self.blob, self.upload_id, parts).await
     }
 }

@@ -238,7 +238,11 @@ impl WorkerService for Service {
         let request = request.into_inner();
         self.check(request.lease)?;
         let books = self.books();
-        let urls = request.parts.iter().map(|n| format!("{}/up/{}/{n}", books.url, request.upload_id)).collect();
+        let urls = request
+            .parts
+            .iter()
+            .map(|part| format!("{}/up/{}/{}", books.url, request.upload_id, part.number))
+            .collect();
         Ok(Response::new(v1::SignPartsResponse { urls }))
     }
 

@@ -1,7 +1,7 @@
 //! What travels through the cache: blobs, artifacts, images.
 
 use super::{BadMessage, FromProto, TEXT_MAX_BYTES, ToProto, all, at_most, list, parsed, parsed_if_given, required};
-use railyard_common::blob::{Artifact, Blob, Encoding, Image, PartChecksum};
+use railyard_common::blob::{Artifact, Blob, Encoding, Image, PartChecksum, PartSum, PartToSign};
 use railyard_proto::v1;
 
 impl ToProto for Encoding {
@@ -43,6 +43,33 @@ impl FromProto<i32> for PartChecksum {
             Ok(v1::PartChecksum::Crc32) => Ok(Self::Crc32),
             Err(_) => Err(BadMessage::new("", format!("{proto} is not a checksum that this side knows"))),
         }
+    }
+}
+
+impl ToProto for PartToSign {
+    type Proto = v1::PartToSign;
+
+    fn to_proto(&self) -> v1::PartToSign {
+        let checksum = match self.sum {
+            PartSum::ContentMd5(md5) => v1::part_to_sign::Checksum::ContentMd5(md5.to_vec()),
+            PartSum::Crc32(crc32) => v1::part_to_sign::Checksum::Crc32(crc32),
+        };
+        v1::PartToSign { number: self.number, checksum: Some(checksum) }
+    }
+}
+
+impl FromProto<v1::PartToSign> for PartToSign {
+    fn from_proto(proto: v1::PartToSign) -> Result<Self, BadMessage> {
+        let sum = match proto.checksum {
+            Some(v1::part_to_sign::Checksum::Crc32(crc32)) => PartSum::Crc32(crc32),
+            Some(v1::part_to_sign::Checksum::ContentMd5(md5)) => {
+                let is_wrong =
+                    |md5: Vec<u8>| BadMessage::new("content_md5", format!("it has {} bytes, not 16", md5.len()));
+                PartSum::ContentMd5(md5.try_into().map_err(is_wrong)?)
+            }
+            None => return Err(BadMessage::new("checksum", "it is missing")),
+        };
+        Ok(Self { number: proto.number, sum })
     }
 }
 

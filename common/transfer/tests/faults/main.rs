@@ -7,7 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use md5::Digest as _;
 use railyard_common::backoff::Backoff;
-use railyard_common::blob::{Blob, Encoding, PartChecksum};
+use railyard_common::blob::{Blob, Encoding, PartChecksum, PartToSign};
 use railyard_common::digest::Digest;
 use railyard_transfer::{
     Finished, Form, PartLog, PartUrls, PushError, Scratch, Settings, Stored, Ticket, Transfer, TransferError,
@@ -87,7 +87,7 @@ struct OneUrl<'a>(&'a str);
 impl PartUrls for OneUrl<'_> {
     type Error = Infallible;
 
-    async fn sign(&self, parts: Vec<u32>) -> Result<Vec<String>, Infallible> {
+    async fn sign(&self, parts: Vec<PartToSign>) -> Result<Vec<String>, Infallible> {
         Ok(vec![self.0.to_owned(); parts.len()])
     }
 }

@@ -29,6 +29,7 @@ pub(super) struct Query {
     pub signature: Option<String>,
     pub part: Option<u32>,
     pub length: Option<u64>,
+    pub crc32: Option<u32>,
     pub lease: Option<LeaseId>,
     pub json: bool,
 }
@@ -125,6 +126,7 @@ impl Query {
                     query.lease = Some(value.parse().map_err(|_| Refusal::denied("the query of this URL was altered"))?)
                 }
                 "length" => query.length = Some(value.parse().map_err(altered)?),
+                "crc32" => query.crc32 = Some(u32::from_str_radix(value, 16).map_err(altered)?),
                 "format" => query.json = value == "json",
                 _ => {}
             }

@@ -45,8 +45,10 @@ fn check(target: &Target) -> String {
     let (Some(expires), Some(signature)) = (query.expires, &query.signature) else {
         return format!("{} parts, json {}", path.split('/').count().min(4), query.json);
     };
-    let right = match (path.strip_prefix("uploads/"), query.part, query.length) {
-        (Some(upload_id), Some(number), Some(length)) => Right::Part(PartRight { upload_id, number, length }),
+    let right = match (path.strip_prefix("uploads/"), query.part, query.length, query.crc32) {
+        (Some(upload_id), Some(number), Some(length), Some(crc32)) => {
+            Right::Part(PartRight { upload_id, number, length, crc32 })
+        }
         _ => Right::Read { method: "GET", path, lease: query.lease },
     };
     // Nobody guesses it: one that is good was made for just this.
@@ -93,6 +95,6 @@ fn ask(headers: &HeaderMap) -> String {
             }
         }
     }
-    said.push_str(if receive::is_announced(headers, 1_000) { " announced" } else { "" });
+    said.push_str(if receive::is_announced(headers) { " announced" } else { "" });
     said
 }

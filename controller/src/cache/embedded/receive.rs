@@ -90,9 +90,13 @@ fn right<'a>(cache: &Embedded, target: &'a Target) -> Result<PartRight<'a>, Refu
     let unsigned = || Refusal::new(StatusCode::FORBIDDEN, "AccessDenied: writing needs a signed URL");
     let path = target.path.as_ref().ok_or_else(unsigned)?;
     let upload_id = path.as_str().strip_prefix("uploads/").ok_or_else(unsigned)?;
-    let (Some(number), Some(length)) = (target.query.part, target.query.length) else { return Err(unsigned()) };
-    cache.allow_signed(target, Right::Part(PartRight { upload_id, number, length }))?;
-    Ok(PartRight { upload_id, number, length })
+    let query = &target.query;
+    let (Some(number), Some(length), Some(crc32)) = (query.part, query.length, query.crc32) else {
+        return Err(unsigned());
+    };
+    let right = PartRight { upload_id, number, length, crc32 };
+    cache.allow_signed(target, Right::Part(right))?;
+    Ok(right)
 }
 
 async fn take(
@@ -102,7 +106,7 @@ async fn take(
     body: &mut BodyDataStream,
 ) -> Result<u32, Refusal> {
     let length = right.length;
-    let announced = announced(headers, length)?;
+    let announced = announced(headers, right)?;
     let writer = cache.uploads.write_part(right.upload_id, right.number).await?;
     if let Some(lease) = writer.lease() {
         cache.allow_lease(lease).await?;
@@ -195,7 +199,8 @@ fn too_long(length: u64) -> Refusal {
 }
 
 /// What the headers say about the part, if it fits the URL.
-fn announced(headers: &HeaderMap, length: u64) -> Result<Announced, Refusal> {
+fn announced(headers: &HeaderMap, right: &PartRight<'_>) -> Result<Announced, Refusal> {
+    let length = right.length;
     let bad = |text: &str| Refusal::new(StatusCode::BAD_REQUEST, text);
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     match text("content-length").map(str::parse::<u64>) {
@@ -208,12 +213,15 @@ fn announced(headers: &HeaderMap, length: u64) -> Result<Announced, Refusal> {
     let crc32 = text("x-amz-checksum-crc32").ok_or_else(|| bad("InvalidDigest: a part needs x-amz-checksum-crc32"))?;
     let crc32 = STANDARD.decode(crc32).ok().and_then(|crc32| <[u8; 4]>::try_from(crc32).ok());
     let crc32 = crc32.ok_or_else(|| bad("InvalidDigest: x-amz-checksum-crc32 is not 4 bytes in base64"))?;
-    Ok(Announced { crc32: u32::from_be_bytes(crc32), length })
+    match u32::from_be_bytes(crc32) {
+        crc32 if crc32 == right.crc32 => Ok(Announced { crc32, length }),
+        _ => Err(bad("InvalidDigest: this URL is good for bytes with another x-amz-checksum-crc32 only")),
+    }
 }
 
-/// Whether the headers announce a part of that length.
-pub(super) fn is_announced(headers: &HeaderMap, length: u64) -> bool {
-    announced(headers, length).is_ok()
+/// Whether the headers announce a thousand bytes whose checksum is 0.
+pub(super) fn is_announced(headers: &HeaderMap) -> bool {
+    announced(headers, &PartRight { upload_id: "", number: 1, length: 1_000, crc32: 0 }).is_ok()
 }
 
 impl Sink {

@@ -1,8 +1,9 @@
 //! Signed URLs: who holds one may do exactly one thing until it expires.
 //!
-//! **Invariant:** the signature covers the method, the path, the expiry, and for a part its upload, number and length. What was
+//! **Invariant:** the signature covers the method, the path, the expiry, and for a part its upload, number, length and checksum. What was
 //! signed for a lease is good only while that lease lives: a part's upload knows its lease, a URL to read names it.
 
+use super::uploads::etag;
 use crate::cache::CacheError;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use railyard_common::id::LeaseId;
@@ -38,6 +39,8 @@ pub(super) struct PartRight<'a> {
     pub number: u32,
     /// Exact length of the part.
     pub length: u64,
+    /// Of its bytes.
+    pub crc32: u32,
 }
 
 /// Why a signature does not count.
@@ -100,7 +103,7 @@ impl UrlKey {
         let mut query = match right {
             Right::Read { lease: None, .. } => String::new(),
             Right::Read { lease: Some(lease), .. } => format!("lease={lease}&"),
-            Right::Part(part) => format!("part={}&length={}&", part.number, part.length),
+            Right::Part(part) => format!("part={}&length={}&crc32={}&", part.number, part.length, etag(part.crc32)),
         };
         let signature = hex::encode(self.mac(right, expires).finalize().into_bytes());
         // Writing to a string cannot fail.
@@ -122,8 +125,8 @@ impl UrlKey {
             Right::Read { method, path, lease: Some(lease) } => {
                 format!("railyard-cache-1\n{method}\n{path}\n{expires}\n{lease}")
             }
-            Right::Part(PartRight { upload_id, number, length }) => {
-                format!("railyard-cache-1\nPUT\nuploads/{upload_id}\n{expires}\n{number}\n{length}")
+            Right::Part(PartRight { upload_id, number, length, crc32 }) => {
+                format!("railyard-cache-1\nPUT\nuploads/{upload_id}\n{expires}\n{number}\n{length}\n{crc32}")
             }
         };
         let mut mac = Hmac::<Sha256>::new_from_slice(&self.0).expect("HMAC takes keys of any length");
@@ -137,7 +140,7 @@ mod tests {
     use super::*;
     use railyard_common::id::JobId;
 
-    const PART: PartRight = PartRight { upload_id: "ab", number: 3, length: 100 };
+    const PART: PartRight = PartRight { upload_id: "ab", number: 3, length: 100, crc32: 0xabc };
 
     fn signature(query: &str) -> (u64, &str) {
         let value = |name: &str| query.split('&').find_map(|pair| pair.strip_prefix(name)).unwrap();
@@ -151,12 +154,14 @@ mod tests {
         let query = key.query(right, Millis(1_000), Duration::from_secs(1));
         let (expires, signature) = signature(&query);
         assert_eq!(expires, 2_000);
+        assert!(query.starts_with("part=3&length=100&crc32=00000abc&expires="), "{query}");
         assert_eq!(key.check(right, expires, signature, Millis(1_999)), Ok(()));
         assert_eq!(key.check(right, expires, signature, Millis(2_000)), Err(Unsigned::Expired));
         for other in [
             Right::Part(PartRight { upload_id: "ac", ..PART }),
             Right::Part(PartRight { number: 4, ..PART }),
             Right::Part(PartRight { length: 101, ..PART }),
+            Right::Part(PartRight { crc32: 0xabd, ..PART }),
             Right::Read { method: "PUT", path: "uploads/ab", lease: None },
             Right::Read { method: "GET", path: "uploads/ab", lease: None },
         ] {

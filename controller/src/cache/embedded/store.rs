@@ -12,7 +12,7 @@ use crate::cache::{
 };
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
-use railyard_common::blob::{Blob, Encoding, PartChecksum};
+use railyard_common::blob::{Blob, Encoding, PartChecksum, PartSum, PartToSign};
 use railyard_common::digest::Digest;
 use railyard_common::id::LeaseId;
 use railyard_common::layout;
@@ -60,17 +60,18 @@ impl Cache for Embedded {
         lease: LeaseId,
         blob: &Blob,
         upload_id: &str,
-        parts: &[u32],
+        parts: &[PartToSign],
     ) -> Result<Vec<String>, CacheError> {
         let (uploads, id, wanted) = (Arc::clone(&self.uploads), upload_id.to_owned(), *blob);
         let upload = blocking(move || uploads.of_lease(&id, lease, &wanted)).await?;
-        let lengths = parts::lengths(blob, upload.part_bytes, parts)?;
+        let lengths = parts::lengths(blob, upload.part_bytes, PartChecksum::Crc32, parts)?;
         let now = self.clock.now();
-        let sign = |(number, length): (&u32, u64)| {
-            let right = Right::Part(PartRight { upload_id, number: *number, length });
-            format!("{}/{UPLOADS}/{upload_id}?{}", self.base_url, self.key.query(right, now, PART_URL_TTL))
+        let sign = |(part, length): (&PartToSign, u64)| {
+            let PartSum::Crc32(crc32) = part.sum else { return None };
+            let right = Right::Part(PartRight { upload_id, number: part.number, length, crc32 });
+            Some(format!("{}/{UPLOADS}/{upload_id}?{}", self.base_url, self.key.query(right, now, PART_URL_TTL)))
         };
-        Ok(parts.iter().zip(lengths).map(sign).collect())
+        Ok(parts.iter().zip(lengths).filter_map(sign).collect())
     }
 
     /// Reads all of it, whoever sent it.

@@ -17,7 +17,7 @@ use object_store::multipart::{MultipartStore as _, PartId};
 use object_store::path::Path as Key;
 use object_store::signer::{SignedUrlOptions, Signer as _};
 use object_store::{Error, GetOptions, ObjectStore as _, PutMultipartOptions, PutOptions, PutPayload, UpdateVersion};
-use railyard_common::blob::{Blob, PartChecksum};
+use railyard_common::blob::{Blob, PartChecksum, PartToSign};
 use railyard_common::digest::Digest;
 use railyard_common::id::LeaseId;
 use railyard_common::layout;
@@ -26,6 +26,8 @@ use railyard_common::time::Millis;
 use std::path::Path;
 use std::time::Duration;
 
+/// How parts are known to be whole.
+const CHECKSUM: PartChecksum = PartChecksum::ContentMd5;
 /// The "upload" of an empty blob: S3 has no multipart upload without parts.
 const EMPTY_UPLOAD: &str = "empty";
 /// The service's longest listing.
@@ -49,7 +51,7 @@ impl Cache for S3 {
             return Ok(Grant::Present(present));
         }
         let part_bytes = parts::part_bytes(blob.stored_bytes);
-        let send = |upload_id| Grant::Send(Begun { upload_id, part_bytes, checksum: PartChecksum::ContentMd5 });
+        let send = |upload_id| Grant::Send(Begun { upload_id, part_bytes, checksum: CHECKSUM });
         if blob.stored_bytes == 0 {
             return Ok(send(EMPTY_UPLOAD.to_owned()));
         }
@@ -74,24 +76,24 @@ impl Cache for S3 {
         lease: LeaseId,
         blob: &Blob,
         upload_id: &str,
-        parts: &[u32],
+        parts: &[PartToSign],
     ) -> Result<Vec<String>, CacheError> {
         let note = self.begun(lease, &blob.digest).await?;
         let Some(note) = note.filter(|note| note.upload_id == upload_id && note.blob == *blob) else {
             return Err(CacheError::UnknownUpload { id: upload_id.to_owned() });
         };
-        let lengths = parts::lengths(blob, parts::part_bytes(blob.stored_bytes), parts)?;
+        let lengths = parts::lengths(blob, parts::part_bytes(blob.stored_bytes), CHECKSUM, parts)?;
         let path = place_of(lease, blob, note.untrusted)?;
         let key = key(&path)?;
         let failed = || CacheError::store("sign a URL for", &path);
         let keys = self.store.credentials().get_credential().await.map_err(failed())?;
         let mut urls = Vec::with_capacity(parts.len());
-        for (number, length) in parts.iter().zip(lengths) {
-            let query = [("partNumber", number.to_string()), ("uploadId", upload_id.to_owned())];
+        for (part, length) in parts.iter().zip(lengths) {
+            let query = [("partNumber", part.number.to_string()), ("uploadId", upload_id.to_owned())];
             let options = SignedUrlOptions::new().with_query(query);
             let url = self.store.signed_url_opts(Method::PUT, &key, PART_URL_TTL, &options).await;
             let url = url.map_err(failed())?;
-            let bound = [("content-length", length.to_string())];
+            let bound = [("content-length", length.to_string()), part.sum.header()];
             let url = presign::sign_again("PUT", url.as_str(), &bound, &keys.secret_key);
             // The library's URLs have all that is looked for.
             urls.push(url.ok_or_else(|| CacheError::Store {

@@ -3,6 +3,7 @@
 use super::*;
 use crate::cache::{ByteStream, CacheConfig, EmbeddedConfig, Entry, Grant, Uploader, open};
 use futures_util::StreamExt as _;
+use railyard_common::blob::PartToSign;
 use railyard_common::id::LeaseId;
 use railyard_common::path::RelPath;
 use railyard_service::clock::SystemClock;
@@ -41,7 +42,7 @@ impl Cache for Slow {
         lease: LeaseId,
         blob: &Blob,
         upload_id: &str,
-        parts: &[u32],
+        parts: &[PartToSign],
     ) -> Result<Vec<String>, CacheError> {
         self.cache.sign_parts(lease, blob, upload_id, parts).await
     }

@@ -1,7 +1,7 @@
 //! Bytes on their way to the cache, as a worker sends them.
 
 use super::Worker;
-use railyard_common::blob::{Blob, PartChecksum};
+use railyard_common::blob::{Blob, PartChecksum, PartToSign};
 use railyard_common::digest::Digest;
 use railyard_proto::v1;
 use railyard_service::convert::{FromProto as _, ToProto as _};
@@ -93,9 +93,14 @@ struct Urls<'a> {
 impl PartUrls for Urls<'_> {
     type Error = Status;
 
-    async fn sign(&self, parts: Vec<u32>) -> Result<Vec<String>, Status> {
+    async fn sign(&self, parts: Vec<PartToSign>) -> Result<Vec<String>, Status> {
         let (lease, blob) = (Some(self.lease), Some(self.blob.to_proto()));
-        let request = v1::SignPartsRequest { lease, blob, upload_id: self.upload_id.to_owned(), parts };
+        let request = v1::SignPartsRequest {
+            lease,
+            blob,
+            upload_id: self.upload_id.to_owned(),
+            parts: parts.iter().map(PartToSign::to_proto).collect(),
+        };
         Ok(self.worker.rpc.clone().sign_parts(request).await?.into_inner().urls)
     }
 }

@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use railyard_common::blob::Blob;
+use railyard_common::blob::{Blob, PartToSign};
 use railyard_common::digest::Digest;
 use railyard_common::id::LeaseId;
 use railyard_common::path::RelPath;
@@ -100,7 +100,7 @@ impl Cache for Watched {
         lease: LeaseId,
         blob: &Blob,
         upload_id: &str,
-        parts: &[u32],
+        parts: &[PartToSign],
     ) -> Result<Vec<String>, CacheError> {
         self.call(self.cache.sign_parts(lease, blob, upload_id, parts)).await
     }

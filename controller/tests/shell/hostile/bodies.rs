@@ -8,6 +8,7 @@ use crate::common::transfers::blob_of;
 use crate::common::until;
 use crate::common::worker::lease;
 use bytes::Bytes;
+use railyard_common::blob::{PartSum, PartToSign};
 use railyard_proto::v1;
 use railyard_service::convert::ToProto as _;
 use railyard_service::tls::Role;
@@ -25,11 +26,12 @@ async fn an_upload_that_drips_is_cut() {
     let bytes = vec![7; 1 << 20];
     let blob = blob_of(&bytes);
     let ticket = worker.prepare_upload(lease, &[blob]).await.unwrap().remove(0);
+    let part = PartToSign { number: 1, sum: PartSum::Crc32(0) };
     let parts = v1::SignPartsRequest {
         lease: Some(lease),
         blob: Some(blob.to_proto()),
         upload_id: ticket.upload_id,
-        parts: vec![1],
+        parts: vec![part.to_proto()],
     };
     let url = worker.rpc.clone().sign_parts(parts).await.unwrap().into_inner().urls.remove(0);
     let path = url.strip_prefix(&controller.url).unwrap();

@@ -92,7 +92,9 @@ fn examples() -> Vec<Vec<u8>> {
     let upload = v1::PrepareUploadRequest { lease, blobs: Vec::from_iter(blob.clone()), ..Default::default() };
     let batch = v1::LogBatch { lease, offset: 5, data: "line\n".into() };
     let read = v1::ReadLogRequest { build: "a/1".to_owned(), job: "b@linux/amd64".to_owned(), ..Default::default() };
-    let sign = v1::SignPartsRequest { lease, blob, upload_id: "u".to_owned(), parts: vec![1, 2] };
+    let sums = [v1::part_to_sign::Checksum::Crc32(7), v1::part_to_sign::Checksum::ContentMd5(vec![7; 16])];
+    let parts = (1..).zip(sums).map(|(number, sum)| v1::PartToSign { number, checksum: Some(sum) }).collect();
+    let sign = v1::SignPartsRequest { lease, blob, upload_id: "u".to_owned(), parts };
     let run = v1::RunSpec {
         script: "true".to_owned(),
         outputs: vec![v1::OutputSpec {
