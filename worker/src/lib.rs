@@ -214,7 +214,8 @@ fn open(mut config: WorkerConfig, data: DataDir, outside: Outside) -> anyhow::Re
     shelf.limit(base.image_cache_bytes(&config));
     let disks = disk::Disks::new(&config, places);
     let layers = images::KnownLayers::default();
-    let guard = network::Guard::new(&config.network).labelled(runtime::labels::own(&farm, &config.name));
+    let guard = network::Guard::new(&config.network, network::Controller::of(&config.controller))
+        .labelled(runtime::labels::own(&farm, &config.name));
     let secrets = secrets::SecretsDir::new(&config, &farm);
     let shop = Workshop {
         config,

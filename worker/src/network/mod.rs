@@ -1,5 +1,5 @@
-//! What steps with a network cannot reach: the host that they run on, its cloud's metadata, each other, and whatever the worker's
-//! settings name besides.
+//! What steps with a network cannot reach: the host that they run on, its cloud's metadata, the controller, each other, and whatever
+//! the worker's settings name besides.
 //!
 //! Steps have a bridge of their own in the engine. Whatever comes from it passes a chain of the kernel's packet filter first,
 //! in `mangle`'s `PREROUTING`: before ports that containers publish on the host are looked up, before the host's own sockets,
@@ -12,11 +12,13 @@
 //!
 //! **Invariant:** a step has a network only when these rules are there, unless the settings say otherwise.
 
+mod controller;
 mod host;
 pub mod peer;
 mod registry;
 mod rules;
 
+pub use controller::Controller;
 pub use rules::Rules;
 
 use crate::blocking::blocking;
@@ -25,6 +27,8 @@ use host::Namespace;
 use peer::{Allowed, Denied};
 use railyard_common::digest::Digest;
 use serde::Deserialize;
+use std::io;
+use std::net::SocketAddr;
 
 /// What engines call the network of containers that name none.
 pub const ENGINE_DEFAULT: &str = "bridge";
@@ -37,8 +41,9 @@ const DIGEST_LEN: usize = 12;
 #[serde(deny_unknown_fields, default)]
 pub struct NetworkConfig {
     /// What no step reaches: `host` (every address of this host, and what is published there), `link-local` (169.254.0.0/16, where
-    /// clouds have their metadata), networks such as `10.0.0.0/8`, and addresses. The name servers of this host are always
-    /// reached, at their port. Steps have no IPv6. No image is pulled from a registry there either. Default: `["host", "link-local"]`.
+    /// most clouds have their metadata), `metadata` (where others have it: 168.63.129.16, 100.100.100.200, 192.0.0.192), `controller`
+    /// (its port, wherever its name leads), networks such as `10.0.0.0/8`, and addresses. The name servers of this host are always
+    /// reached, at their port. Steps have no IPv6. No image is pulled from a registry there either. Default: the four words.
     pub deny: Vec<Denied>,
     /// Exceptions, such as `10.0.0.5` or `10.0.0.0/24`; with a port (`10.0.0.5:3128`) only that one, by TCP. Default: none.
     pub allow: Vec<Allowed>,
@@ -49,7 +54,8 @@ pub struct NetworkConfig {
 
 impl Default for NetworkConfig {
     fn default() -> Self {
-        Self { deny: vec![Denied::Host, Denied::LinkLocal], allow: Vec::new(), unguarded: Unguarded::Refuse }
+        let deny = vec![Denied::Host, Denied::LinkLocal, Denied::Metadata, Denied::Controller];
+        Self { deny, allow: Vec::new(), unguarded: Unguarded::Refuse }
     }
 }
 
@@ -78,6 +84,8 @@ pub enum NetworkError {
 /// The network of this worker's steps.
 pub struct Guard {
     config: NetworkConfig,
+    /// If it is denied.
+    controller: Option<Controller>,
     spec: NetworkSpec,
     chain: String,
     /// The rules as the kernel lists them, since they were last made; held while they are looked at.
@@ -86,17 +94,21 @@ pub struct Guard {
 
 struct Installed {
     rules: Rules,
+    /// Where the controller was when they were made.
+    controller: Vec<SocketAddr>,
     namespace: Namespace,
     listed: String,
 }
 
 impl Guard {
-    /// For a worker with these settings. Does nothing yet.
-    pub fn new(config: &NetworkConfig) -> Self {
-        let digest = Digest::of(format!("{:?} {:?}", config.deny, config.allow).as_bytes());
+    /// For a worker with these settings, and its controller. Does nothing yet.
+    pub fn new(config: &NetworkConfig, controller: Option<Controller>) -> Self {
+        let controller = controller.filter(|_| config.deny.contains(&Denied::Controller));
+        let digest = Digest::of(format!("{:?} {:?} {controller:?}", config.deny, config.allow).as_bytes());
         let id = &digest.hex()[..DIGEST_LEN];
         Self {
             config: config.clone(),
+            controller,
             spec: NetworkSpec { name: format!("railyard-{id}"), bridge: format!("ry-{id}"), labels: Vec::new() },
             chain: format!("RAILYARD-{id}"),
             installed: tokio::sync::Mutex::new(None),
@@ -125,7 +137,17 @@ impl Guard {
     /// # Errors
     /// Why, for people.
     pub async fn may_pull(&self, reference: &str) -> Result<(), String> {
-        registry::may_pull(&self.config, reference).await
+        // Without any the engine finds nothing there either.
+        let controller = self.look_up().await.unwrap_or_default();
+        registry::may_pull(&self.config, &controller, reference).await
+    }
+
+    /// Where the controller is, if it is denied.
+    async fn look_up(&self) -> io::Result<Vec<SocketAddr>> {
+        match &self.controller {
+            Some(controller) => controller.look_up().await,
+            None => Ok(Vec::new()),
+        }
     }
 
     /// Makes sure of network and rules; gives the network's name. Milliseconds, when both are there.
@@ -135,11 +157,23 @@ impl Guard {
     pub async fn ensure(&self, runtime: &dyn Runtime) -> Result<String, NetworkError> {
         // Before anything else: two that make the same rules at once would see each other's halves.
         let mut installed = self.installed.lock().await;
+        let controller = match (self.look_up().await, &*installed) {
+            (Ok(found), _) => found,
+            // It is where it was, as far as anybody can tell.
+            (Err(_), Some(known)) => known.controller.clone(),
+            (Err(error), None) => {
+                let host = self.controller.as_ref().map_or("", Controller::host);
+                let why =
+                    format!("the controller's name {host} cannot be looked up, to keep steps away from it: {error}");
+                return Err(NetworkError::Unguarded(why));
+            }
+        };
         loop {
             let Some(engine) = runtime.network(&self.spec).await? else { return Ok(ENGINE_DEFAULT.to_owned()) };
             let (chain, bridge) = (self.chain.clone(), self.spec.bridge.clone());
             let (config, seen, known) = (self.config.clone(), engine.clone(), installed.take());
-            match blocking(move || install(chain, bridge, &config, &seen, known)).await {
+            let controller = controller.clone();
+            match blocking(move || install(chain, bridge, &config, controller, &seen, known)).await {
                 // An engine that was killed meanwhile took its network with it: that is no want of this host's, and the step can wait.
                 Err(NetworkError::Unguarded(_)) if runtime.network(&self.spec).await?.as_ref() != Some(&engine) => {}
                 made => {
@@ -155,11 +189,12 @@ fn install(
     chain: String,
     bridge: String,
     config: &NetworkConfig,
+    controller: Vec<SocketAddr>,
     engine: &EngineNetwork,
     known: Option<Installed>,
 ) -> Result<Installed, NetworkError> {
     let namespace = Namespace::with(&bridge, engine.pid).map_err(NetworkError::Unguarded)?;
-    let rules = Rules::new(chain, bridge, config, &host::name_servers(), &engine.subnets);
+    let rules = Rules::new(chain, bridge, config, &host::name_servers(), &engine.subnets, &controller);
     if let Some(known) = known
         && known.rules == rules
         && known.namespace == namespace
@@ -170,5 +205,5 @@ fn install(
     namespace.install(&rules).map_err(NetworkError::Unguarded)?;
     let listed = namespace.list(&rules).map_err(NetworkError::Unguarded)?;
     tracing::info!(bridge = rules.bridge(), ?namespace, "the rules for the network of steps are made");
-    Ok(Installed { rules, namespace, listed })
+    Ok(Installed { rules, controller, namespace, listed })
 }

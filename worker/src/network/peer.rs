@@ -21,8 +21,12 @@ pub struct Network {
 pub enum Denied {
     /// Every address of the host.
     Host,
-    /// Addresses that are of this one link: clouds have their metadata there.
+    /// Addresses that are of this one link: most clouds have their metadata there.
     LinkLocal,
+    /// Where other clouds have theirs.
+    Metadata,
+    /// The controller's port, wherever its name leads.
+    Controller,
     /// A network.
     Network(Network),
 }
@@ -46,7 +50,8 @@ pub struct BadPeer {
 }
 
 const NETWORK_FORM: &str = "an IPv4 address or network, such as `10.0.0.5` or `10.0.0.0/8`";
-const DENIED_FORM: &str = "`host`, `link-local`, or an IPv4 address or network, such as `10.0.0.0/8`";
+const DENIED_FORM: &str =
+    "`host`, `link-local`, `metadata`, `controller`, or an IPv4 address or network, such as `10.0.0.0/8`";
 const ALLOWED_FORM: &str =
     "an IPv4 address or network, with or without a port: `10.0.0.5`, `10.0.0.0/24`, `10.0.0.5:3128`";
 
@@ -90,6 +95,8 @@ impl TryFrom<String> for Denied {
         match text.as_str() {
             "host" => Ok(Self::Host),
             "link-local" => Ok(Self::LinkLocal),
+            "metadata" => Ok(Self::Metadata),
+            "controller" => Ok(Self::Controller),
             other => other.parse().map(Self::Network).map_err(|_| BadPeer { text, expected: DENIED_FORM }),
         }
     }

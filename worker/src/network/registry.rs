@@ -3,6 +3,7 @@
 
 use super::NetworkConfig;
 use super::peer::{Denied, Network};
+use super::rules::METADATA;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 
 /// Where engines ask if a reference names no port: for a registry of their own host by HTTP, too.
@@ -12,7 +13,7 @@ const PORTS: [u16; 2] = [443, 80];
 ///
 /// # Errors
 /// Which, for people. A name that cannot be looked up is left to the engine.
-pub(super) async fn may_pull(config: &NetworkConfig, reference: &str) -> Result<(), String> {
+pub(super) async fn may_pull(config: &NetworkConfig, controller: &[SocketAddr], reference: &str) -> Result<(), String> {
     let Some(registry) = registry(reference) else { return Ok(()) };
     let (host, port) = match registry.rsplit_once(':') {
         Some((host, port)) => (host, port.parse().ok()),
@@ -20,7 +21,7 @@ pub(super) async fn may_pull(config: &NetworkConfig, reference: &str) -> Result<
     };
     let Ok(addresses) = tokio::net::lookup_host((host, port.unwrap_or(PORTS[0]))).await else { return Ok(()) };
     let ports = port.map_or(PORTS.to_vec(), |port| vec![port]);
-    let denied = addresses.map(|address| address.ip()).find(|ip| is_denied(config, *ip, &ports));
+    let denied = addresses.map(|address| address.ip()).find(|ip| is_denied(config, controller, *ip, &ports));
     denied.map_or(Ok(()), |ip| {
         Err(format!(
             "its registry {registry} is at {ip}, which the worker's settings keep steps away from; if it is meant, put `{host}` into \
@@ -35,7 +36,7 @@ fn registry(reference: &str) -> Option<&str> {
     (first.contains(['.', ':']) || first == "localhost").then_some(first)
 }
 
-fn is_denied(config: &NetworkConfig, ip: IpAddr, ports: &[u16]) -> bool {
+fn is_denied(config: &NetworkConfig, controller: &[SocketAddr], ip: IpAddr, ports: &[u16]) -> bool {
     let ip = ip.to_canonical();
     let is_in = |network: &Network| matches!(ip, IpAddr::V4(ip) if network.contains(ip));
     let is_allowed = config.allow.iter().any(|allowed| {
@@ -47,6 +48,8 @@ fn is_denied(config: &NetworkConfig, ip: IpAddr, ports: &[u16]) -> bool {
             IpAddr::V4(ip) => ip.is_link_local(),
             IpAddr::V6(ip) => ip.is_unicast_link_local(),
         },
+        Denied::Metadata => METADATA.iter().any(|metadata| ip == *metadata),
+        Denied::Controller => controller.iter().any(|at| at.ip() == ip && ports.contains(&at.port())),
         Denied::Network(network) => is_in(network),
     });
     is_denied && !is_allowed
@@ -81,15 +84,17 @@ mod tests {
             "127.1.2.3/x",
             "169.254.169.254/latest/meta-data",
             "169.254.1.2:80/x",
+            "168.63.129.16/x",
+            "100.100.100.200:80/x",
             "0.0.0.0:7411/x",
         ] {
-            let told = may_pull(&usual, reference).await.unwrap_err();
+            let told = may_pull(&usual, &[], reference).await.unwrap_err();
             assert!(told.contains(reference.split_once('/').unwrap().0) && told.contains("network.allow"), "{told}");
         }
         // Without a host in it, or with one of other networks; and what is no name at all.
         for reference in ["busybox", "library/busybox:1", "192.0.2.1/x", "192.0.2.1:5000/x", "nowhere.invalid/x", ":/x"]
         {
-            may_pull(&usual, reference).await.unwrap();
+            may_pull(&usual, &[], reference).await.unwrap();
         }
     }
 
@@ -105,10 +110,14 @@ mod tests {
             ("192.0.2.8/x", false),
             ("127.0.0.1/x", true),
         ] {
-            assert_eq!(may_pull(&strict, reference).await.is_ok(), is_good, "{reference}");
+            assert_eq!(may_pull(&strict, &[], reference).await.is_ok(), is_good, "{reference}");
         }
+        let farm = ["192.0.2.7:7411".parse().unwrap()];
+        may_pull(&NetworkConfig::default(), &farm, "192.0.2.7:7411/x").await.unwrap_err();
+        may_pull(&NetworkConfig::default(), &farm, "192.0.2.7:5000/x").await.unwrap();
+        may_pull(&config(&["controller"], &["192.0.2.7:7411"]), &farm, "192.0.2.7:7411/x").await.unwrap();
         let local = config(&["host", "link-local"], &["127.0.0.1"]);
-        may_pull(&local, "127.0.0.1:5000/x").await.unwrap();
-        may_pull(&local, "169.254.169.254/x").await.unwrap_err();
+        may_pull(&local, &[], "127.0.0.1:5000/x").await.unwrap();
+        may_pull(&local, &[], "169.254.169.254/x").await.unwrap_err();
     }
 }

@@ -3,10 +3,15 @@
 use super::NetworkConfig;
 use super::peer::{Denied, Network};
 use std::fmt::Write as _;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 
-/// Where clouds have their metadata.
+/// Where most clouds have their metadata.
 const LINK_LOCAL: &str = "169.254.0.0/16";
+
+/// Where a machine is told of itself outside of [`LINK_LOCAL`]: Azure, Alibaba Cloud, Oracle Cloud.
+/// (<https://learn.microsoft.com/azure/virtual-network/what-is-ip-address-168-63-129-16>)
+pub(super) const METADATA: [Ipv4Addr; 3] =
+    [Ipv4Addr::new(168, 63, 129, 16), Ipv4Addr::new(100, 100, 100, 200), Ipv4Addr::new(192, 0, 0, 192)];
 
 /// Where names are asked for.
 const DNS_PORT: u16 = 53;
@@ -20,13 +25,14 @@ pub struct Rules {
 }
 
 impl Rules {
-    /// For packets from `bridge`. `subnets` are the bridge's own: steps do not reach each other.
+    /// For packets from `bridge`. `subnets` are the bridge's own: steps do not reach each other. `controller` is where that is.
     pub fn new(
         chain: String,
         bridge: String,
         config: &NetworkConfig,
         name_servers: &[Ipv4Addr],
         subnets: &[Network],
+        controller: &[SocketAddr],
     ) -> Self {
         let mut lines = vec!["-m conntrack --ctstate RELATED,ESTABLISHED -j RETURN".to_owned()];
         for server in name_servers {
@@ -42,6 +48,14 @@ impl Rules {
                     ["LOCAL", "BROADCAST", "MULTICAST"].map(|kind| format!("-m addrtype --dst-type {kind} -j DROP")),
                 ),
                 Denied::LinkLocal => lines.push(format!("-d {LINK_LOCAL} -j DROP")),
+                Denied::Metadata => lines.extend(METADATA.map(|address| format!("-d {address}/32 -j DROP"))),
+                // Steps have no IPv6.
+                Denied::Controller => lines.extend(
+                    controller
+                        .iter()
+                        .filter(|at| at.is_ipv4())
+                        .map(|at| format!("-d {}/32 -p tcp --dport {} -j DROP", at.ip(), at.port())),
+                ),
                 Denied::Network(network) => lines.push(format!("-d {network} -j DROP")),
             }
         }
@@ -92,7 +106,9 @@ mod tests {
     #[test]
     fn exceptions_come_before_what_is_denied() {
         let config = NetworkConfig {
-            deny: vec![Denied::Host, Denied::LinkLocal, Denied::try_from("10.0.0.0/8".to_owned()).unwrap()],
+            deny: ["host", "link-local", "metadata", "controller", "10.0.0.0/8"]
+                .map(|text| Denied::try_from(text.to_owned()).unwrap())
+                .to_vec(),
             allow: ["10.0.0.5", "172.17.0.1:3128"].map(|text| Allowed::try_from(text.to_owned()).unwrap()).to_vec(),
             ..NetworkConfig::default()
         };
@@ -102,6 +118,7 @@ mod tests {
             &config,
             &["169.254.169.253".parse().unwrap()],
             &["172.20.0.0/16".parse().unwrap()],
+            &["192.0.2.7:7411", "[2001:db8::1]:7411"].map(|text| text.parse().unwrap()),
         );
         let want = "*mangle\n:C - [0:0]\n\
             -A C -m conntrack --ctstate RELATED,ESTABLISHED -j RETURN\n\
@@ -113,6 +130,10 @@ mod tests {
             -A C -m addrtype --dst-type BROADCAST -j DROP\n\
             -A C -m addrtype --dst-type MULTICAST -j DROP\n\
             -A C -d 169.254.0.0/16 -j DROP\n\
+            -A C -d 168.63.129.16/32 -j DROP\n\
+            -A C -d 100.100.100.200/32 -j DROP\n\
+            -A C -d 192.0.0.192/32 -j DROP\n\
+            -A C -d 192.0.2.7/32 -p tcp --dport 7411 -j DROP\n\
             -A C -d 10.0.0.0/8 -j DROP\n\
             -A C -d 172.20.0.0/16 -j DROP\n\
             COMMIT\n";

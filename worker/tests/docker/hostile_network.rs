@@ -8,7 +8,7 @@ use crate::order::order;
 use railyard_common::order::Order;
 use railyard_common::outcome::{OutcomeKind, Reason};
 use railyard_worker::network::peer::{Allowed, Denied};
-use railyard_worker::network::{Guard, NetworkConfig};
+use railyard_worker::network::{Controller, Guard, NetworkConfig};
 use railyard_worker::runtime::Runtime as _;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -21,6 +21,9 @@ const PORT: u16 = 7999;
 
 /// An address for each of this machine's networks that a cloud's metadata could have; none that a real one has.
 const METADATA: &str = "169.254.77.77";
+
+/// Where one cloud has it outside of the link's own addresses.
+const OTHER_METADATA: &str = "192.0.0.192";
 
 /// An address that is like any other.
 const ELSEWHERE: &str = "198.18.77.2";
@@ -67,12 +70,14 @@ impl World {
         for words in [
             format!("addr add {ELSEWHERE}/24 dev inside"),
             format!("addr add {METADATA}/32 dev inside"),
+            format!("addr add {OTHER_METADATA}/32 dev inside"),
             "link set inside up".to_owned(),
             "route add default via 198.18.77.1".to_owned(),
         ] {
             run(&format!("ip -n {name} {words}"));
         }
         run(&format!("ip route add {METADATA}/32 via {ELSEWHERE}"));
+        run(&format!("ip route add {OTHER_METADATA}/32 via {ELSEWHERE}"));
         let listener = Listener::start(&["ip", "netns", "exec", &name]);
         Self { name, _listener: listener }
     }
@@ -119,7 +124,7 @@ struct OwnNetwork(String);
 
 impl OwnNetwork {
     fn of(config: &NetworkConfig) -> Self {
-        Self(Guard::new(config).name().to_owned())
+        Self(Guard::new(config, None).name().to_owned())
     }
 }
 
@@ -150,7 +155,8 @@ async fn a_step_reaches_the_world_and_neither_its_host_nor_metadata() {
     let _world = World::make();
     let _here = Listener::start(&[]);
     let own = own_addresses();
-    let everything = [own.clone(), vec![METADATA.to_owned(), ELSEWHERE.to_owned()]].concat();
+    let world = [METADATA, OTHER_METADATA, ELSEWHERE].map(str::to_owned);
+    let everything = [own.clone(), world.to_vec()].concat();
 
     let mut open = farm.config();
     open.network = NetworkConfig { deny: Vec::new(), ..NetworkConfig::default() };
@@ -185,6 +191,26 @@ async fn a_step_reaches_the_world_and_neither_its_host_nor_metadata() {
     assert_eq!(reached(&ended.log), [METADATA], "{}", ended.log);
     worker.stop().await;
     farm.assert_no_leftovers().await;
+
+    // The controller of another host, at its port; what else that host offers is reached.
+    let engine = runtime().await;
+    for (port, is_reached) in [(PORT, false), (PORT + 1, true)] {
+        let controller = Controller::of(&format!("https://{ELSEWHERE}:{port}"));
+        let guard = Guard::new(&NetworkConfig::default(), controller);
+        let network = OwnNetwork(guard.name().to_owned());
+        guard.ensure(&*engine).await.unwrap();
+        let mut step = Command::new("docker");
+        step.args(["run", "--rm", "--network", &network.0, &image, "busybox", "nc", "-w", "2", ELSEWHERE]);
+        let said = String::from_utf8(step.arg(PORT.to_string()).output().unwrap().stdout).unwrap();
+        assert_eq!(said.trim() == HELLO, is_reached, "{port}: {said}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_knowing_where_the_controller_is_there_is_no_network() {
+    let guard = Guard::new(&NetworkConfig::default(), Controller::of("https://nowhere.invalid:7411"));
+    let error = guard.ensure(&*runtime().await).await.unwrap_err().to_string();
+    assert!(error.contains("the controller's name nowhere.invalid cannot be looked up"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -267,7 +293,7 @@ async fn an_engine_that_is_killed_while_the_rules_are_made_is_asked_again() {
     getrandom::fill(&mut bytes).unwrap();
     let mut config = NetworkConfig::default();
     config.deny.push(Denied::try_from(format!("198.19.{}.{}", bytes[0], bytes[1])).unwrap());
-    let guard = Guard::new(&config);
+    let guard = Guard::new(&config, None);
     let faults = Faults { network_of_before: 1.into(), ..Faults::default() };
     let engine = Faulty { engine: runtime().await, faults };
     assert_eq!(guard.ensure(&engine).await.unwrap(), guard.name());
