@@ -15,7 +15,8 @@ mkdir -p "$DATA"
 # The artifacts of the build, and what tests with several GiB write beside each other. A worker takes no jobs on a disk that is
 # nearly full, whoever filled it.
 FREE_GIB=25
-for dir in target "${TMPDIR:-/tmp}"; do
+mkdir -p "${CARGO_TARGET_DIR:-target}"
+for dir in "${CARGO_TARGET_DIR:-target}" "${TMPDIR:-/tmp}"; do
     free_gib=$(($(df --output=avail -k "$dir" | tail -n 1) / 1048576))
     [ "$free_gib" -ge $FREE_GIB ] || die "$dir has $free_gib GiB free; the tests need $FREE_GIB GiB"
 done

@@ -38,10 +38,12 @@ pub mod token;
 /// 3: untrusted builds, secrets of steps. 4: the URL of a part is bound to its checksum.
 pub const PROTOCOL: u32 = 4;
 
-/// The oldest protocol that a controller accepts from clients and workers: the one before its own, unless that cannot be had safely.
-///
-/// Workers of protocol 3 ask for URLs that any bytes can be sent to.
-pub const OLDEST_PROTOCOL: u32 = 4;
+/// The oldest protocol that a controller accepts from clients: the one before its own.
+pub const OLDEST_CLIENT_PROTOCOL: u32 = 3;
+
+/// The oldest protocol that a controller accepts from workers: the one before its own, unless that cannot be had safely. Workers
+/// of protocol 3 ask for URLs that any bytes can be sent to.
+pub const OLDEST_WORKER_PROTOCOL: u32 = 4;
 
 /// The version of this source tree.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

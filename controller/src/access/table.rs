@@ -38,6 +38,12 @@ const URL: Say = Say::Url;
 
 /// To submit a build that goes before all others.
 pub const SUBMIT_RELEASE: &str = "submit with priority release";
+/// To take back or replace a pin that somebody else has set.
+pub const OTHERS_PINS: &str = "change others' pins";
+/// What is in the cache.
+pub const READ_CACHE: &str = "/cache/{*path}";
+/// What is in the registry.
+pub const READ_REGISTRY: &str = "/v2/{*rest}";
 
 /// The table.
 #[rustfmt::skip]
@@ -60,6 +66,7 @@ pub const TABLE: &[Row] = &[
     row("/railyard.v1.ClientService/ReleaseWorker",  [NO_,   NO_,   NO_,      YES,     NO_]),
     row("/railyard.v1.ClientService/PinBuild",       [NO_,   NO_,   YES,      YES,     NO_]),
     row("/railyard.v1.ClientService/UnpinBuild",     [NO_,   NO_,   YES,      YES,     NO_]),
+    row(OTHERS_PINS,                                 [NO_,   NO_,   NO_,      YES,     NO_]),
     row("/railyard.v1.ClientService/TagBuild",       [NO_,   NO_,   NO_,      YES,     NO_]),
     row("/railyard.v1.ClientService/PromoteBuild",   [NO_,   NO_,   NO_,      YES,     NO_]),
     row("/railyard.v1.ClientService/UntagBuild",     [NO_,   NO_,   NO_,      YES,     NO_]),
@@ -97,10 +104,10 @@ pub const TABLE: &[Row] = &[
     row("/readyz",                                   [YES,   YES,   YES,      YES,     YES]),
     row("/cache",                                    [URL,   YES,   YES,      YES,     URL]),
     row("/cache/",                                   [URL,   YES,   YES,      YES,     URL]),
-    row("/cache/{*path}",                            [URL,   YES,   YES,      YES,     URL]),
+    row(READ_CACHE,                                  [URL,   YES,   YES,      YES,     URL]),
     row("/v2",                                       [URL,   YES,   YES,      YES,     URL]),
     row("/v2/",                                      [URL,   YES,   YES,      YES,     URL]),
-    row("/v2/{*rest}",                               [URL,   YES,   YES,      YES,     URL]),
+    row(READ_REGISTRY,                               [URL,   YES,   YES,      YES,     URL]),
 ];
 
 impl Row {
@@ -124,6 +131,11 @@ impl Row {
 /// The row of a call.
 pub fn find(call: &str) -> Option<&'static Row> {
     TABLE.iter().find(|row| row.call == call)
+}
+
+/// Whether the table lets somebody with this identity read there: whoever it does not needs a signed URL, or a public cache.
+pub fn may_read(what: &str, identity: &Identity) -> bool {
+    find(what).is_some_and(|row| row.says(Some(identity.role)) == Say::Yes)
 }
 
 /// Why somebody may not make a call; `None` if they may, as far as who they are decides it.

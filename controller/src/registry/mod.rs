@@ -16,6 +16,7 @@ pub mod fuzz;
 mod images;
 mod stored;
 
+use crate::access::table;
 use crate::cache::Cache;
 use crate::driver::Handle;
 use asked::{Asked, Reference};
@@ -32,7 +33,6 @@ use railyard_common::id::Version;
 use railyard_common::identity::Limits;
 use railyard_common::layout;
 use railyard_service::listener::Peer;
-use railyard_service::tls::{Identity, Role};
 use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -129,10 +129,8 @@ impl Registry {
             return Ok(Limits::default());
         }
         match peer.and_then(|peer| peer.identity.as_ref()) {
-            Some(Identity { role: Role::Viewer | Role::Submitter | Role::Operator, limits, .. }) => Ok(limits.clone()),
-            Some(Identity { role: Role::Worker, .. }) => {
-                Err(Fault::new(Code::Denied, "workers get images through their leases only"))
-            }
+            Some(identity) if table::may_read(table::READ_REGISTRY, identity) => Ok(identity.limits.clone()),
+            Some(_) => Err(Fault::new(Code::Denied, "workers get images through their leases only")),
             None => {
                 let message = "this registry wants a client certificate of the farm, or a bearer token as the password; docs/images.md tells how";
                 Err(Fault::new(Code::Unauthorized, message))

@@ -124,7 +124,8 @@ impl ClientService for Client {
     async fn get_farm(&self, request: Request<v1::GetFarmRequest>) -> Result<Response<v1::GetFarmResponse>, Status> {
         let identity = caller(&request)?;
         let request = request.into_inner();
-        check_protocol("the client", &request.client_version, request.protocol)?;
+        let oldest = railyard_common::OLDEST_CLIENT_PROTOCOL;
+        check_protocol("the client", &request.client_version, request.protocol, oldest)?;
         Ok(Response::new(v1::GetFarmResponse {
             farm: self.farm_name.clone(),
             version: railyard_common::VERSION.to_owned(),

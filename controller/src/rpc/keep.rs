@@ -4,6 +4,7 @@ use super::audit::Asked;
 use super::auth::{caller, in_scope};
 use super::client::{Client, denied_status};
 use super::{bad_request, command_status, read, view};
+use crate::access::table;
 use crate::audit::Act;
 use crate::finalize::PromoteError;
 use railyard_common::id::{BuildId, ChannelName, PinName, PipelineName, TagName};
@@ -13,7 +14,7 @@ use railyard_common::time::Millis;
 use railyard_core::{Command, Event, Force, Reduction, Whose};
 use railyard_proto::v1;
 use railyard_service::convert::{self, TEXT_MAX_BYTES};
-use railyard_service::tls::{Identity, Role};
+use railyard_service::tls::Identity;
 use railyard_service::{error_chain, rpc_error};
 use tonic::{Code, Request, Status};
 
@@ -254,7 +255,7 @@ fn promote_status(error: PromoteError) -> Status {
 
 /// Whose pins the caller may replace and take back.
 fn whose(who: &Identity) -> Whose {
-    if who.role == Role::Operator { Whose::Anybodys } else { Whose::Own }
+    if table::refuses(table::OTHERS_PINS, Some(who)).is_none() { Whose::Anybodys } else { Whose::Own }
 }
 
 /// The name of a pin; by default the caller's.

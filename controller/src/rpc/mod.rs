@@ -93,15 +93,13 @@ fn bad_request(error: impl std::fmt::Display) -> Status {
 }
 
 /// Both sides must speak a protocol that the other knows.
-fn check_protocol(who: &str, version: &str, protocol: u32) -> Result<(), Status> {
-    let known = railyard_common::OLDEST_PROTOCOL..=railyard_common::PROTOCOL;
-    if known.contains(&protocol) {
+fn check_protocol(who: &str, version: &str, protocol: u32, oldest: u32) -> Result<(), Status> {
+    if (oldest..=railyard_common::PROTOCOL).contains(&protocol) {
         return Ok(());
     }
     let (mine, software) = (railyard_common::PROTOCOL, railyard_common::VERSION);
     let message = format!(
-        "{who} {version} speaks protocol {protocol}, the controller ({software}) speaks {} to {mine}; upgrade the older one",
-        known.start()
+        "{who} {version} speaks protocol {protocol}, the controller ({software}) speaks {oldest} to {mine}; upgrade the older one"
     );
     Err(rpc_error::refusal(Code::FailedPrecondition, rpc_error::PROTOCOL, message))
 }

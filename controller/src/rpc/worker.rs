@@ -135,7 +135,8 @@ impl Workers {
                 format!("the certificate is {worker}'s, the hello says {}; set `name` to {worker}", hello.worker);
             return Err(rpc_error::refusal(Code::PermissionDenied, rpc_error::FORBIDDEN, message));
         }
-        check_protocol(&format!("worker {worker}"), &hello.version, hello.protocol)?;
+        let oldest = railyard_common::OLDEST_WORKER_PROTOCOL;
+        check_protocol(&format!("worker {worker}"), &hello.version, hello.protocol, oldest)?;
         let held = convert::list("held", std::mem::take(&mut hello.held))?;
         convert::at_most("builds", hello.builds.len(), LIST_MAX_LEN, "entries")?;
         let builds = hello.builds.iter().map(|build| convert::parsed("builds", build));

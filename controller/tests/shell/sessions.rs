@@ -42,9 +42,9 @@ async fn a_hello_is_checked() {
     refused_hello(&controller, builds, Code::InvalidArgument, "bad-request").await;
     assert!(controller.operator().workers().await.is_empty());
 
-    let older = v1::Hello { protocol: railyard_common::OLDEST_PROTOCOL - 1, ..hello("anvil") };
+    let older = v1::Hello { protocol: railyard_common::OLDEST_WORKER_PROTOCOL - 1, ..hello("anvil") };
     refused_hello(&controller, older, Code::FailedPrecondition, "protocol").await;
-    let oldest = v1::Hello { protocol: railyard_common::OLDEST_PROTOCOL, ..hello("anvil") };
+    let oldest = v1::Hello { protocol: railyard_common::OLDEST_WORKER_PROTOCOL, ..hello("anvil") };
     controller.worker_saying(oldest).await;
 }
 

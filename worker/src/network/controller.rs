@@ -1,8 +1,14 @@
 //! Where the controller is: steps never speak to the farm.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 use tonic::transport::Uri;
+
+/// How long a step waits for a name server that does not answer.
+const LOOKUP_MAX: Duration = Duration::from_secs(5);
 
 /// The controller's host, as the settings name it, and its port.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -12,31 +18,59 @@ pub struct Controller {
 }
 
 impl Controller {
-    /// Where this URL leads; `None` if it is no URL, or leads no further than to this host's loopback, where no bridge leads.
+    /// Where this URL leads; `None` if it is no URL.
     pub fn of(url: &str) -> Option<Self> {
         let url: Uri = url.parse().ok()?;
         let usual = if url.scheme_str() == Some("http") { 80 } else { 443 };
         // As a URL has it, an address of IPv6 stands in brackets.
         let host = url.host()?.trim_start_matches('[').trim_end_matches(']').to_owned();
-        let is_loopback = host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
-        (!is_loopback).then(|| Self { host, port: url.port_u16().unwrap_or(usual) })
+        Some(Self { host, port: url.port_u16().unwrap_or(usual) })
     }
 
-    /// Its addresses as of now, in order; at least one.
+    /// Whether the name says that it is on this host.
+    pub(super) fn is_here(&self) -> bool {
+        self.host == "localhost" || self.host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
+    }
+
+    async fn look_up(&self) -> io::Result<BTreeSet<SocketAddr>> {
+        let looking = tokio::net::lookup_host((self.host.as_str(), self.port));
+        let found = tokio::time::timeout(LOOKUP_MAX, looking).await.map_err(|_| io::ErrorKind::TimedOut)??;
+        Ok(found.map(|at| SocketAddr::new(at.ip().to_canonical(), at.port())).collect())
+    }
+}
+
+/// The addresses of a controller, as far as this process has seen them.
+#[derive(Debug)]
+pub(super) struct Whereabouts {
+    controller: Option<Controller>,
+    seen: Mutex<BTreeSet<SocketAddr>>,
+}
+
+impl Whereabouts {
+    /// Of none, there are none.
+    pub(super) fn of(controller: Option<Controller>) -> Self {
+        Self { controller, seen: Mutex::default() }
+    }
+
+    /// Every address that it has had: a name server that tells them by turns, or none of them for now, takes none back.
     ///
     /// # Errors
-    /// If the name cannot be looked up.
-    pub async fn look_up(&self) -> io::Result<Vec<SocketAddr>> {
-        let found = tokio::net::lookup_host((self.host.as_str(), self.port)).await?;
-        let mut found: Vec<SocketAddr> = found.map(|at| SocketAddr::new(at.ip().to_canonical(), at.port())).collect();
-        found.sort_unstable();
-        found.dedup();
-        if found.is_empty() { Err(io::Error::from(io::ErrorKind::NotFound)) } else { Ok(found) }
-    }
-
-    /// Its name.
-    pub fn host(&self) -> &str {
-        &self.host
+    /// If there never was an answer; for people.
+    pub(super) async fn now(&self) -> Result<Vec<SocketAddr>, String> {
+        let Some(controller) = &self.controller else { return Ok(Vec::new()) };
+        let found = controller.look_up().await;
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        match found {
+            Ok(found) => seen.extend(found),
+            Err(error) if seen.is_empty() => {
+                let host = &controller.host;
+                return Err(format!(
+                    "the controller's name {host} cannot be looked up, to keep steps away from it: {error}"
+                ));
+            }
+            Err(_) => {}
+        }
+        Ok(seen.iter().copied().collect())
     }
 }
 
@@ -54,11 +88,24 @@ mod tests {
             ("https://[::ffff:192.0.2.7]:7411", "192.0.2.7:7411"),
         ] {
             let found = Controller::of(url).unwrap().look_up().await.unwrap();
-            assert_eq!(found, [want.parse().unwrap()], "{url}");
+            assert_eq!(Vec::from_iter(found), [want.parse().unwrap()], "{url}");
         }
-        for url in ["not a url", "https://127.0.0.1:7411", "https://localhost:7411", "https://[::1]:7411"] {
-            assert_eq!(Controller::of(url), None, "{url}");
+        assert_eq!(Controller::of("not a url"), None);
+        for url in ["https://127.0.0.1:7411", "https://localhost:7411", "https://[::1]:7411"] {
+            assert!(Controller::of(url).unwrap().is_here(), "{url}");
         }
-        Controller::of("https://nowhere.invalid:7411").unwrap().look_up().await.unwrap_err();
+    }
+
+    #[tokio::test]
+    async fn what_was_seen_is_not_forgotten() {
+        let nowhere = Whereabouts::of(Controller::of("https://nowhere.invalid:7411"));
+        assert!(nowhere.now().await.unwrap_err().contains("nowhere.invalid cannot be looked up"));
+        let before: SocketAddr = "192.0.2.7:7411".parse().unwrap();
+        nowhere.seen.lock().unwrap().insert(before);
+        assert_eq!(nowhere.now().await, Ok(vec![before]));
+        let moved = Whereabouts::of(Controller::of("https://192.0.2.9:7411"));
+        moved.seen.lock().unwrap().insert(before);
+        assert_eq!(moved.now().await, Ok(vec![before, "192.0.2.9:7411".parse().unwrap()]));
+        assert_eq!(Whereabouts::of(None).now().await, Ok(Vec::new()));
     }
 }

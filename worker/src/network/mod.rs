@@ -23,11 +23,11 @@ pub use rules::Rules;
 
 use crate::blocking::blocking;
 use crate::runtime::{EngineNetwork, NetworkSpec, Runtime, RuntimeError};
+use controller::Whereabouts;
 use host::Namespace;
 use peer::{Allowed, Denied};
 use railyard_common::digest::Digest;
 use serde::Deserialize;
-use std::io;
 use std::net::SocketAddr;
 
 /// What engines call the network of containers that name none.
@@ -84,8 +84,8 @@ pub enum NetworkError {
 /// The network of this worker's steps.
 pub struct Guard {
     config: NetworkConfig,
-    /// If it is denied.
-    controller: Option<Controller>,
+    /// Where the controller is, if that is denied by itself.
+    controller: Whereabouts,
     spec: NetworkSpec,
     chain: String,
     /// The rules as the kernel lists them, since they were last made; held while they are looked at.
@@ -94,8 +94,6 @@ pub struct Guard {
 
 struct Installed {
     rules: Rules,
-    /// Where the controller was when they were made.
-    controller: Vec<SocketAddr>,
     namespace: Namespace,
     listed: String,
 }
@@ -103,12 +101,14 @@ struct Installed {
 impl Guard {
     /// For a worker with these settings, and its controller. Does nothing yet.
     pub fn new(config: &NetworkConfig, controller: Option<Controller>) -> Self {
-        let controller = controller.filter(|_| config.deny.contains(&Denied::Controller));
+        let is_denied = |denied| config.deny.contains(&denied);
+        let covers = |controller: &Controller| controller.is_here() && is_denied(Denied::Host);
+        let controller = controller.filter(|it| is_denied(Denied::Controller) && !covers(it));
         let digest = Digest::of(format!("{:?} {:?} {controller:?}", config.deny, config.allow).as_bytes());
         let id = &digest.hex()[..DIGEST_LEN];
         Self {
             config: config.clone(),
-            controller,
+            controller: Whereabouts::of(controller),
             spec: NetworkSpec { name: format!("railyard-{id}"), bridge: format!("ry-{id}"), labels: Vec::new() },
             chain: format!("RAILYARD-{id}"),
             installed: tokio::sync::Mutex::new(None),
@@ -137,43 +137,31 @@ impl Guard {
     /// # Errors
     /// Why, for people.
     pub async fn may_pull(&self, reference: &str) -> Result<(), String> {
-        // Without any the engine finds nothing there either.
-        let controller = self.look_up().await.unwrap_or_default();
-        registry::may_pull(&self.config, &controller, reference).await
+        registry::may_pull(&self.config, &self.controller.now().await?, reference).await
     }
 
-    /// Where the controller is, if it is denied.
-    async fn look_up(&self) -> io::Result<Vec<SocketAddr>> {
-        match &self.controller {
-            Some(controller) => controller.look_up().await,
-            None => Ok(Vec::new()),
-        }
-    }
-
-    /// Makes sure of network and rules; gives the network's name. Milliseconds, when both are there.
+    /// Makes sure of network and rules; gives the network's name. Milliseconds, when both are there and name servers answer.
     ///
     /// # Errors
     /// [`NetworkError`].
     pub async fn ensure(&self, runtime: &dyn Runtime) -> Result<String, NetworkError> {
         // Before anything else: two that make the same rules at once would see each other's halves.
         let mut installed = self.installed.lock().await;
-        let controller = match (self.look_up().await, &*installed) {
-            (Ok(found), _) => found,
-            // It is where it was, as far as anybody can tell.
-            (Err(_), Some(known)) => known.controller.clone(),
-            (Err(error), None) => {
-                let host = self.controller.as_ref().map_or("", Controller::host);
-                let why =
-                    format!("the controller's name {host} cannot be looked up, to keep steps away from it: {error}");
-                return Err(NetworkError::Unguarded(why));
+        let controller = match self.controller.now().await {
+            Ok(controller) => controller,
+            // All the other rules are made.
+            Err(why) if self.config.unguarded == Unguarded::Allow => {
+                tracing::warn!(why, "steps with a network may reach the controller");
+                Vec::new()
             }
+            Err(why) => return Err(NetworkError::Unguarded(why)),
         };
         loop {
             let Some(engine) = runtime.network(&self.spec).await? else { return Ok(ENGINE_DEFAULT.to_owned()) };
             let (chain, bridge) = (self.chain.clone(), self.spec.bridge.clone());
             let (config, seen, known) = (self.config.clone(), engine.clone(), installed.take());
             let controller = controller.clone();
-            match blocking(move || install(chain, bridge, &config, controller, &seen, known)).await {
+            match blocking(move || install(chain, bridge, &config, &controller, &seen, known)).await {
                 // An engine that was killed meanwhile took its network with it: that is no want of this host's, and the step can wait.
                 Err(NetworkError::Unguarded(_)) if runtime.network(&self.spec).await?.as_ref() != Some(&engine) => {}
                 made => {
@@ -189,12 +177,12 @@ fn install(
     chain: String,
     bridge: String,
     config: &NetworkConfig,
-    controller: Vec<SocketAddr>,
+    controller: &[SocketAddr],
     engine: &EngineNetwork,
     known: Option<Installed>,
 ) -> Result<Installed, NetworkError> {
     let namespace = Namespace::with(&bridge, engine.pid).map_err(NetworkError::Unguarded)?;
-    let rules = Rules::new(chain, bridge, config, &host::name_servers(), &engine.subnets, &controller);
+    let rules = Rules::new(chain, bridge, config, &host::name_servers(), &engine.subnets, controller);
     if let Some(known) = known
         && known.rules == rules
         && known.namespace == namespace
@@ -205,5 +193,5 @@ fn install(
     namespace.install(&rules).map_err(NetworkError::Unguarded)?;
     let listed = namespace.list(&rules).map_err(NetworkError::Unguarded)?;
     tracing::info!(bridge = rules.bridge(), ?namespace, "the rules for the network of steps are made");
-    Ok(Installed { rules, controller, namespace, listed })
+    Ok(Installed { rules, namespace, listed })
 }

@@ -19,14 +19,18 @@ pub(super) async fn may_pull(config: &NetworkConfig, controller: &[SocketAddr], 
         Some((host, port)) => (host, port.parse().ok()),
         None => (registry, None),
     };
+    // Of an address of IPv6 they are no part.
+    let host = host.trim_start_matches('[').trim_end_matches(']');
     let Ok(addresses) = tokio::net::lookup_host((host, port.unwrap_or(PORTS[0]))).await else { return Ok(()) };
     let ports = port.map_or(PORTS.to_vec(), |port| vec![port]);
     let denied = addresses.map(|address| address.ip()).find(|ip| is_denied(config, controller, *ip, &ports));
     denied.map_or(Ok(()), |ip| {
-        Err(format!(
-            "its registry {registry} is at {ip}, which the worker's settings keep steps away from; if it is meant, put `{host}` into \
-             `network.allow`"
-        ))
+        let remedy = match (ip, port) {
+            (IpAddr::V4(ip), Some(port)) => format!("; if it is meant, put `{ip}:{port}` into `network.allow`"),
+            (IpAddr::V4(ip), None) => format!("; if it is meant, put `{ip}` into `network.allow`"),
+            (IpAddr::V6(_), _) => String::new(),
+        };
+        Err(format!("its registry {registry} is at {ip}, which the worker's settings keep steps away from{remedy}"))
     })
 }
 

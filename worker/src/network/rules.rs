@@ -3,13 +3,15 @@
 use super::NetworkConfig;
 use super::peer::{Denied, Network};
 use std::fmt::Write as _;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 /// Where most clouds have their metadata.
 const LINK_LOCAL: &str = "169.254.0.0/16";
 
-/// Where a machine is told of itself outside of [`LINK_LOCAL`]: Azure, Alibaba Cloud, Oracle Cloud.
-/// (<https://learn.microsoft.com/azure/virtual-network/what-is-ip-address-168-63-129-16>)
+/// Where a machine is told of itself outside of [`LINK_LOCAL`]: Azure
+/// (<https://learn.microsoft.com/azure/virtual-network/what-is-ip-address-168-63-129-16>), Alibaba Cloud
+/// (<https://www.alibabacloud.com/help/ecs/user-guide/view-instance-metadata>), and Oracle Cloud's older machines
+/// (<https://docs.oracle.com/iaas/compute-iaas-cloud/stcsg/retrieving-instance-metadata.html>).
 pub(super) const METADATA: [Ipv4Addr; 3] =
     [Ipv4Addr::new(168, 63, 129, 16), Ipv4Addr::new(100, 100, 100, 200), Ipv4Addr::new(192, 0, 0, 192)];
 
@@ -49,13 +51,16 @@ impl Rules {
                 ),
                 Denied::LinkLocal => lines.push(format!("-d {LINK_LOCAL} -j DROP")),
                 Denied::Metadata => lines.extend(METADATA.map(|address| format!("-d {address}/32 -j DROP"))),
-                // Steps have no IPv6.
-                Denied::Controller => lines.extend(
-                    controller
-                        .iter()
-                        .filter(|at| at.is_ipv4())
-                        .map(|at| format!("-d {}/32 -p tcp --dport {} -j DROP", at.ip(), at.port())),
-                ),
+                Denied::Controller => lines.extend(controller.iter().filter_map(|at| {
+                    let to = match at.ip() {
+                        // Whatever of its addresses steps know this host by.
+                        ip if ip.is_loopback() => "-m addrtype --dst-type LOCAL".to_owned(),
+                        IpAddr::V4(ip) => format!("-d {ip}/32"),
+                        // Steps have no IPv6.
+                        IpAddr::V6(_) => return None,
+                    };
+                    Some(format!("{to} -p tcp --dport {} -j DROP", at.port()))
+                })),
                 Denied::Network(network) => lines.push(format!("-d {network} -j DROP")),
             }
         }
@@ -118,7 +123,7 @@ mod tests {
             &config,
             &["169.254.169.253".parse().unwrap()],
             &["172.20.0.0/16".parse().unwrap()],
-            &["192.0.2.7:7411", "[2001:db8::1]:7411"].map(|text| text.parse().unwrap()),
+            &["192.0.2.7:7411", "127.0.0.1:7412", "[2001:db8::1]:7411"].map(|text| text.parse().unwrap()),
         );
         let want = "*mangle\n:C - [0:0]\n\
             -A C -m conntrack --ctstate RELATED,ESTABLISHED -j RETURN\n\
@@ -134,6 +139,7 @@ mod tests {
             -A C -d 100.100.100.200/32 -j DROP\n\
             -A C -d 192.0.0.192/32 -j DROP\n\
             -A C -d 192.0.2.7/32 -p tcp --dport 7411 -j DROP\n\
+            -A C -m addrtype --dst-type LOCAL -p tcp --dport 7412 -j DROP\n\
             -A C -d 10.0.0.0/8 -j DROP\n\
             -A C -d 172.20.0.0/16 -j DROP\n\
             COMMIT\n";

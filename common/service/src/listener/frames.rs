@@ -19,7 +19,11 @@ const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const GOAWAY: u8 = 7;
 const CONTINUATION: u8 = 9;
+const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
+/// Length and last bytes of an answer that has nothing but `:status: 431`, which only the library gives: the whole head is
+/// `48 83 69 90 ff` in HPACK, the first time on a connection.
+const TOO_LARGE: (usize, u32) = (5, 0x83_69_90_ff);
 
 /// What a client has done wrong, as frames show it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -27,7 +31,7 @@ pub(super) enum Fault {
     /// Its own frames: those that bring nothing. The connection ends.
     #[error("too many HTTP/2 frames that bring nothing")]
     Flood,
-    /// Its own frames: more headers than anybody reads, whatever they become decompressed.
+    /// Its own frames: more headers than anybody reads, as they come or decompressed.
     #[error("the head of a request is longer than {HTTP2_HEAD_READ_BYTES} bytes")]
     LongHead,
     /// The answer: no request is made of it, with the error code of HTTP/2.
@@ -59,6 +63,8 @@ pub(super) struct Frames {
     told: Walk,
     /// Of the head that has begun and not ended.
     head_bytes: Option<usize>,
+    /// Heads that were told to be too long, and not yet answered.
+    long_heads: u32,
     idle: Bucket,
     /// Bytes written that have not yet become a frame.
     written: usize,
@@ -67,7 +73,14 @@ pub(super) struct Frames {
 impl Frames {
     pub(super) fn new() -> Self {
         let idle = Bucket::new(IDLE_FRAMES_BURST, IDLE_FRAMES_PER_SEC, runtime_now());
-        Self { asked: Walk::after(PREFACE_BYTES), told: Walk::after(0), head_bytes: None, idle, written: 0 }
+        Self {
+            asked: Walk::after(PREFACE_BYTES),
+            told: Walk::after(0),
+            head_bytes: None,
+            long_heads: 0,
+            idle,
+            written: 0,
+        }
     }
 
     /// Takes note of bytes that came in.
@@ -88,6 +101,7 @@ impl Frames {
             let most = HTTP2_HEAD_READ_BYTES as usize;
             let length = before.saturating_add(seen.length);
             if before <= most && length > most {
+                self.long_heads += 1;
                 tell(Fault::LongHead);
             }
             self.head_bytes = (seen.flags & END_HEADERS == 0).then_some(length);
@@ -116,6 +130,13 @@ impl Frames {
             match seen.kind {
                 RST_STREAM if !word(seen.code).is_empty() => tell(Fault::Stream(seen.code)),
                 GOAWAY if !word(seen.code).is_empty() => tell(Fault::Connection(seen.code)),
+                HEADERS if seen.flags & END_STREAM != 0 && (seen.length, seen.code) == TOO_LARGE => {
+                    match self.long_heads.checked_sub(1) {
+                        Some(others) => self.long_heads = others,
+                        // It was short enough as it came.
+                        None => tell(Fault::LongHead),
+                    }
+                }
                 _ => {}
             }
         }
@@ -128,7 +149,7 @@ struct Seen {
     kind: u8,
     flags: u8,
     length: usize,
-    /// Of those that end something, why.
+    /// Of those that end something, why; of headers, what they begin with.
     code: u32,
 }
 
@@ -171,6 +192,7 @@ impl Walk {
             let reason = match kind {
                 RST_STREAM => 4,
                 GOAWAY => 8,
+                HEADERS => TOO_LARGE.0,
                 _ => 0,
             };
             let wanted = HEAD_BYTES + length.min(reason);
@@ -266,6 +288,25 @@ mod tests {
                 assert_eq!(told, vec![Fault::LongHead; wanted * (head + 1)], "{parts:?}");
             }
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_head_that_is_long_only_decompressed_is_told_by_its_answer() {
+        let answer = flagged(HEADERS, END_STREAM | END_HEADERS, &[0x48, 0x83, 0x69, 0x90, 0xff]);
+        // With anything besides, it is ours.
+        let ours = flagged(HEADERS, END_HEADERS, &[0x48, 0x83, 0x69, 0x90, 0xff, 0x5f]);
+        let trailers = flagged(HEADERS, END_STREAM | END_HEADERS, &[0xbe]);
+        let (mut frames, mut told) = (started(), Vec::new());
+        let bytes = [ours, trailers, answer.clone()].concat();
+        for byte in &bytes {
+            frames.wrote(std::slice::from_ref(byte), |fault| told.push(fault));
+        }
+        assert_eq!(told, [Fault::LongHead]);
+        // One that was told as it came is not told again.
+        let long = flagged(HEADERS, END_HEADERS, &vec![7; HTTP2_HEAD_READ_BYTES as usize + 1]);
+        frames.read(&long, |fault| told.push(fault)).unwrap();
+        frames.wrote(&answer, |fault| told.push(fault));
+        assert_eq!(told, [Fault::LongHead; 2]);
     }
 
     #[tokio::test(start_paused = true)]

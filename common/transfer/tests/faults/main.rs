@@ -7,7 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use md5::Digest as _;
 use railyard_common::backoff::Backoff;
-use railyard_common::blob::{Blob, Encoding, PartChecksum, PartToSign};
+use railyard_common::blob::{Blob, Encoding, PartChecksum, PartSum, PartToSign};
 use railyard_common::digest::Digest;
 use railyard_transfer::{
     Finished, Form, PartLog, PartUrls, PushError, Scratch, Settings, Stored, Ticket, Transfer, TransferError,
@@ -81,14 +81,21 @@ impl Bench {
     }
 }
 
-/// Gives one URL for every part.
+/// Gives one URL for every part, and in it the checksum that it is for.
 struct OneUrl<'a>(&'a str);
 
 impl PartUrls for OneUrl<'_> {
     type Error = Infallible;
 
     async fn sign(&self, parts: Vec<PartToSign>) -> Result<Vec<String>, Infallible> {
-        Ok(vec![self.0.to_owned(); parts.len()])
+        Ok(parts.iter().map(|part| format!("{}&for={}", self.0, hex_of(part.sum))).collect())
+    }
+}
+
+fn hex_of(sum: PartSum) -> String {
+    match sum {
+        PartSum::ContentMd5(md5) => hex::encode(md5),
+        PartSum::Crc32(crc32) => hex::encode(crc32.to_be_bytes()),
     }
 }
 
@@ -132,8 +139,10 @@ async fn checksums_that_are_known_are_believed_once() {
         format!("x-amz-checksum-crc32: {crc32}\r\n")
     };
     let requests = server.requests();
-    assert!(requests[0].contains(&told(b"bites")), "{}", requests[0]);
-    assert!(requests[1].contains(&told(b"bytes")), "{}", requests[1]);
+    for (request, bytes) in requests.iter().zip([b"bites", b"bytes"]) {
+        let signed = format!("&for={} http/1.1", hex_of(PartSum::Crc32(crc32fast::hash(bytes))));
+        assert!(request.contains(&told(bytes)) && request.contains(&signed), "{request}");
+    }
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use super::Embedded;
 use super::signing::{Right, Unsigned};
-use crate::access::CHALLENGE;
+use crate::access::{CHALLENGE, table};
 use crate::cache::CacheError;
 use axum::http::{StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
@@ -10,7 +10,6 @@ use railyard_common::id::LeaseId;
 use railyard_common::layout;
 use railyard_common::path::RelPath;
 use railyard_service::listener::Peer;
-use railyard_service::tls::Role;
 
 /// What a request is about.
 #[derive(Debug, PartialEq, Eq)]
@@ -168,7 +167,7 @@ impl Embedded {
             return Ok(());
         }
         let Some(identity) = peer.and_then(|peer| peer.identity.as_ref()) else { return Err(Refusal::private()) };
-        if identity.role == Role::Worker {
+        if !table::may_read(table::READ_CACHE, identity) {
             return Err(Refusal::denied("workers read by signed URLs only"));
         }
         let pipeline = target.path.as_ref().and_then(layout::pipeline_of);

@@ -1,7 +1,7 @@
 //! Binds the length and the checksum of a part to its presigned URL, which the store's client library does not do.
 //!
 //! The library signs the URL for its host. Here the same URL is signed again, for its host, the `Content-Length` and the
-//! `Content-MD5`: the service refuses any other announcement before it takes the first byte, and bytes that are not as announced.
+//! `Content-MD5`: the service refuses any other announcement before it takes the first byte.
 //! (<https://docs.aws.amazon.com/AmazonS3/latest/API/sigv4-query-string-auth.html>)
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
