@@ -16,6 +16,7 @@ pub const CONFIG: Target = Target {
             "data_dir = \"/d\"\n[[policy]]\nname = \"images\"\npipelines = [\"flatcar\", \"mini-*\"]\nallow = [\"privileged\", \"devices:/dev/kvm\", \"host-paths:/srv/c:rw\", \"capabilities:SYS_ADMIN\"]\n[[policy]]\nname = \"changes\"\npipelines = [\"*\"]\nallow = [\"devices:/dev/kvm\"]\nuntrusted = true\n",
             "data_dir = \"/d\"\nsweep = { every = \"1h\", grace = \"1day\", deletes_per_sec = 10, max_bytes = \"7TB\" }\n[[retention]]\npipelines = [\"os\", \"m-*\"]\nchannels = [\"nightly\"]\nkeep_last = 50\nkeep_releases = \"all\"\nold = \"published\"\nold_max_age = \"1y\"\nmax_bytes = \"1TiB\"\nlow_bytes = \"900GiB\"\n",
             "controller = \"https://f\"\nname = \"w\"\nca = \"a\"\ncert = \"b\"\nkey = \"c\"\ndata_dir = \"/d\"\ncapacity = { cpu_millis = 8000, memory = \"32GiB\" }\nlabels = { kvm = \"yes\" }\n",
+            "controller = \"https://f:7411\"\nname = \"w\"\ndata_dir = \"/d\"\ndisk = { high = \"85%\", low = \"900GiB\" }\n[network]\ndeny = [\"host\", \"link-local\", \"metadata\", \"controller\", \"10.0.0.0/8\"]\nallow = [\"10.0.0.5:3128\"]\nunguarded = \"refuse\"\n",
         ])
     },
     words: &[
