@@ -343,7 +343,9 @@ pub enum Standing {
 /// What a refusal means for the next try.
 pub fn standing(status: &Status) -> Standing {
     match rpc_error::reason_of(status).as_deref() {
-        Some(rpc_error::BUSY | rpc_error::STOPPING | rpc_error::CACHE | rpc_error::NAME_TAKEN) => Standing::Passing,
+        Some(
+            rpc_error::BUSY | rpc_error::STANDSTILL | rpc_error::STOPPING | rpc_error::CACHE | rpc_error::NAME_TAKEN,
+        ) => Standing::Passing,
         Some(rpc_error::INTERNAL) => Standing::Doubtful,
         Some(_) => Standing::Final,
         // Without a reason it does not come from the controller's own code, but from the layers below, there or here.
@@ -408,6 +410,7 @@ mod tests {
         }
         let reason = |reason| standing(&rpc_error::refusal(Code::Unavailable, reason, ""));
         assert_eq!(reason(rpc_error::BUSY), Standing::Passing);
+        assert_eq!(reason(rpc_error::STANDSTILL), Standing::Passing);
         assert_eq!(reason(rpc_error::NAME_TAKEN), Standing::Passing);
         assert_eq!(reason(rpc_error::INTERNAL), Standing::Doubtful);
         assert_eq!(reason(rpc_error::BAD_UPLOAD), Standing::Final);

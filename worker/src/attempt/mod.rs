@@ -30,6 +30,7 @@ use railyard_common::blob::{Artifact, Image};
 use railyard_common::id::LeaseId;
 use railyard_common::order::Order;
 use railyard_common::outcome::{LOG_TAIL_LINES, Outcome, OutcomeKind, Reason};
+use railyard_common::redact::Masks;
 use railyard_proto::v1::{self, Phase};
 use railyard_service::{task, telemetry};
 use record::{Record, Stage};
@@ -56,6 +57,10 @@ pub enum Stop {
     /// The worker is being stopped.
     Drained,
 }
+
+/// Instead of what happened.
+const SECRETS_GONE: &str =
+    "what happened after its script is not told: its secrets are gone, and nothing could hide them in that";
 
 /// What an attempt tells its worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,7 +124,16 @@ pub async fn run(shop: Arc<Workshop>, order: Order, left: Option<Stage>, bridle:
     let lease = order.lease;
     let Bridle { stop, confirmed, events } = bridle;
     let resumed = left.is_some();
-    let attempt = Attempt { shop, order, resumed, image_in_use: None, stop, confirmed, events: events.clone() };
+    let attempt = Attempt {
+        shop,
+        order,
+        resumed,
+        image_in_use: None,
+        masks: Some(Masks::default()),
+        stop,
+        confirmed,
+        events: events.clone(),
+    };
     let attempt = attempt.run(left.unwrap_or(Stage::Fetch)).instrument(span);
     // A bug in the last steps must not keep the lease alive for ever: it is not held any more, and expires.
     if let Err(panic) = caught(attempt).await {
@@ -136,6 +150,8 @@ struct Attempt {
     resumed: bool,
     /// Keeps the image that its container began with.
     image_in_use: Option<InUse>,
+    /// Hides the secrets of the step in what is told of it; `None` if they are gone and there is something to hide.
+    masks: Option<Masks>,
     stop: watch::Receiver<Option<Stop>>,
     confirmed: watch::Receiver<Duration>,
     events: mpsc::Sender<Event>,
@@ -211,9 +227,14 @@ impl Attempt {
             Ok(ended) => ended,
             Err(panic) => Err(Fault::bug(&panic)),
         };
-        let outcome = match ended {
+        let mut outcome = match ended {
             Ok(()) => Outcome::succeeded(),
             Err(fault) => outcome_of(fault, self.engine_dir())?,
+        };
+        // It may name what the step has written.
+        outcome.message = match &self.masks {
+            Some(masks) => masks.mask_text(&outcome.message),
+            None => SECRETS_GONE.to_owned(),
         };
         if outcome.reason == Reason::DiskFull && self.shop.disks.reserve.give() {
             // Its log and its report have to be written.
@@ -289,7 +310,7 @@ impl Attempt {
         self.shop.runtime.disk().filter(|dir| dir.exists()).unwrap_or_else(|| self.shop.data.root())
     }
 
-    /// The secrets of the step are of use only while its container runs.
+    /// The secrets of the step are of use while its container runs, and to hide them in what is told of it.
     async fn remove_secrets(&self) {
         let (secrets, lease) = (self.shop.secrets.clone(), self.order.lease);
         if let Err(error) = crate::blocking::blocking(move || secrets.remove(lease)).await {

@@ -57,12 +57,12 @@ impl Attempt {
                 }
             }
             Stage::Pack { image } => {
+                self.masks = self.read_masks(log).await.ok();
                 let image = self.known_image(log, &image).await?;
                 self.make_image(dir, log, &image).instrument(info_span!("pack")).await?
             }
             Stage::Upload { made } => {
-                // An earlier process may have died over that.
-                self.remove_secrets().await;
+                self.masks = self.read_masks(log).await.ok();
                 if let Some(made) = &made {
                     make::check(made, &dir.image()).await?;
                 }
@@ -185,8 +185,8 @@ impl Attempt {
         self.shop.secrets.of(self.order.lease).map(Some).map_err(|error| self.cannot_keep(&error))
     }
 
-    /// Hides the secrets of the step in what its container writes.
-    async fn masks(&self) -> Result<Masks, Fault> {
+    /// Hides the secrets of the step in what its container writes, and in what the worker notes from here on.
+    async fn read_masks(&self, log: &JobLog) -> Result<Masks, Fault> {
         if self.order.run.secrets.is_empty() {
             return Ok(Masks::default());
         }
@@ -194,11 +194,13 @@ impl Attempt {
         let values = crate::blocking::blocking(move || {
             dir.read(lease).map(|values| Masks::new(values.iter().map(SecretValue::reveal)))
         });
-        values.await.map_err(|error| {
+        let masks = values.await.map_err(|error| {
             let error = railyard_service::error_chain(&error);
             let message = format!("its secrets are gone, and nothing could hide them in its output: {error}");
             Fault::ended(OutcomeKind::Lost, Reason::Engine, message)
-        })
+        })?;
+        log.hide(&masks);
+        Ok(masks)
     }
 
     /// Runs the container and, where the step wants it, makes an image of it. `None` if there was none to run.
@@ -216,7 +218,8 @@ impl Attempt {
         let spec = spec::container(&shop, dir, &self.order, image, mounts, secrets, network);
         log.note("running the script").await?;
         let started = shop.clock.boottime();
-        let (order, record, masks) = (self.order.clone(), self.record(dir), self.masks().await?);
+        let (order, record, masks) = (self.order.clone(), self.record(dir), self.read_masks(log).await?);
+        self.masks = Some(masks.clone());
         let room = Room {
             shop: &shop,
             order: &order,
@@ -266,7 +269,8 @@ impl Attempt {
         let name = spec::container_name(&shop.farm, &shop.config, &self.order);
         let started = Duration::from_millis(stage.started_millis);
         let id = stage.image.clone();
-        let (order, record, masks) = (self.order.clone(), self.record(dir), self.masks().await?);
+        let (order, record, masks) = (self.order.clone(), self.record(dir), self.read_masks(log).await?);
+        self.masks = Some(masks.clone());
         let room =
             Room { shop: &shop, order: &order, name: &name, work: &dir.work(), log, record: &record, masks: &masks };
         if container::resume(&room, stage, &mut self.stop).await? == Ran::Never {
@@ -303,7 +307,6 @@ impl Attempt {
         let mut made = None;
         if order.run.commit {
             record.enter(&Stage::Pack { image: base.id.clone() }).await;
-            self.remove_secrets().await;
             // The container's processors and memory are free.
             self.enter(Phase::Upload).await;
             let (name, scratch) = (spec::container_name(&shop.farm, &shop.config, order), dir.image());
@@ -316,8 +319,6 @@ impl Attempt {
             }
         }
         record.enter(&Stage::Upload { made: made.clone() }).await;
-        // Not before: a process that finds the stage of the run needs them, to hide them in what is left of the output.
-        self.remove_secrets().await;
         Ok(made)
     }
 

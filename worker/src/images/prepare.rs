@@ -12,6 +12,7 @@ use crate::image_move::config;
 use crate::image_move::root::{self, Packing};
 use crate::inputs::{fetch_live, fetch_one, fetch_stored};
 use crate::log::JobLog;
+use crate::network::MayNotPull;
 use crate::runtime::{ImageName, LocalImage, RuntimeError};
 use crate::workshop::Workshop;
 use bytes::Bytes;
@@ -80,8 +81,11 @@ async fn from_registry(
         log.note(&format!("image {reference} is here, but for {}", platform_of(other))).await?;
     }
     if let Err(why) = shop.guard.may_pull(reference).await {
-        let message = format!("image {reference} is not pulled: {why}");
-        return Err(Fault::ended(OutcomeKind::Failed, Reason::ImageMissing, message));
+        let kind = match why {
+            MayNotPull::Denied(_) => OutcomeKind::Failed,
+            MayNotPull::NotNow(_) => OutcomeKind::Lost,
+        };
+        return Err(Fault::ended(kind, Reason::ImageMissing, format!("image {reference} is not pulled: {why}")));
     }
     let mut found = None;
     for _ in 0..PULLS_MAX {

@@ -8,12 +8,13 @@ use super::place::{Author, Counts, Place};
 use crate::blocking::blocking;
 use crate::disk::DiskError;
 use crate::runtime::Source;
+use railyard_common::redact::Masks;
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use tokio::sync::{Mutex, watch};
 
 /// Of a log that is too long, so much of its end is kept: the error is usually there.
@@ -52,6 +53,8 @@ pub struct Written {
 pub struct JobLog {
     path: PathBuf,
     spool: Arc<Mutex<Spool>>,
+    /// What notes must not show.
+    masks: RwLock<Masks>,
     written: Arc<watch::Sender<Written>>,
 }
 
@@ -90,7 +93,7 @@ impl JobLog {
         let (at, written) = (path.to_owned(), Arc::new(watch::Sender::default()));
         let told = written.clone();
         let spool = blocking(move || Spool::open(&at, max_bytes, told)).await?;
-        Ok(Self { path: path.to_owned(), spool: Arc::new(Mutex::new(spool)), written })
+        Ok(Self { path: path.to_owned(), spool: Arc::new(Mutex::new(spool)), masks: RwLock::default(), written })
     }
 
     /// The file.
@@ -125,8 +128,17 @@ impl JobLog {
     /// # Errors
     /// [`DiskError`].
     pub async fn note(&self, text: &str) -> Result<(), DiskError> {
-        let text = text.to_owned();
+        let text = self.masked(text);
         self.change(move |spool| spool.note(Author::Worker, &text)).await
+    }
+
+    /// Notes hide these from here on.
+    pub fn hide(&self, masks: &Masks) {
+        *self.masks.write().unwrap_or_else(PoisonError::into_inner) = masks.clone();
+    }
+
+    fn masked(&self, text: &str) -> String {
+        self.masks.read().unwrap_or_else(PoisonError::into_inner).mask_text(text)
     }
 
     /// Ends the log with a last line. Returns its length.
@@ -134,7 +146,7 @@ impl JobLog {
     /// # Errors
     /// [`DiskError`]; the log is ended all the same.
     pub async fn close(&self, last: &str) -> Result<u64, DiskError> {
-        let last = last.to_owned();
+        let last = self.masked(last);
         self.change(move |spool| {
             let noted = spool.note(Author::End, &last);
             let written = noted.and(spool.write_tail());

@@ -81,6 +81,17 @@ pub enum NetworkError {
     Unguarded(String),
 }
 
+/// An image is not pulled; why, for people.
+#[derive(Debug, thiserror::Error)]
+pub enum MayNotPull {
+    /// The settings deny where its registry is.
+    #[error("{0}")]
+    Denied(String),
+    /// It cannot be told for now what is denied.
+    #[error("{0}")]
+    NotNow(String),
+}
+
 /// The network of this worker's steps.
 pub struct Guard {
     config: NetworkConfig,
@@ -135,9 +146,13 @@ impl Guard {
     /// Refuses an image whose registry is where no step may reach: the engine would go there from the host.
     ///
     /// # Errors
-    /// Why, for people.
-    pub async fn may_pull(&self, reference: &str) -> Result<(), String> {
-        registry::may_pull(&self.config, &self.controller.now().await?, reference).await
+    /// [`MayNotPull`].
+    pub async fn may_pull(&self, reference: &str) -> Result<(), MayNotPull> {
+        let controller = match self.controller.now().await {
+            Err(_) if self.config.unguarded == Unguarded::Allow => Vec::new(),
+            known => known.map_err(MayNotPull::NotNow)?,
+        };
+        registry::may_pull(&self.config, &controller, reference).await.map_err(MayNotPull::Denied)
     }
 
     /// Makes sure of network and rules; gives the network's name. Milliseconds, when both are there and name servers answer.

@@ -3,6 +3,7 @@
 use serde::Deserialize;
 use std::fmt;
 use std::net::Ipv4Addr;
+use std::num::NonZeroU16;
 use std::str::FromStr;
 
 /// Longest prefix of an IPv4 network.
@@ -107,7 +108,7 @@ impl TryFrom<String> for Allowed {
 
     fn try_from(text: String) -> Result<Self, BadPeer> {
         let (network, port) = match text.split_once(':') {
-            Some((network, port)) => (network, Some(port.parse::<u16>())),
+            Some((network, port)) => (network, Some(port.parse::<NonZeroU16>().map(NonZeroU16::get))),
             None => (text.as_str(), None),
         };
         match (network.parse::<Network>(), port.transpose()) {
@@ -131,7 +132,7 @@ mod tests {
         }
         let allowed = Allowed::try_from("10.0.0.5:3128".to_owned()).unwrap();
         assert_eq!((allowed.network.to_string(), allowed.port), ("10.0.0.5/32".to_owned(), Some(3128)));
-        for bad in ["10.0.0.5:", "10.0.0.5:99999", "host", "[::1]:1"] {
+        for bad in ["10.0.0.5:", "10.0.0.5:0", "10.0.0.5:99999", "host", "[::1]:1"] {
             assert!(Allowed::try_from(bad.to_owned()).is_err(), "{bad}");
         }
     }

@@ -8,7 +8,7 @@ use crate::order::order;
 use railyard_common::order::Order;
 use railyard_common::outcome::{OutcomeKind, Reason};
 use railyard_worker::network::peer::{Allowed, Denied};
-use railyard_worker::network::{Controller, Guard, NetworkConfig};
+use railyard_worker::network::{Controller, Guard, MayNotPull, NetworkConfig, Unguarded};
 use railyard_worker::runtime::Runtime as _;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -211,6 +211,17 @@ async fn without_knowing_where_the_controller_is_there_is_no_network() {
     let guard = Guard::new(&NetworkConfig::default(), Controller::of("https://nowhere.invalid:7411"));
     let error = guard.ensure(&*runtime().await).await.unwrap_err().to_string();
     assert!(error.contains("the controller's name nowhere.invalid cannot be looked up"), "{error}");
+    let pulled = guard.may_pull("192.0.2.1/x").await;
+    assert!(matches!(&pulled, Err(MayNotPull::NotNow(why)) if why.contains("nowhere.invalid")), "{pulled:?}");
+
+    // All the other rules are there, where the settings let steps run without any.
+    let config = NetworkConfig { unguarded: Unguarded::Allow, ..NetworkConfig::default() };
+    let guard = Guard::new(&config, Controller::of("https://nowhere.invalid:7411"));
+    let network = OwnNetwork(guard.name().to_owned());
+    assert_eq!(guard.ensure(&*runtime().await).await.unwrap(), network.0);
+    let rules = iptables(&["-S", &network.0.replace("railyard-", "RAILYARD-")]);
+    assert!(rules.contains("--dst-type LOCAL -j DROP") && rules.contains("-d 169.254.0.0/16 -j DROP"), "{rules}");
+    guard.may_pull("192.0.2.1/x").await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

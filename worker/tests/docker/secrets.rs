@@ -4,7 +4,7 @@ use crate::engine::{self, base_image, client};
 use crate::farm::Farm;
 use crate::faulty::Faults;
 use crate::images::{committing, forget_build};
-use crate::order::order;
+use crate::order::{order, output};
 use bollard::query_parameters as query;
 use railyard_common::blob::Image;
 use railyard_common::digest::Digest;
@@ -263,6 +263,32 @@ async fn a_panic_with_a_secret_in_hand_and_all_that_can_be_logged_tell_nothing_o
         assert_eq!(files_with(farm.dir.path(), word), Vec::<PathBuf>::new());
     }
     assert_eq!(in_memory(&farm), Vec::<PathBuf>::new(), "and they went with it");
+    worker.stop().await;
+    farm.assert_no_leftovers().await;
+}
+
+/// As a download does whose URL has a token in it: the file is called so.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_told_of_a_job_shows_no_secret_that_its_files_are_named_by() {
+    let farm = Farm::start().await;
+    let worker = farm.worker().await;
+    let image = base_image().await;
+    for (job, reason, glob, script) in [
+        (1, Reason::OutputMissing, "file", "echo data >\"file?token=$TOKEN\""),
+        (2, Reason::OutputBad, "x*", "ln -s \"/$TOKEN\" x"),
+        (3, Reason::OutputBad, "x*", "mkfifo \"x$TOKEN\""),
+    ] {
+        let token = canary("token");
+        let mut order = wants(order(job, &image, script), &[("token", Some("TOKEN"), false)]);
+        Arc::make_mut(&mut order.run).outputs = vec![output(glob)];
+        gives(&farm, order.lease, &[("token", &token)]);
+        let ended = farm.run(&order).await;
+        let hidden = "*".repeat(token.len());
+        ended.expect(OutcomeKind::Failed, reason, &hidden);
+        assert!(ended.log.contains(&hidden) && !ended.log.contains("canary"), "{}", ended.log);
+        assert!(!format!("{:?}", ended.outcome).contains("canary"), "{:?}", ended.outcome);
+    }
+    assert_eq!(in_memory(&farm), Vec::<PathBuf>::new());
     worker.stop().await;
     farm.assert_no_leftovers().await;
 }
