@@ -9,6 +9,7 @@ use crate::render::{Console, human};
 use crate::view::{Token, TokenKind, TokenState};
 use railyard_common::identity::{Identity, Limits, PoolLimit, Role};
 use railyard_proto::v1;
+use railyard_service::rpc_error;
 use serde::Serialize;
 
 /// `railyard token …`
@@ -138,15 +139,37 @@ pub async fn revoke(args: &RevokeArgs, console: &Console) -> Result<(), Failure>
     let identity = args::identity(args.worker.as_ref(), args.role, args.user.as_deref()).map_err(Failure::Usage)?;
     let farm = Farm::open(&args.ask.farm).await?;
     let request = farm.request(v1::RevokeRequest { identity: identity.uri(), why: args.why.clone() });
-    let answer = farm.access().revoke(request).await.map_err(|status| farm.refused(&status))?.into_inner();
+    let answer = match farm.access().revoke(request).await {
+        Ok(answer) => answer.into_inner(),
+        // Whoever shuts himself out does not hear so.
+        Err(status) if is_shut_out(&farm).await => {
+            tracing::debug!(%status, "the connection ended");
+            console.note(&format!("railyard: {identity} is who you are: this machine is shut out with it"));
+            v1::RevokeResponse::default()
+        }
+        Err(status) => return Err(farm.refused(&status)),
+    };
     let revoked = Revoked { identity: identity.to_string(), tokens: answer.tokens, jobs: answer.leases };
+    if answer.unknown {
+        console.note(&format!(
+            "railyard: the farm has neither a token nor a worker for {identity}: check the role and the name with `railyard token list` and \
+             `railyard workers`"
+        ));
+    }
     if console.is_json() {
         return console.json(&revoked);
     }
     let tokens = human::count(revoked.tokens as usize, "token");
-    let jobs = match identity.role {
-        Role::Worker => format!(", {} run elsewhere", human::count(revoked.jobs as usize, "job")),
+    let jobs = match (identity.role, revoked.jobs) {
+        (Role::Worker, 1) => ", 1 job runs elsewhere".to_owned(),
+        (Role::Worker, jobs) => format!(", {jobs} jobs run elsewhere"),
         _ => String::new(),
     };
     console.print(&format!("{identity} is shut out; {tokens} went with it{jobs}\n"))
+}
+
+/// Whether whoever asks is let in no more.
+async fn is_shut_out(farm: &Farm) -> bool {
+    let asked = farm.client().list_builds(farm.request(v1::ListBuildsRequest { limit: 1, ..Default::default() })).await;
+    asked.is_err_and(|status| rpc_error::reason_of(&status).as_deref() == Some(rpc_error::REVOKED))
 }

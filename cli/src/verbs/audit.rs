@@ -45,6 +45,9 @@ pub async fn show(args: &AuditShowArgs, console: &Console) -> Result<(), Failure
         console.note("nothing of that is recorded");
         return Ok(());
     }
+    if u32::try_from(lines.len()).is_ok_and(|shown| shown == args.limit) {
+        console.note(&format!("railyard: these are the last {} records; there may be more, see --limit", args.limit));
+    }
     console.print(&render::table(&lines, console).render(console.out))
 }
 

@@ -58,9 +58,28 @@ fn a_person_logs_in_with_a_token_and_is_shut_out() {
     let revoked = place.run(&["revoke", "--role", "submitter", "--user", "ana", "--why", "left"]);
     exits(&revoked, 0);
     assert_eq!(out(&revoked), "submitter/ana is shut out; 1 token went with it\n");
+    assert_eq!(err(&revoked), "");
+    // It may be a slip of the pen.
+    let nobody = place.run(&["revoke", "--role", "viewer", "--user", "anna"]);
+    exits(&nobody, 0);
+    assert!(err(&nobody).contains("neither a token nor a worker for viewer/anna"), "{}", err(&nobody));
     let refused = ana.run(&["builds"]);
     exits(&refused, 3);
     assert!(err(&refused).contains("was revoked"), "{}", err(&refused));
+}
+
+/// As from the machine that is left when another one with the same name was stolen.
+#[test]
+fn who_shuts_himself_out_hears_that_it_is_done() {
+    let (place, there) = (Place::new(), Place::new());
+    let _controller = Controller::start(&place, "127.0.0.1:0");
+    let made = token(&place, &["--role", "operator", "--user", "otto"]);
+    exits(&there.run(&["login", &url(&place), &made]), 0);
+    let revoked = there.run(&["revoke", "--role", "operator", "--user", "otto", "--why", "stolen"]);
+    exits(&revoked, 0);
+    assert!(out(&revoked).starts_with("operator/otto is shut out"), "{}", out(&revoked));
+    assert!(err(&revoked).contains("operator/otto is who you are"), "{}", err(&revoked));
+    exits(&there.run(&["builds"]), 3);
 }
 
 #[test]

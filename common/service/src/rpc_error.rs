@@ -54,6 +54,8 @@ pub const LOG_FULL: &str = "log-full";
 pub const NAME_TAKEN: &str = "name-taken";
 /// A limit of the farm is reached; later may work.
 pub const BUSY: &str = "busy";
+/// The controller cannot write its journal for now; nothing was begun.
+pub const STANDSTILL: &str = "standstill";
 /// What was announced did not come in time.
 pub const TOO_SLOW: &str = "too-slow";
 /// The controller is stopping; try again soon.

@@ -236,6 +236,13 @@ pub enum Command {
     },
 }
 
+impl Command {
+    /// It shuts somebody out, which may not wait.
+    pub fn shuts_out(&self) -> bool {
+        matches!(self, Self::DropToken { .. } | Self::Revoke { .. })
+    }
+}
+
 /// A build to run.
 #[derive(Clone, Debug)]
 pub struct Submission {

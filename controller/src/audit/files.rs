@@ -21,7 +21,12 @@ pub(super) fn segment(dir: &Path, first: u64) -> PathBuf {
 pub(super) fn segments(dir: &Path) -> Result<Vec<u64>, AuditError> {
     let mut found = Vec::new();
     for entry in fs::read_dir(dir).map_err(AuditError::io("list", dir))? {
-        let name = entry.map_err(AuditError::io("list", dir))?.file_name();
+        let entry = entry.map_err(AuditError::io("list", dir))?;
+        // Whoever opens anything else may wait for ever. What cannot be looked at is told when it is read.
+        if fs::metadata(entry.path()).is_ok_and(|metadata| !metadata.is_file()) {
+            continue;
+        }
+        let name = entry.file_name();
         let number = name.to_str().and_then(|name| name.strip_prefix(PREFIX)?.strip_suffix(SUFFIX)?.parse().ok());
         // Another way to write the same number would be another file.
         found.extend(number.filter(|&first| segment(dir, first).file_name() == Some(&name)));

@@ -71,9 +71,12 @@ pub enum CommandError {
     /// The farm will not.
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// The journal cannot be written, so nothing can be promised.
+    /// The journal could not be written just now, so nothing can be promised.
     #[error("the controller cannot write its journal, so it takes no new work: {0}; make room or repair the disk")]
     Journal(String),
+    /// The same since earlier: nothing was begun.
+    #[error("the controller cannot write its journal, so it takes no new work: {0}; make room or repair the disk")]
+    Standstill(String),
     /// The controller is going down.
     #[error("the controller is stopping; try again in a moment")]
     Stopping,
@@ -101,10 +104,10 @@ impl Handle {
     /// Whether commands would be carried out now.
     ///
     /// # Errors
-    /// What a command would hear: [`CommandError::Journal`] during a standstill, or [`CommandError::Stopping`].
+    /// What a command would hear: [`CommandError::Standstill`], or [`CommandError::Stopping`].
     pub fn ready(&self) -> Result<(), CommandError> {
         match &*self.stuck.borrow() {
-            Some(why) => Err(CommandError::Journal(why.clone())),
+            Some(why) => Err(CommandError::Standstill(why.clone())),
             None if self.requests.is_closed() => Err(CommandError::Stopping),
             None => Ok(()),
         }

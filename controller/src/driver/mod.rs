@@ -152,7 +152,7 @@ impl Driver {
         let mut stuck = self.journal.run(|journal| journal.has_room()).await.err();
         loop {
             if let Some(error) = stuck.take()
-                && let End::Stop = self.stand_still(error, &shutdown).await
+                && let End::Stop = self.stand_still(error, &shutdown).await?
             {
                 return Ok(());
             }

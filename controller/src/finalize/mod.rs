@@ -166,7 +166,7 @@ impl Finalizer {
         };
         match self.farm.decide(Command::Finalized { build: id.clone(), error }).await {
             Ok(_) | Err(CommandError::Refused(_)) => true,
-            Err(CommandError::Journal(_) | CommandError::Stopping) => false,
+            Err(CommandError::Journal(_) | CommandError::Standstill(_) | CommandError::Stopping) => false,
         }
     }
 

@@ -41,6 +41,15 @@ pub trait Journal: Send {
         Ok(())
     }
 
+    /// Whether there is room for one more append of a few events, although [`Journal::has_room`] refuses. Tried by a small
+    /// durable write.
+    ///
+    /// # Errors
+    /// [`JournalError`]; why there is none.
+    fn has_last_room(&mut self) -> Result<(), JournalError> {
+        self.ready()
+    }
+
     /// After a refusal of [`Journal::has_room`] or a failed append: whether appends work again. Tried by a small durable write.
     ///
     /// # Errors

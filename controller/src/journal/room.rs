@@ -14,6 +14,8 @@ use std::path::{Path, PathBuf};
 const STOP_BELOW_BYTES: u64 = 32 * 1024 * 1024;
 /// With so much free it goes on: more than what stops it, so that it does not stop again at once.
 const GO_ON_FROM_BYTES: u64 = 48 * 1024 * 1024;
+/// With so much free there is room for a few events that may not wait: what sled writes for them, and then for itself, is less.
+const LAST_BYTES: u64 = 8 * 1024 * 1024;
 /// What sled writes to open itself is far less.
 const RESERVE_BYTES: u64 = 4 * 1024 * 1024;
 
@@ -45,6 +47,17 @@ impl Room {
         }
         self.keep_reserve();
         Ok(())
+    }
+
+    /// Whether a few events that may not wait have room.
+    ///
+    /// # Errors
+    /// [`JournalError::NoRoom`]
+    pub(super) fn check_last(&self) -> Result<(), JournalError> {
+        match free_bytes(&self.dir)? {
+            free if free < LAST_BYTES => Err(JournalError::NoRoom { path: self.dir.clone(), free, wanted: LAST_BYTES }),
+            _ => Ok(()),
+        }
     }
 
     /// Makes the reserve if it is not there.

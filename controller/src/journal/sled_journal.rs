@@ -216,6 +216,19 @@ impl SledJournal {
         tail.put(acked.records, record)?;
         mark.follow(acked.and(record))
     }
+
+    /// Whether a small durable write works; what fails is opened anew.
+    fn settle(&mut self) -> Result<(), JournalError> {
+        let acked = self.kept.acked;
+        let tried = self.tail().and_then(|(_, mark)| {
+            mark.follow(acked)?;
+            mark.settle()
+        });
+        if tried.is_err() {
+            self.tail = None;
+        }
+        tried
+    }
 }
 
 /// Whether a controller has the journal in `dir` open now.
@@ -320,15 +333,12 @@ impl Journal for SledJournal {
 
     fn ready(&mut self) -> Result<(), JournalError> {
         self.room.check()?;
-        let acked = self.kept.acked;
-        let tried = self.tail().and_then(|(_, mark)| {
-            mark.follow(acked)?;
-            mark.settle()
-        });
-        if tried.is_err() {
-            self.tail = None;
-        }
-        tried
+        self.settle()
+    }
+
+    fn has_last_room(&mut self) -> Result<(), JournalError> {
+        self.room.check_last()?;
+        self.settle()
     }
 
     fn has_room(&mut self) -> Result<(), JournalError> {

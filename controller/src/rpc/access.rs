@@ -10,7 +10,7 @@ use railyard_common::id::WorkerName;
 use railyard_common::identity::{Identity, PoolLimit, Role};
 use railyard_common::time::Millis;
 use railyard_common::token::{Token, TokenId, TokenKind};
-use railyard_core::{Command, Event, TokenRecord};
+use railyard_core::{Command, Event, Farm, TokenRecord};
 use railyard_proto::v1;
 use railyard_proto::v1::access_service_server::AccessService;
 use railyard_service::clock::Clock;
@@ -270,7 +270,9 @@ impl AccessService for AccessControl {
         let by = caller(&request)?;
         let (asked, access) = (Asked::new(&self.audit, &request, Act::TokenCreate), self.clone());
         let request = request.into_inner();
-        let asked = asked.target(&request.identity);
+        // As the record of a token that was made has it.
+        let target = identity_of(&request.identity).map_or(request.identity.clone(), |identity| identity.to_string());
+        let asked = asked.target(&target);
         let make = async move { access.make(&by, request).await };
         let done = asked.carry_out(make, |entry, (token, record)| {
             let entry = entry.target(record.identity.to_string()).detail("limits", record.identity.limits.to_string());
@@ -309,13 +311,18 @@ impl AccessService for AccessControl {
         convert::at_most("why", request.why.len(), TEXT_MAX_BYTES, "bytes")?;
         let identity = identity_of(&request.identity)?;
         let asked = asked.target(&identity.to_string()).detail("why", &request.why).urgent();
+        let worker = (identity.role == Role::Worker).then(|| identity.name.parse::<WorkerName>().ok()).flatten();
         let command = Command::Revoke { identity, by, why: request.why };
-        let revoke = async move { farm.decide(command).await.map_err(command_status) };
-        let events = asked.carry_out(revoke, |entry, _| entry).await?;
+        let revoke = async move {
+            let is_worker = |farm: &Farm| worker.is_some_and(|name| farm.worker(&name).is_some());
+            let is_worker = farm.read(move |farm, _| is_worker(farm)).await.map_err(command_status)?;
+            Ok((is_worker, farm.decide(command).await.map_err(command_status)?))
+        };
+        let (is_worker, events) = asked.carry_out(revoke, |entry, _| entry).await?;
         let count = |of: fn(&Event) -> bool| events.iter().filter(|event| of(event)).count() as u32;
         let tokens = count(|event| matches!(event, Event::TokenDropped { .. }));
         let leases = count(|event| matches!(event, Event::AttemptEnded { .. }));
-        Ok(Response::new(v1::RevokeResponse { tokens, leases }))
+        Ok(Response::new(v1::RevokeResponse { tokens, leases, unknown: tokens == 0 && !is_worker }))
     }
 }
 

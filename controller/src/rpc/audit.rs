@@ -102,6 +102,7 @@ impl Asked {
 fn not_done(entry: Entry, status: &Status) -> Entry {
     use Code::{Cancelled, DataLoss, DeadlineExceeded, Internal, Unavailable, Unknown};
     match status.code() {
+        _ if rpc_error::reason_of(status).as_deref() == Some(rpc_error::STANDSTILL) => entry.refused(status.message()),
         // Of these nobody can say what became of the call.
         Cancelled | DataLoss | DeadlineExceeded | Internal | Unavailable | Unknown => entry.failed(status.message()),
         _ => entry.refused(status.message()),

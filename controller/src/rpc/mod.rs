@@ -51,6 +51,7 @@ fn command_status(error: CommandError) -> Status {
             rpc_error::refusal(code, refusal.reason(), error.to_string())
         }
         CommandError::Journal(_) => rpc_error::refusal(Code::Unavailable, rpc_error::BUSY, error.to_string()),
+        CommandError::Standstill(_) => rpc_error::refusal(Code::Unavailable, rpc_error::STANDSTILL, error.to_string()),
         CommandError::Stopping => rpc_error::refusal(Code::Unavailable, rpc_error::STOPPING, error.to_string()),
     }
 }

@@ -29,7 +29,7 @@ const SUFFIX: &str = ".json";
 pub enum SecretError {
     /// It has too few bytes.
     #[error(
-        "the secret has {0} bytes; at least {MIN_SECRET_BYTES} are needed, because shorter ones cannot be told from ordinary text in \
+        "the secret has {0} bytes without the space around it; at least {MIN_SECRET_BYTES} are needed, because shorter ones cannot be told from ordinary text in \
          logs, and would not be hidden there"
     )]
     Short(usize),

@@ -149,7 +149,7 @@ fn another_key_and_no_key_are_told_and_never_made_anew_under_secrets() {
 fn what_cannot_be_a_secret_is_refused() {
     let room = Room::new();
     let refused = |value: &str, scope: SecretScope| room.set("key", scope, value).unwrap_err().to_string();
-    assert!(refused("   short \n", scope(&["os"], &[])).contains("5 bytes; at least 8"));
+    assert!(refused("   short \n", scope(&["os"], &[])).contains("5 bytes without the space around it; at least 8"));
     assert!(refused(&"x".repeat(SECRET_MAX_BYTES + 1), scope(&["os"], &[])).contains("at most 65536"));
     assert!(refused(CANARY, scope(&[], &["sign"])).contains("for no pipeline"));
     assert!(room.secrets.list().unwrap().is_empty());

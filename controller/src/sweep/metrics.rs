@@ -158,7 +158,9 @@ impl Ended {
         match error {
             SweepError::Stopped(_) | SweepError::UnknownPlan(_) | SweepError::Outdated(_) => Self::Refused,
             SweepError::Farm(CommandError::Refused(_)) => Self::Refused,
-            SweepError::Farm(CommandError::Journal(_) | CommandError::Stopping) => Self::Error,
+            SweepError::Farm(CommandError::Journal(_) | CommandError::Standstill(_) | CommandError::Stopping) => {
+                Self::Error
+            }
             SweepError::Cache(_) | SweepError::Audit(_) => Self::Error,
         }
     }

@@ -4,10 +4,12 @@ use crate::common::disk::SmallDisk;
 use crate::common::people::submission;
 use crate::common::pipelines::{ONE, SHORT_LEASE};
 use crate::common::worker::{hello, lease, report, succeeded};
-use crate::common::{Controller, Worker, refused, until};
+use crate::common::{Controller, Worker, refusal, refused, until};
 use railyard_proto::v1;
+use railyard_proto::v1::access_service_client::AccessServiceClient;
 use railyard_service::channel::http_client;
 use railyard_service::clock::{Clock as _, SystemClock};
+use railyard_service::tls::Role;
 use std::time::Duration;
 use tonic::Code;
 
@@ -51,18 +53,23 @@ async fn full_for_longer_than_a_lease(but_bytes: u64) {
         assert_eq!(n, 1);
         match person.try_submit(other).await {
             Ok(_) => None,
-            refusal => Some(refused(refusal, Code::Unavailable, "busy")),
+            answer => {
+                let (code, reason, message) = refusal(answer);
+                // The write that failed, or one that was not tried.
+                assert!(code == Code::Unavailable && ["busy", "standstill"].contains(&reason.as_str()), "{message}");
+                Some(message)
+            }
         }
     })
     .await;
     assert!(message.contains("cannot write its journal") && message.contains("make room"), "{message}");
-    let message = refused(person.try_submit(request.clone()).await, Code::Unavailable, "busy");
+    let message = refused(person.try_submit(request.clone()).await, Code::Unavailable, "standstill");
     assert!(message.contains("data/journal") && message.contains("MiB"), "{message}");
     let (status, why) = probe(&controller, "readyz").await;
     assert_eq!(status, 503, "{why}");
     assert!(why.contains("cannot write its journal") && why.contains("data/journal"), "{why}");
     assert_eq!(probe(&controller, "healthz").await, (200, "ok\n".to_owned()), "a restart would make nothing better");
-    refused(person.cancel(&first, "why not").await, Code::Unavailable, "busy");
+    refused(person.cancel(&first, "why not").await, Code::Unavailable, "standstill");
 
     // One worker's stream breaks; the other's may have been cut once. Both jobs are safe, and who asks is answered.
     drop(hammer);
@@ -82,7 +89,7 @@ async fn full_for_longer_than_a_lease(but_bytes: u64) {
         refused(taken, Code::ResourceExhausted, "busy");
     }
     // A report is not lost: the worker says it again.
-    refused(anvil.try_report(report(on_anvil, succeeded())).await, Code::Unavailable, "busy");
+    refused(anvil.try_report(report(on_anvil, succeeded())).await, Code::Unavailable, "standstill");
 
     disk.empty();
     until("the report's answer", async || anvil.try_report(report(on_anvil, succeeded())).await.ok()).await;
@@ -123,9 +130,53 @@ async fn a_controller_starts_on_a_full_disk_to_be_looked_at() {
     let controller = stopped.start(address).await;
     let person = controller.operator();
     assert_eq!(person.build(&build).await.state(), v1::BuildState::Running);
-    refused(person.try_submit(submission(ONE, "2")).await, Code::Unavailable, "busy");
+    refused(person.try_submit(submission(ONE, "2")).await, Code::Unavailable, "standstill");
     disk.empty();
     until("new work", async || person.try_submit(submission(ONE, "2")).await.ok()).await;
     let mut worker = controller.worker("anvil").await;
     assert_eq!(worker.order().await.build, build);
+}
+
+/// Else who fills the disk could not be stopped.
+#[tokio::test]
+async fn on_a_disk_without_room_for_anything_else_somebody_can_be_shut_out() {
+    let disk = SmallDisk::mounted(128);
+    let controller = on(&disk).await;
+    let person = controller.operator();
+    let mut access = AccessServiceClient::new(controller.channel(Some((Role::Operator, "olga"))));
+    let make = |user: &str| v1::CreateTokenRequest {
+        identity: format!("railyard://submitter/{user}"),
+        kind: v1::TokenKind::Bearer.into(),
+        ..Default::default()
+    };
+    let id = access.create_token(make("mallory")).await.unwrap().into_inner().view.unwrap().id;
+    let mut worker = controller.worker("anvil").await;
+    let build = person.submit(ONE, "1").await;
+    let held = lease(&worker.order().await);
+
+    disk.fill(12 << 20);
+    until("the standstill", async || {
+        let another = submission(ONE, &format!("f{}", SystemClock.monotonic().as_nanos()));
+        person.try_submit(another).await.is_err().then_some(())
+    })
+    .await;
+    refused(access.create_token(make("other")).await, Code::Unavailable, "standstill");
+    access.revoke_token(v1::RevokeTokenRequest { id: id.clone() }).await.unwrap();
+    let revoke = v1::RevokeRequest { identity: "railyard://worker/anvil".to_owned(), why: "stolen".to_owned() };
+    let revoked = access.revoke(revoke).await.unwrap().into_inner();
+    assert!(revoked.leases >= 1 && !revoked.unknown, "{revoked:?}");
+    refused(worker.try_report(report(held, succeeded())).await, Code::Unauthenticated, "revoked");
+    let tokens = access.list_tokens(v1::ListTokensRequest {}).await.unwrap().into_inner().tokens;
+    assert_eq!(tokens, []);
+    refused(person.try_submit(submission(ONE, "2")).await, Code::Unavailable, "standstill");
+
+    disk.empty();
+    until("new work", async || person.try_submit(submission(ONE, "2")).await.ok()).await;
+    let address = controller.address();
+    let controller = controller.stop().await.start(address).await;
+    assert_eq!(controller.operator().build(&build).await.jobs[0].attempts.len(), 1);
+    controller.audited(&["\"token-create\"", "\"submitter/other\"", "\"refused\""]).await;
+    for done in [format!("token:{id}"), "worker/anvil".to_owned()] {
+        controller.audited(&[&done, "\"done\""]).await;
+    }
 }

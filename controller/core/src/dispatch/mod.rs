@@ -172,6 +172,15 @@ impl Dispatcher {
         round
     }
 
+    /// Decides and applies these and nothing else, not even what is due: for what may not wait until there is room for more.
+    pub fn urgent_round(&mut self, now: Millis, mono: Millis, inputs: impl IntoIterator<Item = Input>) -> Round {
+        let mut round = Round::default();
+        for input in inputs {
+            self.take(now, mono, input, &mut round);
+        }
+        round
+    }
+
     /// The round is durable. Gives what leaves, in the order in which it must.
     pub fn release(&mut self, now: Millis, mono: Millis, round: Round) -> Vec<Output> {
         let mut out = Vec::new();
