@@ -14,6 +14,7 @@ use railyard_service::clock::Clock;
 use railyard_service::tls::{Identity, PemPair, Role};
 use railyard_worker::WorkerConfig;
 use railyard_worker::disk::Space;
+use railyard_worker::network::peer::Denied;
 use railyard_worker::uplink::Jitter;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -165,6 +166,8 @@ impl Farm {
         config.capacity.memory = Some(ByteSize::gib(8));
         config.capacity.disk = Some(DISK);
         config.capacity.slots = Some(2);
+        // Its name is one of the simulated network, which the system does not know.
+        config.network.deny.retain(|denied| *denied != Denied::Controller);
         config
     }
 

@@ -148,11 +148,19 @@ impl Guard {
     /// # Errors
     /// [`MayNotPull`].
     pub async fn may_pull(&self, reference: &str) -> Result<(), MayNotPull> {
-        let controller = match self.controller.now().await {
-            Err(_) if self.config.unguarded == Unguarded::Allow => Vec::new(),
-            known => known.map_err(MayNotPull::NotNow)?,
-        };
+        let controller = self.controller().await.map_err(MayNotPull::NotNow)?;
         registry::may_pull(&self.config, &controller, reference).await.map_err(MayNotPull::Denied)
+    }
+
+    /// Where the controller is, if that is denied by itself. Nothing, if nobody knows and steps may run all the same.
+    async fn controller(&self) -> Result<Vec<SocketAddr>, String> {
+        match self.controller.now().await {
+            Err(why) if self.config.unguarded == Unguarded::Allow => {
+                tracing::warn!(why, "steps with a network may reach the controller");
+                Ok(Vec::new())
+            }
+            known => known,
+        }
     }
 
     /// Makes sure of network and rules; gives the network's name. Milliseconds, when both are there and name servers answer.
@@ -162,20 +170,11 @@ impl Guard {
     pub async fn ensure(&self, runtime: &dyn Runtime) -> Result<String, NetworkError> {
         // Before anything else: two that make the same rules at once would see each other's halves.
         let mut installed = self.installed.lock().await;
-        let controller = match self.controller.now().await {
-            Ok(controller) => controller,
-            // All the other rules are made.
-            Err(why) if self.config.unguarded == Unguarded::Allow => {
-                tracing::warn!(why, "steps with a network may reach the controller");
-                Vec::new()
-            }
-            Err(why) => return Err(NetworkError::Unguarded(why)),
-        };
         loop {
             let Some(engine) = runtime.network(&self.spec).await? else { return Ok(ENGINE_DEFAULT.to_owned()) };
             let (chain, bridge) = (self.chain.clone(), self.spec.bridge.clone());
+            let controller = self.controller().await.map_err(NetworkError::Unguarded)?;
             let (config, seen, known) = (self.config.clone(), engine.clone(), installed.take());
-            let controller = controller.clone();
             match blocking(move || install(chain, bridge, &config, &controller, &seen, known)).await {
                 // An engine that was killed meanwhile took its network with it: that is no want of this host's, and the step can wait.
                 Err(NetworkError::Unguarded(_)) if runtime.network(&self.spec).await?.as_ref() != Some(&engine) => {}
