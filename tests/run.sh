@@ -14,7 +14,7 @@ mkdir -p "$DATA"
 
 # The artifacts of the build, and what tests with several GiB write beside each other. A worker takes no jobs on a disk that is
 # nearly full, whoever filled it.
-FREE_GIB=25
+FREE_GIB=20
 mkdir -p "${CARGO_TARGET_DIR:-target}"
 for dir in "${CARGO_TARGET_DIR:-target}" "${TMPDIR:-/tmp}"; do
     free_gib=$(($(df --output=avail -k "$dir" | tail -n 1) / 1048576))
