@@ -31,7 +31,7 @@ const ELSEWHERE: &str = "198.18.77.2";
 /// A network namespace behind this machine: the world that steps may reach, with a cloud's metadata service in it.
 struct World {
     name: String,
-    _listener: Listener,
+    listener: Option<Listener>,
 }
 
 fn run(words: &str) {
@@ -62,7 +62,9 @@ impl World {
     fn make() -> Self {
         let mut bytes = [0; 3];
         getrandom::fill(&mut bytes).unwrap();
-        let name = format!("ryt{}", hex::encode(bytes));
+        // What is made goes again, also if something of it cannot be.
+        let mut world = Self { name: format!("ryt{}", hex::encode(bytes)), listener: None };
+        let name = &world.name;
         run(&format!("ip netns add {name}"));
         run(&format!("ip link add {name} type veth peer name inside netns {name}"));
         run(&format!("ip addr add 198.18.77.1/24 dev {name}"));
@@ -78,13 +80,14 @@ impl World {
         }
         run(&format!("ip route add {METADATA}/32 via {ELSEWHERE}"));
         run(&format!("ip route add {OTHER_METADATA}/32 via {ELSEWHERE}"));
-        let listener = Listener::start(&["ip", "netns", "exec", &name]);
-        Self { name, _listener: listener }
+        world.listener = Some(Listener::start(&["ip", "netns", "exec", name.as_str()]));
+        world
     }
 }
 
 impl Drop for World {
     fn drop(&mut self) {
+        self.listener = None;
         let _ = Command::new("ip").args(["link", "del", &self.name]).status();
         let _ = Command::new("ip").args(["netns", "del", &self.name]).status();
     }
