@@ -234,6 +234,8 @@ impl Attempt {
         // It may name what the step has written.
         outcome.message = match &self.masks {
             Some(masks) => masks.mask_text(&outcome.message),
+            // Of a success nothing is told that is the step's.
+            None if outcome.kind == OutcomeKind::Succeeded => outcome.message,
             None => SECRETS_GONE.to_owned(),
         };
         if outcome.reason == Reason::DiskFull && self.shop.disks.reserve.give() {
