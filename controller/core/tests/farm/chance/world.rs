@@ -10,7 +10,7 @@ use railyard_common::job::Capacity;
 use railyard_common::outcome::{Outcome, OutcomeKind, Reason};
 use railyard_common::priority::Priority;
 use railyard_core::{
-    BuildState, Command, Event, Hold, HoldKind, Job, JobState, LOST_BUDGET, Refusal, Report, Submission, Trace,
+    BuildState, Command, Event, Hold, HoldKind, Job, JobState, LOST_BUDGET, Refusal, Report, Submission, Trace, Worker,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -243,10 +243,12 @@ impl World {
 
     fn release(&mut self, worker: usize) {
         let name = worker_name(worker);
-        let held = self.ledger.farm().worker(&name).is_some_and(|worker| worker.hold.is_some());
+        // An operator's word ends a quarantine as well.
+        let is_held = |worker: &Worker| worker.hold.is_some() || worker.quarantined_until().is_some();
+        let held = self.ledger.farm().worker(&name).is_some_and(is_held);
         let answer = self.command(&Command::Release { worker: name.clone(), by: "chance".to_owned() });
         assert_eq!(answer.is_ok(), held, "{name} is released: {answer:?}");
-        assert!(self.ledger.farm().worker(&name).is_none_or(|worker| worker.hold.is_none()));
+        assert!(!self.ledger.farm().worker(&name).is_some_and(is_held), "{name} is released and held");
     }
 
     fn revoke(&mut self, worker: usize) {
