@@ -10,6 +10,7 @@ use crate::hash::{Hasher, blocking, joined};
 use crate::scratch::{self, Scratch};
 use bytes::Bytes;
 use railyard_common::blob::{Blob, Encoding};
+use rustix::fs::FallocateFlags;
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
@@ -225,7 +226,8 @@ fn resize(file: &File, length: u64, wanted: u64) -> io::Result<()> {
         // (`auto_da_alloc` in ext4(5)).
         file.set_len(0)?;
     }
-    file.set_len(wanted)
+    // Nor to what it is already, which counts as the same there.
+    if wanted > 0 { file.set_len(wanted) } else { Ok(()) }
 }
 
 /// A scratch file with nothing in it.
@@ -249,12 +251,25 @@ pub fn write_sparse(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
     while at < bytes.len() {
         let end = bytes.len().min(at + HOLE_BYTES);
         if is_zero(&bytes[at..end]) {
-            file.write_all_at(&bytes[start..at], offset + start as u64)?;
+            write_new(file, &bytes[start..at], offset + start as u64)?;
             start = end;
         }
         at = end;
     }
-    file.write_all_at(&bytes[start..], offset + start as u64)
+    write_new(file, &bytes[start..], offset + start as u64)
+}
+
+/// So many bytes are worth a call that has the file system find room for all of them at once.
+const RESERVED_BYTES: usize = 64 * 1024;
+
+/// Writes bytes where there was nothing.
+fn write_new(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+    if bytes.len() >= RESERVED_BYTES {
+        // Finding room page by page takes longer than copying the pages. File systems that cannot do this do without, and what
+        // a disk has no room for is told by the write.
+        let _ = rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, offset, bytes.len() as u64);
+    }
+    file.write_all_at(bytes, offset)
 }
 
 fn is_zero(bytes: &[u8]) -> bool {

@@ -9,6 +9,8 @@ use futures_util::{Stream, stream};
 use http::HeaderMap;
 use md5::{Digest as _, Md5};
 use railyard_common::blob::{PartChecksum, PartSum};
+use rustix::buffer::spare_capacity;
+use rustix::io::Errno;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
@@ -82,17 +84,28 @@ impl Part<'_> {
                     return Ok(None);
                 }
                 let n = next_bytes(length - done);
-                let bytes = blocking(move || {
-                    let mut buffer = vec![0; n];
-                    file.read_exact_at(&mut buffer, offset + done).map(|()| Bytes::from(buffer))
-                })
-                .await?;
+                let bytes = blocking(move || read_at(&file, offset + done, n)).await?;
                 sent.add(n as u64);
                 total.add(n as u64);
                 Ok(Some((bytes, done + n as u64)))
             }
         })
     }
+}
+
+/// `n` bytes from `offset` on, into memory that is not cleared first.
+fn read_at(file: &File, mut offset: u64, n: usize) -> io::Result<Bytes> {
+    let mut bytes = Vec::with_capacity(n);
+    while bytes.len() < n {
+        match rustix::io::pread(file, spare_capacity(&mut bytes), offset) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(read) => offset += read as u64,
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    bytes.truncate(n);
+    Ok(bytes.into())
 }
 
 /// Gives `length` bytes from `offset` on to `hash`.
