@@ -174,3 +174,67 @@ fn a_secret_is_seen_by_its_step_and_by_nobody_else() {
     assert!(told.contains(&format!("worker/{}", worker.name)) && told.contains("signed/"), "{told}");
     engine.query(&["image", "rm", &base]);
 }
+
+/// Writes a file that is called like its secret.
+const TELLTALE: &str = r#"    secrets: [{ name: NAME, env: TOKEN }]
+    outputs: ['out/*']
+    script: |
+      busybox mkdir out; echo x >"out/$TOKEN"
+      echo begun; while test ! -e go; do busybox sleep 0.1; done"#;
+
+/// A host goes down when its steps have done what they had to, and what lay in memory is gone. Nothing can hide the secrets in
+/// what is told of them after that, so little is.
+#[test]
+fn what_is_told_of_a_step_after_its_host_went_down_names_no_secret() {
+    let token = format!("canary-token-{}", unique());
+    let canary = Canary { masks: Masks::new([token.as_bytes()]), token, ..Canary::new() };
+    let engine = Engine::shared();
+    let base = format!("railyard-test-{}:1", unique());
+    image::busybox(&engine, &base);
+    let mut farm = Farm::start();
+    let mut worker = farm.worker("w", &engine, "");
+    let builds = ["good", "bad"].map(|pipeline| {
+        store(&farm, pipeline, &canary.token, pipeline);
+        let build = farm.submit(&one_step(&farm, pipeline, &base, &TELLTALE.replace("NAME", pipeline)), &[]);
+        farm.logged(&build, "only", "begun");
+        build
+    });
+    let jobs = || files_below(&worker.data.join("jobs"));
+    farm.controller().hold();
+    for work in jobs().into_iter().filter(|path| path.ends_with("work")) {
+        std::fs::write(work.join("go"), "").unwrap();
+    }
+    wait::until("two that wait for the controller", BUILD_LIMIT, || {
+        let states = jobs().into_iter().filter(|path| path.ends_with("state.json"));
+        let states: Vec<String> = states.map(|path| std::fs::read_to_string(path).unwrap_or_default()).collect();
+        let waiting = states.iter().filter(|state| state.contains("\"stage\": \"upload\"")).count();
+        if waiting == 2 { Ok(()) } else { Err(format!("{states:?}")) }
+    });
+    worker.process.kill();
+    let of_worker = |path: &PathBuf| path.to_string_lossy().contains(&worker.name);
+    let lost: Vec<PathBuf> =
+        files_below(Path::new("/run")).into_iter().filter(|path| of_worker(path) && path.is_file()).collect();
+    assert_eq!(lost.len(), 2, "{lost:?}");
+    lost.iter().for_each(|path| std::fs::remove_dir_all(path.parent().unwrap()).unwrap());
+    // What the second wrote has become something that cannot be an artifact.
+    let mut outputs: Vec<PathBuf> = jobs().into_iter().filter(|path| path.ends_with(&canary.token)).collect();
+    outputs.sort();
+    assert_eq!(outputs.len(), 2, "{outputs:?}");
+    let bad = &outputs[1];
+    std::fs::remove_file(bad).unwrap();
+    assert!(Command::new("mkfifo").arg(bad).status().unwrap().success());
+
+    farm.controller().go_on();
+    worker.process = farm.start_worker(&worker.name);
+    let [good, bad] = builds.map(|build| (farm.ended(&build), build));
+    assert_eq!(good.0["state"], "succeeded", "{}", good.0);
+    let attempts = &job(&bad.0, "only")["attempts"];
+    assert_eq!(attempts.as_array().map(Vec::len), Some(1), "{attempts}");
+    assert_eq!(attempts[0]["outcome"]["reason"], "output-bad", "{attempts}");
+    let message = attempts[0]["outcome"]["message"].as_str().unwrap();
+    assert!(message.contains("its secrets are gone"), "{message}");
+    for text in [bad.0.to_string(), farm.cli(&["logs", &bad.1, "only"]).stdout, farm.cli(&["show", &bad.1]).stdout] {
+        assert!(!canary.is_in(text.as_bytes()), "{text}");
+    }
+    engine.query(&["image", "rm", &base]);
+}
