@@ -67,7 +67,7 @@ impl Landing {
         let (wanted, to, beside) = (*blob, dest.clone(), scratch.clone());
         let opening = move || {
             let open = || {
-                let (file, waited) = lock(&beside.part)?;
+                let (file, waited) = lock(&beside.part, &to)?;
                 if waited && may_be_there && is_there(&to, &wanted) {
                     beside.remove();
                     return Ok(None);
@@ -181,9 +181,9 @@ impl Landing {
     }
 }
 
-/// The file at `part`, locked, and whether another pull was waited for. One that was dropped may still be writing its last
+/// The part of `dest`, locked, and whether another pull was waited for. One that was dropped may still be writing its last
 /// bytes, and one of another process all of them; both let go when their threads end.
-fn lock(part: &Path) -> io::Result<(File, bool)> {
+fn lock(part: &Path, dest: &Path) -> io::Result<(File, bool)> {
     let mut waited = false;
     loop {
         let file = scratch::open(part)?;
@@ -191,6 +191,7 @@ fn lock(part: &Path) -> io::Result<(File, bool)> {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 waited = true;
+                tracing::warn!(path = %dest.display(), "somebody else is fetching into this file; waiting for them to end");
                 file.lock()?;
             }
             Err(TryLockError::Error(error)) => return Err(error),

@@ -1,6 +1,6 @@
 //! Where pulled bytes land: beside other files, and beside other pulls into the same directory.
 
-use super::{Bench, blob_of};
+use super::{Bench, Lines, blob_of};
 use crate::server::{Act, Server, answer, beginning};
 use railyard_common::blob::Blob;
 use railyard_transfer::{Form, Transfer, TransferError, silent};
@@ -113,6 +113,10 @@ async fn whoever_waited_for_another_pull_leaves_its_file_alone() {
 async fn whoever_waited_for_the_same_file_has_it() {
     let bench = Bench::new();
     let (bytes, dest) = (b"the file", bench.path("dest"));
+    let lines = Lines::default();
+    let written = lines.clone();
+    // Of the whole process: it is told on a thread of the runtime's.
+    tracing_subscriber::fmt().with_ansi(false).with_writer(move || written.clone()).init();
     let part = leave_a_part(&bench, bytes, &dest).await;
     let winner = OpenOptions::new().write(true).open(&part).unwrap();
     winner.lock().unwrap();
@@ -127,7 +131,10 @@ async fn whoever_waited_for_the_same_file_has_it() {
     drop(winner);
     loser.join_next().await.unwrap().unwrap().unwrap();
     assert_eq!(server.requests(), [""; 0], "there was nothing to fetch");
-    assert_eq!(files(&bench), [dest]);
+    assert_eq!(files(&bench), std::slice::from_ref(&dest));
+    let told = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+    let waiting = format!("waiting for them to end path={}", dest.display());
+    assert_eq!(told.matches(&waiting).count(), 1, "{told}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
