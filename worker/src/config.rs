@@ -8,7 +8,8 @@ use railyard_common::id::{PoolName, WorkerName};
 use railyard_common::platform::PlatformOffer;
 use railyard_common::rights::{self, Right};
 use railyard_transfer::Settings;
-use serde::Deserialize;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -95,7 +96,7 @@ pub struct WorkerConfig {
     #[serde(default)]
     pub disk: DiskConfig,
     /// How strongly image layers are compressed for the cache: a zstd level, 1 (fast) to 19 (small). Default: 1.
-    #[serde(default = "layer_compression")]
+    #[serde(default = "layer_compression", deserialize_with = "level")]
     pub layer_compression: i32,
     /// What steps with a network cannot reach.
     #[serde(default)]
@@ -231,6 +232,13 @@ fn blob_cache() -> ByteSize {
 
 fn image_cache() -> ByteSize {
     ByteSize::gib(20)
+}
+
+fn level<'de, D: Deserializer<'de>>(from: D) -> Result<i32, D::Error> {
+    match i32::deserialize(from)? {
+        level @ 1..=19 => Ok(level),
+        level => Err(D::Error::custom(format!("`layer_compression` is 1 to 19, and not {level}"))),
+    }
 }
 
 fn layer_compression() -> i32 {

@@ -26,6 +26,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 use tracing::{Instrument as _, info_span};
 
+/// Layers of an image that engines take: overlay2 mounts no more below one that can be written to (`maxLayerDepth` of Docker).
+const LAYERS_MAX: usize = 125;
+
 /// Whether somebody has begun before, and may have left something.
 #[derive(Clone, Copy, Debug)]
 enum Began {
@@ -132,6 +135,15 @@ impl Attempt {
                 Err(fault) => patience.after(fault).await?,
             }
         };
+        if order.run.commit && image.layers.len() >= LAYERS_MAX {
+            let message = format!(
+                "{} is to leave an image on top of one with {} layers, and container engines take no more than {LAYERS_MAX}: begin from an \
+                 earlier image, or make one layer of it (a root tarball, with `image.import`)",
+                order.job,
+                image.layers.len()
+            );
+            return Err(Fault::ended(OutcomeKind::Failed, Reason::ImageMissing, message));
+        }
         let mut mounts = Vec::new();
         if !order.inputs.is_empty() {
             let started = shop.clock.monotonic();

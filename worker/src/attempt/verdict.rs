@@ -128,7 +128,16 @@ fn signal_of(code: i64) -> Option<Signal> {
 /// A start fails for the step's own reasons as well: no such interpreter, a mount over something that cannot be one.
 pub(super) fn not_started(order: &Order, error: RuntimeError) -> Fault {
     match error {
-        RuntimeError::Refused { status: Some(400), message, .. } => {
+        RuntimeError::Refused { message, .. } if message.contains("does not match the specified platform") => {
+            let message = format!("the image of {} is not for {}: {message}", order.job, order.job.platform);
+            Fault::ended(OutcomeKind::Failed, Reason::ImageMissing, message)
+        }
+        RuntimeError::Refused { message, .. } if message.contains("unable to apply caps") => {
+            let message =
+                format!("this worker's host cannot give the capabilities that {} asks for: {message}", order.job);
+            Fault::ended(OutcomeKind::Refused, Reason::Unsupported, message)
+        }
+        RuntimeError::Refused { status, message, .. } if status == Some(400) || message.contains("Cannot mkdir: ") => {
             let message = format!("the container of {} cannot start: {message}", order.job);
             Fault::ended(OutcomeKind::Failed, Reason::ExitCode, message)
         }

@@ -103,6 +103,7 @@ pub async fn make(
             Err(error) => return Err(fault_of(error)),
         }
     }
+    log.note("the engine makes the image of it, without extended attributes and access lists").await?;
     commit(shop, order, base, container).await
 }
 

@@ -295,7 +295,14 @@ async fn from_tarball(
     let layers = vec![Layer { digest: measured.digest, tar: Some(tar) }];
     let sizes = Layers::from(&[Blob::plain(measured.digest, measured.size_bytes)][..]);
     let archive = Archive { config, layers, held: vec![held] };
-    let (local, _) = load_archive(shop, order, archive, &name, sizes).await?;
+    let (local, _) = load_archive(shop, order, archive, &name, sizes).await.map_err(|fault| match fault {
+        // What the engine cannot unpack here it can unpack nowhere.
+        Fault::Runtime(error) if error.is_about_archive() => {
+            let message = format!("{} cannot become an image: {error}", artifact.path);
+            Fault::ended(OutcomeKind::Failed, Reason::ImageMissing, message)
+        }
+        other => other,
+    })?;
     shop.shelf.remember_root(tarball, platform, image).await?;
     let secs = (shop.clock.monotonic() - started).as_secs_f32();
     log.note(&format!("made an image of {} in {secs:.1} s", artifact.path)).await?;

@@ -69,6 +69,18 @@ impl RuntimeError {
         }
     }
 
+    /// The engine was given an archive, and could not unpack what is in it.
+    pub fn is_about_archive(&self) -> bool {
+        // Its own disk may be at fault, which says nothing of the archive.
+        const DISKS: [&str; 4] =
+            ["input/output error", "read-only file system", "too many open files", "cannot allocate memory"];
+        let Self::Refused { status: None | Some(400 | 500), message, .. } = self else { return false };
+        let unpacks = ["Error processing tar file", "failed to extract", "ApplyLayer", "invalid tar header"];
+        !self.is_disk_full()
+            && unpacks.iter().any(|word| message.contains(word))
+            && !DISKS.iter().any(|word| message.contains(word))
+    }
+
     /// A pull failed because the registry answered and has no such image for us, not because it could not be asked.
     pub fn is_image_unknown(&self) -> bool {
         let Self::Refused { status, message, .. } = self else { return false };
@@ -98,6 +110,19 @@ fn one_line(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_cannot_be_unpacked_is_told_from_a_disk_that_fails() {
+        let refused = |message: &str| {
+            let message = message.to_owned();
+            RuntimeError::Refused { doing: "load an image".to_owned(), status: None, message }.is_about_archive()
+        };
+        assert!(refused("Error processing tar file(exit status 1): unexpected EOF"));
+        assert!(refused("Error processing tar file(exit status 1): duplicates of file paths not supported"));
+        assert!(!refused("Error processing tar file(exit status 1): write /x: input/output error"));
+        assert!(!refused("Error processing tar file(exit status 1): write /x: no space left on device"));
+        assert!(!refused("max depth exceeded"));
+    }
 
     #[test]
     fn an_engine_without_its_containerd_is_away() {

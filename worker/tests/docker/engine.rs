@@ -179,6 +179,33 @@ pub async fn image_of(repository: &str, root: &[u8]) -> String {
     name.to_string()
 }
 
+/// An image of so many layers, of a file each.
+pub async fn image_of_layers(count: usize) -> String {
+    let engine = runtime().await;
+    let name = ImageName { repository: "railyard-test-layers".to_owned(), tag: count.to_string() };
+    if engine.image(&name.to_string()).await.unwrap().is_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let layer = |n: usize| {
+            let mut tar = tar::Builder::new(Vec::new());
+            let mut header = tar::Header::new_gnu();
+            header.set_size(0);
+            tar.append_data(&mut header, format!("layer-{n}"), &[][..]).unwrap();
+            let (bytes, file) = (tar.into_inner().unwrap(), dir.path().join(n.to_string()));
+            std::fs::write(&file, &bytes).unwrap();
+            let content = Content::File { file, packing: Packing::Plain };
+            Layer { digest: Digest::of(&bytes), tar: Some(LayerTar { content, size_bytes: bytes.len() as u64 }) }
+        };
+        let layers: Vec<Layer> = (0..count).map(layer).collect();
+        let diff_ids: Vec<String> = layers.iter().map(|layer| layer.digest.to_string()).collect();
+        let config = serde_json::json!({
+            "os": "linux", "architecture": native().arch().to_string(), "config": {},
+            "rootfs": { "type": "layers", "diff_ids": diff_ids },
+        });
+        engine.load(archive::stream(config.to_string().into(), layers, name.clone())).await.unwrap();
+    }
+    name.to_string()
+}
+
 pub fn native() -> Platform {
     railyard_worker::host::native().expect("a host of a platform that the farm knows")
 }

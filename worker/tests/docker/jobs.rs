@@ -157,6 +157,29 @@ async fn an_image_that_cannot_be_had_is_named() {
     let artifact = input("/x", "root.tar.zst", blob.digest, 18).artifact;
     order.image = OrderImage::Import(artifact);
     farm.run(&order).await.expect(OutcomeKind::Failed, Reason::ImageMissing, "root.tar.zst cannot become an image");
+    // A tar that is whole, and that the engine cannot unpack all the same.
+    let mut tar = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_entry_type(tar::EntryType::Link);
+    header.set_size(0);
+    tar.append_link(&mut header, "etc/passwd", "nowhere/at/all").unwrap();
+    let tar = tar.into_inner().unwrap();
+    let blob = farm.service.change(|books| books.add(&tar));
+    order.lease.job.0 = 5;
+    order.image = OrderImage::Import(input("/x", "linked.tar", blob.digest, tar.len()).artifact);
+    farm.run(&order).await.expect(OutcomeKind::Failed, Reason::ImageMissing, "linked.tar cannot become an image");
+    worker.stop().await;
+    farm.assert_no_leftovers().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_image_is_made_that_no_engine_takes() {
+    let farm = Farm::start().await;
+    let worker = farm.worker().await;
+    let mut order = order(1, &engine::image_of_layers(125).await, "true");
+    Arc::make_mut(&mut order.run).commit = true;
+    let told = "on top of one with 125 layers";
+    farm.run(&order).await.expect(OutcomeKind::Failed, Reason::ImageMissing, told);
     worker.stop().await;
     farm.assert_no_leftovers().await;
 }

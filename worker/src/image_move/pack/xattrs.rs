@@ -8,6 +8,9 @@ use std::path::Path;
 /// What the overlay's own attributes begin with.
 const OVERLAY: &[u8] = b"trusted.overlay.";
 
+/// What a name goes on with that the overlay keeps for an overlay on top of it.
+const INNER: &[u8] = b"overlay.";
+
 /// What stands for names that a tar's record cannot have.
 const NOT_IN_A_NAME: u8 = b'=';
 
@@ -40,6 +43,8 @@ pub fn read(at: &Path) -> io::Result<Attributes> {
         match raw.strip_prefix(OVERLAY) {
             Some(b"opaque") => found.opaque = value(at, &name)? == b"y",
             Some(b"redirect" | b"metacopy") => found.redirected = true,
+            // One that an overlay within the container has set: kernels keep it under a longer name, and give it back from there.
+            Some(inner) if inner.starts_with(INNER) => found.kept.push((raw.to_owned(), value(at, &name)?)),
             Some(_) => {}
             None if raw.contains(&NOT_IN_A_NAME) && is_kept(raw) => found.unfit = Some(raw.to_owned()),
             None if is_kept(raw) => found.kept.push((raw.to_owned(), value(at, &name)?)),
@@ -54,10 +59,11 @@ fn value(at: &Path, name: &OsStr) -> io::Result<Vec<u8>> {
     Ok(xattr::get(at, name)?.unwrap_or_default())
 }
 
-/// Whether it means the same on another host. The labels of security modules do not.
+/// Whether it means the same on another host. The labels of security modules do not; a signature does.
 fn is_kept(name: &[u8]) -> bool {
     name.starts_with(b"user.")
         || name.starts_with(b"trusted.")
         || name.starts_with(b"system.posix_acl_")
         || name == b"security.capability"
+        || name == b"security.ima"
 }
