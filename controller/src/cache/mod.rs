@@ -13,7 +13,7 @@ mod error;
 pub(crate) mod locks;
 mod parts;
 pub mod s3;
-mod verify;
+pub(crate) mod verify;
 
 pub use config::{CacheConfig, EmbeddedConfig, S3Config};
 pub use error::CacheError;

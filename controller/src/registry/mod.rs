@@ -45,7 +45,7 @@ const BLOB_URL_TTL: Duration = Duration::from_secs(900);
 /// Documents that are remembered, to find them by their digest: a hundred bytes each.
 const VERSIONS_MAX: usize = 16_384;
 
-/// Builds of a step that are searched for a document that this process has not made yet.
+/// Documents of a step that are made anew in search of one that this process has not made yet.
 const SEARCHED_MAX: usize = 200;
 
 /// Largest image configuration: real ones have a few KiB.
@@ -198,11 +198,16 @@ impl Registry {
         let shown = self.shown(name).await?;
         let version = self.version_of(name, digest);
         let (likely, others): (Vec<_>, Vec<_>) = shown.iter().partition(|one| Some(&one.version) == version.as_ref());
-        for one in likely.into_iter().chain(others).take(SEARCHED_MAX) {
+        let mut searched = 0;
+        for one in likely.into_iter().chain(others) {
             // Nobody can know the digest of a document that was never made; and for those that were, all of this is known.
             let layers: Vec<Blob> = one.images.iter().flat_map(|(_, image)| image.layers.clone()).collect();
             if !self.stored.know(&layers).await? {
                 continue;
+            }
+            searched += 1;
+            if searched > SEARCHED_MAX {
+                break;
             }
             let found = self.make(name, one).await?.into_iter().find(|made| made.digest == digest);
             if found.is_some() {

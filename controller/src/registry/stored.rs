@@ -4,6 +4,7 @@
 //! is computed when somebody asks for it first, and kept beside the blob.
 
 use crate::cache::locks::Locks;
+use crate::cache::verify::{Verdict, Verifier};
 use crate::cache::{Cache, CacheError, PutMode};
 use bytes::Bytes;
 use futures_util::TryStreamExt as _;
@@ -123,14 +124,23 @@ impl StoredDigests {
         let _turn = self.hashing.acquire().await;
         let missing = || CacheError::NoBlob { digest: blob.digest };
         let mut stream = self.cache.get_stream(&layout::blob(&blob)).await?.ok_or_else(missing)?;
-        let (mut hasher, mut bytes) = (Sha256::new(), 0);
+        let verifier = Verifier::new(&blob).map_err(CacheError::local("unpack", blob.digest.hex().as_ref()))?;
+        let (mut seen, mut bytes) = ((Sha256::new(), verifier), 0);
         while let Some(chunk) = stream.try_next().await? {
             bytes += chunk.len() as u64;
-            hasher = task::blocking(move || {
+            seen = task::blocking(move || {
+                let (mut hasher, mut verifier) = seen;
                 hasher.update(&chunk);
-                hasher
+                verifier.see(&chunk);
+                (hasher, verifier)
             })
             .await;
+        }
+        let (hasher, verifier) = seen;
+        // What gets a name here is believed by whoever knows the name.
+        if let Verdict::Bad(why) = task::blocking(move || verifier.finish()).await {
+            tracing::error!(digest = %blob.digest, why, "a blob of the cache is damaged, and is not given to anybody by the registry");
+            return Err(missing());
         }
         let stored = Stored { digest: Digest::finish(hasher), bytes };
         self.cache.put(&layout::stored_digest(&blob), Bytes::from(write(stored)), PutMode::Overwrite).await?;

@@ -53,6 +53,7 @@ on_both!(
     what_was_pulled_by_digest_is_there_after_a_restart,
     a_blob_s_bytes_come_from_the_store,
     what_the_cache_has_lost_is_unknown,
+    what_is_damaged_gets_no_name,
 );
 
 fn tar(name: &str, bytes: &[u8]) -> Vec<u8> {
@@ -372,6 +373,16 @@ async fn what_the_cache_has_lost_is_unknown(backend: Backend) {
     let client = controller.client(Some(Role::Viewer));
     assert_eq!(controller.ask(client.head(&url)).await.status, 404);
     assert_eq!(controller.ask(client.get(&url)).await.error(), (404, "BLOB_UNKNOWN".to_owned()));
+}
+
+/// The disk of the store has not kept what it was given. Nobody has asked for it before.
+async fn what_is_damaged_gets_no_name(backend: Backend) {
+    let controller = farm(backend, &["1.0"]).await;
+    let hex = Digest::of(&layers("", "")[0]).hex();
+    let other = zstd::encode_all(&b"what nobody has built"[..], 1).unwrap();
+    std::fs::write(controller.objects().join(format!("blobs/sha256/{}/{hex}.zst", &hex[..2])), other).unwrap();
+    let told = controller.v2("mini/sdk/manifests/1.0").await;
+    assert_eq!(told.error(), (404, "BLOB_UNKNOWN".to_owned()));
 }
 
 async fn lists_go_by_pages(backend: Backend) {

@@ -96,13 +96,15 @@ impl Cache for Slow {
     }
 }
 
-/// A cache with a blob that is stored as zstd (what is in it does not matter here), and what was stored.
+/// A cache with a blob that is stored as zstd, and what was stored.
 async fn stage(dir: &Path) -> (Arc<Slow>, Blob, Stored) {
     let config = EmbeddedConfig { dir: dir.join("cache"), public_read: false, key_file: None };
     let cache = open(&CacheConfig::Embedded(config), "https://h/cache", Arc::new(SystemClock)).await.unwrap().cache;
-    let bytes = b"packed".repeat(1000);
+    let plain = b"packed".repeat(1000);
+    let bytes = zstd::bulk::compress(&plain, 1).unwrap();
     let stored = Stored { digest: Digest::of(&bytes), bytes: bytes.len() as u64 };
-    let blob = Blob { encoding: Encoding::Zstd, stored_bytes: stored.bytes, ..Blob::plain(Digest::of(b"plain"), 5) };
+    let blob = Blob::plain(Digest::of(&plain), plain.len() as u64);
+    let blob = Blob { encoding: Encoding::Zstd, stored_bytes: stored.bytes, ..blob };
     cache.put(&layout::blob(&blob), bytes.into(), PutMode::Create).await.unwrap();
     let slow = Slow { cache, reads: AtomicUsize::new(0), begun: Notify::new(), go: Semaphore::new(0) };
     (Arc::new(slow), blob, stored)
