@@ -1,7 +1,7 @@
 //! What a build's manifest, `build.json`, says of what the build needs in the cache. The controller writes it; this reads it again.
 
 use crate::blob::{Artifact, Blob, Image};
-use crate::id::BuildId;
+use crate::id::{BuildId, ChannelName};
 use crate::path::RelPath;
 use serde::Deserialize;
 
@@ -17,6 +17,10 @@ pub struct References {
     pub blobs: Vec<Blob>,
     /// Where files of it lie: none, unless it succeeded.
     pub published: Vec<RelPath>,
+    /// Its channel; builds of before there were channels are in the usual one.
+    pub channel: ChannelName,
+    /// Its trace, which no other build has; empty if nobody traced it.
+    pub trace_id: String,
 }
 
 /// A manifest that cannot be used.
@@ -41,6 +45,9 @@ struct Written {
     verdict: String,
     #[serde(default)]
     untrusted: bool,
+    channel: Option<ChannelName>,
+    #[serde(default)]
+    trace_id: String,
     jobs: Vec<WrittenJob>,
 }
 
@@ -62,7 +69,7 @@ impl References {
         if head.schema_version != SCHEMA_VERSION {
             return Err(BadManifest::Newer(head.schema_version));
         }
-        let Written { build, verdict, untrusted, jobs } = serde_json::from_slice(bytes)?;
+        let Written { build, verdict, untrusted, channel, trace_id, jobs } = serde_json::from_slice(bytes)?;
         let publishes = verdict == "succeeded" && !untrusted;
         let (mut blobs, mut published) = (Vec::new(), Vec::new());
         for job in jobs {
@@ -72,7 +79,8 @@ impl References {
                 published.extend(artifact.published.filter(|_| publishes));
             }
         }
-        Ok(Self { build, blobs, published })
+        let channel = channel.unwrap_or_else(|| ChannelName::usual().clone());
+        Ok(Self { build, blobs, published, channel, trace_id })
     }
 }
 

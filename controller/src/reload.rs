@@ -104,6 +104,6 @@ fn set<T: PartialEq>(to: &watch::Sender<Arc<T>>, new: T) -> bool {
 
 fn read(file: &Path) -> Result<(ControllerConfig, Read), String> {
     let config: ControllerConfig = config::load(file).map_err(|error| error_chain(&error))?;
-    let read = Read::of(&config).map_err(|error| format!("{}: {error}", file.display()))?;
+    let read = Read::of(&config).map_err(|error| format!("{}: {}", file.display(), error_chain(&error)))?;
     Ok((config, read))
 }

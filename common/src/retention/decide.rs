@@ -304,11 +304,6 @@ impl<'a> Round<'a> {
         all
     }
 
-    fn bytes_of(&self, scope: &[usize]) -> u64 {
-        let kept = scope.iter().flat_map(|place| held(&self.facts[*place].blobs, self.all[*place]));
-        kept.collect::<BTreeMap<_, _>>().values().sum()
-    }
-
     /// Reduces the oldest of `scope` (newest first) that nothing protects: first to what is kept of old builds, then to nothing.
     fn shrink<'r>(
         &mut self,
@@ -322,7 +317,6 @@ impl<'a> Round<'a> {
         if counted.bytes <= max.as_u64() {
             return;
         }
-        debug_assert_eq!(counted.bytes, self.bytes_of(scope));
         for last_resort in [false, true] {
             loop {
                 let before = counted.bytes;
@@ -393,9 +387,10 @@ pub fn held(blobs: &[BlobFact], keep: Keep) -> impl Iterator<Item = (Held<'_>, u
     })
 }
 
-/// How many builds of a scope keep each blob and each copy of one, and how many bytes that is.
+/// How many builds of a scope keep each blob and each copy of one, and how many bytes that is. Builds may disagree over a blob's
+/// bytes, when it was lost and stored again in another form: what the first one says counts.
 struct Counted<'a> {
-    builds: HashMap<Held<'a>, u32>,
+    builds: HashMap<Held<'a>, (u32, u64)>,
     bytes: u64,
 }
 
@@ -410,19 +405,19 @@ impl<'a> Counted<'a> {
 
     fn add(&mut self, blobs: &'a [BlobFact], keep: Keep) {
         for (held, bytes) in held(blobs, keep) {
-            let builds = self.builds.entry(held).or_default();
+            let (builds, counted) = self.builds.entry(held).or_insert((0, bytes));
             *builds += 1;
-            self.bytes += if *builds == 1 { bytes } else { 0 };
+            self.bytes += if *builds == 1 { *counted } else { 0 };
         }
     }
 
     fn remove(&mut self, blobs: &'a [BlobFact], keep: Keep) {
-        for (held, bytes) in held(blobs, keep) {
-            let Some(builds) = self.builds.get_mut(&held) else { continue };
+        for (held, _) in held(blobs, keep) {
+            let Some((builds, counted)) = self.builds.get_mut(&held) else { continue };
             *builds -= 1;
             if *builds == 0 {
+                self.bytes -= *counted;
                 self.builds.remove(&held);
-                self.bytes -= bytes;
             }
         }
     }

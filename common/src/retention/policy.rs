@@ -171,6 +171,9 @@ pub enum BadRule {
         /// As given, 0 if it was not.
         high: ByteSize,
     },
+    /// Nothing would be kept.
+    #[error("max_bytes = 0 leaves room for nothing; leave it out for no limit")]
+    NoRoom,
     /// An old build is one of which something has gone.
     #[error(
         "old = \"all\" would keep old builds whole; say \"published\", \"manifest\" or \"nothing\", or a larger keep_last"
@@ -191,6 +194,15 @@ pub enum BadRule {
         what: &'static str,
         /// As given.
         pattern: String,
+    },
+    /// Untrusted builds are in no other channel.
+    #[error("`untrusted = true` is about builds of channel `untrusted`, and `channels` does not name that")]
+    NotUntrusted,
+    /// Another rule takes all that it could be about.
+    #[error("it is never asked: the {}. [[retention]] is about all builds, and comes first", earlier + 1)]
+    Never {
+        /// From 0.
+        earlier: usize,
     },
     /// It has no meaning without the other.
     #[error("`{0}` is about what is left of old builds; with `old = \"nothing\"`, the default, nothing is")]
@@ -227,6 +239,9 @@ impl Rule {
     pub fn check(&self) -> Result<(), BadRule> {
         check_patterns::<PipelineName>("pipelines", &self.pipelines)?;
         check_patterns::<ChannelName>("channels", &self.channels)?;
+        if self.untrusted == Some(true) && !self.channels.iter().any(|pattern| is_match(pattern, UNTRUSTED)) {
+            return Err(BadRule::NotUntrusted);
+        }
         match self.old {
             Keep::All => return Err(BadRule::OldIsWhole),
             Keep::Nothing if self.old_last.is_some() => return Err(BadRule::NoOld("old_last")),
@@ -254,11 +269,21 @@ fn check_patterns<Name: FromStr>(what: &'static str, patterns: &[String]) -> Res
     }
 }
 
+/// The channel that untrusted builds count as.
+const UNTRUSTED: &str = "untrusted";
+
+fn is_all(patterns: &[String]) -> bool {
+    patterns.iter().any(|pattern| pattern == "*")
+}
+
 fn marks(max: Option<ByteSize>, low: Option<ByteSize>) -> Option<(ByteSize, ByteSize)> {
     max.map(|max| (max, low.unwrap_or(ByteSize(max.as_u64() / 10 * 9))))
 }
 
 fn check_marks(max: Option<ByteSize>, low: Option<ByteSize>) -> Result<(), BadRule> {
+    if max == Some(ByteSize(0)) {
+        return Err(BadRule::NoRoom);
+    }
     match low {
         Some(low) if max.is_none_or(|max| low > max) => Err(BadRule::Watermarks { low, high: max.unwrap_or_default() }),
         _ => Ok(()),
@@ -301,6 +326,12 @@ impl Policy {
     pub fn check(&self) -> Result<(), BadRule> {
         for (place, rule) in self.rules.iter().enumerate() {
             rule.check().map_err(|error| BadRule::At { place, source: Box::new(error) })?;
+        }
+        let all = |rule: &Rule| {
+            rule.untrusted.is_none() && [&rule.pipelines, &rule.channels].iter().all(|names| is_all(names))
+        };
+        if let Some(earlier) = self.rules.iter().position(all).filter(|place| place + 1 < self.rules.len()) {
+            return Err(BadRule::At { place: earlier + 1, source: Box::new(BadRule::Never { earlier }) });
         }
         check_marks(self.max_bytes, self.low_bytes)
     }

@@ -139,6 +139,20 @@ fn an_old_build_keeps_what_the_rule_says_for_as_long_as_it_says() {
     assert_eq!(kept, [Published, Manifest, Published, Published, All, All]);
 }
 
+/// A blob was lost, and the next build has stored the same bytes in another form.
+#[test]
+fn builds_that_disagree_over_a_blob_s_bytes_are_counted_all_the_same() {
+    let mut facts = many(4);
+    for (fact, bytes) in facts.iter_mut().zip([10, 900, 1, 40]) {
+        fact.blobs.push(blob(Digest::of(b"shared"), bytes, None));
+    }
+    for most in 1..1000 {
+        let rule = Rule { max_bytes: Some(ByteSize(most)), ..Rule::default() };
+        let kept = decide(&policy(rule), &facts, NOW).iter().filter(|one| one.keep == Keep::All).count();
+        assert!((1..=4).contains(&kept), "{most}: {kept}");
+    }
+}
+
 #[test]
 fn over_the_high_mark_the_oldest_go_down_to_the_low_one() {
     let facts = many(9);
@@ -222,6 +236,25 @@ fn rules_that_cannot_be_meant_are_told() {
         assert_eq!(all.check().unwrap_err().to_string(), "the 2. [[retention]]");
     }
     named(&["*", "sdk", "sd*", "sdk-*"]).check().unwrap();
+    for (rule, told) in [
+        (Rule { max_bytes: Some(ByteSize(0)), ..Rule::default() }, "leave it out for no limit"),
+        (Rule { untrusted: Some(true), channels: vec!["nightly".into()], ..Rule::default() }, "channel `untrusted`"),
+    ] {
+        let error = rule.check().unwrap_err().to_string();
+        assert!(error.contains(told), "{error}");
+    }
+    Rule { untrusted: Some(true), channels: vec!["un*".into()], ..Rule::default() }.check().unwrap();
+    let some = || named(&["sdk"]);
+    Policy {
+        rules: vec![some(), Rule { untrusted: Some(false), ..Rule::default() }, Rule::default()],
+        ..Policy::default()
+    }
+    .check()
+    .unwrap();
+    let never = Policy { rules: vec![some(), Rule::default(), some()], ..Policy::default() }.check().unwrap_err();
+    let why = std::error::Error::source(&never).unwrap().to_string();
+    assert_eq!(never.to_string(), "the 3. [[retention]]");
+    assert!(why.starts_with("it is never asked: the 2. [[retention]]"), "{why}");
 }
 
 prop_compose! {

@@ -19,6 +19,7 @@ use tonic::Code;
 on_both!(
     half_a_view_deletes_nothing,
     after_a_restore_nothing_goes_before_somebody_has_looked,
+    of_a_name_that_was_given_again_after_the_backup_the_new_build_stays,
     thousands_of_objects_go_though_requests_fail,
 );
 
@@ -119,6 +120,30 @@ async fn after_a_restore_nothing_goes_before_somebody_has_looked(backend: Backen
     assert_eq!(controller.cached("images/3/disk").await.unwrap(), "3");
     assert!(!there(&controller, b"1") && there(&controller, b"2"));
     assert!(!sweeps.0.clone().resume_sweep(v1::ResumeSweepRequest {}).await.unwrap().into_inner().resumed);
+}
+
+/// A build was deleted since the backup, and its name was given again. The state that came back knows the first one.
+async fn of_a_name_that_was_given_again_after_the_backup_the_new_build_stays(backend: Backend) {
+    let controller = farm(backend, 5, |_| {}).await;
+    let (person, sweeps) = (controller.operator(), Sweeps::of(&controller));
+    let mut worker = controller.worker("anvil").await;
+    let first = build(&person, &mut worker, "1", &[("out/disk", b"first")]).await;
+    build(&person, &mut worker, "2", &[("out/disk", b"other")]).await;
+    let kept = tempfile::tempdir().unwrap();
+    let file = kept.path().join("farm.backup");
+    back_up(&controller, &file).await;
+    let request = v1::DeleteBuildRequest { build: first.clone(), force: true, ..v1::DeleteBuildRequest::default() };
+    person.rpc.clone().delete_build(request).await.unwrap();
+    sweeps.settle().await;
+    assert!(!there(&controller, b"first"));
+    build(&person, &mut worker, "1", &[("out/disk", b"second")]).await;
+
+    let controller = restored(controller, backend, &file).await;
+    let sweeps = Sweeps::of(&controller);
+    assert!(sweeps.0.clone().resume_sweep(v1::ResumeSweepRequest {}).await.unwrap().into_inner().resumed);
+    sweeps.settle().await;
+    assert!(there(&controller, b"second") && there(&controller, b"other"), "their manifests speak for them");
+    assert_eq!(controller.cached("images/1/disk").await.unwrap(), "second");
 }
 
 async fn thousands_of_objects_go_though_requests_fail(backend: Backend) {

@@ -4,7 +4,7 @@ use super::look::{Decided, Look};
 use super::plan::{Gone, GoneKind, SweepPlan, Unpublished, digest};
 use crate::kept::Reduction;
 use railyard_common::digest::Digest;
-use railyard_common::id::BuildId;
+use railyard_common::id::{BuildId, ChannelName};
 use railyard_common::layout::SWEPT;
 use railyard_common::manifest::References;
 use railyard_common::object::Object;
@@ -107,7 +107,9 @@ pub struct Planner {
     /// Manifests that were listed, of whatever build.
     found: BTreeSet<BuildId>,
     /// Builds that only the cache knows, with what they refer to.
-    unknown: BTreeMap<BuildId, u64>,
+    unknown: BTreeMap<BuildId, (ChannelName, u64)>,
+    /// Builds that have the name of one that is known; what is under that name in the cache is theirs.
+    others: BTreeSet<BuildId>,
     /// What manifests need, besides the marks.
     more_marks: BTreeSet<Digest>,
     /// Where they published something.
@@ -143,6 +145,7 @@ impl Planner {
             records: Vec::new(),
             found: BTreeSet::new(),
             unknown: BTreeMap::new(),
+            others: BTreeSet::new(),
             more_marks: BTreeSet::new(),
             more_paths: BTreeSet::new(),
             seen,
@@ -161,7 +164,8 @@ impl Planner {
             Stage::Listing(place) => Ask::Page { prefix: SWEPT[place], after: self.after.clone() },
             Stage::Manifests => {
                 let unknown = self.found.iter().filter(|build| !self.look.levels.contains_key(*build));
-                Ask::Manifests(self.look.whole.iter().chain(unknown).cloned().collect())
+                let doubted = self.look.doubted.keys().filter(|build| self.found.contains(*build));
+                Ask::Manifests(self.look.whole.iter().chain(doubted).chain(unknown).cloned().collect())
             }
             Stage::Done => Ask::Nothing,
         }
@@ -212,8 +216,15 @@ impl Planner {
         if said.build != *build {
             return Err(bad(format!("it is that of {}", said.build)));
         }
+        match self.look.doubted.get(build) {
+            // It is that of the build itself, of which no more is kept than this.
+            Some(trace_id) if *trace_id == said.trace_id => return Ok(()),
+            Some(_) => _ = self.others.insert(build.clone()),
+            None => {}
+        }
         if !self.look.levels.contains_key(build) {
-            self.unknown.insert(build.clone(), said.blobs.iter().map(|blob| blob.stored_bytes).sum());
+            let bytes = said.blobs.iter().map(|blob| blob.stored_bytes).sum();
+            self.unknown.insert(build.clone(), (said.channel, bytes));
         }
         self.more_marks.extend(said.blobs.iter().map(|blob| blob.digest));
         self.more_paths.extend(said.published);
@@ -243,7 +254,7 @@ impl Planner {
     /// # Errors
     /// [`Stop::Restored`], with the plan that may not be carried out.
     pub fn end(self, known: &BTreeSet<BuildId>) -> Result<SweepPlan, (Stop, Box<SweepPlan>)> {
-        let Self { look, mut unknown, more_paths, mut gone, lost, foreign, listed, .. } = self;
+        let Self { look, mut unknown, others, more_paths, mut gone, lost, foreign, listed, .. } = self;
         unknown.retain(|build, _| !known.contains(build));
         gone.sort_by(|a, b| (rank(a), &a.path).cmp(&(rank(b), &b.path)));
         let reduced: Vec<Unpublished> = look
@@ -256,13 +267,15 @@ impl Planner {
             .collect();
         let mut builds = look.builds;
         for one in &mut builds {
-            if let Some(keep) = lost.get(&one.build) {
+            if others.contains(&one.build) {
+                (one.keep, one.why) = (one.now, vec![Why::Unknown]);
+            } else if let Some(keep) = lost.get(&one.build) {
                 (one.keep, one.why) = (*keep, vec![Why::Lost]);
             }
         }
-        builds.extend(unknown.into_iter().map(|(build, bytes)| Decided {
+        builds.extend(unknown.into_iter().map(|(build, (channel, bytes))| Decided {
             build,
-            channel: railyard_common::id::ChannelName::usual().clone(),
+            channel,
             now: Keep::All,
             keep: Keep::All,
             why: vec![Why::Unknown],
