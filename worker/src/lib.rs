@@ -203,7 +203,11 @@ fn open(mut config: WorkerConfig, data: DataDir, outside: Outside) -> anyhow::Re
     let press = Press::new(memory);
     let credentials = Credentials::new(endpoint);
     let dial = credentials.clone();
-    let uplink = uplink::Uplink::new(move || channel(&dial.now()), jitter.clone())?;
+    let uplink = uplink::Uplink::new(
+        move || channel(&dial.now()),
+        jitter.clone(),
+        config.transfer.settings().progress_deadline,
+    )?;
     let renewal = Renewal { files, credentials, channel, uplink: uplink.clone(), jitter };
     let uses = Arc::new(disk::uses::Uses::new(clock.clone()));
     let blobs = blobs::Blobs::open(&data.blobs(), u64::MAX, uses.clone())?;

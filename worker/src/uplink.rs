@@ -68,6 +68,8 @@ pub struct Uplink {
     dial: Dial,
     channel: Arc<Mutex<Channel>>,
     jitter: Jitter,
+    /// How long the cache may have no room for an upload.
+    full_limit: Duration,
 }
 
 /// Makes a new channel to the controller.
@@ -100,16 +102,18 @@ impl Jitter {
 }
 
 impl Uplink {
-    /// Calls over a channel that `dial` makes.
+    /// Calls over a channel that `dial` makes. For `full_limit` the cache may refuse to begin an upload (its disk is full, its store
+    /// does not answer).
     ///
     /// # Errors
     /// As `dial`'s.
     pub fn new(
         dial: impl Fn() -> Result<Channel, ChannelError> + Send + Sync + 'static,
         jitter: Jitter,
+        full_limit: Duration,
     ) -> Result<Self, ChannelError> {
         let channel = Arc::new(Mutex::new(dial()?));
-        Ok(Self { dial: Arc::new(dial), channel, jitter })
+        Ok(Self { dial: Arc::new(dial), channel, jitter, full_limit })
     }
 
     /// The connection seems dead: calls from now on go over a new one. What is open on the old one goes on or fails there:
@@ -185,7 +189,8 @@ impl Uplink {
                 look_only,
             };
             let response = self
-                .persist(
+                .persist_for(
+                    Some(self.full_limit),
                     CALL,
                     || request.clone(),
                     |mut client, request| async move { client.prepare_upload(request).await },
@@ -297,7 +302,21 @@ impl Uplink {
     where
         F: Future<Output = Result<Response<A>, Status>>,
     {
-        let (mut tries, mut doubts) = (0, 0);
+        self.persist_for(None, call, message, send).await
+    }
+
+    /// The same, but for so long at most when it is the cache that cannot.
+    async fn persist_for<Q, A, F>(
+        &self,
+        cache_limit: Option<Duration>,
+        call: &'static str,
+        message: impl Fn() -> Q,
+        send: impl Fn(WorkerServiceClient<Channel>, Request<Q>) -> F,
+    ) -> Result<A, UplinkError>
+    where
+        F: Future<Output = Result<Response<A>, Status>>,
+    {
+        let (mut tries, mut doubts, mut waited_for_cache) = (0, 0, Duration::ZERO);
         loop {
             let mut request = Request::new(message());
             request.set_timeout(ANSWER_TIMEOUT);
@@ -317,9 +336,20 @@ impl Uplink {
             if doubts >= DOUBTS_MAX {
                 return Err(UplinkError::Refused { call, status: Box::new(status) });
             }
-            tracing::debug!(call, %status, "a call to the controller failed; trying again");
             tries += 1;
-            tokio::time::sleep(self.pause(tries)).await;
+            let pause = self.pause(tries);
+            if rpc_error::reason_of(&status).as_deref() != Some(rpc_error::CACHE) {
+                waited_for_cache = Duration::ZERO;
+            } else if let Some(limit) = cache_limit {
+                if waited_for_cache.is_zero() {
+                    tracing::warn!(call, why = status.message(), "the cache cannot take it now; trying on");
+                } else if waited_for_cache >= limit {
+                    return Err(UplinkError::Refused { call, status: Box::new(status) });
+                }
+                waited_for_cache += pause;
+            }
+            tracing::debug!(call, %status, "a call to the controller failed; trying again");
+            tokio::time::sleep(pause).await;
         }
     }
 }

@@ -51,6 +51,9 @@ pub(crate) async fn while_progressing<T>(work: impl Future<Output = T>, meter: &
     while_growing(work, || meter.most(), 1, limit).await
 }
 
+/// How often within its limit something is looked at: it ends by so much of the limit too late at most.
+const LOOKS: u32 = 8;
+
 async fn while_growing<T>(
     work: impl Future<Output = T>,
     read: impl Fn() -> u64,
@@ -58,12 +61,19 @@ async fn while_growing<T>(
     limit: Duration,
 ) -> Option<T> {
     let mut work = pin!(work);
+    let (mut grown, mut quiet) = (read(), 0);
     loop {
-        let before = read();
-        match tokio::time::timeout(limit, &mut work).await {
-            Ok(done) => return Some(done),
-            Err(_) if read() < before.saturating_add(least) => return None,
-            Err(_) => {}
+        if let Ok(done) = tokio::time::timeout(limit / LOOKS, &mut work).await {
+            return Some(done);
+        }
+        let now = read();
+        if now >= grown.saturating_add(least) {
+            (grown, quiet) = (now, 0);
+            continue;
+        }
+        quiet += 1;
+        if quiet == LOOKS {
+            return None;
         }
     }
 }
@@ -80,5 +90,28 @@ pub(crate) async fn telling<T>(work: impl Future<Output = T>, meter: &Meter, pro
         if let Ok(done) = done {
             return done;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::time::Instant;
+
+    #[tokio::test(start_paused = true)]
+    #[expect(clippy::disallowed_methods, reason = "the runtime's own time is what is measured")]
+    async fn a_limit_counts_from_what_moved_last() {
+        let limit = Duration::from_secs(80);
+        let (meter, begun) = (Meter::default(), Instant::now());
+        let moving = async {
+            for _ in 0..3 {
+                tokio::time::sleep(Duration::from_secs(50)).await;
+                meter.add(1);
+            }
+            std::future::pending::<()>().await;
+        };
+        assert_eq!(while_progressing(moving, &meter, limit).await, None);
+        let secs = begun.elapsed().as_secs();
+        assert!((230..=250).contains(&secs), "it moved last at 150 s, and was given up at {secs} s");
     }
 }
