@@ -92,10 +92,16 @@ pub fn pipeline_of(path: &RelPath) -> Option<PipelineName> {
     parts.next().filter(|_| of_builds)?.parse().ok()
 }
 
+/// What lies beside published files, with the sums of all of them.
+pub const SUMS: &str = "SHA256SUMS";
+
 /// Whether a pipeline may publish at `path`.
 pub fn is_publishable(path: &RelPath) -> bool {
-    let first = path.as_str().split('/').next().unwrap_or_default();
-    !RESERVED.contains(&first) && !first.starts_with('.')
+    let mut parts = path.as_str().split('/');
+    let first = parts.clone().next().unwrap_or_default();
+    // Its last part may be a list of sums, of the step's own.
+    parts.next_back();
+    !RESERVED.contains(&first) && !first.starts_with('.') && parts.all(|part| part != SUMS)
 }
 
 #[cfg(test)]
@@ -131,9 +137,15 @@ mod tests {
 
     #[test]
     fn the_farm_s_own_directories_cannot_be_published_into() {
-        for (text, want) in
-            [("images/amd64/x", true), ("blobs/x", false), ("builds/x", false), ("logs", false), (".x/y", false)]
-        {
+        for (text, want) in [
+            ("images/amd64/x", true),
+            ("images/SHA256SUMS", true),
+            ("images/SHA256SUMS/x", false),
+            ("blobs/x", false),
+            ("builds/x", false),
+            ("logs", false),
+            (".x/y", false),
+        ] {
             assert_eq!(is_publishable(&text.parse().unwrap()), want, "{text}");
         }
     }

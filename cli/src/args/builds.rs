@@ -100,7 +100,8 @@ Examples:
   railyard fetch mini/1.2.0 'vms.vhd@linux/amd64/out/*'      of one job
   railyard fetch mini 'images/amd64/**'                      by published path
 
-A file lands at DIR/ITS-PATH. When two of the chosen files have the same path, each lands at DIR/JOB/ITS-PATH.
+A file lands at DIR/ITS-PATH. When two of the chosen files have the same path, each lands at DIR/JOB/ITS-PATH,
+where the job `a@linux/amd64` is the directory `a-linux-amd64`.
 Every GLOB must match something. Files that would be in each other's way are refused before anything is fetched.
 Files that are already there and have the right digest are not fetched again; broken downloads are resumed. Until a file is
 whole it is called .railyard-NAME-HASH.part. One that cannot be had does not keep the others from coming: it is told at the end.

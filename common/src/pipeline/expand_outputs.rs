@@ -9,7 +9,7 @@ use super::model::Output;
 use super::template::Template;
 use crate::by_channel::ByChannel;
 use crate::job::OutputSpec;
-use crate::layout::is_publishable;
+use crate::layout::{SUMS, is_publishable};
 use crate::path::{Glob, RelPath};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -49,9 +49,9 @@ impl Expander<'_> {
                 return None;
             }
         };
-        if !is_publishable(&path) {
+        if !is_publishable(&path) || path.file_name() == SUMS {
             let reserved = quote_list(crate::layout::RESERVED);
-            let help = format!("the farm keeps {reserved} and names that start with `.` for itself");
+            let help = format!("the farm keeps {reserved}, names that start with `.`, and `{SUMS}` for itself");
             self.blame(template, format!("cannot publish into {}", quote(text)), Some(help));
             return None;
         }

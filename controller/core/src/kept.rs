@@ -154,6 +154,11 @@ impl Build {
         !self.is_untrusted() && (self.is_success() || !self.is_ended())
     }
 
+    /// Whether what it has published lies there still.
+    pub fn is_published(&self) -> bool {
+        self.is_success() && !self.is_untrusted() && self.keep() >= Keep::Published
+    }
+
     /// Whether it ended with every job done and its paths published.
     pub fn is_success(&self) -> bool {
         matches!(self.state, BuildState::Ended { verdict: Verdict::Succeeded, .. })

@@ -6,11 +6,9 @@ use bytes::Bytes;
 use railyard_common::blob::Blob;
 use railyard_common::digest::Digest;
 use railyard_common::id::BuildId;
+use railyard_common::layout::SUMS;
 use railyard_common::path::RelPath;
 use std::collections::{BTreeMap, BTreeSet};
-
-/// The file of digests.
-const SUMS: &str = "SHA256SUMS";
 
 impl Finalizer {
     /// Adds published files to the sums of their directories.

@@ -1,6 +1,7 @@
 //! The farm's state as readers see it.
 
 use prost::Message as _;
+use railyard_common::blob::Artifact;
 use railyard_common::id::{JobId, LeaseId, PinName, PipelineName};
 use railyard_common::identity::Limits;
 use railyard_common::job::{ImageSource, JobSpec};
@@ -94,6 +95,15 @@ pub(super) fn promotion(promotion: &Promotion, detail: bool) -> v1::Promotion {
     }
 }
 
+/// Where they are published is told when they are.
+fn artifacts(artifacts: &[Artifact], is_published: bool) -> Vec<v1::Artifact> {
+    let told = artifacts.iter().map(|artifact| {
+        let published = if is_published { artifact.published.clone() } else { None };
+        Artifact { published, ..artifact.clone() }.to_proto()
+    });
+    told.collect()
+}
+
 fn verdict_state(verdict: Verdict) -> v1::BuildState {
     match verdict {
         Verdict::Succeeded => v1::BuildState::Succeeded,
@@ -104,6 +114,7 @@ fn verdict_state(verdict: Verdict) -> v1::BuildState {
 
 fn job(farm: &Farm, live: &Live, id: JobId, now: Millis, detail: bool) -> Option<v1::JobView> {
     let (job, spec) = farm.job(id).zip(farm.spec(id))?;
+    let is_published = farm.build(&job.build).is_some_and(Build::is_published);
     let result = job.result().filter(|_| detail);
     let queued_at = match job.state {
         JobState::Queued { since, .. } => Some(since),
@@ -116,7 +127,7 @@ fn job(farm: &Farm, live: &Live, id: JobId, now: Millis, detail: bool) -> Option
         why: if detail { farm.why_waiting(id, now) } else { String::new() },
         needs: spec.needs.iter().map(ToString::to_string).collect(),
         attempts: job.attempts.iter().map(|one| attempt(live, id, one, detail)).collect(),
-        artifacts: result.map(|result| result.artifacts.iter().map(|a| a.to_proto()).collect()).unwrap_or_default(),
+        artifacts: result.map(|result| artifacts(&result.artifacts, is_published)).unwrap_or_default(),
         image: result.and_then(|result| result.image.as_ref()).map(|image| image.to_proto()),
         queued_at: queued_at.map(timestamp),
         ended_at: ended_at(job).map(timestamp),

@@ -39,10 +39,9 @@ pub(super) async fn answer(cache: &Embedded, target: &Target, request: &Parts) -
         (Found::File(..), None) => Err(Refusal::not_found()),
         (Found::Directory(_), path) if !target.as_directory => {
             // Relative links of the listing need the slash.
-            let location = match path {
-                Some(path) => format!("{}/", url_part(path.file_name())),
-                None => format!("{}/", cache.prefix),
-            };
+            let dir = path.as_ref().map_or_else(|| cache.prefix.clone(), |path| url_part(path.file_name()));
+            let query = request.uri.query().map(|query| format!("?{query}")).unwrap_or_default();
+            let location = format!("{dir}/{query}");
             Ok((StatusCode::MOVED_PERMANENTLY, [(header::LOCATION, location)]).into_response())
         }
         (Found::Directory(dir), path) => {

@@ -316,12 +316,20 @@ fn etag_of(bytes: &[u8]) -> String {
 }
 
 fn check_mode(dest: &Path, path: &RelPath, mode: &PutMode) -> Result<(), CacheError> {
+    if dest.is_dir() {
+        return Err(CacheError::BadPath { path: path.to_string(), why: "a directory lies there".to_owned() });
+    }
     let allowed = match mode {
         PutMode::Overwrite => true,
         PutMode::Create | PutMode::Match(None) => open_if_there(dest)?.is_none(),
         PutMode::Match(Some(wanted)) => read_small(dest, path)?.is_some_and(|(_, etag)| etag == *wanted),
     };
     if allowed { Ok(()) } else { Err(CacheError::Conflict { path: path.clone() }) }
+}
+
+/// Whether something else of that name, or of a directory's above it, is why a file cannot be made.
+fn is_in_the_way(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::AlreadyExists | io::ErrorKind::NotADirectory | io::ErrorKind::IsADirectory)
 }
 
 /// Writes `from` to `dest` by way of `tmp`.
@@ -349,6 +357,10 @@ fn publish(found: &Blob, source: &Path, tmp: &Path, dest: &Path, path: &RelPath)
             // The two lie on different file systems, or the blob has all the links that it can have.
             Err(error) if matches!(error.kind(), io::ErrorKind::CrossesDevices | io::ErrorKind::TooManyLinks) => {
                 install(tmp, dest, &mut opened()?)
+            }
+            Err(error) if is_in_the_way(&error) => {
+                let why = "a file lies where a directory is needed, or a directory where a file is";
+                Err(CacheError::BadPath { path: path.to_string(), why: why.to_owned() })
             }
             Err(error) => Err(CacheError::local("write", dest)(error)),
         },
