@@ -3,6 +3,8 @@
 use crate::blob::{Artifact, Blob, Image};
 use crate::id::{BuildId, ChannelName};
 use crate::path::RelPath;
+use crate::time::Millis;
+use jiff::Timestamp;
 use serde::Deserialize;
 
 /// The form that is written and understood.
@@ -19,8 +21,8 @@ pub struct References {
     pub published: Vec<RelPath>,
     /// Its channel; builds of before there were channels are in the usual one.
     pub channel: ChannelName,
-    /// Its trace, which no other build has; empty if nobody traced it.
-    pub trace_id: String,
+    /// When it was submitted, if that can be read.
+    pub submitted_at: Option<Millis>,
 }
 
 /// A manifest that cannot be used.
@@ -46,8 +48,7 @@ struct Written {
     #[serde(default)]
     untrusted: bool,
     channel: Option<ChannelName>,
-    #[serde(default)]
-    trace_id: String,
+    submitted_at: Option<Timestamp>,
     jobs: Vec<WrittenJob>,
 }
 
@@ -69,7 +70,7 @@ impl References {
         if head.schema_version != SCHEMA_VERSION {
             return Err(BadManifest::Newer(head.schema_version));
         }
-        let Written { build, verdict, untrusted, channel, trace_id, jobs } = serde_json::from_slice(bytes)?;
+        let Written { build, verdict, untrusted, channel, submitted_at, jobs } = serde_json::from_slice(bytes)?;
         let publishes = verdict == "succeeded" && !untrusted;
         let (mut blobs, mut published) = (Vec::new(), Vec::new());
         for job in jobs {
@@ -80,7 +81,8 @@ impl References {
             }
         }
         let channel = channel.unwrap_or_else(|| ChannelName::usual().clone());
-        Ok(Self { build, blobs, published, channel, trace_id })
+        let millis = |at: Timestamp| u64::try_from(at.as_millisecond()).ok().map(Millis);
+        Ok(Self { build, blobs, published, channel, submitted_at: submitted_at.and_then(millis) })
     }
 }
 

@@ -1,6 +1,7 @@
-//! Calls to the controller that act for a lease. Each is tried until it is answered: an outage is no reason to lose work.
+//! Calls to the controller that act for a lease. Each is tried until it is answered: an outage is no reason to lose work. Only a cache
+//! that has no room for an upload is waited for no longer than bytes are that do not move.
 
-use futures_util::Stream;
+use futures_util::{Stream, poll};
 use railyard_common::backoff::Backoff;
 use railyard_common::blob::{Blob, PartChecksum, PartToSign};
 use railyard_common::id::{LeaseId, SecretName};
@@ -189,7 +190,7 @@ impl Uplink {
                 look_only,
             };
             let response = self
-                .persist_for(
+                .persist(
                     Some(self.full_limit),
                     CALL,
                     || request.clone(),
@@ -220,7 +221,12 @@ impl Uplink {
         let (lease, blob, upload_id) = (Some(lease.to_proto()), Some(blob.to_proto()), upload_id.to_owned());
         let request = v1::SignPartsRequest { lease, blob, upload_id, parts: all(&parts) };
         let response = self
-            .persist(CALL, || request.clone(), |mut client, request| async move { client.sign_parts(request).await })
+            .persist(
+                None,
+                CALL,
+                || request.clone(),
+                |mut client, request| async move { client.sign_parts(request).await },
+            )
             .await?;
         expect_len(CALL, response.urls.len(), count)?;
         Ok(response.urls)
@@ -237,6 +243,7 @@ impl Uplink {
             let request = v1::PrepareDownloadRequest { lease: Some(lease.to_proto()), blobs: all(blobs) };
             let response = self
                 .persist(
+                    None,
                     CALL,
                     || request.clone(),
                     |mut client, request| async move { client.prepare_download(request).await },
@@ -256,7 +263,7 @@ impl Uplink {
         const CALL: &str = "the secrets";
         let request = v1::FetchSecretsRequest { lease: Some(lease.to_proto()) };
         let response = self
-            .persist(CALL, || request, |mut client, request| async move { client.fetch_secrets(request).await })
+            .persist(None, CALL, || request, |mut client, request| async move { client.fetch_secrets(request).await })
             .await?;
         // All of them first, so that all are wiped.
         let files = response.secrets.into_iter().map(|file| (file.name, SecretValue::new(file.value)));
@@ -271,6 +278,7 @@ impl Uplink {
     /// [`UplinkError`].
     pub async fn report(&self, report: &v1::ReportRequest) -> Result<(), UplinkError> {
         self.persist(
+            None,
             "the report",
             || report.clone(),
             |mut client, request| async move { client.report(request).await },
@@ -292,21 +300,8 @@ impl Uplink {
         Ok(self.client().append_log(request).await?.into_inner())
     }
 
-    /// Calls until there is an answer that means something.
+    /// Calls until there is an answer that means something; with `cache_limit`, for so long at most from when the cache could not.
     async fn persist<Q, A, F>(
-        &self,
-        call: &'static str,
-        message: impl Fn() -> Q,
-        send: impl Fn(WorkerServiceClient<Channel>, Request<Q>) -> F,
-    ) -> Result<A, UplinkError>
-    where
-        F: Future<Output = Result<Response<A>, Status>>,
-    {
-        self.persist_for(None, call, message, send).await
-    }
-
-    /// The same, but for so long at most when it is the cache that cannot.
-    async fn persist_for<Q, A, F>(
         &self,
         cache_limit: Option<Duration>,
         call: &'static str,
@@ -316,7 +311,7 @@ impl Uplink {
     where
         F: Future<Output = Result<Response<A>, Status>>,
     {
-        let (mut tries, mut doubts, mut waited_for_cache) = (0, 0, Duration::ZERO);
+        let (mut tries, mut doubts, mut given_up) = (0, 0, None);
         loop {
             let mut request = Request::new(message());
             request.set_timeout(ANSWER_TIMEOUT);
@@ -336,20 +331,21 @@ impl Uplink {
             if doubts >= DOUBTS_MAX {
                 return Err(UplinkError::Refused { call, status: Box::new(status) });
             }
-            tries += 1;
-            let pause = self.pause(tries);
-            if rpc_error::reason_of(&status).as_deref() != Some(rpc_error::CACHE) {
-                waited_for_cache = Duration::ZERO;
-            } else if let Some(limit) = cache_limit {
-                if waited_for_cache.is_zero() {
-                    tracing::warn!(call, why = status.message(), "the cache cannot take it now; trying on");
-                } else if waited_for_cache >= limit {
-                    return Err(UplinkError::Refused { call, status: Box::new(status) });
-                }
-                waited_for_cache += pause;
+            if let Some(limit) = cache_limit
+                && given_up.is_none()
+                && rpc_error::reason_of(&status).as_deref() == Some(rpc_error::CACHE)
+            {
+                tracing::warn!(call, why = status.message(), "the cache cannot take it now; trying on");
+                given_up = Some(Box::pin(tokio::time::sleep(limit)));
+            }
+            if let Some(given_up) = &mut given_up
+                && poll!(given_up).is_ready()
+            {
+                return Err(UplinkError::Refused { call, status: Box::new(status) });
             }
             tracing::debug!(call, %status, "a call to the controller failed; trying again");
-            tokio::time::sleep(pause).await;
+            tries += 1;
+            tokio::time::sleep(self.pause(tries)).await;
         }
     }
 }

@@ -124,7 +124,9 @@ impl StoredDigests {
         let _turn = self.hashing.acquire().await;
         let missing = || CacheError::NoBlob { digest: blob.digest };
         let mut stream = self.cache.get_stream(&layout::blob(&blob)).await?.ok_or_else(missing)?;
-        let verifier = Verifier::new(&blob).map_err(CacheError::local("unpack", blob.digest.hex().as_ref()))?;
+        // It may have been lost since its builds were made, and packed anew.
+        let verifier =
+            Verifier::new(&self.held(blob).await?).map_err(CacheError::local("unpack", blob.digest.hex().as_ref()))?;
         let (mut seen, mut bytes) = ((Sha256::new(), verifier), 0);
         while let Some(chunk) = stream.try_next().await? {
             bytes += chunk.len() as u64;

@@ -242,8 +242,11 @@ impl ClientService for Client {
         convert::at_most("paths", request.paths.len(), PATTERNS_MAX, "entries")?;
         let globs = request.paths.iter().map(|text| text.parse::<Glob>()).collect::<Result<Vec<_>, _>>();
         let matchers: Vec<_> = globs.map_err(bad_request)?.iter().map(Glob::matcher).collect();
-        let found = self.farm.read(move |farm, _| (farm.build(&id).map(Build::keep), artifacts_of(farm, &id))).await;
-        let (keep, found) = found.map_err(command_status)?;
+        let found = self.farm.read(move |farm, _| {
+            let build = farm.build(&id);
+            (build.map(Build::keep), build.is_some_and(Build::is_published), artifacts_of(farm, &id))
+        });
+        let (keep, is_published, found) = found.await.map_err(command_status)?;
         let mut artifacts = Vec::new();
         let mut unmatched: BTreeSet<usize> = (0..matchers.len()).collect();
         for (job, artifact) in found {
@@ -258,6 +261,7 @@ impl ClientService for Client {
             unmatched.retain(|n| !its.contains(n));
             let url = self.cache.sign_get(&layout::blob(&artifact.blob), ARTIFACT_TTL).await;
             let url = url.map_err(|error| cache_status(&error))?;
+            let artifact = Artifact { published: artifact.published.filter(|_| is_published), ..artifact };
             artifacts.push(v1::SignedArtifact { job: job.to_string(), artifact: Some(artifact.to_proto()), url });
         }
         if !unmatched.is_empty() {

@@ -98,7 +98,7 @@ pub(super) fn promotion(promotion: &Promotion, detail: bool) -> v1::Promotion {
 /// Where they are published is told when they are.
 fn artifacts(artifacts: &[Artifact], is_published: bool) -> Vec<v1::Artifact> {
     let told = artifacts.iter().map(|artifact| {
-        let published = if is_published { artifact.published.clone() } else { None };
+        let published = artifact.published.clone().filter(|_| is_published);
         Artifact { published, ..artifact.clone() }.to_proto()
     });
     told.collect()

@@ -379,7 +379,7 @@ async fn what_the_cache_has_lost_is_unknown(backend: Backend) {
 async fn what_is_damaged_gets_no_name(backend: Backend) {
     let controller = farm(backend, &["1.0"]).await;
     let hex = Digest::of(&layers("", "")[0]).hex();
-    let other = zstd::encode_all(&b"what nobody has built"[..], 1).unwrap();
+    let other = zstd::bulk::compress(b"what nobody has built", 1).unwrap();
     std::fs::write(controller.objects().join(format!("blobs/sha256/{}/{hex}.zst", &hex[..2])), other).unwrap();
     let told = controller.v2("mini/sdk/manifests/1.0").await;
     assert_eq!(told.error(), (404, "BLOB_UNKNOWN".to_owned()));

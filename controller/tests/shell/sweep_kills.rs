@@ -17,7 +17,7 @@ on_both!(a_controller_that_is_killed_in_the_middle_of_a_sweep_loses_nothing_and_
 
 /// Kills that must have struck in the middle, and how many may miss.
 const HITS: usize = 20;
-const ROUNDS_MAX: usize = 60;
+const ROUNDS_MAX: usize = 240;
 /// Orphans of each round: so that a sweep takes a while.
 const ORPHANS: u32 = 400;
 

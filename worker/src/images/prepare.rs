@@ -296,7 +296,7 @@ async fn from_tarball(
     let sizes = Layers::from(&[Blob::plain(measured.digest, measured.size_bytes)][..]);
     let archive = Archive { config, layers, held: vec![held] };
     let (local, _) = load_archive(shop, order, archive, &name, sizes).await.map_err(|fault| match fault {
-        // What the engine cannot unpack here it can unpack nowhere.
+        // Another engine would not unpack it either.
         Fault::Runtime(error) if error.is_about_archive() => {
             let message = format!("{} cannot become an image: {error}", artifact.path);
             Fault::ended(OutcomeKind::Failed, Reason::ImageMissing, message)

@@ -71,14 +71,22 @@ impl RuntimeError {
 
     /// The engine was given an archive, and could not unpack what is in it.
     pub fn is_about_archive(&self) -> bool {
-        // Its own disk may be at fault, which says nothing of the archive.
-        const DISKS: [&str; 4] =
-            ["input/output error", "read-only file system", "too many open files", "cannot allocate memory"];
+        // Its host may be at fault, which says nothing of the archive.
+        const HOST: [&str; 8] = [
+            "input/output error",
+            "read-only file system",
+            "too many open files",
+            "cannot allocate memory",
+            "quota exceeded",
+            "signal: killed",
+            "operation not permitted",
+            "insufficient UIDs",
+        ];
         let Self::Refused { status: None | Some(400 | 500), message, .. } = self else { return false };
         let unpacks = ["Error processing tar file", "failed to extract", "ApplyLayer", "invalid tar header"];
         !self.is_disk_full()
             && unpacks.iter().any(|word| message.contains(word))
-            && !DISKS.iter().any(|word| message.contains(word))
+            && !HOST.iter().any(|word| message.contains(word))
     }
 
     /// A pull failed because the registry answered and has no such image for us, not because it could not be asked.
@@ -121,6 +129,7 @@ mod tests {
         assert!(refused("Error processing tar file(exit status 1): duplicates of file paths not supported"));
         assert!(!refused("Error processing tar file(exit status 1): write /x: input/output error"));
         assert!(!refused("Error processing tar file(exit status 1): write /x: no space left on device"));
+        assert!(!refused("Error processing tar file(signal: killed): "));
         assert!(!refused("max depth exceeded"));
     }
 

@@ -3,7 +3,7 @@
 use crate::engine::{self, SOCKET, base_image};
 use crate::farm::Farm;
 use crate::faulty::Faults;
-use crate::order::{lease, order};
+use crate::order::{lease, order, output};
 use railyard_common::outcome::{OutcomeKind, Reason};
 use railyard_service::{rpc_error, task};
 use railyard_worker::runtime::labels;
@@ -40,6 +40,23 @@ async fn jobs_run_on_while_the_stream_is_down() {
     let ended = farm.ended(lease(1)).await;
     ended.expect_success();
     assert!(ended.log.contains("running\ngoing\n"), "{}", ended.log);
+    worker.stop().await;
+    farm.assert_no_leftovers().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cache_without_room_is_waited_for_and_then_the_job_goes_elsewhere() {
+    let farm = Farm::start().await;
+    let mut config = farm.config();
+    config.transfer.give_up_secs = 2;
+    let worker = farm.worker_with(config).await;
+    farm.service.change(|books| books.is_full = true);
+    let mut order = order(1, &base_image().await, "echo x >out");
+    Arc::make_mut(&mut order.run).outputs = vec![output("out")];
+    farm.run(&order).await.expect(OutcomeKind::Lost, Reason::Transfer, "the cache's disk is full");
+    farm.service.change(|books| books.is_full = false);
+    order.lease.job.0 = 2;
+    farm.run(&order).await.expect_success();
     worker.stop().await;
     farm.assert_no_leftovers().await;
 }

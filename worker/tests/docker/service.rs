@@ -57,6 +57,8 @@ pub struct Books {
     pub stale: BTreeSet<LeaseId>,
     /// Nothing can be sent now.
     pub no_uploads: bool,
+    /// The cache has no room for an upload.
+    pub is_full: bool,
     /// The secrets of steps; a lease without an entry hears that there is none.
     pub secrets: BTreeMap<LeaseId, Vec<v1::SecretFile>>,
 }
@@ -222,6 +224,9 @@ impl WorkerService for Service {
         self.check(request.lease)?;
         if self.books().no_uploads {
             return Err(Status::unavailable("the test wants it so"));
+        }
+        if self.books().is_full {
+            return Err(rpc_error::refusal(Code::Unavailable, rpc_error::CACHE, "the cache's disk is full"));
         }
         let tickets = self.change(|books| {
             let blobs = request.blobs.into_iter().map(|blob| Blob::from_proto(blob).unwrap());

@@ -26,9 +26,10 @@ pub struct Look {
     /// Ended builds of which the cache must have the manifest.
     pub(super) manifests: BTreeSet<BuildId>,
     /// Those of which everything is kept: their manifests are read.
-    pub(super) whole: Vec<BuildId>,
-    /// Builds that were found without what is theirs, after a restore, and their traces: of that name there may be another one since.
-    pub(super) doubted: BTreeMap<BuildId, String>,
+    pub(super) whole: BTreeSet<BuildId>,
+    /// When each build that has ended was submitted. In the cache there may be another one of that name, that was built after the
+    /// backup from which the journal came.
+    pub(super) submitted: BTreeMap<BuildId, Millis>,
     /// Blobs that must stay, in order.
     pub(super) marks: Vec<Digest>,
     /// Blobs that must be there, in order, each with a build that needs it.
@@ -80,10 +81,10 @@ impl Look {
             levels: farm.builds().map(|build| (build.id().clone(), level(build))).collect(),
             manifests: ended().map(|build| build.id().clone()).collect(),
             whole: ended().filter(|build| build.keep() == Keep::All).map(|build| build.id().clone()).collect(),
-            doubted: farm
+            submitted: farm
                 .builds()
-                .filter(|build| is_doubted(build))
-                .map(|build| (build.id().clone(), build.trace.trace_id.clone()))
+                .filter(|build| build.is_ended())
+                .map(|build| (build.id().clone(), build.submitted_at))
                 .collect(),
             marks: farm.marks(now, grace_millis),
             needed,
@@ -95,11 +96,6 @@ impl Look {
             reduced: reduced(farm, now, grace_millis),
         }
     }
-}
-
-fn is_doubted(build: &Build) -> bool {
-    let lost = || Why::Lost.to_string();
-    build.kept.reduced.as_ref().is_some_and(|reduced| reduced.keep != Keep::Nothing && reduced.why == lost())
 }
 
 fn users(farm: &Farm, build: &Build) -> (BuildId, Vec<Digest>) {

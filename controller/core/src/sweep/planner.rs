@@ -163,9 +163,9 @@ impl Planner {
         match self.stage {
             Stage::Listing(place) => Ask::Page { prefix: SWEPT[place], after: self.after.clone() },
             Stage::Manifests => {
-                let unknown = self.found.iter().filter(|build| !self.look.levels.contains_key(*build));
-                let doubted = self.look.doubted.keys().filter(|build| self.found.contains(*build));
-                Ask::Manifests(self.look.whole.iter().chain(doubted).chain(unknown).cloned().collect())
+                let others =
+                    self.found.iter().filter(|build| self.is_part(build) || !self.look.levels.contains_key(*build));
+                Ask::Manifests(self.look.whole.iter().chain(others).cloned().collect())
             }
             Stage::Done => Ask::Nothing,
         }
@@ -210,17 +210,17 @@ impl Planner {
     /// # Errors
     /// [`Stop::BadManifest`], also for one that is not there: it was listed a moment ago.
     pub fn manifest(&mut self, build: &BuildId, bytes: Option<&[u8]>) -> Result<(), Stop> {
-        let bad = |why: String| Stop::BadManifest { build: build.clone(), why };
-        let bytes = bytes.ok_or_else(|| bad("it is not there".to_owned()))?;
-        let said = References::read(bytes).map_err(|error| bad(error.to_string()))?;
-        if said.build != *build {
-            return Err(bad(format!("it is that of {}", said.build)));
-        }
-        match self.look.doubted.get(build) {
-            // It is that of the build itself, of which no more is kept than this.
-            Some(trace_id) if *trace_id == said.trace_id => return Ok(()),
-            Some(_) => _ = self.others.insert(build.clone()),
-            None => {}
+        let said = match read(build, bytes) {
+            Ok(said) => said,
+            // Nothing but itself hangs on it.
+            Err(_) if self.is_part(build) => return Ok(()),
+            Err(why) => return Err(Stop::BadManifest { build: build.clone(), why }),
+        };
+        let own = self.look.submitted.get(build);
+        if own.zip(said.submitted_at).is_some_and(|(own, said)| *own != said) {
+            self.others.insert(build.clone());
+        } else if self.is_part(build) {
+            return Ok(());
         }
         if !self.look.levels.contains_key(build) {
             let bytes = said.blobs.iter().map(|blob| blob.stored_bytes).sum();
@@ -229,6 +229,11 @@ impl Planner {
         self.more_marks.extend(said.blobs.iter().map(|blob| blob.digest));
         self.more_paths.extend(said.published);
         Ok(())
+    }
+
+    /// Whether it is known, and not everything is kept of it.
+    fn is_part(&self, build: &BuildId) -> bool {
+        self.look.submitted.contains_key(build) && !self.look.whole.contains(build)
     }
 
     /// Every manifest that was asked for has come.
@@ -329,6 +334,7 @@ impl Planner {
     /// Whether an object that is one build's goes: the build is deleted, or nobody knows it.
     fn is_gone(&self, build: &BuildId, one: &Listed) -> bool {
         match self.look.levels.get(build) {
+            Some(_) if self.others.contains(build) => false,
             Some(level) => *level == Keep::Nothing,
             None => !self.found.contains(build) && self.is_old(one),
         }
@@ -373,6 +379,13 @@ impl Planner {
             _ => Ok(()),
         }
     }
+}
+
+/// The manifest of that build, or why there is none.
+fn read(build: &BuildId, bytes: Option<&[u8]>) -> Result<References, String> {
+    let bytes = bytes.ok_or("it is not there")?;
+    let said = References::read(bytes).map_err(|error| error.to_string())?;
+    if said.build == *build { Ok(said) } else { Err(format!("it is that of {}", said.build)) }
 }
 
 /// Records last: a build whose manifest is there can still be looked up.

@@ -327,11 +327,6 @@ fn check_mode(dest: &Path, path: &RelPath, mode: &PutMode) -> Result<(), CacheEr
     if allowed { Ok(()) } else { Err(CacheError::Conflict { path: path.clone() }) }
 }
 
-/// Whether something else of that name, or of a directory's above it, is why a file cannot be made.
-fn is_in_the_way(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::AlreadyExists | io::ErrorKind::NotADirectory | io::ErrorKind::IsADirectory)
-}
-
 /// Writes `from` to `dest` by way of `tmp`.
 fn install(tmp: &Path, dest: &Path, from: &mut impl Read) -> Result<(), CacheError> {
     let writing = || CacheError::local("write", dest);
@@ -344,6 +339,17 @@ fn install(tmp: &Path, dest: &Path, from: &mut impl Read) -> Result<(), CacheErr
 }
 
 fn publish(found: &Blob, source: &Path, tmp: &Path, dest: &Path, path: &RelPath) -> Result<(), CacheError> {
+    use io::ErrorKind::{AlreadyExists, IsADirectory, NotADirectory};
+    place(found, source, tmp, dest, path).map_err(|error| match error {
+        CacheError::Io { source, .. } if matches!(source.kind(), AlreadyExists | IsADirectory | NotADirectory) => {
+            let why = "something else lies there, or a file where a directory is needed";
+            CacheError::BadPath { path: path.to_string(), why: why.to_owned() }
+        }
+        other => other,
+    })
+}
+
+fn place(found: &Blob, source: &Path, tmp: &Path, dest: &Path, path: &RelPath) -> Result<(), CacheError> {
     if let Some(there) = open_if_there(dest)? {
         return match is_same(found, source, dest, &there)? {
             true => Ok(()),
@@ -357,10 +363,6 @@ fn publish(found: &Blob, source: &Path, tmp: &Path, dest: &Path, path: &RelPath)
             // The two lie on different file systems, or the blob has all the links that it can have.
             Err(error) if matches!(error.kind(), io::ErrorKind::CrossesDevices | io::ErrorKind::TooManyLinks) => {
                 install(tmp, dest, &mut opened()?)
-            }
-            Err(error) if is_in_the_way(&error) => {
-                let why = "a file lies where a directory is needed, or a directory where a file is";
-                Err(CacheError::BadPath { path: path.to_string(), why: why.to_owned() })
             }
             Err(error) => Err(CacheError::local("write", dest)(error)),
         },

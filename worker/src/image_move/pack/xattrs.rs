@@ -44,6 +44,9 @@ pub fn read(at: &Path) -> io::Result<Attributes> {
             Some(b"opaque") => found.opaque = value(at, &name)? == b"y",
             Some(b"redirect" | b"metacopy") => found.redirected = true,
             // One that an overlay within the container has set: kernels keep it under a longer name, and give it back from there.
+            Some(inner) if inner.starts_with(INNER) && inner.contains(&NOT_IN_A_NAME) => {
+                found.unfit = Some(raw.to_owned())
+            }
             Some(inner) if inner.starts_with(INNER) => found.kept.push((raw.to_owned(), value(at, &name)?)),
             Some(_) => {}
             None if raw.contains(&NOT_IN_A_NAME) && is_kept(raw) => found.unfit = Some(raw.to_owned()),
