@@ -105,7 +105,7 @@ fn guarded<T>(path: &Path, work: impl FnOnce() -> Result<T, JournalError>) -> Re
 }
 
 /// Waits while somebody holds sled's lock on its log file; `false` if it is held still. sled itself tries only once.
-fn is_free(log: &Path) -> bool {
+pub(super) fn is_free(log: &Path) -> bool {
     let Ok(file) = File::open(log) else { return true };
     for _ in 0..LOCK_LOOKS {
         match file.try_lock() {
