@@ -122,7 +122,7 @@ pub struct Decision {
 type GroupKey = (PipelineName, ChannelName, bool);
 
 /// The channel that all untrusted builds of a pipeline count as, whatever they name.
-fn strangers() -> &'static ChannelName {
+pub(super) fn strangers() -> &'static ChannelName {
     static STRANGERS: LazyLock<ChannelName> = LazyLock::new(|| "untrusted".parse().expect("a valid name"));
     &STRANGERS
 }

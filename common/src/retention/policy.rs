@@ -12,6 +12,7 @@
 //! The first rule that names a build's pipeline, channel and tier is the one that holds; where none does, the defaults.
 
 use super::Keep;
+use super::decide::strangers;
 use crate::id::{BuildId, ChannelName, PipelineName, is_match};
 use bytesize::ByteSize;
 use serde::de::Error as _;
@@ -239,7 +240,8 @@ impl Rule {
     pub fn check(&self) -> Result<(), BadRule> {
         check_patterns::<PipelineName>("pipelines", &self.pipelines)?;
         check_patterns::<ChannelName>("channels", &self.channels)?;
-        if self.untrusted == Some(true) && !self.channels.iter().any(|pattern| is_match(pattern, UNTRUSTED)) {
+        if self.untrusted == Some(true) && !self.channels.iter().any(|pattern| is_match(pattern, strangers().as_str()))
+        {
             return Err(BadRule::NotUntrusted);
         }
         match self.old {
@@ -268,9 +270,6 @@ fn check_patterns<Name: FromStr>(what: &'static str, patterns: &[String]) -> Res
         Some(pattern) => Err(BadRule::Pattern { what, pattern: pattern.clone() }),
     }
 }
-
-/// The channel that untrusted builds count as.
-const UNTRUSTED: &str = "untrusted";
 
 fn is_all(patterns: &[String]) -> bool {
     patterns.iter().any(|pattern| pattern == "*")
