@@ -136,7 +136,7 @@ pub async fn run_in<L: Listener>(
     cache.ask_leases(Arc::new(farm.clone()));
     let shut_out = access::shut_out(&farm);
     let claims = Claims::default();
-    let finalizer = Finalizer::new(farm.clone(), cache.clone(), clock.clone(), wake);
+    let finalizer = Finalizer::new(farm.clone(), cache.clone(), clock.clone(), wake, audit.clone());
     let Reloaded { retention, allowed } = reload::watch(&config, &audit, &shutdown)?;
     let sweeper = Sweeper {
         farm: farm.clone(),

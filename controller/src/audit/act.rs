@@ -79,6 +79,8 @@ acts! {
     PolicyChange = "policy-change",
     /// It was asked what a sweep would delete.
     SweepPlan = "sweep-plan",
+    /// A sweep is about to delete. Without a record of its end after it, it was cut off.
+    SweepBegin = "sweep-begin",
     /// Retention deleted what nothing needs.
     Sweep = "sweep",
     /// A call was refused that is none of the other acts.

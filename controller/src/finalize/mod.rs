@@ -12,6 +12,7 @@ mod sums;
 
 pub use promote::PromoteError;
 
+use crate::audit::Audit;
 use crate::cache::{Cache, CacheError, PutMode};
 use crate::document::json;
 use crate::driver::{CommandError, Handle};
@@ -58,6 +59,8 @@ pub struct Finalizer {
     clock: Arc<dyn Clock>,
     wake: Arc<Notify>,
     index: Arc<Indexer>,
+    /// Where the ends of promotions are recorded that nobody waits for.
+    audit: Audit,
     /// Held by whoever places published files, or takes them away.
     placing: Arc<Mutex<()>>,
 }
@@ -82,9 +85,9 @@ struct Retry {
 
 impl Finalizer {
     /// Ends builds of `farm` whenever `wake` is notified.
-    pub fn new(farm: Handle, cache: Arc<dyn Cache>, clock: Arc<dyn Clock>, wake: Arc<Notify>) -> Self {
+    pub fn new(farm: Handle, cache: Arc<dyn Cache>, clock: Arc<dyn Clock>, wake: Arc<Notify>, audit: Audit) -> Self {
         let index = Arc::new(Indexer::new(farm.clone(), cache.clone()));
-        Self { farm, cache, clock, wake, index, placing: Arc::default() }
+        Self { farm, cache, clock, wake, index, audit, placing: Arc::default() }
     }
 
     /// What writes the lists of builds.

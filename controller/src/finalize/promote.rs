@@ -4,6 +4,7 @@
 //! or takes everything back.
 
 use super::{Failure, Finalizer};
+use crate::audit::{Act, Entry};
 use crate::driver::CommandError;
 use crate::policy::{Denied, Policy};
 use futures_util::StreamExt as _;
@@ -119,11 +120,14 @@ impl Finalizer {
             Err(_) => return false,
         };
         let tried = match &promoting.failed {
-            Some(_) => self.forget(id, &promoting).await,
+            Some(why) => self.forget(id, &promoting).await.map(|()| Some(why.clone())),
             None => self.go_on(id, &promoting, last).await,
         };
         let why = match tried {
-            Ok(()) => return true,
+            Ok(failed) => {
+                self.record_end(id, &promoting.promotion, failed).await;
+                return true;
+            }
             Err(Failure::Stopping) => return false,
             Err(failure) => failure.to_string(),
         };
@@ -132,7 +136,8 @@ impl Finalizer {
         false
     }
 
-    async fn go_on(&self, id: &BuildId, promoting: &Promoting, last: bool) -> Result<(), Failure> {
+    /// Returns why it was taken back, if it was.
+    async fn go_on(&self, id: &BuildId, promoting: &Promoting, last: bool) -> Result<Option<String>, Failure> {
         let paths = &promoting.promotion.paths;
         let placed = match self.look(paths).await {
             Ok(fresh) => self.place_and_verify(id, paths, &fresh).await,
@@ -144,10 +149,28 @@ impl Finalizer {
             Err(failure @ Failure::ForNow(_)) if last => Some(failure.to_string()),
             Err(failure) => return Err(failure),
         };
-        let has_failed = error.is_some();
         tracing::info!(build = %id, channel = %promoting.promotion.channel, ?error, "a promotion that was cut off has ended");
-        self.end_promotion(id, error).await.map_err(|_| Failure::Stopping)?;
-        if has_failed { self.forget(id, promoting).await } else { Ok(()) }
+        self.end_promotion(id, error.clone()).await.map_err(|_| Failure::Stopping)?;
+        if error.is_some() {
+            self.forget(id, promoting).await?;
+        }
+        Ok(error)
+    }
+
+    /// Whoever asked for it is not there to be told, and their call has no record of its end.
+    async fn record_end(&self, id: &BuildId, promotion: &Promotion, failed: Option<String>) {
+        let entry = Entry::new(Act::Promote)
+            .target(id.to_string())
+            .detail("channel", promotion.channel.as_str())
+            .detail("published", promotion.paths.len().to_string())
+            .detail("asked_by", &promotion.by);
+        let entry = match failed {
+            Some(why) => entry.refused(why),
+            None => entry,
+        };
+        if let Err(error) = self.audit.record(entry).await {
+            tracing::error!(build = %id, error = error_chain(&error), "the end of a promotion is not recorded yet");
+        }
     }
 
     async fn place_and_verify(

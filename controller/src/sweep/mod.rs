@@ -303,7 +303,15 @@ impl Sweeper {
                 None => plan,
             },
         };
-        self.audit.ready()?;
+        match plan.is_empty() {
+            true => self.audit.ready()?,
+            // A sweep that is cut off has no end to record.
+            false => {
+                self.audit
+                    .record(report::begun(&plan, Entry::new(Act::SweepBegin).by(by.clone()).target("cache")))
+                    .await?
+            }
+        }
         let settings = self.settings.borrow().clone();
         // Nobody may be watching.
         self.carry_out(&plan, &by.text(), &settings, &|now| _ = progress.send_replace(now)).await

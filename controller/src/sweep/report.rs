@@ -3,7 +3,7 @@
 use super::Metrics;
 use crate::audit::Entry;
 use railyard_common::digest::Digest;
-use railyard_core::sweep::Gone;
+use railyard_core::sweep::{Gone, SweepPlan};
 
 /// How far a sweep is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -59,6 +59,16 @@ impl Report {
         .into_iter()
         .fold(entry, |entry, (name, count)| entry.detail(name, count.to_string()))
     }
+}
+
+/// The record of a sweep that begins, with what it is going to do.
+pub(super) fn begun(plan: &SweepPlan, entry: Entry) -> Entry {
+    let bytes: u64 = plan.gone.iter().map(|gone| gone.bytes).sum();
+    entry
+        .detail("plan", plan.digest.to_string())
+        .detail("reduced", plan.reductions().len().to_string())
+        .detail("objects", plan.gone.len().to_string())
+        .detail("bytes", bytes.to_string())
 }
 
 /// Counts what a sweep does while it does it, in its report and in the metrics alike: one that is cut off has no report, and

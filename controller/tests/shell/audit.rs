@@ -77,7 +77,7 @@ pub(crate) async fn assert_plan_and_sweep(controller: &Controller, plan: &v1::Sw
     let records = look(controller, v1::ShowAuditRequest::default()).await;
     let records: Vec<_> = records.iter().filter(|record| of_plan(record)).collect();
     let stories: Vec<_> = records.iter().map(|record| story(record)).collect();
-    let want = ["sweep-plan", "sweep"].map(|what| ("operator/olga", what, "cache", "done"));
+    let want = ["sweep-plan", "sweep-begin", "sweep"].map(|what| ("operator/olga", what, "cache", "done"));
     assert_eq!(stories, want);
     let sum = |of: fn(&v1::SweepCount) -> u64| plan.gone.iter().map(of).sum::<u64>().to_string();
     let told = |name: &str| records[0].details.get(name).cloned();

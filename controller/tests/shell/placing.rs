@@ -14,9 +14,7 @@ use railyard_common::digest::Digest;
 use railyard_common::layout;
 use railyard_common::path::RelPath;
 use railyard_controller::cache::Cache;
-use railyard_controller::finalize::Finalizer;
 use railyard_core::{BuildState, Verdict};
-use railyard_service::clock::SystemClock;
 use std::ops::Deref;
 use std::sync::Arc;
 use tokio::sync::Notify;
@@ -51,7 +49,7 @@ impl<'s> Round<'s> {
 
     /// A finalizer works with this cache until `over`; then it is gone, wherever it is.
     async fn finalize_until<T>(&self, cache: Arc<dyn Cache>, over: impl Future<Output = T>) -> T {
-        let finalizer = Finalizer::new(self.farm.farm.clone(), cache, Arc::new(SystemClock), self.wake.clone());
+        let finalizer = self.stage.finalizer(&self.farm, cache);
         tokio::select! {
             biased;
             over = over => over,

@@ -17,7 +17,6 @@ use railyard_controller::driver::CommandError;
 use railyard_controller::finalize::{Finalizer, PromoteError};
 use railyard_controller::policy::Policy;
 use railyard_core::{Event, Promotion, Refusal};
-use railyard_service::clock::SystemClock;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
@@ -29,6 +28,9 @@ on_both!(
     what_others_have_published_there_is_counted_on_and_stays,
     what_the_cache_has_damaged_is_not_promoted,
 );
+
+/// Refusals of one kind within a minute that the audit writes out.
+const WRITTEN_OUT: usize = 5;
 
 struct Round<'s> {
     stage: &'s Stage,
@@ -54,7 +56,7 @@ impl<'s> Round<'s> {
     }
 
     fn finalizer(&self, cache: Arc<dyn Cache>) -> Finalizer {
-        Finalizer::new(self.farm.farm.clone(), cache, Arc::new(SystemClock), self.farm.wake.clone())
+        self.stage.finalizer(&self.farm, cache)
     }
 
     async fn promote(&self, cache: Arc<dyn Cache>) -> Result<Option<Promotion>, PromoteError> {
@@ -71,14 +73,33 @@ impl<'s> Round<'s> {
         }
     }
 
-    /// The controller's own worker settles what was begun.
+    /// The controller's own worker settles what was begun, and says so in the audit.
     async fn settle(&self, cache: Arc<dyn Cache>) {
         let finalizer = self.finalizer(cache);
+        let is_due = self.settled().await.is_none();
+        let settled = async || {
+            self.settled().await?;
+            // One that nothing was begun of has nothing to say.
+            if is_due { self.recorded() } else { Some(None) }
+        };
         tokio::select! {
             biased;
-            () = until("the end of the promotion", || self.settled()) => {}
+            told = until("the end of the promotion", settled) => {
+                let end = if self.is_promoted().await { "done" } else { "refused" };
+                assert!(told.as_ref().is_none_or(|told| told == end), "{told:?}");
+            }
             () = finalizer.run(CancellationToken::new()) => panic!("nobody has stopped it"),
         }
+    }
+
+    /// How it ended, as the audit has it; `None` once it has so many that were refused that it counts the others.
+    fn recorded(&self) -> Option<Option<String>> {
+        let mut records = self.stage.audited("promote");
+        let refused = records.iter().filter(|record| record["outcome"] == "refused").count();
+        records.retain(|record| record["target"] == self.farm.build.to_string());
+        let Some(own) = records.pop() else { return (refused >= WRITTEN_OUT).then_some(None) };
+        assert_eq!((&own["by"], &own["details"]["asked_by"]), (&"controller".into(), &"olga".into()));
+        Some(own["outcome"].as_str().map(str::to_owned))
     }
 
     async fn settled(&self) -> Option<()> {

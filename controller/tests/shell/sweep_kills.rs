@@ -51,6 +51,7 @@ async fn a_controller_that_is_killed_in_the_middle_of_a_sweep_loses_nothing_and_
         kept(&process, &objects, round).await;
         round += 1;
     }
+    assert!(cut_off(&process).await >= HITS, "each that was cut off is known by its beginning");
     let sweeps = Sweeps(AdminServiceClient::new(process.operator()));
     sweeps.settle().await;
     kept(&process, &objects, round - 1).await;
@@ -59,6 +60,21 @@ async fn a_controller_that_is_killed_in_the_middle_of_a_sweep_loses_nothing_and_
     assert_eq!(blobs, 3, "two of their own and one of both: {left:?}");
     let of_builds = left.iter().filter(|path| path.starts_with("images/")).count();
     assert_eq!(of_builds, 2 * 3, "each with its sums");
+}
+
+/// Sweeps that the audit saw begin, and not end.
+async fn cut_off(process: &Process) -> usize {
+    let mut records = AdminServiceClient::new(process.operator())
+        .show_audit(v1::ShowAuditRequest { limit: 10_000, ..Default::default() })
+        .await
+        .unwrap()
+        .into_inner();
+    let (mut begun, mut ended) = (0, 0);
+    while let Some(record) = records.message().await.unwrap() {
+        begun += usize::from(record.what == "sweep-begin");
+        ended += usize::from(record.what == "sweep" && record.outcome == "done");
+    }
+    begun - ended
 }
 
 /// A blob of nobody.

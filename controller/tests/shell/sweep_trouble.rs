@@ -6,10 +6,12 @@ use crate::common::people::submission;
 use crate::common::pipelines::PUBLISH;
 use crate::common::sweeps::{Sweeps, build, farm, files, there};
 use crate::common::transfers::blob_of;
+use crate::common::worker::{failed, lease, report};
 use crate::common::{Backend, Controller, on_both, refused, until};
 use crate::restore::{back_up, restored};
 use crate::store::Trouble;
 use railyard_common::layout;
+use railyard_common::retention::Keep;
 use railyard_proto::v1;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -122,28 +124,70 @@ async fn after_a_restore_nothing_goes_before_somebody_has_looked(backend: Backen
     assert!(!sweeps.0.clone().resume_sweep(v1::ResumeSweepRequest {}).await.unwrap().into_inner().resumed);
 }
 
+/// What the backup has of the build whose name is given again after it.
+#[derive(Clone, Copy, Debug)]
+enum Before {
+    Whole,
+    /// Retention has deleted it, and its grace is not over.
+    Deleted,
+    /// Retention has left its manifest.
+    Manifest,
+    /// It has failed, and left nothing else.
+    Failed,
+}
+
 /// A build was deleted since the backup, and its name was given again. The state that came back knows the first one.
 async fn of_a_name_that_was_given_again_after_the_backup_the_new_build_stays(backend: Backend) {
-    let controller = farm(backend, 5, |_| {}).await;
+    for before in [Before::Whole, Before::Deleted, Before::Manifest, Before::Failed] {
+        given_again(backend, before).await;
+    }
+}
+
+async fn given_again(backend: Backend, before: Before) {
+    let controller = farm(backend, 1, |config| {
+        let rule = &mut config.retention[0];
+        match before {
+            Before::Whole | Before::Failed => rule.keep_last = 5,
+            Before::Deleted => {}
+            Before::Manifest => rule.old = Keep::Manifest,
+        }
+    })
+    .await;
     let (person, sweeps) = (controller.operator(), Sweeps::of(&controller));
     let mut worker = controller.worker("anvil").await;
-    let first = build(&person, &mut worker, "1", &[("out/disk", b"first")]).await;
+    match before {
+        Before::Failed => {
+            let first = person.submit(PUBLISH, "1").await;
+            let held = lease(&worker.order().await);
+            worker.try_report(report(held, failed("exit code 1"))).await.unwrap();
+            assert_eq!(person.ended(&first).await.state(), v1::BuildState::Failed);
+        }
+        _ => drop(build(&person, &mut worker, "1", &[("out/disk", b"first")]).await),
+    }
     build(&person, &mut worker, "2", &[("out/disk", b"other")]).await;
+    if matches!(before, Before::Deleted | Before::Manifest) {
+        assert_eq!(sweeps.run().await.reduced, 1, "{before:?}");
+    }
     let kept = tempfile::tempdir().unwrap();
     let file = kept.path().join("farm.backup");
     back_up(&controller, &file).await;
-    let request = v1::DeleteBuildRequest { build: first.clone(), force: true, ..v1::DeleteBuildRequest::default() };
-    person.rpc.clone().delete_build(request).await.unwrap();
+    if !matches!(before, Before::Deleted) {
+        let request = v1::DeleteBuildRequest { build: "pub/1".to_owned(), force: true, ..Default::default() };
+        person.rpc.clone().delete_build(request).await.unwrap();
+    }
     sweeps.settle().await;
-    assert!(!there(&controller, b"first"));
+    assert!(!there(&controller, b"first"), "{before:?}");
     build(&person, &mut worker, "1", &[("out/disk", b"second")]).await;
 
     let controller = restored(controller, backend, &file).await;
     let sweeps = Sweeps::of(&controller);
     assert!(sweeps.0.clone().resume_sweep(v1::ResumeSweepRequest {}).await.unwrap().into_inner().resumed);
     sweeps.settle().await;
-    assert!(there(&controller, b"second") && there(&controller, b"other"), "their manifests speak for them");
-    assert_eq!(controller.cached("images/1/disk").await.unwrap(), "second");
+    assert!(
+        there(&controller, b"second") && there(&controller, b"other"),
+        "{before:?}: their manifests speak for them"
+    );
+    assert_eq!(controller.cached("images/1/disk").await.unwrap(), "second", "{before:?}");
 }
 
 async fn thousands_of_objects_go_though_requests_fail(backend: Backend) {

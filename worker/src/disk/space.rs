@@ -15,7 +15,7 @@ use std::str::FromStr;
 pub struct DiskConfig {
     /// With more in use, by whomever, it begins: a share such as `85%`, or a size such as `900GiB`. `100%`: never. Default: `85%`.
     pub high: Mark,
-    /// It goes on until so much is in use, if it can. Default: `75%`.
+    /// It goes on until so much is in use, if it can; above `high` it counts as that. Default: `75%`.
     pub low: Mark,
     /// How often the worker looks for what it has left behind and nobody goes on with. Default: 300.
     pub reap_secs: u64,
@@ -49,6 +49,8 @@ impl FromStr for Mark {
         let bad = || BadMark(text.to_owned());
         match text.strip_suffix('%') {
             Some(percent) => percent.trim().parse().ok().filter(|p| *p <= 100).map(Self::Percent).ok_or_else(bad),
+            // `85` would be 85 bytes, which nobody means.
+            None if text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') => Err(bad()),
             None => text.parse().map(Self::Bytes).map_err(|_| bad()),
         }
     }
@@ -172,7 +174,7 @@ mod tests {
             ["85%", "7 %", "1GiB"].map(|text| text.parse()),
             [Ok(Mark::Percent(85)), Ok(Mark::Percent(7)), Ok(Mark::Bytes(ByteSize::gib(1)))]
         );
-        for bad in ["", "%", "101%", "-1%", "much"] {
+        for bad in ["", "%", "101%", "-1%", "much", "85", "0.9"] {
             assert!(bad.parse::<Mark>().unwrap_err().to_string().contains("neither"), "{bad}");
         }
         assert!(Space::of(Path::new("/")).unwrap().used_bytes() > 0);

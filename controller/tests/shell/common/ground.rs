@@ -38,7 +38,7 @@ impl Ground {
         ControllerConfig { cache, ..local(self.data_dir()) }
     }
 
-    fn data_dir(&self) -> PathBuf {
+    pub fn data_dir(&self) -> PathBuf {
         self.dir.path().join("data")
     }
 

@@ -15,10 +15,13 @@ use railyard_common::path::RelPath;
 use railyard_common::pipeline::{Pipeline, Request, Source};
 use railyard_common::priority::Priority;
 use railyard_common::time::Millis;
+use railyard_controller::audit::Audit;
 use railyard_controller::cache::{Cache, PutMode};
 use railyard_controller::driver::Handle;
+use railyard_controller::finalize::Finalizer;
 use railyard_core::{Event, Next, Trace};
 use railyard_service::clock::SystemClock;
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::sync::Notify;
@@ -38,6 +41,7 @@ pub struct Stage {
     pub blobs: [Blob; 3],
     /// Somebody else's.
     pub other: Blob,
+    audit: Audit,
     pub ground: Ground,
 }
 
@@ -61,7 +65,21 @@ impl Stage {
         };
         let blobs = [blob("first").await, blob("second").await, blob("third").await];
         let other = blob("somebody else's").await;
-        Self { cache, blobs, other, ground }
+        let audit = Audit::open(&ground.data_dir().join("audit"), Arc::new(SystemClock)).unwrap();
+        Self { cache, blobs, other, audit, ground }
+    }
+
+    /// Ends the builds of that farm with this cache.
+    pub fn finalizer(&self, farm: &Farm, cache: Arc<dyn Cache>) -> Finalizer {
+        Finalizer::new(farm.farm.clone(), cache, Arc::new(SystemClock), farm.wake.clone(), self.audit.clone())
+    }
+
+    /// What the audit has of acts of one kind.
+    pub fn audited(&self, what: &str) -> Vec<Value> {
+        let file = self.audit.dir().join("audit-0000000000000001.jsonl");
+        let text = std::fs::read_to_string(file).unwrap_or_default();
+        let records = text.lines().filter_map(|line| serde_json::from_str(line).ok());
+        records.filter(|record: &Value| record["what"] == what).collect()
     }
 
     /// A build of its own pipeline, which has done its work and is to be written out. What it leaves is published below a directory of
