@@ -132,7 +132,7 @@ enum Before {
     Deleted,
     /// Retention has left its manifest.
     Manifest,
-    /// It has failed, and left nothing else.
+    /// It has failed and left nothing else, and no rule keeps it.
     Failed,
 }
 
@@ -147,7 +147,8 @@ async fn given_again(backend: Backend, before: Before) {
     let controller = farm(backend, 1, |config| {
         let rule = &mut config.retention[0];
         match before {
-            Before::Whole | Before::Failed => rule.keep_last = 5,
+            Before::Whole => rule.keep_last = 5,
+            Before::Failed => (rule.keep_last, rule.keep_failed) = (5, 0),
             Before::Deleted => {}
             Before::Manifest => rule.old = Keep::Manifest,
         }
