@@ -94,9 +94,24 @@ impl Farm {
     /// # Errors
     /// [`Failure::Farm`].
     pub async fn build(&self, build: &str) -> Result<Build, Failure> {
+        self.try_build(build).await.map_err(|status| self.refused(&status))
+    }
+
+    /// The build as it is now; `None` if the farm does not know it.
+    ///
+    /// # Errors
+    /// [`Failure::Farm`].
+    pub async fn known_build(&self, build: &str) -> Result<Option<Build>, Failure> {
+        match self.try_build(build).await {
+            Ok(build) => Ok(Some(build)),
+            Err(status) if rpc_error::reason_of(&status).as_deref() == Some(rpc_error::UNKNOWN_BUILD) => Ok(None),
+            Err(status) => Err(self.refused(&status)),
+        }
+    }
+
+    async fn try_build(&self, build: &str) -> Result<Build, Status> {
         let request = self.request(GetBuildRequest { build: build.to_owned() });
-        let answer: v1::BuildView =
-            self.client().get_build(request).await.map_err(|status| self.refused(&status))?.into_inner();
+        let answer: v1::BuildView = self.client().get_build(request).await?.into_inner();
         let mut build = Build::from(answer);
         build.name_images(&self.endpoint.url);
         Ok(build)

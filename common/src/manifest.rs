@@ -18,7 +18,7 @@ pub struct References {
     /// Its artifacts, image configurations and layers.
     pub blobs: Vec<Blob>,
     /// Where files of it lie: none, unless it succeeded.
-    pub published: Vec<RelPath>,
+    pub published: Vec<(RelPath, Blob)>,
     /// Its channel; builds of before there were channels are in the usual one.
     pub channel: ChannelName,
     /// When it was submitted, if that can be read.
@@ -77,7 +77,7 @@ impl References {
             blobs.extend(job.image.into_iter().flat_map(|image| std::iter::once(image.config).chain(image.layers)));
             for artifact in job.artifacts {
                 blobs.push(artifact.blob);
-                published.extend(artifact.published.filter(|_| publishes));
+                published.extend(artifact.published.filter(|_| publishes).map(|path| (path, artifact.blob)));
             }
         }
         let channel = channel.unwrap_or_else(|| ChannelName::usual().clone());

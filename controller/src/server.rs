@@ -287,6 +287,7 @@ fn routes(config: &ControllerConfig, rooms: Rooms, shutdown: &CancellationToken)
         allowed,
         secrets: secrets.clone(),
         finalizer,
+        sweep: sweep.clone(),
         shutdown: shutdown.clone(),
     };
     let admin = AdminServiceServer::new(Admin {

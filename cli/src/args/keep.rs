@@ -122,14 +122,15 @@ Examples:
 
 Nobody finds the build any more from then on; what only it needed goes with a sweep, after the grace (`railyard gc plan`). It cannot
 be taken back. Without --force a build stays that is pinned, tagged, promoted, or that others were made from; one that runs, or
-that a running build is made from, stays in any case. `railyard builds --deleted` lists what was deleted. It is the operator's.")]
+that a running build is made from, stays in any case. After a restore, --force also deletes a build that only the cache knows
+(`railyard gc plan` lists them): what it published, and its manifest. `railyard builds --deleted` lists what was deleted. It is the operator's.")]
 pub struct DeleteArgs {
     /// PIPELINE/VERSION or PIPELINE/TAG, but not PIPELINE/latest
     pub build: String,
     /// For those who look for it later
     #[arg(long, value_name = "TEXT", default_value = "")]
     pub why: String,
-    /// Also if it is pinned, tagged, promoted, or other builds were made from it
+    /// Also if it is pinned, tagged, promoted, other builds were made from it, or only the cache knows it
     #[arg(long)]
     pub force: bool,
     /// Do not ask; needed where there is no terminal to ask on

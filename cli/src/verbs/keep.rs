@@ -201,13 +201,19 @@ pub async fn delete(args: &DeleteArgs, console: &Console) -> Result<(), Failure>
     // What was looked at is what is deleted, whoever moves the tag meanwhile.
     let mut build = args.build.clone();
     if !args.yes {
-        let found = farm.build(&args.build).await?;
-        still(&args.build, &found.build, "delete")?;
-        console.note(&render::about(&found, console.now()));
-        if !confirm::ask(&format!("Delete {}? It cannot be taken back.", found.build))? {
+        match farm.known_build(&args.build).await? {
+            Some(found) => {
+                still(&args.build, &found.build, "delete")?;
+                console.note(&render::about(&found, console.now()));
+                build = found.build;
+            }
+            None => console.note(
+                "The controller does not know it. If the cache has its manifest, that goes, and what it published.",
+            ),
+        }
+        if !confirm::ask(&format!("Delete {build}? It cannot be taken back."))? {
             return Err(Failure::Usage("nothing was deleted".to_owned()));
         }
-        build = found.build;
     }
     let request = DeleteBuildRequest { build, why: args.why.clone(), force: args.force };
     let answer = farm.client().delete_build(farm.request(request)).await.map_err(|status| farm.refused(&status))?;

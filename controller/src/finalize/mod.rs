@@ -16,7 +16,7 @@ use crate::audit::Audit;
 use crate::cache::{Cache, CacheError, PutMode};
 use crate::document::json;
 use crate::driver::{CommandError, Handle};
-use crate::index::{Ending, IndexError, Indexer};
+use crate::index::{IndexError, Indexer, News};
 use crate::logs::{LogName, LogStore};
 use bytes::Bytes;
 use failure::Failure;
@@ -207,7 +207,7 @@ impl Finalizer {
         if manifest.untrusted {
             return Ok(());
         }
-        let ending = Ending { build: id.clone(), verdict: manifest.verdict };
+        let ending = News::Ending { build: id.clone(), verdict: manifest.verdict };
         match self.index.write(&id.pipeline, Some(&ending)).await {
             Ok(()) => {}
             Err(IndexError::Stopping) => return Err(Failure::Stopping),

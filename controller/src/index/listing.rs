@@ -8,6 +8,7 @@ use bytes::Bytes;
 use railyard_common::id::{BuildId, ChannelName, PipelineName, TagName, Version};
 use railyard_common::platform::Platform;
 use railyard_common::retention::Keep;
+use railyard_common::time::Millis;
 use railyard_core::{Build, BuildState, Farm, Verdict};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -78,13 +79,27 @@ fn is_all(keep: &Keep) -> bool {
     *keep == Keep::All
 }
 
-/// A build that is written out and about to end.
+/// What is true of a build and is not in the farm's state.
 #[derive(Clone, Debug)]
-pub struct Ending {
-    /// Which.
-    pub build: BuildId,
-    /// How it comes out.
-    pub verdict: Verdict,
+pub enum News {
+    /// It is written out and about to end.
+    Ending {
+        /// Which.
+        build: BuildId,
+        /// How it comes out.
+        verdict: Verdict,
+    },
+    /// The farm does not know it, and somebody has deleted it from the cache.
+    Deleted {
+        /// Which.
+        build: BuildId,
+        /// The channel in which it was.
+        channel: ChannelName,
+        /// When.
+        at: Millis,
+        /// Why, or by whom.
+        why: String,
+    },
 }
 
 /// What the farm says of each build of a pipeline that may be listed.
@@ -109,10 +124,16 @@ enum Fact {
 
 impl Facts {
     /// What `farm` knows. No untrusted build is ever listed.
-    pub(crate) fn of(farm: &Farm, pipeline: &PipelineName, ending: Option<&Ending>) -> Self {
+    pub(crate) fn of(farm: &Farm, pipeline: &PipelineName, news: Option<&News>) -> Self {
         let builds = farm.builds().filter(|build| build.id().pipeline == *pipeline && !build.is_untrusted());
-        let known = |build: &Build| Known { number: build.first_job.0, fact: Fact::of(build, ending) };
-        Self(builds.map(|build| (build.id().version.clone(), known(build))).collect())
+        let known = |build: &Build| Known { number: build.first_job.0, fact: Fact::of(build, news) };
+        let mut facts: BTreeMap<_, _> = builds.map(|build| (build.id().version.clone(), known(build))).collect();
+        if let Some(News::Deleted { build, channel, at, why }) = news {
+            let (version, channel, at, why) = (build.version.clone(), channel.clone(), rfc3339(*at), why.clone());
+            let tombstone = Tombstone { version: version.clone(), channel, number: None, at, why };
+            facts.entry(version).or_insert(Known { number: 0, fact: Fact::Deleted(tombstone) });
+        }
+        Self(facts)
     }
 
     /// The list, where `old` is what stands: what the farm does not know it cannot deny. Its journal may be an old backup.
@@ -155,7 +176,7 @@ impl Facts {
 }
 
 impl Fact {
-    fn of(build: &Build, ending: Option<&Ending>) -> Self {
+    fn of(build: &Build, news: Option<&News>) -> Self {
         if let Some(reduced) = build.kept.reduced.as_ref().filter(|_| build.is_deleted()) {
             return Self::Deleted(Tombstone {
                 version: build.id().version.clone(),
@@ -165,7 +186,10 @@ impl Fact {
                 why: if reduced.why.is_empty() { format!("deleted by {}", reduced.by) } else { reduced.why.clone() },
             });
         }
-        let ending = ending.filter(|ending| ending.build == *build.id()).map(|ending| ending.verdict);
+        let ending = match news {
+            Some(News::Ending { build: ending, verdict }) if ending == build.id() => Some(*verdict),
+            _ => None,
+        };
         match build.state {
             BuildState::Ended { verdict, .. } => Self::Ended(Entry::of(build, verdict)),
             _ => ending.map_or_else(

@@ -10,7 +10,7 @@
 pub mod fuzz;
 mod listing;
 
-pub use listing::Ending;
+pub use listing::News;
 
 use crate::cache::locks::Locks;
 use crate::cache::{Cache, CacheError, PutMode};
@@ -90,17 +90,17 @@ impl Indexer {
         Self { farm, cache, turns: Locks::default(), seen: Mutex::default() }
     }
 
-    /// Writes what has changed of the lists of a pipeline and of its channels. `ending` counts as ended.
+    /// Writes what has changed of the lists of a pipeline and of its channels. `news` count as well.
     ///
     /// # Errors
     /// [`IndexError`]. Then some of the files may be written and others not.
-    pub async fn write(&self, pipeline: &PipelineName, ending: Option<&Ending>) -> Result<(), IndexError> {
+    pub async fn write(&self, pipeline: &PipelineName, news: Option<&News>) -> Result<(), IndexError> {
         let _turn = self.turns.hold(pipeline.as_str()).await;
         let is_known = self.seen().pipelines.contains(pipeline);
         let mut channels = if is_known { BTreeSet::new() } else { self.channels_there(pipeline).await? };
         let mut last = CacheError::Conflict { path: layout::builds_index(pipeline) };
         for _ in 0..TRIES {
-            match self.try_write(pipeline, ending, &mut channels).await {
+            match self.try_write(pipeline, news, &mut channels).await {
                 Ok(true) => {
                     self.seen().pipelines.insert(pipeline.clone());
                     return Ok(());
@@ -117,14 +117,14 @@ impl Indexer {
     async fn try_write(
         &self,
         pipeline: &PipelineName,
-        ending: Option<&Ending>,
+        news: Option<&News>,
         channels: &mut BTreeSet<ChannelName>,
     ) -> Result<bool, IndexError> {
         let path = layout::builds_index(pipeline);
         let (old, mut etag) = self.cache.get(&path).await?.unzip();
         let standing = old.as_deref().and_then(Index::read);
         channels.extend(standing.iter().flat_map(Index::channels).cloned());
-        let (name, own) = (pipeline.clone(), ending.cloned());
+        let (name, own) = (pipeline.clone(), news.cloned());
         let facts = self.farm.read(move |farm, _| Facts::of(farm, &name, own.as_ref())).await;
         let index = facts.map_err(|_| IndexError::Stopping)?.over(standing);
         channels.extend(index.channels().cloned());

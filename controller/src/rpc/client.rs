@@ -11,6 +11,7 @@ use crate::logs::{Growth, LogStore};
 use crate::policy::Denied;
 use crate::reload::Allowed;
 use crate::secrets::Secrets;
+use crate::sweep::SweepHandle;
 use crate::trace;
 use futures_util::Stream;
 use railyard_common::blob::Artifact;
@@ -65,6 +66,8 @@ pub struct Client {
     pub(crate) secrets: Secrets,
     /// Publishes what is promoted.
     pub(crate) finalizer: Finalizer,
+    /// Deletes what only the cache knows.
+    pub(crate) sweep: SweepHandle,
     pub(crate) shutdown: CancellationToken,
 }
 

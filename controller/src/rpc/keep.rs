@@ -3,15 +3,15 @@
 use super::audit::Asked;
 use super::auth::{caller, in_scope};
 use super::client::{Client, denied_status};
-use super::{bad_request, command_status, read, view};
+use super::{bad_request, command_status, read, sweep, view};
 use crate::access::table;
 use crate::audit::Act;
 use crate::finalize::PromoteError;
 use railyard_common::id::{BuildId, ChannelName, PinName, PipelineName, TagName};
-use railyard_common::image_name;
 use railyard_common::retention::{Keep, Pin};
 use railyard_common::time::Millis;
-use railyard_core::{Command, Event, Force, Reduction, Whose};
+use railyard_common::{image_name, layout};
+use railyard_core::{Command, Event, Force, Reduction, Refusal, Whose};
 use railyard_proto::v1;
 use railyard_service::convert::{self, TEXT_MAX_BYTES};
 use railyard_service::tls::Identity;
@@ -202,7 +202,12 @@ impl Client {
     async fn delete(&self, who: &Identity, request: v1::DeleteBuildRequest) -> Result<v1::DeleteBuildResponse, Status> {
         convert::at_most("why", request.why.len(), TEXT_MAX_BYTES, "bytes")?;
         named(&request.build, "delete")?;
-        let build = read::resolve(&self.farm, who, &request.build).await?;
+        let build = match read::resolve(&self.farm, who, &request.build).await {
+            Err(status) if rpc_error::reason_of(&status).as_deref() == Some(rpc_error::UNKNOWN_BUILD) => {
+                return self.delete_unknown(who, &request, status).await;
+            }
+            found => found?,
+        };
         still(&request.build, &build, "delete")?;
         let by = who.to_string();
         let reduction = Reduction { build: build.clone(), keep: Keep::Nothing, why: request.why };
@@ -210,6 +215,29 @@ impl Client {
         let command = Command::Reduce { builds: vec![reduction], by, force };
         self.farm.decide(command).await.map_err(command_status)?;
         tracing::info!(%build, by = %who, forced = request.force, "the build is deleted");
+        Ok(v1::DeleteBuildResponse { build: build.to_string() })
+    }
+
+    /// Deletes a build that the farm does not know and the cache does, as after a restore.
+    async fn delete_unknown(
+        &self,
+        who: &Identity,
+        request: &v1::DeleteBuildRequest,
+        unknown: Status,
+    ) -> Result<v1::DeleteBuildResponse, Status> {
+        let build: BuildId = request.build.parse().map_err(bad_request)?;
+        let manifest = self.cache.get_stream(&layout::build_manifest(&build)).await;
+        let failed = |error| rpc_error::refusal(Code::Unavailable, rpc_error::BUSY, error_chain(&error));
+        if manifest.map_err(failed)?.is_none() {
+            return Err(unknown);
+        }
+        if !request.force {
+            let why = "its manifest is in the cache, and this controller, whose state may come from a backup, does not know who needs it";
+            return Err(command_status(Refusal::BuildNeeded { build, why: why.to_owned() }.into()));
+        }
+        let why = if request.why.is_empty() { format!("deleted by {who}") } else { request.why.clone() };
+        self.sweep.delete_unknown(build.clone(), why).await.map_err(sweep::status)?;
+        tracing::info!(%build, by = %who, "a build is deleted that only the cache knew");
         Ok(v1::DeleteBuildResponse { build: build.to_string() })
     }
 

@@ -47,7 +47,7 @@ impl Client {
             Ok(Ok(Some(_))) => {
                 let message = format!(
                     "build `{build}` is in the cache ({manifest}), though this controller does not know it, as after a restore from a \
-                     backup; choose another version"
+                     backup; choose another version, or `railyard delete {build} --force`"
                 );
                 Err(rpc_error::refusal(Code::AlreadyExists, rpc_error::BUILD_EXISTS, message))
             }

@@ -81,7 +81,9 @@ pub(super) fn status(error: SweepError) -> Status {
     let message = error_chain(&error);
     match error {
         SweepError::Farm(error) => command_status(error),
-        SweepError::Cache(_) | SweepError::Audit(_) => rpc_error::refusal(Code::Unavailable, rpc_error::BUSY, message),
+        SweepError::Cache(_) | SweepError::Audit(_) | SweepError::Left(_) => {
+            rpc_error::refusal(Code::Unavailable, rpc_error::BUSY, message)
+        }
         SweepError::UnknownPlan(_) => rpc_error::refusal(Code::NotFound, rpc_error::NOT_FOUND, message),
         SweepError::Stopped(_) | SweepError::Outdated(_) => {
             rpc_error::refusal(Code::FailedPrecondition, rpc_error::SWEEP_STOPPED, message)

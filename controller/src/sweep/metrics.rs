@@ -161,7 +161,7 @@ impl Ended {
             SweepError::Farm(CommandError::Journal(_) | CommandError::Standstill(_) | CommandError::Stopping) => {
                 Self::Error
             }
-            SweepError::Cache(_) | SweepError::Audit(_) => Self::Error,
+            SweepError::Cache(_) | SweepError::Audit(_) | SweepError::Left(_) => Self::Error,
         }
     }
 }

@@ -19,13 +19,16 @@ use crate::audit::{Act, Audit, AuditError, By, Entry};
 use crate::cache::{Cache, CacheError};
 use crate::driver::{CommandError, Handle};
 use crate::finalize::Finalizer;
+use crate::index::News;
 use crate::uploads;
 use due::Due;
 use metrics::Asked;
 use plan::Planned;
 use railyard_common::digest::Digest;
+use railyard_common::id::{BuildId, ChannelName};
+use railyard_common::layout;
 use railyard_core::sweep::{Stop, SweepPlan};
-use railyard_core::{Command, Force};
+use railyard_core::{Command, Force, Refusal};
 use railyard_service::clock::Clock;
 use railyard_service::{error_chain, task};
 use std::collections::VecDeque;
@@ -60,6 +63,9 @@ pub enum SweepError {
     /// An act that cannot be recorded is not begun.
     #[error("the audit cannot be written, so nothing is deleted")]
     Audit(#[from] AuditError),
+    /// A build that only the cache knows is still there, in whole or in part.
+    #[error("{0}; try again, all of it can be done twice")]
+    Left(String),
     /// The world has changed.
     #[error("the plan is out of date: {0}; make a new one with `railyard gc plan`")]
     Outdated(String),
@@ -78,6 +84,11 @@ enum Request {
     Resume {
         by: String,
         reply: oneshot::Sender<Result<bool, SweepError>>,
+    },
+    Delete {
+        build: BuildId,
+        why: String,
+        reply: oneshot::Sender<Result<(), SweepError>>,
     },
     Plan {
         reply: oneshot::Sender<Result<Shown, SweepError>>,
@@ -128,6 +139,15 @@ impl SweepHandle {
     pub async fn resume(&self, by: String) -> Result<bool, SweepError> {
         let (reply, answer) = oneshot::channel();
         self.ask(Request::Resume { by, reply }, answer).await
+    }
+
+    /// Deletes a build that only the cache knows: what it has published, and its manifest. What only that needed goes with the next sweep.
+    ///
+    /// # Errors
+    /// [`SweepError`]; with [`railyard_core::Refusal::UnknownBuild`] the cache does not know it either, or the farm does by now.
+    pub async fn delete_unknown(&self, build: BuildId, why: String) -> Result<(), SweepError> {
+        let (reply, answer) = oneshot::channel();
+        self.ask(Request::Delete { build, why, reply }, answer).await
     }
 
     async fn ask<T>(
@@ -209,6 +229,10 @@ impl Sweeper {
                 // Whoever asked may have hung up.
                 let _ = reply.send(self.resume(by).await);
             }
+            Request::Delete { build, why, reply } => {
+                // Whoever asked may have hung up.
+                let _ = reply.send(self.delete_unknown(&build, why).await);
+            }
             Request::Plan { reply } => {
                 let planned = self.plan(Asked::Operator).await;
                 let shown = planned.map(|Planned { plan, stop }| Shown { plan: Arc::new(plan), stop });
@@ -234,6 +258,33 @@ impl Sweeper {
         let lost = Command::Reduce { builds: plan.lost, by: by.clone(), force: Force::Forced };
         self.farm.decide(lost).await?;
         Ok(!self.farm.decide(Command::ResumeSweep { by }).await?.is_empty())
+    }
+
+    async fn delete_unknown(&self, build: &BuildId, why: String) -> Result<(), SweepError> {
+        let unknown = || CommandError::Refused(Refusal::UnknownBuild(build.clone()));
+        let (channel, paths) = match self.plan(Asked::Operator).await {
+            Ok(Planned { stop: Some(stop), .. }) => return Err(stop.into()),
+            Ok(Planned { plan, .. }) => plan.unknown.get(build).cloned().ok_or_else(unknown)?,
+            // It may have published something, but nobody can say what.
+            Err(SweepError::Stopped(Stop::BadManifest { build: bad, .. })) if bad == *build => {
+                (ChannelName::usual().clone(), Vec::new())
+            }
+            Err(error) => return Err(error),
+        };
+        let asked = build.clone();
+        if self.farm.read(move |farm, _| farm.build(&asked).is_some()).await? {
+            return Err(unknown().into());
+        }
+        let grace = self.settings.borrow().sweep.grace.millis();
+        self.finalizer.unpublish(build, &paths, grace).await.map_err(SweepError::Left)?;
+        let news = News::Deleted { build: build.clone(), channel, at: self.clock.now(), why };
+        let listed = self.finalizer.indexer().write(&build.pipeline, Some(&news)).await;
+        let left =
+            |what: &str, error: &dyn std::error::Error| SweepError::Left(format!("{what}: {}", error_chain(error)));
+        listed.map_err(|error| left("the list of builds cannot be written", &error))?;
+        // Last: until then it can be found and deleted again.
+        let deleted = self.cache.delete(&layout::build_manifest(build)).await;
+        deleted.map_err(|error| left("its manifest cannot be deleted", &error))
     }
 
     async fn plan(&self, asked: Asked) -> Result<Planned, SweepError> {

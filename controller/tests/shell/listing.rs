@@ -11,7 +11,7 @@ use railyard_common::retention::Keep;
 use railyard_common::time::Millis;
 use railyard_controller::cache::{Cache, PutMode};
 use railyard_controller::driver::Handle;
-use railyard_controller::index::{self, Ending, Indexer};
+use railyard_controller::index::{self, Indexer, News};
 use railyard_core::{Command, Event, Force, Next, Reduction, Trace, Verdict};
 use railyard_service::clock::SystemClock;
 use railyard_service::task;
@@ -152,7 +152,7 @@ impl Farm {
     }
 
     async fn end(&self, version: &str, verdict: Verdict) {
-        let ending = Ending { build: id(version), verdict };
+        let ending = News::Ending { build: id(version), verdict };
         self.indexer.write(&os(), Some(&ending)).await.unwrap();
         self.decide(Command::Finalized { build: id(version), error: None }).await;
     }

@@ -13,15 +13,17 @@ use crate::store::Trouble;
 use railyard_common::layout;
 use railyard_common::retention::Keep;
 use railyard_proto::v1;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use tonic::Code;
+use tonic::{Code, Status};
 
 on_both!(
     half_a_view_deletes_nothing,
     after_a_restore_nothing_goes_before_somebody_has_looked,
     of_a_name_that_was_given_again_after_the_backup_the_new_build_stays,
+    a_build_that_only_the_cache_knows_is_deleted_by_force,
     thousands_of_objects_go_though_requests_fail,
 );
 
@@ -106,6 +108,7 @@ async fn after_a_restore_nothing_goes_before_somebody_has_looked(backend: Backen
     assert!(told.contains("restored from a backup"), "{told}");
     let plan = sweeps.plan().await;
     assert!(plan.stopped.contains("railyard gc resume"), "{}", plan.stopped);
+    refused(delete(&controller, "pub/3", true).await, Code::FailedPrecondition, "sweep-stopped");
     let unknown = plan.builds.iter().find(|one| one.build == "pub/3").unwrap();
     assert_eq!((unknown.keep.as_str(), unknown.why.len()), ("all", 1));
     controller.audited(&["operator/olga", "\"sweep-plan\"", "\"stopped\"", "restored from a backup", "\"done\""]).await;
@@ -122,6 +125,67 @@ async fn after_a_restore_nothing_goes_before_somebody_has_looked(backend: Backen
     assert_eq!(controller.cached("images/3/disk").await.unwrap(), "3");
     assert!(!there(&controller, b"1") && there(&controller, b"2"));
     assert!(!sweeps.0.clone().resume_sweep(v1::ResumeSweepRequest {}).await.unwrap().into_inner().resumed);
+}
+
+async fn a_build_that_only_the_cache_knows_is_deleted_by_force(backend: Backend) {
+    let controller = farm(backend, 5, |_| {}).await;
+    let person = controller.operator();
+    let mut worker = controller.worker("anvil").await;
+    build(&person, &mut worker, "1", &[("out/disk", b"1")]).await;
+    let kept = tempfile::tempdir().unwrap();
+    let file = kept.path().join("farm.backup");
+    back_up(&controller, &file).await;
+    for version in ["2", "3"] {
+        build(&person, &mut worker, version, &[("out/disk", version.as_bytes())]).await;
+    }
+    // Two that publish the same bytes at the same place.
+    let alike = PUBLISH.replace("{{ version }}", "alike");
+    assert_ne!(alike, PUBLISH);
+    for version in ["5", "6"] {
+        let build = person.submit(&alike, version).await;
+        let held = lease(&worker.order().await);
+        worker.succeed_with(held, &[("out/disk", b"of both")]).await;
+        assert_eq!(person.ended(&build).await.state(), v1::BuildState::Succeeded);
+    }
+    let controller = restored(controller, backend, &file).await;
+    let (sweeps, person) = (Sweeps::of(&controller), controller.operator());
+    sweeps.0.clone().resume_sweep(v1::ResumeSweepRequest {}).await.unwrap();
+
+    let told = refused(delete(&controller, "pub/2", false).await, Code::FailedPrecondition, "build-needed");
+    assert!(told.contains("does not know who needs it") && told.contains("--force"), "{told}");
+    refused(delete(&controller, "pub/4", true).await, Code::NotFound, "unknown-build");
+    delete(&controller, "pub/2", true).await.unwrap();
+    refused(delete(&controller, "pub/2", true).await, Code::NotFound, "unknown-build");
+    assert_eq!(controller.cached("images/2/disk").await, None, "nobody gets it any more");
+    delete(&controller, "pub/5", true).await.unwrap();
+    assert_eq!(controller.cached("images/alike/disk").await.unwrap(), "of both", "the other one published it, too");
+    delete(&controller, "pub/6", true).await.unwrap();
+    assert_eq!(controller.cached("images/alike/disk").await, None);
+    let lists = controller.cached_json("builds/pub/builds.json").await;
+    let versions: Vec<_> = lists["builds"].as_array().unwrap().iter().map(|one| one["version"].as_str()).collect();
+    assert_eq!(versions, [Some("3"), Some("1")]);
+    let graves = lists["tombstones"].as_array().unwrap();
+    let graves: BTreeSet<_> = graves.iter().map(|one| (one["version"].as_str(), one["why"].as_str())).collect();
+    assert_eq!(graves, ["2", "5", "6"].map(|version| (Some(version), Some("wrong key"))).into());
+    controller.audited(&["operator/olga", "\"delete\"", "pub/2", "wrong key", "\"done\""]).await;
+
+    // Of this one nobody can say what it published, or what it needs.
+    std::fs::write(controller.objects().join("builds/pub/3/build.json"), "{").unwrap();
+    refused(sweeps.try_run("").await, Code::FailedPrecondition, "sweep-stopped");
+    delete(&controller, "pub/3", true).await.unwrap();
+    sweeps.settle().await;
+    assert!(there(&controller, b"1") && !there(&controller, b"2") && !there(&controller, b"3"));
+    let left = files(&controller.objects());
+    assert!(!left.iter().any(|path| path.starts_with("builds/pub/2/") || path.starts_with("logs/pub/2/")), "{left:?}");
+
+    let mut worker = controller.worker("anvil").await;
+    build(&person, &mut worker, "2", &[("out/disk", b"another")]).await;
+    assert_eq!(controller.cached("images/2/disk").await.unwrap(), "another");
+}
+
+async fn delete(controller: &Controller, build: &str, force: bool) -> Result<(), Status> {
+    let request = v1::DeleteBuildRequest { build: build.to_owned(), why: "wrong key".to_owned(), force };
+    controller.operator().rpc.clone().delete_build(request).await.map(drop)
 }
 
 /// What the backup has of the build whose name is given again after it.
@@ -173,8 +237,7 @@ async fn given_again(backend: Backend, before: Before) {
     let file = kept.path().join("farm.backup");
     back_up(&controller, &file).await;
     if !matches!(before, Before::Deleted) {
-        let request = v1::DeleteBuildRequest { build: "pub/1".to_owned(), force: true, ..Default::default() };
-        person.rpc.clone().delete_build(request).await.unwrap();
+        delete(&controller, "pub/1", true).await.unwrap();
     }
     sweeps.settle().await;
     assert!(!there(&controller, b"first"), "{before:?}");
@@ -189,6 +252,15 @@ async fn given_again(backend: Backend, before: Before) {
         "{before:?}: their manifests speak for them"
     );
     assert_eq!(controller.cached("images/1/disk").await.unwrap(), "second", "{before:?}");
+    // First what the state knows by that name goes, then what the cache has.
+    if !matches!(before, Before::Deleted) {
+        delete(&controller, "pub/1", true).await.unwrap();
+        sweeps.settle().await;
+    }
+    assert!(there(&controller, b"second"), "{before:?}");
+    delete(&controller, "pub/1", true).await.unwrap();
+    sweeps.settle().await;
+    assert!(!there(&controller, b"second") && there(&controller, b"other"), "{before:?}");
 }
 
 async fn thousands_of_objects_go_though_requests_fail(backend: Backend) {

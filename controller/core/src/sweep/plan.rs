@@ -4,11 +4,11 @@ use super::look::Decided;
 use crate::kept::Reduction;
 use railyard_common::blob::Blob;
 use railyard_common::digest::Digest;
-use railyard_common::id::BuildId;
+use railyard_common::id::{BuildId, ChannelName};
 use railyard_common::path::RelPath;
 use railyard_common::retention::Keep;
 use railyard_common::time::Millis;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What kind of thing goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -59,6 +59,9 @@ pub struct SweepPlan {
     /// After a restore from a backup: builds that the state knows and the cache lacks, in whole or in part, because they were deleted
     /// since. Whoever lets sweeps go on reduces them.
     pub lost: Vec<Reduction>,
+    /// Builds that only the cache knows, with their channels, and with what each has published and no other of them. They stay until
+    /// somebody deletes them.
+    pub unknown: BTreeMap<BuildId, (ChannelName, Vec<(RelPath, Blob)>)>,
     /// Objects that nobody of the farm put there. They stay.
     pub foreign: u64,
     /// Objects and bytes of the farm that were listed.

@@ -3,6 +3,7 @@
 use super::look::{Decided, Look};
 use super::plan::{Gone, GoneKind, SweepPlan, Unpublished, digest};
 use crate::kept::Reduction;
+use railyard_common::blob::Blob;
 use railyard_common::digest::Digest;
 use railyard_common::id::{BuildId, ChannelName};
 use railyard_common::layout::SWEPT;
@@ -107,13 +108,13 @@ pub struct Planner {
     /// Manifests that were listed, of whatever build.
     found: BTreeSet<BuildId>,
     /// Builds that only the cache knows, with what they refer to.
-    unknown: BTreeMap<BuildId, (ChannelName, u64)>,
+    unknown: BTreeMap<BuildId, Unknown>,
     /// Builds that have the name of one that is known; what is under that name in the cache is theirs.
     others: BTreeSet<BuildId>,
     /// What manifests need, besides the marks.
     more_marks: BTreeSet<Digest>,
-    /// Where they published something.
-    more_paths: BTreeSet<RelPath>,
+    /// Where they published something, with how many of them did.
+    more_paths: BTreeMap<RelPath, u32>,
     /// For each of the needed blobs, whether it was listed.
     seen: Vec<bool>,
     gone: Vec<Gone>,
@@ -124,6 +125,13 @@ pub struct Planner {
     page_len: usize,
     /// The last object of the directory was listed.
     at_end: bool,
+}
+
+/// What the manifest of a build says that only the cache knows.
+struct Unknown {
+    channel: ChannelName,
+    bytes: u64,
+    published: Vec<(RelPath, Blob)>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -147,7 +155,7 @@ impl Planner {
             unknown: BTreeMap::new(),
             others: BTreeSet::new(),
             more_marks: BTreeSet::new(),
-            more_paths: BTreeSet::new(),
+            more_paths: BTreeMap::new(),
             seen,
             gone: Vec::new(),
             lost: BTreeMap::new(),
@@ -222,12 +230,14 @@ impl Planner {
         } else if self.is_part(build) {
             return Ok(());
         }
+        self.more_marks.extend(said.blobs.iter().map(|blob| blob.digest));
+        for (path, _) in &said.published {
+            *self.more_paths.entry(path.clone()).or_default() += 1;
+        }
         if !self.look.levels.contains_key(build) {
             let bytes = said.blobs.iter().map(|blob| blob.stored_bytes).sum();
-            self.unknown.insert(build.clone(), (said.channel, bytes));
+            self.unknown.insert(build.clone(), Unknown { channel: said.channel, bytes, published: said.published });
         }
-        self.more_marks.extend(said.blobs.iter().map(|blob| blob.digest));
-        self.more_paths.extend(said.published);
         Ok(())
     }
 
@@ -266,7 +276,7 @@ impl Planner {
             .reduced
             .into_iter()
             .map(|mut one| {
-                one.paths.retain(|(path, _)| !more_paths.contains(path));
+                one.paths.retain(|(path, _)| !more_paths.contains_key(path));
                 one
             })
             .collect();
@@ -278,19 +288,24 @@ impl Planner {
                 (one.keep, one.why) = (*keep, vec![Why::Lost]);
             }
         }
-        builds.extend(unknown.into_iter().map(|(build, (channel, bytes))| Decided {
-            build,
-            channel,
+        builds.extend(unknown.iter().map(|(build, Unknown { channel, bytes, .. })| Decided {
+            build: build.clone(),
+            channel: channel.clone(),
             now: Keep::All,
             keep: Keep::All,
             why: vec![Why::Unknown],
-            bytes,
+            bytes: *bytes,
             frees: 0,
         }));
+        let own = |Unknown { channel, mut published, .. }: Unknown| {
+            published.retain(|(path, _)| more_paths.get(path) == Some(&1));
+            (channel, published)
+        };
+        let unknown = unknown.into_iter().map(|(build, said)| (build, own(said))).collect();
         let digest = digest(&builds, &reduced, &gone);
         let why = Why::Lost.to_string();
         let lost = lost.into_iter().map(|(build, keep)| Reduction { build, keep, why: why.clone() }).collect();
-        let plan = SweepPlan { at: look.at, builds, reduced, gone, lost, foreign, listed, digest };
+        let plan = SweepPlan { at: look.at, builds, reduced, gone, lost, unknown, foreign, listed, digest };
         match look.restored_at {
             Some(at) => Err((Stop::Restored { at }, Box::new(plan))),
             None => Ok(plan),
