@@ -80,9 +80,14 @@ pub fn channel_latest(pipeline: &PipelineName, channel: &ChannelName) -> RelPath
     path(format!("builds/{pipeline}/channels/{channel}/latest.json"))
 }
 
+/// Where all logs of a build lie, one below the other.
+pub fn logs(build: &BuildId) -> RelPath {
+    path(format!("logs/{}/{}", build.pipeline, build.version))
+}
+
 /// Where an attempt's log lies.
 pub fn log(build: &BuildId, job: &JobName, attempt: u32) -> RelPath {
-    path(format!("logs/{}/{}/{}/{attempt}.log.zst", build.pipeline, build.version, job.slug()))
+    path(format!("{}/{}/{attempt}.log.zst", logs(build), job.slug()))
 }
 
 /// The pipeline whose builds or logs lie at `path`, or below it.

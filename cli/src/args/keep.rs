@@ -123,7 +123,7 @@ Examples:
 Nobody finds the build any more from then on; what only it needed goes with a sweep, after the grace (`railyard gc plan`). It cannot
 be taken back. Without --force a build stays that is pinned, tagged, promoted, or that others were made from; one that runs, or
 that a running build is made from, stays in any case. After a restore, --force also deletes a build that only the cache knows
-(`railyard gc plan` lists them): what it published, and its manifest. `railyard builds --deleted` lists what was deleted. It is the operator's.")]
+(`railyard gc plan` lists them): what it published goes at once, and with it its manifest and its logs. `railyard builds --deleted` lists what was deleted. It is the operator's.")]
 pub struct DeleteArgs {
     /// PIPELINE/VERSION or PIPELINE/TAG, but not PIPELINE/latest
     pub build: String,

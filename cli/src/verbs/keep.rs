@@ -201,17 +201,18 @@ pub async fn delete(args: &DeleteArgs, console: &Console) -> Result<(), Failure>
     // What was looked at is what is deleted, whoever moves the tag meanwhile.
     let mut build = args.build.clone();
     if !args.yes {
-        match farm.known_build(&args.build).await? {
-            Some(found) => {
-                still(&args.build, &found.build, "delete")?;
-                console.note(&render::about(&found, console.now()));
-                build = found.build;
-            }
-            None => console.note(
-                "The controller does not know it. If the cache has its manifest, that goes, and what it published.",
-            ),
+        let found = farm.known_build(&args.build).await?;
+        if let Some(found) = &found {
+            still(&args.build, &found.build, "delete")?;
+            console.note(&render::about(found, console.now()));
+            build.clone_from(&found.build);
+        } else if args.force {
+            console.note(&format!(
+                "The controller does not know {build}. If the cache has its manifest, that goes, with what it says was published."
+            ));
         }
-        if !confirm::ask(&format!("Delete {build}? It cannot be taken back."))? {
+        // Without --force nothing is deleted that the controller does not know.
+        if (found.is_some() || args.force) && !confirm::ask(&format!("Delete {build}? It cannot be taken back."))? {
             return Err(Failure::Usage("nothing was deleted".to_owned()));
         }
     }

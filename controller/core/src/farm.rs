@@ -99,6 +99,11 @@ pub(crate) struct Measured {
 }
 
 impl Farm {
+    /// The number that the next job gets: all jobs of before have smaller ones.
+    pub fn next_job(&self) -> JobId {
+        JobId(self.next_job)
+    }
+
     /// The state as a snapshot.
     pub fn snapshot(&self) -> Snapshot {
         let jobs = SnapshotJobs { jobs: self.jobs.iter().map(|(id, job)| (*id, job.clone())).collect() };

@@ -79,7 +79,7 @@ acts! {
     PolicyChange = "policy-change",
     /// It was asked what a sweep would delete.
     SweepPlan = "sweep-plan",
-    /// A sweep is about to delete. Without a record of its end after it, it was cut off.
+    /// A sweep is about to delete, or a build that only the cache knows is. Without a record of its end after it, it was cut off.
     SweepBegin = "sweep-begin",
     /// Retention deleted what nothing needs.
     Sweep = "sweep",

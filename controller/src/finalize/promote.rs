@@ -13,7 +13,7 @@ use railyard_common::id::{BuildId, ChannelName};
 use railyard_common::path::RelPath;
 use railyard_core::{Command, Event, InChannel, Promoting, Promotion, Refusal};
 use railyard_service::error_chain;
-use railyard_service::task::blocking;
+use railyard_service::task::{self, blocking};
 use railyard_transfer::Hasher;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -120,14 +120,11 @@ impl Finalizer {
             Err(_) => return false,
         };
         let tried = match &promoting.failed {
-            Some(why) => self.forget(id, &promoting).await.map(|()| Some(why.clone())),
+            Some(_) => self.forget(id, &promoting).await,
             None => self.go_on(id, &promoting, last).await,
         };
         let why = match tried {
-            Ok(failed) => {
-                self.record_end(id, &promoting.promotion, failed).await;
-                return true;
-            }
+            Ok(()) => return true,
             Err(Failure::Stopping) => return false,
             Err(failure) => failure.to_string(),
         };
@@ -136,8 +133,7 @@ impl Finalizer {
         false
     }
 
-    /// Returns why it was taken back, if it was.
-    async fn go_on(&self, id: &BuildId, promoting: &Promoting, last: bool) -> Result<Option<String>, Failure> {
+    async fn go_on(&self, id: &BuildId, promoting: &Promoting, last: bool) -> Result<(), Failure> {
         let paths = &promoting.promotion.paths;
         let placed = match self.look(paths).await {
             Ok(fresh) => self.place_and_verify(id, paths, &fresh).await,
@@ -149,28 +145,35 @@ impl Finalizer {
             Err(failure @ Failure::ForNow(_)) if last => Some(failure.to_string()),
             Err(failure) => return Err(failure),
         };
+        let has_failed = error.is_some();
         tracing::info!(build = %id, channel = %promoting.promotion.channel, ?error, "a promotion that was cut off has ended");
-        self.end_promotion(id, error.clone()).await.map_err(|_| Failure::Stopping)?;
-        if error.is_some() {
-            self.forget(id, promoting).await?;
-        }
-        Ok(error)
+        let ending = self.clone().end_for_nobody(id.clone(), promoting.promotion.clone(), error);
+        // What is ended is recorded, also if this controller stops just now.
+        let ended = task::spawn("end of a promotion", self.audit.under_way(ending)).await;
+        ended.map_err(|_| Failure::Stopping)?.map_err(|_| Failure::Stopping)?;
+        if has_failed { self.forget(id, promoting).await } else { Ok(()) }
     }
 
     /// Whoever asked for it is not there to be told, and their call has no record of its end.
-    async fn record_end(&self, id: &BuildId, promotion: &Promotion, failed: Option<String>) {
+    async fn end_for_nobody(
+        self,
+        id: BuildId,
+        promotion: Promotion,
+        error: Option<String>,
+    ) -> Result<(), CommandError> {
+        self.end_promotion(&id, error.clone()).await?;
         let entry = Entry::new(Act::Promote)
             .target(id.to_string())
             .detail("channel", promotion.channel.as_str())
-            .detail("published", promotion.paths.len().to_string())
             .detail("asked_by", &promotion.by);
-        let entry = match failed {
+        let entry = match error {
             Some(why) => entry.refused(why),
-            None => entry,
+            None => entry.detail("published", promotion.paths.len().to_string()),
         };
         if let Err(error) = self.audit.record(entry).await {
             tracing::error!(build = %id, error = error_chain(&error), "the end of a promotion is not recorded yet");
         }
+        Ok(())
     }
 
     async fn place_and_verify(

@@ -120,6 +120,8 @@ enum Fact {
     /// It has not, or not again: how it came out is what was said of it before, if anything was.
     Open(Entry),
     Deleted(Tombstone),
+    /// It is deleted, and the farm does not know it. Its channel is the one in which it is listed, if it is.
+    Denied(Tombstone),
 }
 
 impl Facts {
@@ -130,8 +132,10 @@ impl Facts {
         let mut facts: BTreeMap<_, _> = builds.map(|build| (build.id().version.clone(), known(build))).collect();
         if let Some(News::Deleted { build, channel, at, why }) = news {
             let (version, channel, at, why) = (build.version.clone(), channel.clone(), rfc3339(*at), why.clone());
-            let tombstone = Tombstone { version: version.clone(), channel, number: None, at, why };
-            facts.entry(version).or_insert(Known { number: 0, fact: Fact::Deleted(tombstone) });
+            // Whatever is submitted from now on comes after it.
+            let number = farm.next_job().0.saturating_sub(1);
+            let tombstone = Tombstone { version: version.clone(), channel, number: Some(number), at, why };
+            facts.entry(version).or_insert(Known { number, fact: Fact::Denied(tombstone) });
         }
         Self(facts)
     }
@@ -144,7 +148,7 @@ impl Facts {
         let mut tombstones = Vec::new();
         for grave in graves {
             match facts.get(&grave.version).map(|known| (known.number, &known.fact)) {
-                Some((_, Fact::Deleted(_))) => continue,
+                Some((_, Fact::Deleted(_) | Fact::Denied(_))) => continue,
                 Some((number, Fact::Ended(entry))) if grave.is_before(number, entry) => continue,
                 // The farm has forgotten that it was deleted.
                 Some((_, Fact::Ended(_))) => drop(facts.remove(&grave.version)),
@@ -154,7 +158,8 @@ impl Facts {
         }
         let (mut own, mut others) = (Vec::new(), Vec::new());
         for entry in old.into_iter().filter(|entry| tombstones.iter().all(|grave| grave.version != entry.version)) {
-            match facts.get(&entry.version).map(|known| (known.number, &known.fact)) {
+            match facts.get_mut(&entry.version).map(|known| (known.number, &mut known.fact)) {
+                Some((_, Fact::Denied(tombstone))) => tombstone.channel = entry.channel,
                 Some((number, Fact::Open(now))) => own.push((number, Entry { verdict: entry.verdict, ..now.clone() })),
                 Some((_, Fact::Ended(_) | Fact::Deleted(_))) => {}
                 None => others.push(entry),
@@ -164,7 +169,7 @@ impl Facts {
             match fact {
                 Fact::Ended(entry) => own.push((number, entry)),
                 Fact::Open(_) => {}
-                Fact::Deleted(tombstone) => tombstones.push(tombstone),
+                Fact::Deleted(tombstone) | Fact::Denied(tombstone) => tombstones.push(tombstone),
             }
         }
         let mut builds = newest_first(own, others);

@@ -5,7 +5,7 @@ use super::auth::{caller, in_scope};
 use super::client::{Client, denied_status};
 use super::{bad_request, command_status, read, sweep, view};
 use crate::access::table;
-use crate::audit::Act;
+use crate::audit::{Act, By};
 use crate::finalize::PromoteError;
 use railyard_common::id::{BuildId, ChannelName, PinName, PipelineName, TagName};
 use railyard_common::retention::{Keep, Pin};
@@ -236,7 +236,7 @@ impl Client {
             return Err(command_status(Refusal::BuildNeeded { build, why: why.to_owned() }.into()));
         }
         let why = if request.why.is_empty() { format!("deleted by {who}") } else { request.why.clone() };
-        self.sweep.delete_unknown(build.clone(), why).await.map_err(sweep::status)?;
+        self.sweep.delete_unknown(build.clone(), By::Somebody(who.clone()), why).await.map_err(sweep::status)?;
         tracing::info!(%build, by = %who, "a build is deleted that only the cache knew");
         Ok(v1::DeleteBuildResponse { build: build.to_string() })
     }

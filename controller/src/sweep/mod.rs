@@ -1,6 +1,6 @@
 //! The sweep: deletes what retention does not keep. One task owns it; everyone else asks that.
 //!
-//! **Invariant:** one sweep at a time; nothing is deleted that was not in a plan, and a plan is made of one look and a whole listing.
+//! **Invariant:** one sweep at a time; a sweep deletes nothing that was not in a plan, and a plan is made of one look and a whole listing.
 
 mod carry;
 mod claims;
@@ -9,6 +9,7 @@ mod metrics;
 mod plan;
 mod report;
 mod settings;
+mod unknown;
 
 pub use claims::Claims;
 pub use metrics::{METRICS, Metrics};
@@ -19,16 +20,14 @@ use crate::audit::{Act, Audit, AuditError, By, Entry};
 use crate::cache::{Cache, CacheError};
 use crate::driver::{CommandError, Handle};
 use crate::finalize::Finalizer;
-use crate::index::News;
 use crate::uploads;
 use due::Due;
 use metrics::Asked;
 use plan::Planned;
 use railyard_common::digest::Digest;
-use railyard_common::id::{BuildId, ChannelName};
-use railyard_common::layout;
+use railyard_common::id::BuildId;
 use railyard_core::sweep::{Stop, SweepPlan};
-use railyard_core::{Command, Force, Refusal};
+use railyard_core::{Command, Force};
 use railyard_service::clock::Clock;
 use railyard_service::{error_chain, task};
 use std::collections::VecDeque;
@@ -87,6 +86,7 @@ enum Request {
     },
     Delete {
         build: BuildId,
+        by: By,
         why: String,
         reply: oneshot::Sender<Result<(), SweepError>>,
     },
@@ -145,9 +145,9 @@ impl SweepHandle {
     ///
     /// # Errors
     /// [`SweepError`]; with [`railyard_core::Refusal::UnknownBuild`] the cache does not know it either, or the farm does by now.
-    pub async fn delete_unknown(&self, build: BuildId, why: String) -> Result<(), SweepError> {
+    pub async fn delete_unknown(&self, build: BuildId, by: By, why: String) -> Result<(), SweepError> {
         let (reply, answer) = oneshot::channel();
-        self.ask(Request::Delete { build, why, reply }, answer).await
+        self.ask(Request::Delete { build, by, why, reply }, answer).await
     }
 
     async fn ask<T>(
@@ -229,9 +229,9 @@ impl Sweeper {
                 // Whoever asked may have hung up.
                 let _ = reply.send(self.resume(by).await);
             }
-            Request::Delete { build, why, reply } => {
+            Request::Delete { build, by, why, reply } => {
                 // Whoever asked may have hung up.
-                let _ = reply.send(self.delete_unknown(&build, why).await);
+                let _ = reply.send(self.delete_unknown(&build, by, why).await);
             }
             Request::Plan { reply } => {
                 let planned = self.plan(Asked::Operator).await;
@@ -258,33 +258,6 @@ impl Sweeper {
         let lost = Command::Reduce { builds: plan.lost, by: by.clone(), force: Force::Forced };
         self.farm.decide(lost).await?;
         Ok(!self.farm.decide(Command::ResumeSweep { by }).await?.is_empty())
-    }
-
-    async fn delete_unknown(&self, build: &BuildId, why: String) -> Result<(), SweepError> {
-        let unknown = || CommandError::Refused(Refusal::UnknownBuild(build.clone()));
-        let (channel, paths) = match self.plan(Asked::Operator).await {
-            Ok(Planned { stop: Some(stop), .. }) => return Err(stop.into()),
-            Ok(Planned { plan, .. }) => plan.unknown.get(build).cloned().ok_or_else(unknown)?,
-            // It may have published something, but nobody can say what.
-            Err(SweepError::Stopped(Stop::BadManifest { build: bad, .. })) if bad == *build => {
-                (ChannelName::usual().clone(), Vec::new())
-            }
-            Err(error) => return Err(error),
-        };
-        let asked = build.clone();
-        if self.farm.read(move |farm, _| farm.build(&asked).is_some()).await? {
-            return Err(unknown().into());
-        }
-        let grace = self.settings.borrow().sweep.grace.millis();
-        self.finalizer.unpublish(build, &paths, grace).await.map_err(SweepError::Left)?;
-        let news = News::Deleted { build: build.clone(), channel, at: self.clock.now(), why };
-        let listed = self.finalizer.indexer().write(&build.pipeline, Some(&news)).await;
-        let left =
-            |what: &str, error: &dyn std::error::Error| SweepError::Left(format!("{what}: {}", error_chain(error)));
-        listed.map_err(|error| left("the list of builds cannot be written", &error))?;
-        // Last: until then it can be found and deleted again.
-        let deleted = self.cache.delete(&layout::build_manifest(build)).await;
-        deleted.map_err(|error| left("its manifest cannot be deleted", &error))
     }
 
     async fn plan(&self, asked: Asked) -> Result<Planned, SweepError> {

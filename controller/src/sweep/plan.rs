@@ -53,7 +53,7 @@ pub(super) async fn plan(
                 planner.page(page.into_iter().map(listed).collect())?;
             }
             Ask::Manifests(builds) => {
-                let mut read = stream::iter(builds).map(|build| manifest(cache, build)).buffer_unordered(READERS);
+                let mut read = stream::iter(builds).map(|build| manifest(cache, build)).buffered(READERS);
                 while let Some((build, bytes)) = read.next().await {
                     planner.manifest(&build, bytes?.as_deref())?;
                 }
@@ -71,7 +71,7 @@ pub(super) async fn plan(
     })
 }
 
-async fn page(cache: &dyn Cache, prefix: &str, after: Option<&RelPath>) -> Result<Vec<Entry>, CacheError> {
+pub(super) async fn page(cache: &dyn Cache, prefix: &str, after: Option<&RelPath>) -> Result<Vec<Entry>, CacheError> {
     let mut tries = 1;
     loop {
         match cache.list(prefix, after.map(RelPath::as_str), PAGE_LEN).await {

@@ -76,11 +76,12 @@ impl<'s> Round<'s> {
     /// The controller's own worker settles what was begun, and says so in the audit.
     async fn settle(&self, cache: Arc<dyn Cache>) {
         let finalizer = self.finalizer(cache);
-        let is_due = self.settled().await.is_none();
+        // Whoever saw it fail has recorded that, or told whoever does.
+        let is_due =
+            self.farm.farm.read(|farm, _| farm.promoting().any(|(_, one)| one.failed.is_none())).await.unwrap();
         let settled = async || {
             self.settled().await?;
-            // One that nothing was begun of has nothing to say.
-            if is_due { self.recorded() } else { Some(None) }
+            if is_due { self.recorded().await } else { Some(None) }
         };
         tokio::select! {
             biased;
@@ -93,11 +94,12 @@ impl<'s> Round<'s> {
     }
 
     /// How it ended, as the audit has it; `None` once it has so many that were refused that it counts the others.
-    fn recorded(&self) -> Option<Option<String>> {
+    async fn recorded(&self) -> Option<Option<String>> {
         let mut records = self.stage.audited("promote");
         let refused = records.iter().filter(|record| record["outcome"] == "refused").count();
         records.retain(|record| record["target"] == self.farm.build.to_string());
-        let Some(own) = records.pop() else { return (refused >= WRITTEN_OUT).then_some(None) };
+        let is_counted = refused >= WRITTEN_OUT && !self.is_promoted().await;
+        let Some(own) = records.pop() else { return is_counted.then_some(None) };
         assert_eq!((&own["by"], &own["details"]["asked_by"]), (&"controller".into(), &"olga".into()));
         Some(own["outcome"].as_str().map(str::to_owned))
     }

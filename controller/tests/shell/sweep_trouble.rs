@@ -141,8 +141,10 @@ async fn a_build_that_only_the_cache_knows_is_deleted_by_force(backend: Backend)
     // Two that publish the same bytes at the same place.
     let alike = PUBLISH.replace("{{ version }}", "alike");
     assert_ne!(alike, PUBLISH);
-    for version in ["5", "6"] {
-        let build = person.submit(&alike, version).await;
+    for version in ["5", "6", "7"] {
+        let untrusted = version == "7";
+        let request = v1::SubmitRequest { untrusted, ..submission(&alike, version) };
+        let build = person.try_submit(request).await.unwrap().build;
         let held = lease(&worker.order().await);
         worker.succeed_with(held, &[("out/disk", b"of both")]).await;
         assert_eq!(person.ended(&build).await.state(), v1::BuildState::Succeeded);
@@ -160,13 +162,16 @@ async fn a_build_that_only_the_cache_knows_is_deleted_by_force(backend: Backend)
     delete(&controller, "pub/5", true).await.unwrap();
     assert_eq!(controller.cached("images/alike/disk").await.unwrap(), "of both", "the other one published it, too");
     delete(&controller, "pub/6", true).await.unwrap();
+    delete(&controller, "pub/7.untrusted", true).await.unwrap();
     assert_eq!(controller.cached("images/alike/disk").await, None);
     let lists = controller.cached_json("builds/pub/builds.json").await;
     let versions: Vec<_> = lists["builds"].as_array().unwrap().iter().map(|one| one["version"].as_str()).collect();
     assert_eq!(versions, [Some("3"), Some("1")]);
     let graves = lists["tombstones"].as_array().unwrap();
     let graves: BTreeSet<_> = graves.iter().map(|one| (one["version"].as_str(), one["why"].as_str())).collect();
+    // One that is untrusted has never been listed.
     assert_eq!(graves, ["2", "5", "6"].map(|version| (Some(version), Some("wrong key"))).into());
+    controller.audited(&["operator/olga", "\"sweep-begin\"", "\"target\":\"pub/2\""]).await;
     controller.audited(&["operator/olga", "\"delete\"", "pub/2", "wrong key", "\"done\""]).await;
 
     // Of this one nobody can say what it published, or what it needs.
@@ -181,6 +186,11 @@ async fn a_build_that_only_the_cache_knows_is_deleted_by_force(backend: Backend)
     let mut worker = controller.worker("anvil").await;
     build(&person, &mut worker, "2", &[("out/disk", b"another")]).await;
     assert_eq!(controller.cached("images/2/disk").await.unwrap(), "another");
+    until("the new one in the list", async || {
+        let lists = controller.cached_json("builds/pub/builds.json").await;
+        (lists["builds"][0]["version"] == "2").then_some(())
+    })
+    .await;
 }
 
 async fn delete(controller: &Controller, build: &str, force: bool) -> Result<(), Status> {

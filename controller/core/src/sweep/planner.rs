@@ -231,7 +231,8 @@ impl Planner {
             return Ok(());
         }
         self.more_marks.extend(said.blobs.iter().map(|blob| blob.digest));
-        for (path, _) in &said.published {
+        // One build may have the same bytes there twice.
+        for path in said.published.iter().map(|(path, _)| path).collect::<BTreeSet<_>>() {
             *self.more_paths.entry(path.clone()).or_default() += 1;
         }
         if !self.look.levels.contains_key(build) {

@@ -92,6 +92,20 @@ fn a_deleted_build_leaves_a_tombstone_also_when_the_farm_has_forgotten_it() {
 }
 
 #[test]
+fn a_build_that_the_farm_does_not_know_leaves_a_tombstone_where_it_was_listed() {
+    let stood =
+        facts([entry("1", "beta", Verdict::Succeeded, 1), entry("2", "stable", Verdict::Succeeded, 20)]).over(None);
+    // Its manifest is of before it was promoted, and the clock was put back.
+    let denied = Tombstone { number: Some(9), ..grave("2", "beta", 10) };
+    let index = Facts([known(9, denied.version.clone(), Fact::Denied(denied))].into()).over(Some(stood));
+    assert_eq!((versions(&index), index.tombstones[0].channel.as_str()), (vec!["1"], "stable"));
+    let again = numbered([(10, entry("2", "beta", Verdict::Succeeded, 5))]).over(Some(index.clone()));
+    assert_eq!((again.builds.len(), again.tombstones.len()), (2, 0), "the next one of that name came later");
+    let before = numbered([(9, entry("2", "stable", Verdict::Succeeded, 20))]).over(Some(index));
+    assert_eq!((versions(&before), before.tombstones.len()), (vec!["1"], 1), "it is the same one");
+}
+
+#[test]
 fn the_order_of_submission_decides_and_not_the_clock() {
     let succeeded = |version, at| entry(version, "beta", Verdict::Succeeded, at);
     // The clock was put back before 3.
