@@ -10,7 +10,8 @@ use railyard_proto::v1::admin_service_client::AdminServiceClient;
 use railyard_proto::v1::client_service_client::ClientServiceClient;
 use railyard_proto::v1::{self, GetBuildRequest, GetFarmRequest, GetFarmResponse};
 use railyard_service::channel::{self, Endpoint};
-use railyard_service::{MESSAGE_MAX_BYTES, rpc_error, telemetry};
+use railyard_service::clock::{Clock as _, SystemClock};
+use railyard_service::{MESSAGE_MAX_BYTES, rpc_error, telemetry, tls};
 use std::error::Error;
 use std::time::Duration;
 use tonic::metadata::AsciiMetadataValue;
@@ -119,6 +120,17 @@ impl Farm {
 
     /// What a refusal, or silence, means for people.
     pub fn refused(&self, status: &Status) -> Failure {
+        // A connection that a controller ends for that does not always say so.
+        let own = self.endpoint.identity.as_ref();
+        let left = own.and_then(|pair| tls::secs_left(&pair.cert_pem, SystemClock.now()).ok());
+        if is_connection_trouble(status) && left == Some(0) {
+            return Failure::Farm(format!(
+                "cannot reach the controller at {}: {}; your certificate has expired, as far as this host's clock is right: an operator \
+                 gets you a token (`railyard token create`), and `railyard login` takes it",
+                self.endpoint.url,
+                root_cause(status)
+            ));
+        }
         refused(&self.endpoint.url, status)
     }
 }
@@ -200,7 +212,8 @@ pub fn root_cause(status: &Status) -> String {
 fn unreachable(url: &str, status: &Status) -> String {
     let cause = root_cause(status);
     // rustls says in words what is wrong; only the advice differs.
-    let advice = if cause.contains("certificate") || cause.contains("UnknownIssuer") {
+    let lower = cause.to_ascii_lowercase();
+    let advice = if ["certificate", "unknownissuer", "unknownca"].iter().any(|word| lower.contains(word)) {
         "is that the farm's CA certificate, and is yours still valid?"
     } else {
         "is `railyard dev` running?"
@@ -260,6 +273,13 @@ mod tests {
         let (exit, message) = told(&broken);
         assert_eq!(exit, 3);
         assert!(message.ends_with("at https://farm:7411: connection refused; is `railyard dev` running?"), "{message}");
+
+        // As rustls names what the other side has told.
+        for alert in ["CertificateExpired", "UnknownCA", "UnsupportedCertificate"] {
+            let refused = std::io::Error::other(format!("received fatal alert: {alert}"));
+            let (_, message) = told(&Status::from_error(Box::new(refused)));
+            assert!(message.ends_with("is yours still valid?"), "{message}");
+        }
 
         let stopping = rpc_error::refusal(Code::Unavailable, rpc_error::STOPPING, "stopping");
         assert!(!is_connection_trouble(&stopping) && is_passing(&stopping));

@@ -71,6 +71,16 @@ pub fn is_match(pattern: &str, name: &str) -> bool {
     pattern == name || pattern.strip_suffix('*').is_some_and(|start| name.starts_with(start))
 }
 
+/// Whether a pattern of [`is_match`] can be meant for names of that sort.
+pub fn is_pattern<Name: FromStr>(pattern: &str) -> bool {
+    match pattern.strip_suffix('*') {
+        Some("") => true,
+        // Some names end with a letter or a digit; what stands for the `*` can be one.
+        Some(start) => format!("{start}0").parse::<Name>().is_ok(),
+        None => pattern.parse::<Name>().is_ok(),
+    }
+}
+
 /// Written and read as its text.
 macro_rules! as_text {
     ($name:ident) => {

@@ -11,6 +11,51 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 
+/// Linux' capabilities, without their `CAP_`.
+pub(crate) const CAPABILITIES: [&str; 41] = [
+    "AUDIT_CONTROL",
+    "AUDIT_READ",
+    "AUDIT_WRITE",
+    "BLOCK_SUSPEND",
+    "BPF",
+    "CHECKPOINT_RESTORE",
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "DAC_READ_SEARCH",
+    "FOWNER",
+    "FSETID",
+    "IPC_LOCK",
+    "IPC_OWNER",
+    "KILL",
+    "LEASE",
+    "LINUX_IMMUTABLE",
+    "MAC_ADMIN",
+    "MAC_OVERRIDE",
+    "MKNOD",
+    "NET_ADMIN",
+    "NET_BIND_SERVICE",
+    "NET_BROADCAST",
+    "NET_RAW",
+    "PERFMON",
+    "SETFCAP",
+    "SETGID",
+    "SETPCAP",
+    "SETUID",
+    "SYSLOG",
+    "SYS_ADMIN",
+    "SYS_BOOT",
+    "SYS_CHROOT",
+    "SYS_MODULE",
+    "SYS_NICE",
+    "SYS_PACCT",
+    "SYS_PTRACE",
+    "SYS_RAWIO",
+    "SYS_RESOURCE",
+    "SYS_TIME",
+    "SYS_TTY_CONFIG",
+    "WAKE_ALARM",
+];
+
 /// What `default` stands for in a step's capabilities: the set that Docker gives to containers, but `NET_RAW`, with which a step
 /// could pretend to its neighbours on the worker's bridge to be somebody else. Everybody has it who asks.
 pub const DEFAULT_CAPABILITIES: [&str; 13] = [
@@ -51,7 +96,7 @@ pub enum Right {
 /// A text that is no right.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "`{0}` is not a right: expected `privileged`, `capabilities:NAME`, `devices:/dev/NAME`, `host-paths:/PATH` or `host-paths:/PATH:rw`"
+    "`{0}` is not a right: expected `privileged`, `capabilities:NAME` (such as `SYS_ADMIN`), `devices:/dev/NAME`, `host-paths:/PATH` or `host-paths:/PATH:rw`"
 )]
 pub struct BadRight(String);
 
@@ -134,7 +179,7 @@ impl FromStr for Right {
         let (kind, name) = text.split_once(':').unwrap_or((text, ""));
         match kind {
             "privileged" if text == kind => Ok(Self::Privileged),
-            "capabilities" if is_capability(name) => Ok(Self::Capability(name.to_owned())),
+            "capabilities" => capability(name).map(Self::Capability).ok_or_else(bad),
             "devices" if name.starts_with("/dev/") && is_path(name) => Ok(Self::Device(name.to_owned())),
             "host-paths" => {
                 let (source, writable) = name.strip_suffix(":rw").map_or((name, false), |source| (source, true));
@@ -146,9 +191,12 @@ impl FromStr for Right {
     }
 }
 
-fn is_capability(name: &str) -> bool {
-    let bare = name.strip_suffix('*').unwrap_or(name);
-    !name.is_empty() && bare.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_')
+/// One of Linux' capabilities without its `CAP_`, in upper case, or the beginning of one with a `*` behind it. What means none would
+/// allow nothing, and nobody would see why.
+fn capability(text: &str) -> Option<String> {
+    let upper = text.to_ascii_uppercase();
+    let name = upper.strip_prefix("CAP_").unwrap_or(&upper);
+    CAPABILITIES.iter().any(|known| crate::id::is_match(name, known)).then(|| name.to_owned())
 }
 
 /// Absolute, without anything that climbs, and without what the engine's own forms use.
@@ -192,11 +240,18 @@ mod tests {
         ] {
             assert_eq!(right(text).to_string(), text);
         }
+        // In every form that a pipeline may give it.
+        for text in ["capabilities:CAP_SYS_ADMIN", "capabilities:sys_admin", "capabilities:Cap_Sys_Admin"] {
+            assert_eq!(right(text).to_string(), "capabilities:SYS_ADMIN");
+        }
+        assert_eq!(right("capabilities:CAP_SYS_*").to_string(), "capabilities:SYS_*");
         for bad in [
             "",
             "privileged:yes",
             "capabilities:",
-            "capabilities:sys_admin",
+            "capabilities:FOO",
+            "capabilities:FOO*",
+            "capabilities:**",
             "devices:/etc/shadow",
             "devices:/dev/../etc",
             "host-paths:/",

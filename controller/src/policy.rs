@@ -15,7 +15,7 @@
 //! What a rule `reserve`s is for the pipelines of such rules alone: `reserve = ["pool:signing", "publish:images"]`.
 
 use crate::reserve::Reserve;
-use railyard_common::id::{PipelineName, is_match};
+use railyard_common::id::{PipelineName, is_match, is_pattern};
 use railyard_common::job::JobSpec;
 use railyard_common::path::RelPath;
 use railyard_common::plan::Plan;
@@ -57,26 +57,52 @@ struct WrittenRule {
     untrusted: bool,
 }
 
-/// A rule gives untrusted builds what they cannot have.
+/// A rule that cannot be meant.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "rule `{name}` has `untrusted = true` and allows `{right}`, which an untrusted build cannot have: {why}. Take it out, and \
-     put it into a rule of its own without `untrusted` for the builds that you trust"
-)]
-pub struct TooMuch {
-    name: String,
-    right: Right,
-    why: &'static str,
+pub enum BadRule {
+    /// It gives untrusted builds what they cannot have.
+    #[error(
+        "rule `{name}` has `untrusted = true` and allows `{right}`, which an untrusted build cannot have: {why}. Take it out, and \
+         put it into a rule of its own without `untrusted` for the builds that you trust"
+    )]
+    TooMuch {
+        /// Which rule.
+        name: String,
+        /// What it gives.
+        right: Right,
+        /// Why not.
+        why: &'static str,
+    },
+    /// It is for no pipeline.
+    #[error(
+        "rule `{name}` is for the pipeline `{pattern}`, which cannot be the name of one; a name is in lower case, and a `*` may stand \
+         at its end"
+    )]
+    Pattern {
+        /// Which rule.
+        name: String,
+        /// What is wrong.
+        pattern: String,
+    },
+    /// The same.
+    #[error("rule `{0}` names no pipelines, so it is for none; `pipelines = [\"*\"]` is for all")]
+    NoPipelines(String),
 }
 
 impl TryFrom<WrittenRule> for PolicyRule {
-    type Error = TooMuch;
+    type Error = BadRule;
 
-    fn try_from(written: WrittenRule) -> Result<Self, TooMuch> {
+    fn try_from(written: WrittenRule) -> Result<Self, BadRule> {
         let WrittenRule { name, pipelines, allow, reserve, untrusted } = written;
+        if pipelines.is_empty() {
+            return Err(BadRule::NoPipelines(name));
+        }
+        if let Some(pattern) = pipelines.iter().find(|pattern| !is_pattern::<PipelineName>(pattern)) {
+            return Err(BadRule::Pattern { pattern: pattern.clone(), name });
+        }
         let forbidden = allow.iter().filter(|_| untrusted).find_map(|right| Some((right, harm(right)?)));
         match forbidden {
-            Some((right, why)) => Err(TooMuch { right: right.clone(), name, why }),
+            Some((right, why)) => Err(BadRule::TooMuch { right: right.clone(), name, why }),
             None => Ok(Self { name, pipelines, allow, reserve, untrusted }),
         }
     }
@@ -284,6 +310,25 @@ mod tests {
             rule("images", &["os", "mini-*"], &["privileged"]),
             rule("kvm", &["vm"], &["devices:/dev/kvm", "host-paths:/srv/ccache"]),
         ])
+    }
+
+    #[test]
+    fn a_rule_that_cannot_be_meant_is_refused() {
+        let rule = |more: serde_json::Value| {
+            let mut written = serde_json::json!({ "name": "r", "pipelines": ["os", "mini-*", "*"] });
+            written.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            serde_json::from_value::<PolicyRule>(written).map_err(|error| error.to_string())
+        };
+        assert!(rule(serde_json::json!({ "allow": ["capabilities:CAP_SYS_ADMIN"] })).is_ok());
+        for (more, why) in [
+            (serde_json::json!({ "pipelines": [] }), "names no pipelines"),
+            (serde_json::json!({ "pipelines": ["os", "Alpha"] }), "`Alpha`"),
+            (serde_json::json!({ "pipelines": ["a*b"] }), "`a*b`"),
+            (serde_json::json!({ "allow": ["capabilities:FOO"] }), "`capabilities:FOO` is not a right"),
+        ] {
+            let told = rule(more).unwrap_err();
+            assert!(told.contains(why), "{told}");
+        }
     }
 
     #[test]

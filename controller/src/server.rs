@@ -248,6 +248,9 @@ async fn end_audit(audit: &Audit) {
 /// Largest message to a service that everybody may call: the name of a service or of a message.
 const PUBLIC_MESSAGE_MAX_BYTES: usize = 64 * 1024;
 
+/// Largest message to the service that gives out certificates and tokens, to nobody known as well: a token for thousands of pipelines.
+const ACCESS_MESSAGE_MAX_BYTES: usize = 256 * 1024;
+
 /// Changed builds that a slow watcher may be behind before it reads everything again.
 const CHANGES_LEN: usize = 4_096;
 
@@ -276,7 +279,7 @@ fn routes(config: &ControllerConfig, rooms: Rooms, shutdown: &CancellationToken)
         Validity { worker_secs: config.worker_certificate_secs, person_secs: config.person_certificate_secs };
     let gate = Gate::new(&farm, clock.clone(), guesses.clone(), audit.clone());
     let access = AccessControl::new(farm.clone(), authority, clock.clone(), guesses, audit.clone(), validity)?;
-    let access = AccessServiceServer::new(access);
+    let access = AccessServiceServer::new(access).max_decoding_message_size(ACCESS_MESSAGE_MAX_BYTES);
     let client = Client {
         farm: farm.clone(),
         audit: audit.clone(),
@@ -297,7 +300,8 @@ fn routes(config: &ControllerConfig, rooms: Rooms, shutdown: &CancellationToken)
         sweep,
         clock: clock.clone(),
         shutdown: shutdown.clone(),
-    });
+    })
+    .max_decoding_message_size(MESSAGE_MAX_BYTES);
     let giver = Giver::new(secrets, audit.clone());
     let probes = probes(farm.clone(), audit.clone());
     let registry = registry::router(farm.clone(), cache.clone(), config.cache().is_public());

@@ -48,7 +48,7 @@ mod tests {
                     secrets: vec![v1::SecretFile { name: "n".to_owned(), value: canary.into() }]
                 }
             ),
-            format!("{:?}", v1::EnrolRequest { token: canary.to_owned(), csr: Vec::new() }),
+            format!("{:?}", v1::EnrolRequest { token: canary.to_owned(), ..Default::default() }),
             format!("{:?}", v1::CreateTokenResponse { token: canary.to_owned(), view: None }),
         ];
         let bytes = format!("{:?}", canary.as_bytes());

@@ -1,5 +1,7 @@
 //! A host joins with a token, renews its certificate under a running container, and is shut out.
 
+use railyard_service::clock::{Clock as _, SystemClock};
+use railyard_service::tls;
 use railyard_tests::engine::Engine;
 use railyard_tests::farm::{BUILD_LIMIT, Farm, job, list};
 use railyard_tests::process::{Process, railyard};
@@ -140,4 +142,45 @@ fn a_worker_joins_renews_under_a_running_container_and_is_shut_out_at_once() {
     assert!(worker.log().contains("was revoked"), "{}", worker.log());
     assert!(engine.containers_of(&name).is_empty());
     engine.query(&["image", "rm", &base]);
+}
+
+/// As with a host that was suspended for a day.
+#[test]
+fn a_worker_whose_certificate_has_run_out_goes_on_when_its_host_joins_again() {
+    let farm = Farm::start_with(&format!("worker_certificate_secs = {CERTIFICATE_SECS}\n"), &[]);
+    let name = format!("joined-{}", unique());
+    let dir = tempfile::tempdir().expect("a directory");
+    let data = dir.path().join("data");
+    let join = |log: &str| {
+        let made = farm.cli(&["token", "create", "--worker", &name]);
+        assert_eq!(made.code, 0, "{made:?}");
+        let mut command = Command::new(railyard());
+        command.env("RAILYARD_LOG", "info").args(["worker", "--join", made.stdout.trim(), &farm.url(), "--data-dir"]);
+        command.arg(&data);
+        Process::start(command, &dir.path().join(log))
+    };
+    let mut worker = join("worker.log");
+    is_connected(&farm, &name, &worker);
+    worker.hold();
+    let certificate = data.join("pki/worker.pem");
+    wait::until("the certificate's end", BUILD_LIMIT, || {
+        let pem = std::fs::read_to_string(&certificate).expect("a certificate");
+        let left = tls::secs_left(&pem, SystemClock.now()).expect("it can be read");
+        if left == 0 { Ok(()) } else { Err(format!("{left} s are left")) }
+    });
+    worker.go_on();
+    wait::until("the advice", BUILD_LIMIT, || {
+        let log = worker.log();
+        if log.contains("join the farm again with a token") { Ok(()) } else { Err(log) }
+    });
+    // It runs, so the second one only joins.
+    let mut second = join("second.log");
+    wait::until("the second one's end", BUILD_LIMIT, || if second.has_ended() { Ok(()) } else { Err(second.log()) });
+    assert!(second.log().contains("joined the farm"), "{}", second.log());
+    wait::until("the new certificate in use", BUILD_LIMIT, || {
+        let log = worker.log();
+        if log.contains("somebody has joined again") { Ok(()) } else { Err(log) }
+    });
+    is_connected(&farm, &name, &worker);
+    worker.kill();
 }

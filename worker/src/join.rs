@@ -11,9 +11,10 @@
 use crate::config::WorkerConfig;
 use crate::host;
 use anyhow::{Context as _, ensure};
-use railyard_common::identity::{Identity, Limits, PoolLimit, Role};
+use railyard_common::identity::{Identity, Limits, PoolLimit};
 use railyard_common::platform::PlatformOffer;
 use railyard_common::token::{Token, TokenKind};
+use railyard_proto::v1::JoinAs;
 use railyard_service::clock::{Clock as _, SystemClock};
 use railyard_service::enrol::{self, Enrolled};
 use railyard_service::tls::{self, KeyRequest};
@@ -154,11 +155,8 @@ impl Files {
                 key
             }
         };
-        let Enrolled { pair, ca_pem, identity, .. } = enrol::join_with(url, &token.reveal(), &key).await?;
-        ensure!(
-            identity.role == Role::Worker,
-            "this token is for {identity}, not for a worker; `railyard login` takes it"
-        );
+        let enrolled = enrol::join_with(url, &token.reveal(), &key, JoinAs::Worker).await?;
+        let Enrolled { pair, ca_pem, identity, .. } = enrolled;
         tls::write_public(&self.ca, &ca_pem)?;
         tls::write_secret(&self.cert, &pair.cert_pem)?;
         tls::write_public(&self.note(), &format!("{}\n", token.id))?;

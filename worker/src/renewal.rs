@@ -6,7 +6,7 @@ use railyard_common::time::Millis;
 use railyard_service::channel::{ChannelError, Endpoint};
 use railyard_service::clock::{Clock as _, SystemClock};
 use railyard_service::enrol::{self, EnrolError, Enrolled};
-use railyard_service::tls::{self, KeyRequest, TlsError};
+use railyard_service::tls::{self, KeyRequest, PemPair, TlsError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tonic::transport::Channel;
@@ -96,6 +96,10 @@ impl Renewal {
             match self.renew().await {
                 Ok(next) => due = next,
                 Err(error) => {
+                    if let Some(next) = self.take_up() {
+                        due = next;
+                        continue;
+                    }
                     self.complain(&error);
                     tokio::time::sleep(due.pause + self.jitter.pause(1)).await;
                 }
@@ -109,10 +113,34 @@ impl Renewal {
         match shown.and_then(|pair| tls::secs_left(&pair.cert_pem, SystemClock.now()).ok()) {
             None | Some(0) => tracing::error!(
                 %why,
-                "the certificate has expired, as far as this host's clock is right; join the farm again with a token (`--join`)"
+                "the certificate has expired, as far as this host's clock is right; join the farm again with a token (`--join`) and the same \
+                 data directory, and this worker takes the new one up"
             ),
             Some(left) => tracing::warn!(%why, secs_left = left, "the certificate cannot be renewed yet; trying again"),
         }
+    }
+
+    /// When the certificate in the file is due, if it is a good one and not the one that has expired: somebody has joined once more.
+    fn take_up(&self) -> Option<Due> {
+        let now = SystemClock.now();
+        let own = self.credentials.now().identity?;
+        let cert_pem = std::fs::read_to_string(&self.files.cert).ok()?;
+        let key_pem = std::fs::read_to_string(&self.files.key).ok()?;
+        let is_good = |pem: &str| tls::secs_left(pem, now).is_ok_and(|left| left > 0);
+        let is_mine = tls::identity_of_pem(&cert_pem).ok()?.name == tls::identity_of_pem(&own.cert_pem).ok()?.name;
+        if is_good(&own.cert_pem) || !is_good(&cert_pem) || !is_mine {
+            return None;
+        }
+        let due = Due::of_found(&cert_pem, now, SystemClock.boottime()).ok()?;
+        self.show(PemPair { cert_pem, key_pem });
+        tracing::info!("somebody has joined again with this worker's data directory; it goes on with that certificate");
+        Some(due)
+    }
+
+    /// Calls go over a new connection from now on; what is open stays.
+    fn show(&self, pair: PemPair) {
+        self.credentials.0.lock().unwrap_or_else(PoisonError::into_inner).identity = Some(pair);
+        self.uplink.renew();
     }
 
     /// When that is due again.
@@ -123,9 +151,7 @@ impl Renewal {
         let Enrolled { pair, expires_at, identity, .. } = enrol::renew((self.channel)(&endpoint)?, &key).await?;
         let due = Due::of_given(&pair.cert_pem, SystemClock.boottime())?;
         tls::write_secret(&self.files.cert, &pair.cert_pem)?;
-        self.credentials.0.lock().unwrap_or_else(PoisonError::into_inner).identity = Some(pair);
-        // Calls go over a new connection from now on; what is open stays.
-        self.uplink.renew();
+        self.show(pair);
         let hours = expires_at.since(SystemClock.now()) / 3_600_000;
         tracing::info!(%identity, hours, "the certificate is renewed");
         Ok(due)

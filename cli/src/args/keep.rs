@@ -152,7 +152,8 @@ fn parse_time_in(text: &str, zone: &TimeZone) -> Result<Timestamp, String> {
     let local: DateTime = text.parse().map_err(|_| {
         "a date or a time is expected, for instance 2026-12-24, 2026-12-24T18:00 or 2026-12-24T18:00:00Z".to_owned()
     })?;
-    local.to_zoned(zone.clone()).map(|at| at.timestamp()).map_err(|error| error.to_string())
+    let too_far = |_| "it is too far away: times from the year -9999 to 9999-12-30 are understood".to_owned();
+    local.to_zoned(zone.clone()).map(|at| at.timestamp()).map_err(too_far)
 }
 
 #[cfg(test)]

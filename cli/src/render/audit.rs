@@ -14,6 +14,9 @@ const COLUMNS: [(&str, usize); 7] =
 /// Characters of a proof that are shown: all of a token's id, the begin of a certificate's hash. They are ASCII.
 const VIA_SHOWN: usize = 22;
 
+/// Characters of a target that are shown: any build's name that people give, and not all of a stranger's URL.
+const TARGET_SHOWN: usize = 60;
+
 /// Records as a table.
 pub fn table(lines: &[AuditLine], console: &Console) -> Table {
     let mut table = Table::new(&COLUMNS.map(|(heading, _)| heading));
@@ -56,7 +59,7 @@ fn cells(line: &AuditLine, console: &Console) -> Vec<(String, Tone)> {
         (record.by.clone(), Tone::Plain),
         (record.what.clone(), Tone::Plain),
         (record.outcome.clone(), tone),
-        (record.target.clone().unwrap_or_default(), Tone::Plain),
+        (bounded(record.target.as_deref().unwrap_or_default()), Tone::Plain),
         (more(record), Tone::Faint),
     ]
 }
@@ -69,6 +72,14 @@ fn more(record: &AuditRecord) -> String {
     parts.extend(record.via.iter().map(|via| format!("via {}", short(via))));
     parts.extend(record.from.iter().map(|from| format!("from {from}")));
     parts.join(" ")
+}
+
+/// What one record names must not push the others' columns off the screen; `-o json` has all of it.
+fn bounded(target: &str) -> String {
+    match target.char_indices().nth(TARGET_SHOWN) {
+        Some((end, _)) => format!("{}…", &target[..end]),
+        None => target.to_owned(),
+    }
 }
 
 /// A certificate's hash is told from others by its begin; `-o json` has all of it.
@@ -139,6 +150,12 @@ SEQ  TIME                 BY             WHAT    OUTCOME  TARGET    MORE
         let want = "     9  2026-11-22 01:50:59  operator/olga       cancel        done     mini/1.0                  \
                     count=2 via cert:2941ec50319fea042… from 10.0.0.7:51234\n";
         assert_eq!(line(&lines[0], &console()), want);
+        let mut long = record(1, "refused");
+        let AuditLine::Record(one) = &mut long else { panic!("it is a record") };
+        one.target = Some("é".repeat(500));
+        let text = table(&[long], &console()).render(Style::PLAIN);
+        let shown = format!("  {}…  it has ended", "é".repeat(TARGET_SHOWN));
+        assert!(text.contains(&shown), "{text}");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use crate::args::{self, RevokeArgs, TokenCreateArgs, TokenListArgs, TokenRevokeArgs, TokenTask};
 use crate::failure::Failure;
-use crate::farm::Farm;
+use crate::farm::{Farm, is_connection_trouble};
 use crate::render::style::Tone;
 use crate::render::table::{Cell, Table};
 use crate::render::{Console, human};
@@ -168,8 +168,19 @@ pub async fn revoke(args: &RevokeArgs, console: &Console) -> Result<(), Failure>
     console.print(&format!("{identity} is shut out; {tokens} went with it{jobs}\n"))
 }
 
-/// Whether whoever asks is let in no more.
+/// How often it is asked whether whoever asks is let in no more.
+const ASKED_MAX: u32 = 5;
+
+/// Whether whoever asks is let in no more. The first connections may be those that end for it.
 async fn is_shut_out(farm: &Farm) -> bool {
-    let asked = farm.client().list_builds(farm.request(v1::ListBuildsRequest { limit: 1, ..Default::default() })).await;
-    asked.is_err_and(|status| rpc_error::reason_of(&status).as_deref() == Some(rpc_error::REVOKED))
+    for _ in 0..ASKED_MAX {
+        let request = farm.request(v1::ListBuildsRequest { limit: 1, ..Default::default() });
+        match farm.client().list_builds(request).await {
+            Err(status) if is_connection_trouble(&status) => {}
+            asked => {
+                return asked.is_err_and(|status| rpc_error::reason_of(&status).as_deref() == Some(rpc_error::REVOKED));
+            }
+        }
+    }
+    false
 }

@@ -68,7 +68,7 @@ pub fn restore(args: &ControllerArgs, wanted: &RestoreArgs, console: &Console) -
     }
     let config = restored.about.config.as_deref().unwrap_or(Path::new("FILE"));
     console.print(&format!(
-        "{} are back in {}; start it with `railyard controller --config {}`\n",
+        "{} back in {}; start it with `railyard controller --config {}`\n",
         human::count(restored.about.builds, "build"),
         data_dir.display(),
         config.display()

@@ -8,6 +8,7 @@ use crate::secret;
 use crate::settings::{self, Settings, Surroundings, user_config};
 use jiff::Timestamp;
 use railyard_common::token::{Token, TokenKind};
+use railyard_proto::v1::JoinAs;
 use railyard_service::channel;
 use railyard_service::enrol::{self, EnrolError, Enrolled};
 use railyard_service::tls::{self, KeyRequest};
@@ -68,7 +69,7 @@ async fn join(args: &LoginArgs, url: &str, token: &str, config: &Path) -> Result
             key
         }
     };
-    let enrolled = enrol::join_with(url, &token, &key).await.map_err(failure)?;
+    let enrolled = enrol::join_with(url, &token, &key, JoinAs::Person).await.map_err(failure)?;
     files.write(config, url, &enrolled).map_err(|error| Failure::Failed(chain(&error)))?;
     Ok(enrolled)
 }

@@ -88,20 +88,21 @@ pub enum EnrolError {
 /// [`EnrolError`]. Unless it is [`EnrolError::Refused`] or later, the token was not sent anywhere.
 pub async fn join(url: &str, token: &str) -> Result<Enrolled, EnrolError> {
     let key = KeyRequest::generate()?;
-    join_with(url, token, &key).await
+    join_with(url, token, &key, v1::JoinAs::Unspecified).await
 }
 
-/// The same with a key that is there: a farm whose answer was lost gives the same key another certificate.
+/// The same with a key that is there: a farm whose answer was lost gives the same key another certificate. A token that is for
+/// something else than `join_as` is refused, and stays good.
 ///
 /// # Errors
 /// As [`join`].
-pub async fn join_with(url: &str, token: &str, key: &KeyRequest) -> Result<Enrolled, EnrolError> {
+pub async fn join_with(url: &str, token: &str, key: &KeyRequest, join_as: v1::JoinAs) -> Result<Enrolled, EnrolError> {
     let token = Token::parse(token, TokenKind::Join)?;
     let fingerprint = token.ca().ok_or(BadToken::Damaged)?;
     let ca_pem = learn_ca(url, *fingerprint).await?;
     let endpoint = Endpoint { url: url.to_owned(), ca_pem: ca_pem.clone(), identity: None };
     let mut client = AccessServiceClient::new(channel::connect(&endpoint)?);
-    let request = v1::EnrolRequest { token: token.reveal(), csr: key.csr().to_vec() };
+    let request = v1::EnrolRequest { token: token.reveal(), csr: key.csr().to_vec(), join_as: join_as.into() };
     let answer = client.enrol(timed(request)).await.map_err(|status| EnrolError::Refused(Box::new(status)))?;
     enrolled(answer.into_inner(), key)
 }

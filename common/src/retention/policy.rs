@@ -13,7 +13,7 @@
 
 use super::Keep;
 use super::decide::strangers;
-use crate::id::{BuildId, ChannelName, PipelineName, is_match};
+use crate::id::{BuildId, ChannelName, PipelineName, is_match, is_pattern};
 use bytesize::ByteSize;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -259,13 +259,7 @@ fn check_patterns<Name: FromStr>(what: &'static str, patterns: &[String]) -> Res
     if patterns.is_empty() {
         return Err(BadRule::Empty { what });
     }
-    let is_good = |pattern: &String| match pattern.strip_suffix('*') {
-        Some("") => true,
-        // Some names end with a letter or a digit; what stands for the `*` can be one.
-        Some(start) => format!("{start}0").parse::<Name>().is_ok(),
-        None => pattern.parse::<Name>().is_ok(),
-    };
-    match patterns.iter().find(|pattern| !is_good(pattern)) {
+    match patterns.iter().find(|pattern| !is_pattern::<Name>(pattern)) {
         None => Ok(()),
         Some(pattern) => Err(BadRule::Pattern { what, pattern: pattern.clone() }),
     }

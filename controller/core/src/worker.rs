@@ -115,17 +115,20 @@ impl WorkerOffer {
 
 /// What is wanted and what is there, for each kind of resource that does not suffice.
 pub(crate) fn shortages(wanted: &Capacity, there: &Capacity) -> Vec<(String, String)> {
-    let gib = |bytes: u64| format!("{:.1} GiB", bytes as f64 / (1u64 << 30) as f64);
+    let size = |bytes: u64| match bytes {
+        0x4000_0000.. => format!("{:.1} GiB", bytes as f64 / (1u64 << 30) as f64),
+        _ => format!("{:.1} MiB", bytes as f64 / (1u64 << 20) as f64),
+    };
     let cpus = |millis: u32| format!("{} cpu", f64::from(millis) / 1000.0);
     let mut short = Vec::new();
     if wanted.cpu_millis > there.cpu_millis {
         short.push((cpus(wanted.cpu_millis), cpus(there.cpu_millis)));
     }
     if wanted.memory_bytes > there.memory_bytes {
-        short.push((format!("{} memory", gib(wanted.memory_bytes)), gib(there.memory_bytes)));
+        short.push((format!("{} memory", size(wanted.memory_bytes)), size(there.memory_bytes)));
     }
     if wanted.disk_bytes > there.disk_bytes {
-        short.push((format!("{} disk", gib(wanted.disk_bytes)), gib(there.disk_bytes)));
+        short.push((format!("{} disk", size(wanted.disk_bytes)), size(there.disk_bytes)));
     }
     if wanted.slots > there.slots {
         short.push((format!("{} slot", wanted.slots), there.slots.to_string()));

@@ -181,7 +181,7 @@ impl Finalizer {
             Err(Failure::ForGood(why)) => why,
             Err(Failure::ForNow(error)) => error_chain(&error),
         };
-        match self.take_back(id).await {
+        match self.take_back(id, &BTreeSet::new()).await {
             Err(failure @ Failure::ForNow(_)) if !last => Err(failure),
             Err(failure) => {
                 // As good as it can be done. What stays is written down.
@@ -196,7 +196,7 @@ impl Finalizer {
         let is_published = manifest.verdict == Verdict::Succeeded && !manifest.untrusted;
         let published = if is_published { self.publish(id, &manifest).await } else { Ok(()) };
         if let Err(Failure::ForGood(why)) = &published {
-            self.take_back(id).await?;
+            self.take_back(id, &BTreeSet::new()).await?;
             manifest.fail(why);
         }
         if let Err(failure @ (Failure::ForNow(_) | Failure::Stopping)) = published {

@@ -77,8 +77,24 @@ impl Finalizer {
         Ok(self.cache.delete(&layout::placing(id)).await?)
     }
 
-    /// The build will not be published: what it has placed goes again, from the sums as well.
-    pub(super) async fn take_back(&self, id: &BuildId) -> Result<(), Failure> {
+    /// The same for a build that nobody knows, whose publishing was cut off before a restore; `published` is what the manifests in the
+    /// cache speak for.
+    ///
+    /// # Errors
+    /// What stands in the way, for people. All of it can be done again.
+    pub(crate) async fn take_back_unknown(&self, id: &BuildId, published: &BTreeSet<RelPath>) -> Result<(), String> {
+        match self.take_back(id, published).await {
+            // It says nothing, and nobody will ever write it anew.
+            Err(Failure::ForGood(why)) => {
+                tracing::warn!(build = %id, why, "what a build of nobody was about to publish is not known, and stays");
+                Ok(())
+            }
+            taken => taken.map_err(|failure| format!("what {id} was about to publish cannot be removed: {failure}")),
+        }
+    }
+
+    /// The build will not be published: what it has placed goes again, from the sums as well. What is `published` by others stays.
+    pub(super) async fn take_back(&self, id: &BuildId, published: &BTreeSet<RelPath>) -> Result<(), Failure> {
         // A promotion may be about to count on what is there.
         let _placing = self.placing.lock().await;
         let paths = self.placing(id).await?.paths;
@@ -92,7 +108,8 @@ impl Finalizer {
             return Ok(());
         };
         let mut placed = BTreeSet::new();
-        for (path, blob) in paths.into_iter().filter(|(path, _)| !others.contains(path)) {
+        let own = paths.into_iter().filter(|(path, _)| !others.contains(path) && !published.contains(path));
+        for (path, blob) in own {
             if self.has(&path, &blob).await? {
                 placed.insert(path);
             }
@@ -160,7 +177,9 @@ impl Finalizer {
         // Nothing is written where something is: this says whether it is the same.
         match self.cache.publish(blob, path).await {
             Ok(()) => Ok(true),
-            Err(CacheError::Conflict { .. } | CacheError::NoBlob { .. }) => Ok(false),
+            Err(CacheError::Conflict { .. }) => Ok(false),
+            // The blob is lost, and what lies at the path may be the last of it.
+            Err(CacheError::NoBlob { .. }) => Ok(self.digest_at(path).await? == Some(blob.digest)),
             Err(error) => Err(error.into()),
         }
     }

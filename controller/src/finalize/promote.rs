@@ -9,6 +9,7 @@ use crate::driver::CommandError;
 use crate::policy::{Denied, Policy};
 use futures_util::StreamExt as _;
 use railyard_common::blob::Blob;
+use railyard_common::digest::Digest;
 use railyard_common::id::{BuildId, ChannelName};
 use railyard_common::path::RelPath;
 use railyard_core::{Command, Event, InChannel, Promoting, Promotion, Refusal};
@@ -191,9 +192,19 @@ impl Finalizer {
 
     /// Reads what is published: the build may be months old, and what people get from now on is what was built.
     async fn verify(&self, path: &RelPath, blob: &Blob) -> Result<(), Failure> {
-        let Some(mut bytes) = self.cache.get_stream(path).await? else {
-            return Err(Failure::ForGood(format!("{path} is gone again")));
-        };
+        match self.digest_at(path).await? {
+            Some(digest) if digest == blob.digest => Ok(()),
+            Some(_) => Err(Failure::ForGood(format!(
+                "the cache has damaged {path}: its bytes are not those of {}; build it again",
+                blob.digest
+            ))),
+            None => Err(Failure::ForGood(format!("{path} is gone again"))),
+        }
+    }
+
+    /// The digest of what lies at a path, if anything does.
+    pub(super) async fn digest_at(&self, path: &RelPath) -> Result<Option<Digest>, Failure> {
+        let Some(mut bytes) = self.cache.get_stream(path).await? else { return Ok(None) };
         let mut hasher = Hasher::in_place();
         while let Some(chunk) = bytes.next().await {
             let chunk = chunk?;
@@ -203,13 +214,7 @@ impl Finalizer {
             })
             .await;
         }
-        match hasher.finish() == blob.digest {
-            true => Ok(()),
-            false => Err(Failure::ForGood(format!(
-                "the cache has damaged {path}: its bytes are not those of {}; build it again",
-                blob.digest
-            ))),
-        }
+        Ok(Some(hasher.finish()))
     }
 
     /// Takes back what was placed for a promotion that has failed.

@@ -147,8 +147,13 @@ impl Facts {
             old.map_or_else(Default::default, |old| (old.revision, old.builds, old.tombstones));
         let mut tombstones = Vec::new();
         for grave in graves {
-            match facts.get(&grave.version).map(|known| (known.number, &known.fact)) {
-                Some((_, Fact::Deleted(_) | Fact::Denied(_))) => continue,
+            match facts.get_mut(&grave.version).map(|known| (known.number, &mut known.fact)) {
+                Some((_, Fact::Deleted(_))) => continue,
+                // It is deleted once more, for the first time was cut off.
+                Some((_, Fact::Denied(tombstone))) => {
+                    tombstone.channel = grave.channel;
+                    continue;
+                }
                 Some((number, Fact::Ended(entry))) if grave.is_before(number, entry) => continue,
                 // The farm has forgotten that it was deleted.
                 Some((_, Fact::Ended(_))) => drop(facts.remove(&grave.version)),

@@ -95,6 +95,7 @@ impl AccessControl {
         let known = access.borrow().check(self.clock.now(), token.id, token.hash()).cloned();
         let known = known.map_err(|refusal| Refused::wrong(Some(token.id), refusal.to_string()))?;
         // Before the token is used up: a request that is wrong costs nothing.
+        check_purpose(request.join_as(), &known.identity).map_err(Refused::Other)?;
         let certified = self.certify(&request.csr, &known.identity).map_err(Refused::Other)?;
         if known.used.is_some_and(|used| used.key == certified.key) {
             self.once_more(&format!("token:{}", token.id)).map_err(Refused::Other)?;
@@ -187,6 +188,16 @@ impl Refused {
     fn wrong(id: Option<TokenId>, why: String) -> Self {
         Self::Wrong { id, why }
     }
+}
+
+/// Refuses a token that was taken to the wrong verb.
+fn check_purpose(join_as: v1::JoinAs, identity: &Identity) -> Result<(), Status> {
+    let (what, verb) = match (join_as, identity.role) {
+        (v1::JoinAs::Worker, role) if role != Role::Worker => ("not for a worker", "railyard login"),
+        (v1::JoinAs::Person, Role::Worker) => ("not for a person", "railyard worker --join"),
+        _ => return Ok(()),
+    };
+    Err(bad_request(format!("this token is for {identity}, {what}; `{verb}` takes it, and it is still good")))
 }
 
 /// Random bytes become a token.

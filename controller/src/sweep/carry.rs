@@ -6,6 +6,7 @@ use crate::cache::CacheError;
 use crate::driver::CommandError;
 use railyard_common::backoff::Backoff;
 use railyard_common::id::BuildId;
+use railyard_common::layout;
 use railyard_common::path::RelPath;
 use railyard_common::retention::{Keep, Policy};
 use railyard_core::sweep::{Gone, GoneKind, SweepPlan, Unpublished};
@@ -49,7 +50,7 @@ impl Sweeper {
         for batch in plan.gone.chunks(batch_len(rate)) {
             let spent = self.clock.monotonic().saturating_sub(started);
             tokio::time::sleep(pause(rate, tally.report().deleted, spent)).await;
-            self.delete(batch, grace_millis, &mut tally, &mut failed).await;
+            self.delete(batch, plan, grace_millis, &mut tally, &mut failed).await;
             let report = tally.report();
             progress(Progress { done: report.deleted, of: plan.gone.len() as u64, bytes: report.bytes });
         }
@@ -86,7 +87,14 @@ impl Sweeper {
         }
     }
 
-    async fn delete(&self, batch: &[Gone], grace_millis: u64, tally: &mut Tally<'_>, failed: &mut BTreeSet<BuildId>) {
+    async fn delete(
+        &self,
+        batch: &[Gone],
+        plan: &SweepPlan,
+        grace_millis: u64,
+        tally: &mut Tally<'_>,
+        failed: &mut BTreeSet<BuildId>,
+    ) {
         let blobs = batch.iter().filter_map(|gone| match gone.kind {
             GoneKind::Blob(digest) => Some(digest),
             GoneKind::Log | GoneKind::Record => None,
@@ -103,7 +111,17 @@ impl Sweeper {
                 GoneKind::Blob(digest) => !deleting.has(&digest),
                 GoneKind::Log | GoneKind::Record => self.came_back(gone, grace_millis).await,
             };
-            if is_wanted { tally.left() } else { left.push(gone) }
+            if is_wanted {
+                tally.left();
+                continue;
+            }
+            if let Some(build) = cut_off(gone)
+                && let Err(why) = self.finalizer.take_back_unknown(build, &plan.published).await
+            {
+                tally.failed(why);
+                continue;
+            }
+            left.push(gone);
         }
         let mut errors: Vec<CacheError> = Vec::new();
         for tries in 1..=TRIES {
@@ -145,6 +163,11 @@ impl Sweeper {
         // A controller that stops deletes nothing more.
         self.farm.read(is_kept).await.unwrap_or(true)
     }
+}
+
+/// The build that was about to publish what this object says, and was cut off.
+fn cut_off(gone: &Gone) -> Option<&BuildId> {
+    gone.build.as_ref().filter(|build| gone.kind == GoneKind::Record && gone.path == layout::placing(build))
 }
 
 /// Objects that are deleted together: no more than may go in a second.

@@ -6,9 +6,9 @@ use crate::common::pipelines::ONE;
 use crate::common::worker::{hello, lease};
 use crate::common::{Controller, Worker, refused, soon, until};
 use railyard_common::token::{Token, TokenKind};
-use railyard_proto::v1;
 use railyard_proto::v1::access_service_client::AccessServiceClient;
 use railyard_proto::v1::client_service_client::ClientServiceClient;
+use railyard_proto::v1::{self, JoinAs};
 use railyard_service::channel::{self, Endpoint};
 use railyard_service::enrol::{self, EnrolError};
 use railyard_service::tls::{KeyRequest, Role};
@@ -67,12 +67,14 @@ async fn a_token_is_good_once_for_one_key_and_for_its_time() {
     let controller = Controller::start().await;
     let token = controller.token(v1::TokenKind::Join, "worker/anvil", 0).await.token;
     let key = KeyRequest::generate().unwrap();
-    enrol::join_with(&controller.url, &token, &key).await.unwrap();
+    enrol::join_with(&controller.url, &token, &key, JoinAs::Worker).await.unwrap();
     // The answer may have been lost on the way.
-    enrol::join_with(&controller.url, &token, &key).await.unwrap();
+    enrol::join_with(&controller.url, &token, &key, JoinAs::Worker).await.unwrap();
     // But not for ever: each time is a record.
-    let again =
-        until("the end of patience", async || enrol::join_with(&controller.url, &token, &key).await.err()).await;
+    let again = until("the end of patience", async || {
+        enrol::join_with(&controller.url, &token, &key, JoinAs::Worker).await.err()
+    })
+    .await;
     assert!(again.to_string().contains("too often"), "{again}");
     assert!((20..40).contains(&controller.audit_lines(&["\"enrol\"", "\"done\""])));
     let used = why(enrol::join(&controller.url, &token).await);
@@ -80,7 +82,7 @@ async fn a_token_is_good_once_for_one_key_and_for_its_time() {
 
     let short = controller.token(v1::TokenKind::Join, "worker/hammer", 1).await.token;
     let expired = until("the token's end", async || {
-        let error = enrol::join_with(&controller.url, &short, &key).await.err()?.to_string();
+        let error = enrol::join_with(&controller.url, &short, &key, JoinAs::Worker).await.err()?.to_string();
         Some(error).filter(|error| error.contains("has expired"))
     });
     expired.await;
@@ -125,8 +127,11 @@ async fn an_altered_token_is_refused_by_the_farm_as_well() {
         (altered, "the token is damaged", "\"target\":\"token\"".to_owned()),
         (made_up, "is not known here", format!("\"target\":\"token:{id}\"")),
     ] {
-        let message =
-            refused(rpc.enrol(v1::EnrolRequest { token, csr: csr.clone() }).await, Code::Unauthenticated, "bad-token");
+        let message = refused(
+            rpc.enrol(v1::EnrolRequest { token, csr: csr.clone(), ..Default::default() }).await,
+            Code::Unauthenticated,
+            "bad-token",
+        );
         assert!(message.contains(why), "{message}");
         controller.audited(&["\"login-failure\"", "\"refused\"", &target, why]).await;
     }
@@ -139,10 +144,26 @@ async fn a_request_that_is_wrong_does_not_use_the_token_up() {
     let token = controller.token(v1::TokenKind::Join, "worker/anvil", 0).await.token;
     let mut rpc = AccessServiceClient::new(controller.channel(None));
     for csr in [Vec::new(), b"nonsense".to_vec(), vec![0x30; 20_000]] {
-        let request = v1::EnrolRequest { token: token.clone(), csr };
+        let request = v1::EnrolRequest { token: token.clone(), csr, ..Default::default() };
         refused(rpc.enrol(request).await, Code::InvalidArgument, "bad-request");
     }
     enrol::join(&controller.url, &token).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_token_that_is_for_something_else_stays_good() {
+    let controller = Controller::start().await;
+    let key = KeyRequest::generate().unwrap();
+    for (identity, wrong, right, verb) in [
+        ("worker/anvil", JoinAs::Person, JoinAs::Worker, "railyard worker --join"),
+        ("viewer/vic", JoinAs::Worker, JoinAs::Person, "railyard login"),
+    ] {
+        let token = controller.token(v1::TokenKind::Join, identity, 0).await.token;
+        let told = why(enrol::join_with(&controller.url, &token, &key, wrong).await);
+        assert!(told.contains(identity) && told.contains(verb) && told.contains("still good"), "{told}");
+        controller.audited(&["\"enrol\"", "\"refused\"", identity]).await;
+        enrol::join_with(&controller.url, &token, &key, right).await.unwrap();
+    }
 }
 
 #[tokio::test]
@@ -151,7 +172,7 @@ async fn whoever_guesses_waits() {
     let mut rpc = AccessServiceClient::new(controller.channel(None));
     let foreign = Controller::start().await.token(v1::TokenKind::Join, "worker/anvil", 0).await.token;
     let csr = KeyRequest::generate().unwrap().csr().to_vec();
-    let request = v1::EnrolRequest { token: foreign, csr };
+    let request = v1::EnrolRequest { token: foreign, csr, ..Default::default() };
     for _ in 0..10 {
         refused(rpc.enrol(request.clone()).await, Code::Unauthenticated, "bad-token");
     }

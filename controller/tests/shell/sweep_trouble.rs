@@ -24,6 +24,8 @@ on_both!(
     after_a_restore_nothing_goes_before_somebody_has_looked,
     of_a_name_that_was_given_again_after_the_backup_the_new_build_stays,
     a_build_that_only_the_cache_knows_is_deleted_by_force,
+    published_files_go_whose_blob_is_lost,
+    what_a_build_of_nobody_was_about_to_publish_goes,
     thousands_of_objects_go_though_requests_fail,
 );
 
@@ -271,6 +273,55 @@ async fn given_again(backend: Backend, before: Before) {
     delete(&controller, "pub/1", true).await.unwrap();
     sweeps.settle().await;
     assert!(!there(&controller, b"second") && there(&controller, b"other"), "{before:?}");
+}
+
+/// What a build published is its own, though the cache has lost the blob.
+async fn published_files_go_whose_blob_is_lost(backend: Backend) {
+    let controller = farm(backend, 5, |_| {}).await;
+    let (person, sweeps) = (controller.operator(), Sweeps::of(&controller));
+    let mut worker = controller.worker("anvil").await;
+    for version in ["1", "2"] {
+        build(&person, &mut worker, version, &[("out/disk", version.as_bytes())]).await;
+    }
+    std::fs::remove_file(controller.objects().join(layout::blob(&blob_of(b"1")).as_str())).unwrap();
+    let told = refused(sweeps.try_run("").await, Code::FailedPrecondition, "sweep-stopped");
+    assert!(told.contains("railyard delete pub/1 --force"), "{told}");
+    delete(&controller, "pub/1", true).await.unwrap();
+    sweeps.settle().await;
+    assert_eq!(controller.cached("images/1/disk").await, None);
+    assert_eq!(controller.cached("images/2/disk").await.unwrap(), "2");
+    build(&person, &mut worker, "1", &[("out/disk", b"other bytes")]).await;
+    assert_eq!(controller.cached("images/1/disk").await.unwrap(), "other bytes");
+}
+
+/// It was publishing when its farm was lost, and the backup is of before it was submitted.
+async fn what_a_build_of_nobody_was_about_to_publish_goes(backend: Backend) {
+    let controller = farm(backend, 5, |_| {}).await;
+    let (person, sweeps) = (controller.operator(), Sweeps::of(&controller));
+    let mut worker = controller.worker("anvil").await;
+    build(&person, &mut worker, "1", &[("out/disk", b"1"), ("out/same", b"same")]).await;
+    let objects = controller.objects();
+    let write = |path: &str, bytes: &[u8]| {
+        let file = objects.join(path);
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        std::fs::write(file, bytes).unwrap();
+    };
+    write("images/9/disk", b"9");
+    write("images/9/foreign", b"of somebody else");
+    let paths: serde_json::Value = [
+        ("images/9/disk", blob_of(b"9")),
+        ("images/9/foreign", blob_of(b"9")),
+        ("images/9/later", blob_of(b"9")),
+        ("images/1/same", blob_of(b"same")),
+    ]
+    .map(|(path, blob)| (path.to_owned(), serde_json::to_value(blob).unwrap()))
+    .into_iter()
+    .collect();
+    write("builds/pub/9/placing.json", serde_json::json!({ "paths": paths }).to_string().as_bytes());
+    sweeps.settle().await;
+    let left = files(&objects);
+    assert!(!left.contains("images/9/disk") && !left.contains("builds/pub/9/placing.json"), "{left:?}");
+    assert!(left.contains("images/9/foreign") && left.contains("images/1/same"), "{left:?}");
 }
 
 async fn thousands_of_objects_go_though_requests_fail(backend: Backend) {

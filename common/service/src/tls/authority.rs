@@ -14,6 +14,7 @@ use rcgen::{
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, CertificateSigningRequestDer};
 use std::fs::File;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
@@ -25,6 +26,8 @@ const DAY_SECS: u64 = 24 * 3600;
 const CA_VALIDITY_SECS: u64 = 3653 * DAY_SECS;
 /// A year: the controller issues its own anew at each start.
 const SERVER_VALIDITY_SECS: u64 = 365 * DAY_SECS;
+/// Permissions that the key must not have: those of others than its owner.
+const OTHERS: u32 = 0o077;
 /// Certificates are good from a little before now, for hosts whose clock runs behind.
 const BACKDATE_MILLIS: u64 = 5 * 60 * 1000;
 
@@ -67,6 +70,7 @@ impl Authority {
     fn open(cert_path: &Path, key_path: &Path) -> Result<Self, TlsError> {
         let bad = |path: &Path, why: String| TlsError::BadFile { path: path.to_owned(), why };
         let ca_pem = read(cert_path)?;
+        check_mode(key_path)?;
         let key = read_key(key_path)?;
         let der = CertificateDer::from_pem_slice(ca_pem.as_bytes())
             .map_err(|error| bad(cert_path, format!("it is not a certificate in PEM: {error}")))?;
@@ -197,6 +201,16 @@ fn serial(now: Millis) -> Result<SerialNumber, rcgen::Error> {
     time.copy_from_slice(&now.0.to_be_bytes()[8 - SERIAL_TIME_LEN..]);
     getrandom::fill(chance).map_err(|_| rcgen::Error::RingUnspecified)?;
     Ok(SerialNumber::from_slice(&serial))
+}
+
+/// Whoever can read the key can be anybody.
+fn check_mode(path: &Path) -> Result<(), TlsError> {
+    let read = std::fs::metadata(path).map_err(|source| TlsError::Read { path: path.to_owned(), source })?;
+    if read.permissions().mode() & OTHERS == 0 {
+        return Ok(());
+    }
+    let why = format!("others than its owner can read it, and be anybody then: `chmod 600 {}`", path.display());
+    Err(TlsError::BadFile { path: path.to_owned(), why })
 }
 
 fn read_key(path: &Path) -> Result<KeyPair, TlsError> {

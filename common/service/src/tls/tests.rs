@@ -5,6 +5,7 @@ use crate::clock::{Clock as _, SystemClock};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 use std::collections::BTreeSet;
+use std::fs::Permissions;
 use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -36,6 +37,20 @@ fn the_authority_is_made_once_and_its_key_is_for_its_owner_only() {
     assert_eq!((mode(&home.join("ca.key")), mode(&home.join("ca.pem"))), (0o600, 0o644));
     assert_eq!(std::fs::read_to_string(home.join("ca.pem")).unwrap(), first.ca_pem());
     assert_eq!(fingerprint(first.ca_pem()).unwrap().len(), 64);
+}
+
+#[test]
+fn a_key_that_others_can_read_is_not_used() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(authority(dir.path()));
+    let key = dir.path().join("ca.key");
+    for bad in [0o644, 0o640] {
+        std::fs::set_permissions(&key, Permissions::from_mode(bad)).unwrap();
+        let told = fault(dir.path());
+        assert!(told.contains(&format!("`chmod 600 {}`", key.display())), "{told}");
+    }
+    std::fs::set_permissions(&key, Permissions::from_mode(0o600)).unwrap();
+    drop(authority(dir.path()));
 }
 
 #[test]

@@ -62,6 +62,8 @@ pub struct SweepPlan {
     /// Builds that only the cache knows, with their channels, and with what each has published and no other of them. They stay until
     /// somebody deletes them.
     pub unknown: BTreeMap<BuildId, (ChannelName, Vec<(RelPath, Blob)>)>,
+    /// Where builds have published something whose manifests were read.
+    pub published: BTreeSet<RelPath>,
     /// Objects that nobody of the farm put there. They stay.
     pub foreign: u64,
     /// Objects and bytes of the farm that were listed.

@@ -303,10 +303,11 @@ impl Planner {
             (channel, published)
         };
         let unknown = unknown.into_iter().map(|(build, said)| (build, own(said))).collect();
+        let published = more_paths.into_keys().collect();
         let digest = digest(&builds, &reduced, &gone);
         let why = Why::Lost.to_string();
         let lost = lost.into_iter().map(|(build, keep)| Reduction { build, keep, why: why.clone() }).collect();
-        let plan = SweepPlan { at: look.at, builds, reduced, gone, lost, unknown, foreign, listed, digest };
+        let plan = SweepPlan { at: look.at, builds, reduced, gone, lost, unknown, published, foreign, listed, digest };
         match look.restored_at {
             Some(at) => Err((Stop::Restored { at }, Box::new(plan))),
             None => Ok(plan),
