@@ -1,5 +1,6 @@
 //! A host joins with a token, renews its certificate under a running container, and is shut out.
 
+use railyard_common::time::Millis;
 use railyard_service::clock::{Clock as _, SystemClock};
 use railyard_service::tls;
 use railyard_tests::engine::Engine;
@@ -165,7 +166,9 @@ fn a_worker_whose_certificate_has_run_out_goes_on_when_its_host_joins_again() {
     let certificate = data.join("pki/worker.pem");
     wait::until("the certificate's end", BUILD_LIMIT, || {
         let pem = std::fs::read_to_string(&certificate).expect("a certificate");
-        let left = tls::secs_left(&pem, SystemClock.now()).expect("it can be read");
+        // Whole seconds are told; two of them ago it was over already.
+        let before = Millis(SystemClock.now().0 - 2_000);
+        let left = tls::secs_left(&pem, before).expect("it can be read");
         if left == 0 { Ok(()) } else { Err(format!("{left} s are left")) }
     });
     worker.go_on();

@@ -232,8 +232,12 @@ impl Client {
             return Err(unknown);
         }
         if !request.force {
-            let why = "its manifest is in the cache, and this controller, whose state may come from a backup, does not know who needs it";
-            return Err(command_status(Refusal::BuildNeeded { build, why: why.to_owned() }.into()));
+            let message = format!(
+                "build `{build}` has a manifest in the cache, and this controller, whose state may come from a backup, does not know who \
+                 needs it; with --force it is deleted all the same"
+            );
+            let reason = Refusal::BuildNeeded { build, why: String::new() }.reason();
+            return Err(rpc_error::refusal(Code::FailedPrecondition, reason, message));
         }
         let why = if request.why.is_empty() { format!("deleted by {who}") } else { request.why.clone() };
         self.sweep.delete_unknown(build.clone(), By::Somebody(who.clone()), why).await.map_err(sweep::status)?;
