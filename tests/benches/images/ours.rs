@@ -41,7 +41,8 @@ pub fn round(scene: &Scene, round: usize) -> anyhow::Result<Round> {
 }
 
 fn pipeline(scene: &Scene) -> String {
-    let common = "resources: { cpu: 0.5, memory: 256MiB, disk: 1GiB }";
+    // Twice the layer: at its own size the step is at its limit.
+    let common = "resources: { cpu: 0.5, memory: 256MiB, disk: 2GiB }";
     format!(
         "name: images\nsteps:\n\
          - {{ name: base, pool: first, image: \"{base}\", commit: true, script: 'true', {common} }}\n\

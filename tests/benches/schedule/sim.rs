@@ -142,7 +142,9 @@ impl Submitter {
         while let Some(view) = views.message().await? {
             match view.state() {
                 v1::BuildState::Succeeded => return Ok(()),
-                v1::BuildState::Failed | v1::BuildState::Cancelled => anyhow::bail!("{build} is {:?}", view.state()),
+                v1::BuildState::Failed | v1::BuildState::Cancelled => {
+                    anyhow::bail!("{build} is {:?}: {:?}", view.state(), view.jobs)
+                }
                 _ => {}
             }
         }
