@@ -77,8 +77,8 @@ impl Finalizer {
         Ok(self.cache.delete(&layout::placing(id)).await?)
     }
 
-    /// The same for a build that nobody knows, whose publishing was cut off before a restore; `published` is what the manifests in the
-    /// cache speak for.
+    /// Takes back what a build had placed that nobody knows: its publishing was cut off, and the backup that was restored is of before
+    /// it. What the manifests in the cache say is `published` stays.
     ///
     /// # Errors
     /// What stands in the way, for people. All of it can be done again.
