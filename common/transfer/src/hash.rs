@@ -23,7 +23,10 @@ pub(crate) const READ_BYTES: usize = 256 * 1024;
 /// So many bytes are hashed where they are: a thread is not worth its start for them.
 const ALONE_BYTES: u64 = 4 * 1024 * 1024;
 
-/// Pieces of [`READ_BYTES`] that wait for the hashing thread.
+/// What the hashing thread gets at once: to wake it, or whoever waits for it, takes as long as hashing some ten kilobytes.
+const PIECE_BYTES: usize = 512 * 1024;
+
+/// Pieces that wait for the hashing thread.
 const PIECES: usize = 3;
 
 /// The SHA-256 of bytes, hashed on a thread of its own when there are many of them.
@@ -47,7 +50,7 @@ struct There {
     thread: thread::JoinHandle<Sha256>,
 }
 
-/// Memory for [`READ_BYTES`], and how many of them there are.
+/// Memory for [`PIECE_BYTES`], and how many of them there are.
 struct Piece {
     memory: Vec<u8>,
     length: usize,
@@ -55,7 +58,7 @@ struct Piece {
 
 impl Piece {
     fn empty() -> Self {
-        Self { memory: vec![0; READ_BYTES], length: 0 }
+        Self { memory: vec![0; PIECE_BYTES], length: 0 }
     }
 
     fn bytes(&self) -> &[u8] {
@@ -176,7 +179,7 @@ impl There {
     /// So many more bytes are in the piece; a full one is passed on.
     fn fill(&mut self, bytes: usize) {
         self.filling.length += bytes;
-        if self.filling.length == READ_BYTES {
+        if self.filling.length == PIECE_BYTES {
             let next = self.spare.try_recv().unwrap_or_else(|_| Piece::empty());
             // It ends early only in a panic, which goes on where the digest is taken.
             let _ = self.pieces.send(std::mem::replace(&mut self.filling, next));

@@ -47,6 +47,8 @@ pub(crate) struct Landing {
 struct Shared {
     file: Arc<File>,
     chunks: Mutex<Chunks>,
+    /// Whose turn it is to write: a file system lets one in at a time, and has the others burn a processor meanwhile.
+    turn: Mutex<()>,
 }
 
 impl Landing {
@@ -90,7 +92,7 @@ impl Landing {
         let (followed, followed_blob) = (Arc::clone(&file), *blob);
         let follower =
             tokio::task::spawn_blocking(move || follow(&followed, &followed_blob, stored_bytes, (plain, tap), &heard));
-        let shared = Arc::new(Shared { file, chunks: Mutex::new(chunks) });
+        let shared = Arc::new(Shared { file, chunks: Mutex::new(chunks), turn: Mutex::default() });
         Ok(Some(Self { shared, follower, marks, blob: *blob, dest, scratch, decoded, url, resumed }))
     }
 
@@ -108,6 +110,8 @@ impl Landing {
     pub(crate) fn write(&self, bytes: Vec<Bytes>, mut offset: u64, fresh: bool) -> JoinHandle<io::Result<()>> {
         let shared = Arc::clone(&self.shared);
         tokio::task::spawn_blocking(move || {
+            // Nothing is half changed by a panic elsewhere.
+            let _turn = shared.turn.lock().unwrap_or_else(PoisonError::into_inner);
             for bytes in bytes {
                 if fresh {
                     write_sparse(&shared.file, &bytes, offset)?;

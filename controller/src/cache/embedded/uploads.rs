@@ -49,6 +49,8 @@ struct Live {
     closing: CancellationToken,
     parts: Mutex<HashMap<u32, Arc<PartLock>>>,
     ahead: Arc<Ahead>,
+    /// Whose turn it is to write: a file system lets one in at a time, and has the others burn a processor meanwhile.
+    turn: Arc<Mutex<()>>,
     /// It was begun by this process: where no part was written there is nothing.
     fresh: bool,
 }
@@ -82,6 +84,7 @@ pub(super) struct PartWriter {
     dir: PathBuf,
     upload: Upload,
     ahead: Arc<Ahead>,
+    turn: Arc<Mutex<()>>,
     _part: OwnedMutexGuard<()>,
     _gate: OwnedRwLockReadGuard<()>,
 }
@@ -288,6 +291,7 @@ impl Uploads {
             dir,
             upload,
             ahead: Arc::clone(&live.ahead),
+            turn: Arc::clone(&live.turn),
             _part: lock,
             _gate: gate,
         })
@@ -334,6 +338,12 @@ impl Uploads {
 }
 
 impl PartWriter {
+    /// Waits until no other part of the upload is being written. Blocking.
+    pub(super) fn turn(&self) -> MutexGuard<'_, ()> {
+        // Nothing is half changed by a panic elsewhere.
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Whose upload it is.
     pub(super) fn lease(&self) -> Option<LeaseId> {
         self.upload.lease
