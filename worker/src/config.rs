@@ -367,6 +367,11 @@ mod tests {
         assert!(error.contains("allow_priviliged"), "{error}");
         let error = parse(&format!("{SMALLEST}\ndisk = {{ high = '110%' }}")).unwrap_err();
         assert!(error.contains("neither a share"), "{error}");
+        for level in [-1, 0, 20] {
+            let error = parse(&format!("{SMALLEST}\nlayer_compression = {level}")).unwrap_err();
+            assert!(error.contains(&format!("is 1 to 19, and not {level}")), "{error}");
+        }
+        assert_eq!(parse(&format!("{SMALLEST}\nlayer_compression = 19")).unwrap().layer_compression, 19);
         assert!(parse(&SMALLEST.replace("\"w1\"", "\"W 1\"")).unwrap_err().contains("worker name"));
     }
 }

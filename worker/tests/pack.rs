@@ -127,6 +127,22 @@ fn whiteouts_and_opaque_directories_have_their_names() {
 }
 
 #[test]
+fn signatures_come_along_and_labels_of_the_host_do_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = dir.path().join("program");
+    fs::write(&at, "content").unwrap();
+    for name in ["security.ima", "security.apparmor", "user.note"] {
+        xattr::set(&at, name, name.as_bytes()).unwrap();
+    }
+    let scratch = tempfile::tempdir().unwrap();
+    let back = unpacked(&packed(dir.path(), scratch.path()).unwrap());
+    let value = |name: &str| xattr::get(back.path().join("program"), name).unwrap();
+    assert_eq!(value("security.ima").as_deref(), Some(b"security.ima".as_slice()));
+    assert_eq!(value("user.note").as_deref(), Some(b"user.note".as_slice()));
+    assert_eq!(value("security.apparmor"), None);
+}
+
+#[test]
 fn a_link_to_a_name_of_another_layer_is_a_file_of_its_own() {
     let (dir, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     fs::write(elsewhere.path().join("below"), "content").unwrap();

@@ -19,6 +19,7 @@ mod part;
 mod part_log;
 mod pull;
 mod push;
+mod read;
 mod scratch;
 mod tries;
 
@@ -31,6 +32,7 @@ pub use landing::{Form, write_sparse};
 pub use memory::Memory;
 pub use part_log::PartLog;
 pub use push::{Finished, PartUrls, PushError, Stored, Ticket};
+pub use read::read_pieces;
 pub use scratch::Scratch;
 
 use railyard_common::backoff::Backoff;

@@ -4,13 +4,12 @@ use crate::BUFFER_BYTES;
 use crate::error::TransferError;
 use crate::hash::blocking;
 use crate::meter::Meter;
+use crate::read::read_pieces;
 use bytes::Bytes;
-use futures_util::{Stream, stream};
+use futures_util::{Stream, TryStreamExt as _};
 use http::HeaderMap;
 use md5::{Digest as _, Md5};
 use railyard_common::blob::{PartChecksum, PartSum};
-use rustix::buffer::spare_capacity;
-use rustix::io::Errno;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
@@ -76,36 +75,11 @@ impl Part<'_> {
 
     /// The bytes of the part. A byte counts as moved when the connection asks for the next ones.
     pub(crate) fn body(&self, sent: Meter, total: Meter) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
-        let (file, offset, length) = (Arc::clone(&self.file), self.offset, self.length);
-        stream::try_unfold(0, move |done: u64| {
-            let (file, sent, total) = (Arc::clone(&file), sent.clone(), total.clone());
-            async move {
-                if done == length {
-                    return Ok(None);
-                }
-                let n = next_bytes(length - done);
-                let bytes = blocking(move || read_at(&file, offset + done, n)).await?;
-                sent.add(n as u64);
-                total.add(n as u64);
-                Ok(Some((bytes, done + n as u64)))
-            }
+        read_pieces(Arc::clone(&self.file), self.offset, self.length).inspect_ok(move |bytes| {
+            sent.add(bytes.len() as u64);
+            total.add(bytes.len() as u64);
         })
     }
-}
-
-/// `n` bytes from `offset` on, into memory that is not cleared first.
-fn read_at(file: &File, mut offset: u64, n: usize) -> io::Result<Bytes> {
-    let mut bytes = Vec::with_capacity(n);
-    while bytes.len() < n {
-        match rustix::io::pread(file, spare_capacity(&mut bytes), offset) {
-            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(read) => offset += read as u64,
-            Err(Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    bytes.truncate(n);
-    Ok(bytes.into())
 }
 
 /// Gives `length` bytes from `offset` on to `hash`.

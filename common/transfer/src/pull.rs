@@ -257,9 +257,9 @@ struct Body<'a> {
     way: &'a Way<'a>,
     answer: Response,
     limit: Duration,
-    /// Ends when so many bytes must have come that the connection counts as alive.
+    /// Ends when the connection counts as dead.
     window: Pin<Box<Sleep>>,
-    /// Bytes that came in this window.
+    /// Bytes that came in this window: enough of them begin another.
     lively: u64,
     /// Bytes that come first and are not wanted.
     skip: u64,
@@ -295,21 +295,18 @@ impl Body<'_> {
     }
 
     async fn next(&mut self) -> Result<Option<Bytes>, TransferError> {
-        loop {
-            tokio::select! {
-                biased;
-                next = self.answer.chunk() => {
-                    let next = next.map_err(|error| self.way.network(error))?;
-                    self.lively += next.as_ref().map_or(0, |bytes| bytes.len() as u64);
-                    return Ok(next);
+        tokio::select! {
+            biased;
+            next = self.answer.chunk() => {
+                let next = next.map_err(|error| self.way.network(error))?;
+                self.lively += next.as_ref().map_or(0, |bytes| bytes.len() as u64);
+                if self.lively >= LIVELY_BYTES {
+                    self.lively = 0;
+                    self.window.set(tokio::time::sleep(self.limit));
                 }
-                () = &mut self.window => {
-                    if std::mem::take(&mut self.lively) < LIVELY_BYTES {
-                        return Err(self.way.stalled(self.limit));
-                    }
-                    self.window = Box::pin(tokio::time::sleep(self.limit));
-                }
+                Ok(next)
             }
+            () = &mut self.window => Err(self.way.stalled(self.limit)),
         }
     }
 }

@@ -75,6 +75,13 @@ async fn listings_for_people_and_programs() {
     assert_eq!(json["path"], "images");
     assert_eq!((&json["entries"][0]["name"], &json["entries"][0]["kind"]), (&"deep".into(), &"directory".into()));
     assert_eq!((&json["entries"][1]["size"], &json["entries"][1]["kind"]), (&5.into(), &"file".into()));
+    let sent_on = get("/images?format=json&sort=size").await;
+    assert_eq!(
+        sent_on.url().query(),
+        Some("format=json&sort=size"),
+        "what was asked for is lost on the way to the slash"
+    );
+    assert_eq!(sent_on.headers()["content-type"], "application/json");
     let accepted = fixture.http.get(format!("{}/builds/", fixture.base_url)).header("accept", "application/json");
     assert_eq!(accepted.send().await.unwrap().headers()["content-type"], "application/json");
     for hidden in ["/uploads/".to_owned(), format!("/uploads/{}/data", waiting.upload_id), "/nothing/".to_owned()] {

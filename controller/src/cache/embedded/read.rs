@@ -3,26 +3,22 @@
 use super::access::{Refusal, Target};
 use super::conditions::{Validators, Verdict};
 use super::{Embedded, UPLOADS, listing};
-use crate::cache::blocking::{blocking, blocking_join};
+use crate::cache::blocking::blocking;
 use crate::cache::{CacheError, no_body};
 use axum::body::Body;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
-use bytes::Bytes;
-use futures_util::{Stream, stream};
 use jiff::Timestamp;
 use railyard_common::blob::media_type_of;
 use railyard_common::path::{RelPath, url_part};
 use railyard_service::listener::Peer;
+use railyard_transfer::read_pieces;
 use std::fs::{File, Metadata};
-use std::io::{self, Read as _, Seek as _, SeekFrom};
+use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
-use tokio::task::JoinHandle;
-
-/// What is read from disk at once.
-const CHUNK_BYTES: usize = 512 * 1024;
+use std::sync::Arc;
 
 /// What lies at a path.
 enum Found {
@@ -133,32 +129,7 @@ fn file_answer(
     if head {
         return build(base.body(Body::empty()));
     }
-    build(base.body(Body::from_stream(bytes_of(file, start, length))))
-}
-
-/// Bytes of a file. The next ones are read while the last ones are sent; they go to the TLS layer without another copy.
-fn bytes_of(mut file: File, start: u64, length: u64) -> impl Stream<Item = io::Result<Bytes>> + Send {
-    // Moves a number, not the disk's head.
-    let first = file.seek(SeekFrom::Start(start)).map(|_| read_next(file, length));
-    stream::try_unfold((first, length), move |(reading, left)| async move {
-        let Some(reading) = reading? else { return Ok(None) };
-        let (file, chunk) = blocking_join(reading).await?;
-        let left = left - chunk.len() as u64;
-        Ok(Some((chunk, (Ok(read_next(file, left)), left))))
-    })
-}
-
-/// Begins to read the next of `left` bytes, if there are any, into memory that is not cleared first.
-fn read_next(file: File, left: u64) -> Option<JoinHandle<io::Result<(File, Bytes)>>> {
-    let wanted = usize::try_from(left).map_or(CHUNK_BYTES, |left| left.min(CHUNK_BYTES));
-    let read = move || {
-        let mut chunk = Vec::with_capacity(wanted);
-        if (&file).take(wanted as u64).read_to_end(&mut chunk)? < wanted {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        Ok((file, Bytes::from(chunk)))
-    };
-    (wanted > 0).then(|| tokio::task::spawn_blocking(read))
+    build(base.body(Body::from_stream(read_pieces(Arc::new(file), start, length))))
 }
 
 /// What a `Range` header asks for.
