@@ -394,6 +394,9 @@ async fn a_full_disk_is_told_as_such() {
     let error = fixture.cache.put_file(&path("logs/x"), &file).await.unwrap_err();
     assert!(matches!(error, CacheError::DiskFull { .. }), "{error}");
 
+    // Whoever comes back to it needs room only for what is missing, and hears of that when it comes.
+    assert_eq!(fixture.begin(&blob).await.upload_id, ticket.upload_id);
+
     // With room again the same upload goes on.
     std::fs::remove_file(&filler).unwrap();
     let sent = fixture.push(&file, &blob, &ticket).await.unwrap();

@@ -148,7 +148,8 @@ async fn gather(body: &mut BodyDataStream) -> Result<Vec<Bytes>, Fault> {
                 chunks.push(chunk);
             }
             Ok(Some(Err(error))) if is_too_slow(&error) => return Err(Fault::Slow),
-            Ok(Some(Err(_)) | None) | Err(_) => break,
+            Ok(Some(Err(_)) | None) => break,
+            Err(_) => return Err(Fault::Slow),
         }
     }
     Ok(chunks)

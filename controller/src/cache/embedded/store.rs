@@ -48,8 +48,7 @@ impl Cache for Embedded {
         let (uploads, root) = (Arc::clone(&self.uploads), self.root.clone());
         let begin = move || {
             uploads.sweep_sometimes(now)?;
-            has_room(&root, &upload.blob)?;
-            uploads.begin(lease, &upload)
+            uploads.begin(lease, &upload, || has_room(&root, &upload.blob))
         };
         let upload_id = blocking(begin).await?;
         Ok(Grant::Send(Begun { upload_id, part_bytes, checksum: PartChecksum::Crc32 }))

@@ -36,6 +36,8 @@ const SWEEP_EVERY_MILLIS: u64 = 3600 * 1000;
 pub(super) struct Uploads {
     dir: PathBuf,
     live: Mutex<HashMap<String, Arc<Live>>>,
+    /// Held by whoever begins one: it waits for the disk, and those who only look must not.
+    beginning: Mutex<()>,
     /// Which upload a lease has begun for a digest.
     begun: Mutex<BTreeMap<(LeaseId, Digest), String>>,
     /// When abandoned uploads were last looked for.
@@ -101,7 +103,13 @@ impl Uploads {
     /// Opens the staging directory and sweeps what an earlier process left.
     pub(super) fn open(dir: PathBuf, now: Millis) -> Result<Self, CacheError> {
         files::create_dirs(&dir).map_err(CacheError::local("make the directory", &dir))?;
-        let uploads = Self { dir, live: Mutex::default(), begun: Mutex::default(), swept: Mutex::new(now) };
+        let uploads = Self {
+            dir,
+            live: Mutex::default(),
+            beginning: Mutex::default(),
+            begun: Mutex::default(),
+            swept: Mutex::new(now),
+        };
         uploads.sweep(|is_file, age_millis| is_file || age_millis > ABANDONED_AFTER_MILLIS, now)?;
         uploads.find_begun()?;
         Ok(uploads)
@@ -172,20 +180,25 @@ impl Uploads {
         self.begun.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Begins an upload for a lease, or finds the one that is there; returns its id. Blocking.
-    pub(super) fn begin(&self, lease: LeaseId, upload: &Upload) -> Result<String, CacheError> {
+    /// Begins an upload for a lease, if there is room for all of it, or finds the one that is there; returns its id. Blocking.
+    pub(super) fn begin(
+        &self,
+        lease: LeaseId,
+        upload: &Upload,
+        has_room: impl FnOnce() -> Result<(), CacheError>,
+    ) -> Result<String, CacheError> {
         // One at a time, so that a call that is repeated finds what its first try has begun.
-        let mut begun = self.begun();
+        let _one = self.beginning.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (lease, upload.blob.digest);
-        if let Some(id) = begun.get(&key) {
-            match self.read(id) {
-                Ok(there) if there.blob == upload.blob && there.part_bytes == upload.part_bytes => {
-                    return Ok(id.clone());
-                }
+        let there = self.begun().get(&key).cloned();
+        if let Some(id) = there {
+            match self.read(&id) {
+                Ok(there) if there.blob == upload.blob && there.part_bytes == upload.part_bytes => return Ok(id),
                 // The same bytes in another form: what was sent of them is of no use any more.
-                _ => remove_dir(&self.dir.join(id))?,
+                _ => remove_dir(&self.dir.join(&id))?,
             }
         }
+        has_room()?;
         let id = files::random_name()?;
         let dir = self.dir.join(&id);
         let failed = || CacheError::local("start the upload", &dir);
@@ -195,7 +208,7 @@ impl Uploads {
         // The last: without it there is no upload.
         let json = serde_json::to_vec(upload).map_err(|error| failed()(error.into()))?;
         fs::write(dir.join("upload.json"), json).map_err(failed())?;
-        begun.insert(key, id.clone());
+        self.begun().insert(key, id.clone());
         let live = Arc::new(Live { fresh: true, ..Live::default() });
         self.live.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone(), live);
         Ok(id)
