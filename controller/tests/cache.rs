@@ -63,6 +63,7 @@ on_both!(
     list_and_delete,
     files_and_streams,
     senseless_requests,
+    bytes_that_changed_after_they_were_hashed,
     wrong_bytes_of_an_untrusted_build_never_have_a_blob_s_name,
     right_bytes_of_an_untrusted_build_are_a_blob_for_everybody,
 );

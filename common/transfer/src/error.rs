@@ -40,6 +40,12 @@ pub enum TransferError {
         /// Its length now, or where reading ended.
         found: u64,
     },
+    /// The file has the length that it had when it was hashed, and other bytes.
+    #[error("{} changed while it was sent: what is read now is not what was hashed", path.display())]
+    Rewritten {
+        /// The file.
+        path: PathBuf,
+    },
     /// The ticket does not fit the blob.
     #[error("the upload ticket is unusable: {why}")]
     BadTicket {
@@ -147,7 +153,7 @@ impl TransferError {
             Self::NotFound { .. } => "not-found",
             Self::DiskFull { .. } => "disk-full",
             Self::Io { .. } => "io",
-            Self::Changed { .. } => "changed",
+            Self::Changed { .. } | Self::Rewritten { .. } => "changed",
             Self::BadTicket { .. } => "bad-ticket",
             Self::Expired { .. } => "expired",
             Self::Denied { .. } => "denied",
@@ -161,6 +167,12 @@ impl TransferError {
             Self::Stalled { .. } => "stalled",
             Self::Network { .. } => "network",
         }
+    }
+
+    /// How long an object is behind whose end bytes were asked for, if the service says so in its error as Amazon's does.
+    pub(crate) fn object_bytes(&self) -> Option<u64> {
+        let Self::Status { status: 416, why, .. } = self else { return None };
+        why.split_once("<ActualObjectSize>")?.1.split_once('<')?.0.parse().ok()
     }
 
     /// Whether the same request may succeed a moment later. A full cache may: somebody frees some space, or a sweep does.

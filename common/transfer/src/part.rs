@@ -40,26 +40,40 @@ pub(crate) struct Part<'a> {
     pub number: u32,
     pub offset: u64,
     pub length: u64,
+    /// Its CRC-32 when the file was hashed.
+    pub crc32: Option<u32>,
     /// Its checksum, if that is known before it is read and the cache wants this one.
     pub known: Option<PartSum>,
 }
 
 impl Part<'_> {
+    /// Its checksum, as it is read now. One that is no CRC-32 says nothing about what was hashed: then that is compared here.
     pub(crate) async fn sum(&self, kind: PartChecksum) -> Result<PartSum, TransferError> {
         let (file, offset, length) = (Arc::clone(&self.file), self.offset, self.length);
-        let sum = move || match kind {
-            PartChecksum::ContentMd5 => {
-                let mut hasher = Md5::new();
-                see(&file, offset, length, |bytes| hasher.update(bytes))?;
-                Ok(PartSum::ContentMd5(hasher.finalize().into()))
-            }
-            PartChecksum::Crc32 => {
-                let mut hasher = crc32fast::Hasher::new();
-                see(&file, offset, length, |bytes| hasher.update(bytes))?;
-                Ok(PartSum::Crc32(hasher.finalize()))
+        let is_compared = self.crc32.is_some();
+        let sum = move || {
+            let (mut crc32, mut md5) = (crc32fast::Hasher::new(), Md5::new());
+            match kind {
+                PartChecksum::ContentMd5 => {
+                    see(&file, offset, length, |bytes| {
+                        md5.update(bytes);
+                        if is_compared {
+                            crc32.update(bytes);
+                        }
+                    })?;
+                    Ok((PartSum::ContentMd5(md5.finalize().into()), is_compared.then(|| crc32.finalize())))
+                }
+                PartChecksum::Crc32 => {
+                    see(&file, offset, length, |bytes| crc32.update(bytes))?;
+                    Ok((PartSum::Crc32(crc32.finalize()), None))
+                }
             }
         };
-        blocking(sum).await.map_err(|error: io::Error| self.unreadable(error))
+        let (sum, crc32) = blocking(sum).await.map_err(|error: io::Error| self.unreadable(error))?;
+        if crc32.is_some() && crc32 != self.crc32 {
+            return Err(TransferError::Rewritten { path: self.path.to_owned() });
+        }
+        Ok(sum)
     }
 
     fn unreadable(&self, error: io::Error) -> TransferError {

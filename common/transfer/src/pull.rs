@@ -185,8 +185,13 @@ impl Way<'_> {
         let answer = tokio::time::timeout(limit, request.send()).await.map_err(|_| self.stalled(limit))?;
         let answer = answer.map_err(|error| self.network(error))?;
         if !answer.status().is_success() {
+            let length = (answer.status() == StatusCode::RANGE_NOT_SATISFIABLE).then(|| length_behind_its_end(&answer));
             let refused = tokio::time::timeout(limit, refused(bare(self.url), answer)).await;
-            return Err(refused.unwrap_or_else(|_| self.stalled(limit)).into());
+            let refused = refused.unwrap_or_else(|_| self.stalled(limit));
+            return Err(match length.flatten().or_else(|| refused.object_bytes()) {
+                Some(length) if length != self.stored_bytes => Detour::OtherLength(length),
+                _ => refused.into(),
+            });
         }
         let skip = self.starts_at(&answer, start)?;
         let window = Box::pin(tokio::time::sleep(limit));
@@ -252,6 +257,11 @@ impl Way<'_> {
     }
 }
 
+/// How long an object is, when more than that was asked for: `Content-Range: bytes */LENGTH`, RFC 9110, 15.5.17.
+fn length_behind_its_end(answer: &Response) -> Option<u64> {
+    answer.headers().get(CONTENT_RANGE)?.to_str().ok()?.strip_prefix("bytes */")?.parse().ok()
+}
+
 /// The body of an answer, as far as it is wanted.
 struct Body<'a> {
     way: &'a Way<'a>,
@@ -271,6 +281,8 @@ impl Body<'_> {
     /// The next bytes, none when all have come; and why there will be no more.
     async fn gather(&mut self) -> (Vec<Bytes>, Result<(), TransferError>) {
         let (mut gathered, mut length) = (Vec::new(), 0);
+        // The disk may have been waited for, which is not the connection's fault.
+        self.begin_window();
         while self.left > 0 && length < BUFFER_BYTES {
             let mut bytes = match self.next().await {
                 Ok(Some(bytes)) => bytes,
@@ -294,6 +306,11 @@ impl Body<'_> {
         (gathered, Ok(()))
     }
 
+    fn begin_window(&mut self) {
+        self.lively = 0;
+        self.window.set(tokio::time::sleep(self.limit));
+    }
+
     async fn next(&mut self) -> Result<Option<Bytes>, TransferError> {
         tokio::select! {
             biased;
@@ -301,8 +318,7 @@ impl Body<'_> {
                 let next = next.map_err(|error| self.way.network(error))?;
                 self.lively += next.as_ref().map_or(0, |bytes| bytes.len() as u64);
                 if self.lively >= LIVELY_BYTES {
-                    self.lively = 0;
-                    self.window.set(tokio::time::sleep(self.limit));
+                    self.begin_window();
                 }
                 Ok(next)
             }

@@ -284,9 +284,9 @@ fn parts<'a>(
     let cut = |number: u32| {
         let offset = u64::from(number - 1) * ticket.part_bytes;
         let length = ticket.part_bytes.min(stored_bytes - offset);
-        let crc32s = stored.crc32s.filter(|_| ticket.checksum == PartChecksum::Crc32);
-        let known = crc32s.and_then(|crc32s| crc32s.of(offset, length)).map(PartSum::Crc32);
-        Part { file: Arc::clone(file), path: stored.file, number, offset, length, known }
+        let crc32 = stored.crc32s.and_then(|crc32s| crc32s.of(offset, length));
+        let known = crc32.filter(|_| ticket.checksum == PartChecksum::Crc32).map(PartSum::Crc32);
+        Part { file: Arc::clone(file), path: stored.file, number, offset, length, crc32, known }
     };
     Ok((1..=count).map(cut).collect())
 }

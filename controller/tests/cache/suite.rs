@@ -9,7 +9,9 @@ use railyard_common::blob::{Blob, Encoding, PartSum, PartToSign};
 use railyard_common::digest::Digest;
 use railyard_common::layout;
 use railyard_controller::cache::{CacheError, Grant, PutMode, Uploader};
-use railyard_transfer::{Form, PartLog, PartUrls, PushError, Scratch, TransferError, compress_zstd, hash_file, silent};
+use railyard_transfer::{
+    Form, Hashed, PartLog, PartUrls, PushError, Scratch, Stored, TransferError, compress_zstd, hash_file, silent,
+};
 use std::collections::VecDeque;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -364,6 +366,31 @@ pub async fn files_and_streams(fixture: Fixture) {
     fixture.cache.put_file(&at, &huge).await.unwrap();
     assert_eq!(fixture.cache.get(&at).await.unwrap_err().kind(), "too-large");
     assert!(fixture.cache.put_file(&at, &fixture.dir.path().join("missing")).await.is_err());
+}
+
+/// No store may get them under the digest of what was hashed, however it looks at what it gets.
+pub async fn bytes_that_changed_after_they_were_hashed(fixture: Fixture) {
+    let file = fixture.file("output", &noise(3 * MIB + 7, 31));
+    let Hashed { digest, bytes, crc32s } = hash_file(&file).await.unwrap();
+    let blob = Blob::plain(digest, bytes);
+    fixture.file("output", &noise(3 * MIB + 7, 32));
+    let ticket = fixture.begin(&blob).await;
+    let (urls, log) = (fixture.urls(LEASE, &blob, &ticket.upload_id), PartLog::unkept());
+    let stored = Stored { file: &file, crc32s: Some(&crc32s) };
+    let sent = fixture.transfer.push(stored, &blob, &ticket, &urls, &log, &silent).await;
+    match fixture.backend {
+        // It hears the sums of what was hashed, and hashes what it gets.
+        Backend::Embedded => {
+            let sent = sent.unwrap();
+            let error = fixture.complete(&blob, &sent.upload_id, &sent.etags).await.unwrap_err();
+            assert!(matches!(error, CacheError::Corrupt { .. }), "{error}");
+        }
+        Backend::S3 => {
+            let error = sent.unwrap_err();
+            assert!(matches!(error, PushError::Transfer(TransferError::Rewritten { .. })), "{error}");
+        }
+    }
+    assert_eq!(fixture.cache.find(&digest).await.unwrap(), None);
 }
 
 pub async fn senseless_requests(fixture: Fixture) {

@@ -298,6 +298,32 @@ async fn a_compressed_blob_may_be_stored_in_another_length() {
 }
 
 #[tokio::test]
+async fn a_compressed_blob_may_be_shorter_than_what_has_come_of_it() {
+    let bench = Bench::new();
+    let plain = b"two hosts pack the same bytes in two ways ".repeat(1000);
+    let [long, short] = [-5, 19].map(|level| zstd::bulk::compress(&plain, level).unwrap());
+    assert!(short.len() + 1 < long.len());
+    let blob = Blob {
+        encoding: Encoding::Zstd,
+        stored_bytes: long.len() as u64,
+        ..Blob::plain(Digest::of(&plain), plain.len() as u64)
+    };
+    let beyond = "416 Range Not Satisfiable";
+    let told_by_header = answer(&format!("{beyond}\r\nContent-Range: bytes */{}", short.len()), b"");
+    let told_as_s3_does = format!("<Error><ActualObjectSize>{}</ActualObjectSize></Error>", short.len());
+    for told in [told_by_header, answer(beyond, told_as_s3_does.as_bytes())] {
+        let most = Act::Answer(beginning("200 OK", long.len(), &long[..long.len() - 1]));
+        let server = Server::play(vec![most, told, answer("200 OK", &short)]);
+        assert!(bench.pull(&blob, &server).await.unwrap() == plain);
+        std::fs::remove_file(bench.path("dest")).unwrap();
+    }
+    // What says nothing new is an error.
+    let told = answer(&format!("{beyond}\r\nContent-Range: bytes */{}", long.len()), b"");
+    let error = bench.pull(&blob, &Server::play(vec![told])).await.unwrap_err();
+    assert!(matches!(error, TransferError::Status { status: 416, .. }), "{error}");
+}
+
+#[tokio::test]
 async fn progress_between_faults_keeps_a_pull_alive() {
     let bench = Bench::new();
     let bytes = b"0123456789";
