@@ -126,14 +126,15 @@ pub(super) fn index(manifests: &[Document], version: &Version) -> Document {
 }
 
 impl Document {
-    /// What a client gets that accepts what `headers` say.
-    pub(super) fn for_client(&self, headers: &HeaderMap) -> Choice {
+    /// What a client gets that accepts what `headers` say. Of an index that it has asked for by name it may get its own platform's
+    /// manifest; by digest it gets that very document or none.
+    pub(super) fn for_client(&self, headers: &HeaderMap, by_name: bool) -> Choice {
         if accepts(headers, self.media_type) {
             return Choice::It;
         }
         let usual = self.manifests.iter().find(|(platform, _)| *platform == USUAL_PLATFORM);
         match usual {
-            Some((_, digest)) if accepts(headers, MANIFEST) => Choice::Platform(*digest),
+            Some((_, digest)) if by_name && accepts(headers, MANIFEST) => Choice::Platform(*digest),
             _ => Choice::Nothing(format!("this is an {}, which the client does not accept", self.media_type)),
         }
     }
@@ -190,18 +191,21 @@ mod tests {
         let json: serde_json::Value = serde_json::from_slice(&made.bytes).unwrap();
         assert_eq!(json["manifests"][1]["platform"], serde_json::json!({ "architecture": "arm64", "os": "linux" }));
         assert_eq!(json["manifests"][0]["size"], all[0].bytes.len());
-        let choice = |accept: &[&str]| {
+        let chosen = |accept: &[&str], by_name: bool| {
             let mut headers = HeaderMap::new();
             for value in accept {
                 headers.append(header::ACCEPT, value.parse().unwrap());
             }
-            made.for_client(&headers)
+            made.for_client(&headers, by_name)
         };
+        let choice = |accept: &[&str]| chosen(accept, true);
         assert_eq!(choice(&[]), Choice::It);
         assert_eq!(choice(&["*/*"]), Choice::It);
         assert_eq!(choice(&["text/html, application/vnd.oci.image.index.v1+json;q=0.5"]), Choice::It);
         assert_eq!(choice(&[MANIFEST, INDEX]), Choice::It);
         assert_eq!(choice(&[MANIFEST]), Choice::Platform(all[0].digest));
+        assert!(matches!(chosen(&[MANIFEST], false), Choice::Nothing(_)), "it would not have the digest");
+        assert_eq!(chosen(&[INDEX], false), Choice::It);
         let docker = "application/vnd.docker.distribution.manifest.v2+json";
         assert!(matches!(choice(&[docker]), Choice::Nothing(_)));
         assert!(matches!(choice(&["*/*;q=0"]), Choice::Nothing(_)));

@@ -40,7 +40,7 @@ fn choose(accept: &str) -> String {
     let image = Image { config: Blob::plain(Digest::of(b"config"), 6), layers: Vec::new() };
     let one = document::manifest(Platform::LinuxAmd64, &image, &[], &version);
     let index = document::index(std::slice::from_ref(&one), &version);
-    match (one.for_client(&headers), index.for_client(&headers)) {
+    match (one.for_client(&headers, true), index.for_client(&headers, true)) {
         (Choice::Platform(_), _) => panic!("a manifest is no choice of platforms"),
         (Choice::It, Choice::It) => "both",
         (Choice::It, Choice::Platform(_)) => "the platform's",

@@ -154,7 +154,7 @@ impl Registry {
             Reference::Digest(digest) => self.by_digest(name, *digest).await?,
         };
         let found = found.ok_or_else(|| Fault::unknown_manifest(name, &reference.to_string()))?;
-        match found.for_client(headers) {
+        match found.for_client(headers, matches!(reference, Reference::Tag(_))) {
             document::Choice::It => Ok(found),
             document::Choice::Platform(digest) => {
                 let platform = self.by_digest(name, digest).await?;

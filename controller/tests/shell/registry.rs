@@ -309,6 +309,8 @@ async fn documents_and_blobs_have_what_the_specification_says(backend: Backend) 
     let only_manifest = client.get(url("mini/sdk/manifests/1.0")).header("accept", MANIFEST);
     let amd64 = controller.ask(only_manifest).await;
     assert_eq!(amd64.header("docker-content-digest"), index.json()["manifests"][0]["digest"]);
+    let another = client.get(url(&format!("mini/sdk/manifests/{digest}"))).header("accept", MANIFEST);
+    assert_eq!(controller.ask(another).await.error(), (404, "MANIFEST_UNKNOWN".to_owned()), "not another's bytes");
     let neither = client.get(url("mini/sdk/manifests/1.0")).header("accept", "text/html");
     assert_eq!(controller.ask(neither).await.error(), (404, "MANIFEST_UNKNOWN".to_owned()));
 
