@@ -18,7 +18,7 @@ pub fn archive(bytes: &[u8]) -> String {
     let dir = tempfile::tempdir().expect("a test has a directory");
     // Whatever hashes to a digest that ends like this is wanted: an archive cannot know which.
     let layers = [b"layer".as_slice(), b"", b"one", &[0; 512]].map(Digest::of);
-    let wanted = Wanted { layers: layers.into(), skip: BTreeMap::new(), level: 1 };
+    let wanted = Wanted { layers: layers.into(), skip: BTreeMap::new(), level: 1, threads: 2 };
     match split(bytes, &wanted, dir.path()) {
         Err(error) => format!("{:?} {error}", error.kind()),
         Ok(packed) => {

@@ -22,7 +22,7 @@ use std::sync::atomic::AtomicBool;
 use tempfile::TempDir;
 
 fn packed(tree: &Path, into: &Path) -> Result<Packed, PackError> {
-    pack(tree, &into.join("layer.zst"), 1, &AtomicBool::new(false))
+    pack(tree, &into.join("layer.zst"), 1, 2, &AtomicBool::new(false))
 }
 
 /// What GNU tar makes of the layer, with everything that a root can restore. Access lists travel as the attributes that they are;
@@ -192,7 +192,7 @@ fn what_no_layer_can_have_is_refused_with_its_name() {
 fn a_pack_that_nobody_wants_ends_and_leaves_nothing() {
     let (dir, scratch) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     fs::write(dir.path().join("file"), "content").unwrap();
-    let error = pack(dir.path(), &scratch.path().join("layer.zst"), 1, &AtomicBool::new(true)).unwrap_err();
+    let error = pack(dir.path(), &scratch.path().join("layer.zst"), 1, 2, &AtomicBool::new(true)).unwrap_err();
     assert!(matches!(error, PackError::Unwanted), "{error}");
     assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 0);
 }
@@ -201,6 +201,6 @@ fn a_pack_that_nobody_wants_ends_and_leaves_nothing() {
 fn a_full_disk_is_told_as_one() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("file"), vec![7; 3_000_000]).unwrap();
-    let error = pack(dir.path(), Path::new("/dev/full"), 1, &AtomicBool::new(false)).unwrap_err();
+    let error = pack(dir.path(), Path::new("/dev/full"), 1, 2, &AtomicBool::new(false)).unwrap_err();
     assert!(matches!(&error, PackError::Disk(error) if error.is_full()), "{error}");
 }

@@ -23,7 +23,7 @@ mod read;
 mod scratch;
 mod tries;
 
-pub use compress::{Press, Pressed, Sum, Want, compress_zstd, pays};
+pub use compress::{Press, Pressed, Room, Sum, Want, compress_zstd, pays};
 pub use crc32s::Crc32s;
 pub use error::TransferError;
 pub use follow::Tap;

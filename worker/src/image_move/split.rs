@@ -10,7 +10,6 @@ use railyard_transfer::Hasher;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, Read, Seek as _, SeekFrom, Write};
-use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use zstd::stream::write::Encoder;
 
@@ -27,6 +26,8 @@ pub struct Wanted {
     pub skip: BTreeMap<u64, Digest>,
     /// zstd level.
     pub level: i32,
+    /// zstd's threads.
+    pub threads: usize,
 }
 
 /// A layer, ready for the cache.
@@ -58,8 +59,8 @@ pub fn split(archive: impl Read, wanted: &Wanted, dir: &Path) -> io::Result<BTre
         let content = magic.as_slice().chain(&mut entry);
         let file = dir.join(format!("layer-{n}.zst"));
         let blob = match packing {
-            Packing::Plain => pack(content, size, &file, wanted.level)?,
-            packing => repack(packing, content, dir, &file, wanted.level)?,
+            Packing::Plain => pack(content, size, &file, wanted)?,
+            packing => repack(packing, content, dir, &file, wanted)?,
         };
         if wanted.layers.contains(&blob.digest) && !packed.contains_key(&blob.digest) {
             packed.insert(blob.digest, Packed { blob, file });
@@ -82,11 +83,11 @@ fn may_be_layer(path: &Path, wanted: &Wanted, size: u64) -> bool {
 }
 
 /// Compresses and hashes in one pass. The frame tells its content's size, which the cache wants to know.
-fn pack(mut content: impl Read, size: u64, file: &Path, level: i32) -> io::Result<Blob> {
-    let mut encoder = Encoder::new(File::create(file)?, level)?;
+fn pack(mut content: impl Read, size: u64, file: &Path, wanted: &Wanted) -> io::Result<Blob> {
+    let mut encoder = Encoder::new(File::create(file)?, wanted.level)?;
     encoder.set_pledged_src_size(Some(size))?;
-    let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
-    encoder.multithread(u32::try_from(threads).unwrap_or(1))?;
+    // Never none: without its threads zstd cuts otherwise, and gives other bytes.
+    encoder.multithread(u32::try_from(wanted.threads).unwrap_or(1).max(1))?;
     let mut hasher = Hasher::default();
     let size_bytes = copy(&mut content, |bytes| {
         hasher.update(bytes);
@@ -97,12 +98,12 @@ fn pack(mut content: impl Read, size: u64, file: &Path, level: i32) -> io::Resul
 }
 
 /// The same for a layer that the engine keeps packed: its plain length is known only when it is unpacked.
-fn repack(packing: Packing, content: impl Read, dir: &Path, file: &Path, level: i32) -> io::Result<Blob> {
+fn repack(packing: Packing, content: impl Read, dir: &Path, file: &Path, wanted: &Wanted) -> io::Result<Blob> {
     let mut plain = tempfile::tempfile_in(dir)?;
     let mut unpacked = packing.open(content)?;
     let size = copy(&mut unpacked, |bytes| plain.write_all(bytes))?;
     plain.seek(SeekFrom::Start(0))?;
-    pack(plain, size, file, level)
+    pack(plain, size, file, wanted)
 }
 
 fn copy(from: &mut impl Read, mut to: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<u64> {
@@ -162,7 +163,12 @@ mod tests {
         let containerd = archive(&[(&hex(&zipped), &zipped), (&hex(two), two)], None);
         for bytes in [old, new, containerd] {
             let dir = tempfile::tempdir().unwrap();
-            let wanted = Wanted { layers: [Digest::of(one), Digest::of(two)].into(), skip: BTreeMap::new(), level: 1 };
+            let wanted = Wanted {
+                layers: [Digest::of(one), Digest::of(two)].into(),
+                skip: BTreeMap::new(),
+                level: 1,
+                threads: 2,
+            };
             let packed = split(&bytes[..], &wanted, dir.path()).unwrap();
             assert_eq!(packed.len(), 2);
             assert_eq!(plain_of(&packed[&Digest::of(one)]), one);
@@ -176,7 +182,7 @@ mod tests {
         let (one, two) = (b"first layer".as_slice(), b"second".as_slice());
         let bytes = archive(&[("a/layer.tar", one), ("b/layer.tar", two)], None);
         let skip = BTreeMap::from([(one.len() as u64, Digest::of(one))]);
-        let wanted = Wanted { layers: [Digest::of(one), Digest::of(two)].into(), skip, level: 1 };
+        let wanted = Wanted { layers: [Digest::of(one), Digest::of(two)].into(), skip, level: 1, threads: 2 };
         let dir = tempfile::tempdir().unwrap();
         let packed = split(&bytes[..], &wanted, dir.path()).unwrap();
         assert_eq!(packed.keys().copied().collect::<Vec<_>>(), [Digest::of(two)]);

@@ -8,8 +8,10 @@ use crate::runtime::RuntimeError;
 use crate::workshop::Workshop;
 use railyard_common::blob::Blob;
 use railyard_common::digest::Digest;
+use railyard_transfer::Room;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::Arc;
 use tokio_util::io::{StreamReader, SyncIoBridge};
 
 /// Takes these layers out of an image of the engine, compressed, into `dir`. `have` are layers of it that nobody needs.
@@ -27,26 +29,39 @@ pub(super) async fn layers(
         return Ok(BTreeMap::new());
     }
     let skip = have.values().map(|blob| (blob.size_bytes, blob.digest)).collect();
-    let mut wanted = Wanted { layers: wanted, skip, level: shop.config.layer_compression };
-    let packed = export(shop, image, &wanted, dir).await?;
+    let level = shop.config.layer_compression;
+    let room = Arc::new(shop.press.room_for_zstd(u8::try_from(level).unwrap_or(u8::MAX)).await);
+    let mut wanted = Wanted { layers: wanted, skip, level, threads: room.threads };
+    let packed = export(shop, image, &wanted, dir, &room).await?;
     if packed.len() == wanted.layers.len() {
         return Ok(packed);
     }
     // A new layer has the very length of a known one: look at all of them.
     wanted.skip.clear();
-    let packed = export(shop, image, &wanted, dir).await?;
+    let packed = export(shop, image, &wanted, dir, &room).await?;
     match wanted.layers.iter().find(|layer| !packed.contains_key(layer)) {
         None => Ok(packed),
         Some(layer) => Err(unreadable(image, &format!("its archive lacks layer {layer}"))),
     }
 }
 
-async fn export(shop: &Workshop, image: &str, wanted: &Wanted, dir: &Path) -> Result<BTreeMap<Digest, Packed>, Fault> {
+async fn export(
+    shop: &Workshop,
+    image: &str,
+    wanted: &Wanted,
+    dir: &Path,
+    room: &Arc<Room>,
+) -> Result<BTreeMap<Digest, Packed>, Fault> {
     let stream = shop.runtime.export(image).await?;
-    let (wanted, into) = (wanted.clone(), dir.to_owned());
+    let (wanted, into, room) = (wanted.clone(), dir.to_owned(), Arc::clone(room));
     // The bridge must be made where the runtime is known.
     let archive = SyncIoBridge::new(StreamReader::new(stream));
-    blocking(move || split(archive, &wanted, &into)).await.map_err(|error| {
+    let splitting = move || {
+        // Given back when the work is over, also if nobody waits for it any more.
+        let _room = room;
+        split(archive, &wanted, &into)
+    };
+    blocking(splitting).await.map_err(|error| {
         if is_full(&error) {
             DiskError::at("write", dir)(error).into()
         } else if let Some(why) = away(&error) {

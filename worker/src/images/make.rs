@@ -129,7 +129,9 @@ fn text(config: &[u8]) -> String {
 async fn pack_layer(shop: &Workshop, upper: PathBuf, scratch: &Path) -> Result<Blob, PackError> {
     let unwanted = Unwanted::default();
     let (stop, level, file) = (unwanted.0.clone(), shop.config.layer_compression, scratch.join(LAYER_FILE));
-    let packed = blocking(move || pack::pack(&upper, &file, level, &stop)).await?;
+    let room = shop.press.room_for_zstd(u8::try_from(level).unwrap_or(u8::MAX)).await;
+    // Given back when the work is over, also if nobody waits for it any more.
+    let packed = blocking(move || pack::pack(&upper, &file, level, room.threads, &stop)).await?;
     Ok(packed.blob)
 }
 

@@ -15,7 +15,7 @@ pub use sample::pays;
 
 use crate::error::TransferError;
 use crate::hash::blocking;
-use crate::memory::Memory;
+use crate::memory::{Held, Memory};
 use railyard_common::blob::{Blob, Encoding};
 use railyard_common::compress::{Codec, Packing};
 use railyard_common::digest::Digest;
@@ -37,6 +37,15 @@ pub struct Press {
 /// What transfers keep, whatever is compressed: the streams of one file. A compression may take hours, and a transfer that does
 /// not move for ten minutes is given up.
 const TRANSFERS_KEEP_BYTES: u64 = 4 * crate::STREAM_BYTES;
+
+/// What somebody may use who compresses with zstd on his own.
+#[derive(Debug)]
+pub struct Room {
+    /// So many threads.
+    pub threads: usize,
+    /// Their memory.
+    _held: (Held, Held),
+}
 
 /// What became of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,13 +109,12 @@ impl Press {
     ) -> Result<Pressed, TransferError> {
         let length = tokio::fs::metadata(src).await.map_err(TransferError::local("read", src))?.len();
         let (threads, bytes) = self.share(packing, length);
-        let turn = self.share.take(bytes).await;
-        let held = self.memory.take(bytes.min(self.share.total_bytes())).await;
+        let room = self.take(threads, bytes).await;
         let (stop, _stops_when_dropped) = Stop::new();
         let (src, dst) = (src.to_owned(), dst.to_owned());
         blocking(move || {
             // Given back when the work is over, also if nobody waits for it any more.
-            let _held = (turn, held);
+            let _room = room;
             let input = File::open(&src).map_err(TransferError::local("read", &src))?;
             let output = File::create(&dst).map_err(TransferError::local("write", &dst))?;
             let is_file = output.metadata().is_ok_and(|metadata| metadata.is_file());
@@ -121,6 +129,19 @@ impl Press {
             })
         })
         .await
+    }
+
+    /// Waits until somebody else may compress something long with zstd, by whatever way, and says on how many threads. The memory
+    /// is theirs until the result is dropped.
+    pub async fn room_for_zstd(&self, level: u8) -> Room {
+        let (threads, bytes) = self.share(Packing { codec: Codec::Zstd, level }, u64::MAX);
+        self.take(threads, bytes).await
+    }
+
+    async fn take(&self, threads: usize, bytes: u64) -> Room {
+        let turn = self.share.take(bytes).await;
+        let held = self.memory.take(bytes.min(self.share.total_bytes())).await;
+        Room { threads, _held: (turn, held) }
     }
 
     /// How many threads a file of that length gets, and how much memory they take.

@@ -49,12 +49,15 @@ const END_BLOCKS: u64 = 2;
 /// The kernel's bit for the capability without which the overlay's own attributes cannot be seen.
 const CAP_SYS_ADMIN: u32 = 21;
 
-/// Packs the overlay directory `upper` into `file`, with a zstd level. Gives up soon after `stop` was set.
+/// Packs the overlay directory `upper` into `file`, with a zstd level and so many threads of zstd's. Gives up soon after `stop` was
+/// set.
 ///
 /// # Errors
 /// [`PackError`].
-pub fn pack(upper: &Path, file: &Path, level: i32, stop: &AtomicBool) -> Result<Packed, PackError> {
-    pipe::packed(file, level, stop, |pipe| Layer { pipe, names: HashMap::new(), late: Vec::new() }.write(upper))
+pub fn pack(upper: &Path, file: &Path, level: i32, threads: usize, stop: &AtomicBool) -> Result<Packed, PackError> {
+    pipe::packed(file, (level, threads), stop, |pipe| {
+        Layer { pipe, names: HashMap::new(), late: Vec::new() }.write(upper)
+    })
 }
 
 /// Whether this process sees such a directory as it is: it must be the host's root, or a file that hides another would look

@@ -9,7 +9,6 @@ use railyard_common::digest::Digest;
 use sha2::{Digest as _, Sha256};
 use std::fs::File;
 use std::io::{self, Write as _};
-use std::num::NonZero;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -127,7 +126,7 @@ impl Pipe<'_> {
 /// [`PackError`]: of `write`, or of the disk. What is half written is removed.
 pub fn packed(
     file: &Path,
-    level: i32,
+    (level, threads): (i32, usize),
     stop: &AtomicBool,
     write: impl FnOnce(&mut Pipe<'_>) -> Result<(), PackError>,
 ) -> Result<Packed, PackError> {
@@ -136,7 +135,7 @@ pub fn packed(
     let mut pipe = Pipe { filling: vec![0; PIECE_BYTES], filled: 0, hash, compress, spare: channel(), stop };
     let result = std::thread::scope(|scope| {
         let hashing = scope.spawn(move || hashed(&to_hash));
-        let compressing = scope.spawn(move || compressed(&to_compress, file, level));
+        let compressing = scope.spawn(move || compressed(&to_compress, file, (level, threads)));
         let written = write(&mut pipe).and_then(|()| pipe.pass());
         // The readers end with the pipe.
         drop(pipe);
@@ -165,10 +164,10 @@ fn hashed(pieces: &Receiver<Piece>) -> (Digest, u64) {
     (Digest::finish(hasher), size_bytes)
 }
 
-fn compressed(pieces: &Receiver<Piece>, file: &Path, level: i32) -> io::Result<u64> {
+fn compressed(pieces: &Receiver<Piece>, file: &Path, (level, threads): (i32, usize)) -> io::Result<u64> {
     let mut encoder = Encoder::new(FrameFile::new(File::create(file)?), level)?;
-    let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
-    encoder.multithread(u32::try_from(threads).unwrap_or(1))?;
+    // Never none: without its threads zstd cuts otherwise, and gives other bytes.
+    encoder.multithread(u32::try_from(threads).unwrap_or(1).max(1))?;
     let mut size_bytes = 0;
     for piece in pieces {
         encoder.write_all(piece.bytes())?;
