@@ -16,6 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::{mpsc, oneshot};
 
 /// Blobs that one job fetches at a time: a few, so that many small files do not wait for each other's round trips.
@@ -24,7 +25,7 @@ const FETCHES: usize = 4;
 /// Pieces of a blob that is on its way, of 128 KiB mostly, that wait for who wants them at once.
 const PIECES_COMING: usize = 16;
 
-/// Signed URLs that are asked for anew when they have expired on the way.
+/// Signed URLs that are asked for one after the other while nothing comes: more of them, and the clocks disagree.
 const FRESH_URLS: u32 = 3;
 
 /// Fetches blobs, each once on this worker. They stay while the result is held. In the order asked for.
@@ -109,11 +110,18 @@ async fn fetch_one_as(shop: &Workshop, lease: LeaseId, blob: &Blob, form: Form) 
 async fn pull(shop: &Workshop, lease: LeaseId, blob: &Blob, fetch: &Fetch, mut tap: Option<Tap>) -> Result<(), Fault> {
     let mut fresh_urls = FRESH_URLS;
     let mut made_room = false;
+    let came = AtomicU64::new(0);
+    let hear = |bytes| {
+        came.fetch_max(bytes, Ordering::Relaxed);
+    };
     loop {
+        let before = came.load(Ordering::Relaxed);
         let urls = shop.uplink.prepare_download(lease, std::slice::from_ref(blob)).await?;
         let Some(url) = urls.first() else { break };
         let (path, form) = (fetch.path(), fetch.form());
-        match shop.transfer.pull_heard(url, blob, path, form, tap.take(), &railyard_transfer::silent).await {
+        match shop.transfer.pull_heard(url, blob, path, form, tap.take(), &hear).await {
+            // A URL is good for an hour; a big blob may take many.
+            Err(TransferError::Expired { .. }) if came.load(Ordering::Relaxed) > before => fresh_urls = FRESH_URLS,
             Err(TransferError::Expired { .. }) if fresh_urls > 1 => fresh_urls -= 1,
             Err(TransferError::DiskFull { .. })
                 if !made_room && evict::make_room(shop, Role::Data, blob.size_bytes).await =>

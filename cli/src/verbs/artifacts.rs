@@ -19,6 +19,7 @@ use railyard_transfer::{Form, Settings, Transfer, TransferError, hash_file};
 use serde::Serialize;
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Files at a time: enough to fill a link with small ones, few enough for bars on a terminal.
 const PARALLEL_FILES: usize = 4;
@@ -210,15 +211,19 @@ impl Fetcher<'_> {
                 let failed = |error| Fault::of_this(Failure::local(doing(), error));
                 tokio::fs::create_dir_all(dir).await.map_err(failed)?;
             }
-            match self.pull(&dest, &file).await {
-                // Signed URLs live for an hour; a long queue of big files can outlive them. What is there is kept.
-                Err(TransferError::Expired { .. }) => {
-                    file.url = self.sign_again(&file).await?;
-                    self.pull(&dest, &file).await
+            let came = AtomicU64::new(0);
+            let mut before = None;
+            loop {
+                match self.pull(&dest, &file, &came).await {
+                    // Signed URLs live for an hour; a long queue of big files outlives them, and a very big one many. What is
+                    // there is kept.
+                    Err(TransferError::Expired { .. }) if before < Some(came.load(Ordering::Relaxed)) => {
+                        before = Some(came.load(Ordering::Relaxed));
+                        file.url = self.sign_again(&file).await?;
+                    }
+                    pulled => break pulled.map_err(|error| Fault::new(&dest, &error))?,
                 }
-                pulled => pulled,
             }
-            .map_err(|error| Fault::new(&dest, &error))?;
         }
         let blob = file.artifact.blob;
         let size = human::size(blob.size_bytes);
@@ -234,16 +239,24 @@ impl Fetcher<'_> {
         })
     }
 
-    async fn pull(&self, dest: &Path, file: &Wanted) -> Result<(), TransferError> {
+    /// `came` is the most bytes that there ever were.
+    async fn pull(&self, dest: &Path, file: &Wanted, came: &AtomicU64) -> Result<(), TransferError> {
         let blob = &file.artifact.blob;
+        let hear = |bytes| {
+            came.fetch_max(bytes, Ordering::Relaxed);
+        };
         let Some(bars) = &self.bars else {
-            return self.transfer.pull(&file.url, blob, dest, Form::Plain, &railyard_transfer::silent).await;
+            return self.transfer.pull(&file.url, blob, dest, Form::Plain, &hear).await;
         };
         let style =
             template("{prefix}  {bar:24.green} {binary_bytes}/{binary_total_bytes}  {binary_bytes_per_sec}  {eta}");
         let name = ansi::one_line(file.artifact.path.as_str());
         let bar = bars.add(ProgressBar::new(blob.stored_bytes).with_style(style).with_prefix(name));
-        let pulled = self.transfer.pull(&file.url, blob, dest, Form::Plain, &|bytes| bar.set_position(bytes)).await;
+        let show = |bytes| {
+            hear(bytes);
+            bar.set_position(bytes);
+        };
+        let pulled = self.transfer.pull(&file.url, blob, dest, Form::Plain, &show).await;
         bar.finish_and_clear();
         bars.remove(&bar);
         pulled
