@@ -130,8 +130,12 @@ async fn pack_layer(shop: &Workshop, upper: PathBuf, scratch: &Path) -> Result<B
     let unwanted = Unwanted::default();
     let (stop, level, file) = (unwanted.0.clone(), shop.config.layer_compression, scratch.join(LAYER_FILE));
     let room = shop.press.room_for_zstd(u8::try_from(level).unwrap_or(u8::MAX)).await;
-    // Given back when the work is over, also if nobody waits for it any more.
-    let packed = blocking(move || pack::pack(&upper, &file, level, room.threads, &stop)).await?;
+    let packing = move || {
+        // All of it, not its number alone: given back when the work is over, also if nobody waits for it any more.
+        let room = room;
+        pack::pack(&upper, &file, level, room.threads, &stop)
+    };
+    let packed = blocking(packing).await?;
     Ok(packed.blob)
 }
 
