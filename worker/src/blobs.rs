@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, UNIX_EPOCH};
+use tokio::runtime::Handle;
 use tokio::sync::OwnedMutexGuard;
 
 /// Names the boot of the host's kernel in which the files were written.
@@ -323,12 +324,19 @@ impl Shared {
             return;
         }
         let things: Vec<Thing<Key>> = shelf.entries.iter().map(|(key, entry)| entry.thing(*key)).collect();
+        let mut unnamed = Vec::new();
         for choice in policy::choose(&things, Reach::Spare, excess) {
+            let path = self.dir.join(choice.thing.key.name());
+            unnamed.extend(unfinished(&path).iter().chain([&path]).filter_map(|path| File::open(path).ok()));
             if let Err(error) = self.remove(shelf, choice.thing.key) {
                 let blob = choice.thing.key.name();
                 tracing::warn!(blob, %error, "cannot remove a blob that is over the limit");
-                return;
+                break;
             }
+        }
+        // A file goes with whoever has it open last, and the disk may take a while over a big one: not here, where others wait.
+        if let Ok(runtime) = Handle::try_current() {
+            runtime.spawn_blocking(move || drop(unnamed));
         }
     }
 

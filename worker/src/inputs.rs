@@ -11,12 +11,11 @@ use railyard_common::disk::Role;
 use railyard_common::id::LeaseId;
 use railyard_common::order::InputArtifact;
 use railyard_common::outcome::{OutcomeKind, Reason};
-use railyard_transfer::{Form, Tap, TransferError};
+use railyard_transfer::{BlobUrls, Form, MoveError, Tap, TransferError, silent};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::{mpsc, oneshot};
 
 /// Blobs that one job fetches at a time: a few, so that many small files do not wait for each other's round trips.
@@ -24,9 +23,6 @@ const FETCHES: usize = 4;
 
 /// Pieces of a blob that is on its way, of 128 KiB mostly, that wait for who wants them at once.
 const PIECES_COMING: usize = 16;
-
-/// Signed URLs that are asked for one after the other while nothing comes: more of them, and the clocks disagree.
-const FRESH_URLS: u32 = 3;
 
 /// Fetches blobs, each once on this worker. They stay while the result is held. In the order asked for.
 ///
@@ -108,31 +104,40 @@ async fn fetch_one_as(shop: &Workshop, lease: LeaseId, blob: &Blob, form: Form) 
 }
 
 async fn pull(shop: &Workshop, lease: LeaseId, blob: &Blob, fetch: &Fetch, mut tap: Option<Tap>) -> Result<(), Fault> {
-    let mut fresh_urls = FRESH_URLS;
+    let urls = Urls { shop, lease, blob };
     let mut made_room = false;
-    let came = AtomicU64::new(0);
-    let hear = |bytes| {
-        came.fetch_max(bytes, Ordering::Relaxed);
-    };
     loop {
-        let before = came.load(Ordering::Relaxed);
-        let urls = shop.uplink.prepare_download(lease, std::slice::from_ref(blob)).await?;
-        let Some(url) = urls.first() else { break };
         let (path, form) = (fetch.path(), fetch.form());
-        match shop.transfer.pull_heard(url, blob, path, form, tap.take(), &hear).await {
-            // A URL is good for an hour; a big blob may take many.
-            Err(TransferError::Expired { .. }) if came.load(Ordering::Relaxed) > before => fresh_urls = FRESH_URLS,
-            Err(TransferError::Expired { .. }) if fresh_urls > 1 => fresh_urls -= 1,
-            Err(TransferError::DiskFull { .. })
+        match shop.transfer.pull_from(&urls, blob, path, form, tap.take(), &silent).await {
+            Err(MoveError::Transfer(TransferError::DiskFull { .. }))
                 if !made_room && evict::make_room(shop, Role::Data, blob.size_bytes).await =>
             {
                 made_room = true;
             }
-            other => return Ok(other?),
+            Err(MoveError::Transfer(error)) => return Err(error.into()),
+            Err(MoveError::Urls(fault)) => return Err(fault),
+            Ok(()) => return Ok(()),
         }
     }
-    let message = format!("the cache gave no way to fetch {}", blob.digest);
-    Err(Fault::ended(OutcomeKind::Lost, Reason::Transfer, message))
+}
+
+/// Where a lease's input is in the cache, as the controller says.
+struct Urls<'a> {
+    shop: &'a Workshop,
+    lease: LeaseId,
+    blob: &'a Blob,
+}
+
+impl BlobUrls for Urls<'_> {
+    type Error = Fault;
+
+    async fn sign(&self) -> Result<String, Fault> {
+        let urls = self.shop.uplink.prepare_download(self.lease, std::slice::from_ref(self.blob)).await?;
+        urls.into_iter().next().ok_or_else(|| {
+            let message = format!("the cache gave no way to fetch {}", self.blob.digest);
+            Fault::ended(OutcomeKind::Lost, Reason::Transfer, message)
+        })
+    }
 }
 
 /// A file or directory of the tree of inputs, and where it is mounted.

@@ -15,11 +15,11 @@ use railyard_common::id::JobName;
 use railyard_proto::v1::{SignArtifactsRequest, SignedArtifact};
 use railyard_service::channel;
 use railyard_service::convert::{parsed, required};
-use railyard_transfer::{Form, Settings, Transfer, TransferError, hash_file};
+use railyard_transfer::{BlobUrls, Form, MoveError, Settings, Transfer, TransferError, hash_file, silent};
 use serde::Serialize;
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Files at a time: enough to fill a link with small ones, few enough for bars on a terminal.
 const PARALLEL_FILES: usize = 4;
@@ -203,7 +203,7 @@ struct Fetcher<'a> {
 }
 
 impl Fetcher<'_> {
-    async fn fetch(&self, dest: PathBuf, mut file: Wanted) -> Result<Fetched, Fault> {
+    async fn fetch(&self, dest: PathBuf, file: Wanted) -> Result<Fetched, Fault> {
         let there = is_there(&dest, &file.artifact).await;
         if !there {
             if let Some(dir) = dest.parent() {
@@ -211,19 +211,10 @@ impl Fetcher<'_> {
                 let failed = |error| Fault::of_this(Failure::local(doing(), error));
                 tokio::fs::create_dir_all(dir).await.map_err(failed)?;
             }
-            let came = AtomicU64::new(0);
-            let mut before = None;
-            loop {
-                match self.pull(&dest, &file, &came).await {
-                    // Signed URLs live for an hour; a long queue of big files outlives them, and a very big one many. What is
-                    // there is kept.
-                    Err(TransferError::Expired { .. }) if before < Some(came.load(Ordering::Relaxed)) => {
-                        before = Some(came.load(Ordering::Relaxed));
-                        file.url = self.sign_again(&file).await?;
-                    }
-                    pulled => break pulled.map_err(|error| Fault::new(&dest, &error))?,
-                }
-            }
+            self.pull(&dest, &file).await.map_err(|error| match error {
+                MoveError::Transfer(error) => Fault::new(&dest, &error),
+                MoveError::Urls(fault) => fault,
+            })?;
         }
         let blob = file.artifact.blob;
         let size = human::size(blob.size_bytes);
@@ -239,24 +230,18 @@ impl Fetcher<'_> {
         })
     }
 
-    /// `came` is the most bytes that there ever were.
-    async fn pull(&self, dest: &Path, file: &Wanted, came: &AtomicU64) -> Result<(), TransferError> {
+    async fn pull(&self, dest: &Path, file: &Wanted) -> Result<(), MoveError<Fault>> {
         let blob = &file.artifact.blob;
-        let hear = |bytes| {
-            came.fetch_max(bytes, Ordering::Relaxed);
-        };
+        let urls = Urls { fetcher: self, file, is_first: AtomicBool::new(true) };
         let Some(bars) = &self.bars else {
-            return self.transfer.pull(&file.url, blob, dest, Form::Plain, &hear).await;
+            return self.transfer.pull_from(&urls, blob, dest, Form::Plain, None, &silent).await;
         };
         let style =
             template("{prefix}  {bar:24.green} {binary_bytes}/{binary_total_bytes}  {binary_bytes_per_sec}  {eta}");
         let name = ansi::one_line(file.artifact.path.as_str());
         let bar = bars.add(ProgressBar::new(blob.stored_bytes).with_style(style).with_prefix(name));
-        let show = |bytes| {
-            hear(bytes);
-            bar.set_position(bytes);
-        };
-        let pulled = self.transfer.pull(&file.url, blob, dest, Form::Plain, &show).await;
+        let show = |bytes| bar.set_position(bytes);
+        let pulled = self.transfer.pull_from(&urls, blob, dest, Form::Plain, None, &show).await;
         bar.finish_and_clear();
         bars.remove(&bar);
         pulled
@@ -276,6 +261,24 @@ impl Fetcher<'_> {
         match &self.bars {
             Some(bars) => bars.suspend(|| self.console.note(line)),
             None => self.console.note(line),
+        }
+    }
+}
+
+/// Where a file is in the cache: the URL of the list, and others when that is too old, as it may be at the end of a long queue.
+struct Urls<'a> {
+    fetcher: &'a Fetcher<'a>,
+    file: &'a Wanted,
+    is_first: AtomicBool,
+}
+
+impl BlobUrls for Urls<'_> {
+    type Error = Fault;
+
+    async fn sign(&self) -> Result<String, Fault> {
+        match self.is_first.swap(false, Ordering::Relaxed) {
+            true => Ok(self.file.url.clone()),
+            false => self.fetcher.sign_again(self.file).await,
         }
     }
 }

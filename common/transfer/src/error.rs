@@ -146,6 +146,17 @@ pub enum TransferError {
     },
 }
 
+/// Bytes could not be moved between a file and the cache.
+#[derive(Debug, thiserror::Error)]
+pub enum MoveError<E> {
+    /// They did not get through.
+    #[error(transparent)]
+    Transfer(#[from] TransferError),
+    /// There are no URLs.
+    #[error("the farm gives no URL of the cache")]
+    Urls(E),
+}
+
 impl TransferError {
     /// A stable name, for metrics and outcomes.
     pub fn kind(&self) -> &'static str {

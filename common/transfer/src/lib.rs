@@ -19,21 +19,24 @@ mod part;
 mod part_log;
 mod pull;
 mod push;
+mod queue;
 mod read;
 mod scratch;
+mod source;
 mod tries;
 
 pub use compress::{Press, Pressed, Room, Sum, Want, compress_zstd, pays};
 pub use crc32s::Crc32s;
-pub use error::TransferError;
+pub use error::{MoveError, TransferError};
 pub use follow::Tap;
 pub use hash::{Hashed, Hasher, hash_beside, hash_file};
 pub use landing::{Form, write_sparse};
 pub use memory::Memory;
 pub use part_log::PartLog;
-pub use push::{Finished, PartUrls, PushError, Stored, Ticket};
+pub use push::{Finished, PartUrls, Stored, Ticket};
 pub use read::read_pieces;
 pub use scratch::Scratch;
+pub use source::BlobUrls;
 
 use railyard_common::backoff::Backoff;
 use std::time::Duration;

@@ -1,14 +1,15 @@
 //! A file into the cache, in parts to signed URLs.
 
 use crate::crc32s::Crc32s;
-use crate::error::{TransferError, bare, refused};
+use crate::error::{MoveError, TransferError, bare, refused};
 use crate::hash::blocking;
 use crate::meter::{Meter, telling, while_lively, while_progressing};
 use crate::part::{Part, is_contradicted};
 use crate::part_log::PartLog;
+use crate::queue::Queue;
 use crate::tries::{LastError, Tries};
 use crate::{Progress, Transfer};
-use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use futures_util::future::try_join_all;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, ETAG};
 use railyard_common::blob::{Blob, PartChecksum, PartSum, PartToSign};
 use std::collections::BTreeMap;
@@ -58,17 +59,6 @@ pub trait PartUrls: Sync {
     fn sign(&self, parts: Vec<PartToSign>) -> impl Future<Output = Result<Vec<String>, Self::Error>> + Send;
 }
 
-/// A push failed.
-#[derive(Debug, thiserror::Error)]
-pub enum PushError<E> {
-    /// The bytes did not get through.
-    #[error(transparent)]
-    Transfer(#[from] TransferError),
-    /// There are no URLs.
-    #[error("cannot get a URL to send to")]
-    Urls(E),
-}
-
 /// A blob whose parts are all in the cache. The controller completes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finished {
@@ -87,7 +77,7 @@ impl Transfer {
     /// `progress` is told stored bytes, those of earlier included.
     ///
     /// # Errors
-    /// [`PushError`]; the first part that fails for good ends the push.
+    /// [`MoveError`]; the first part that fails for good ends the push.
     pub async fn push<'a, U: PartUrls>(
         &self,
         stored: impl Into<Stored<'a>>,
@@ -96,7 +86,7 @@ impl Transfer {
         urls: &U,
         log: &PartLog,
         progress: Progress<'_>,
-    ) -> Result<Finished, PushError<U::Error>> {
+    ) -> Result<Finished, MoveError<U::Error>> {
         let stored = stored.into();
         let opened = open_checked(stored.file, blob.stored_bytes).await?;
         let parts = parts(&opened, stored, blob.stored_bytes, ticket)?;
@@ -112,14 +102,14 @@ impl Transfer {
             total: total.clone(),
             last: &last,
         };
-        // Futures, not a stream that makes them: a closure over borrowed parts would keep callers from spawning this.
-        let sending: Vec<_> = missing.iter().map(|part| way.send(part)).collect();
-        let sending = stream::iter(sending).buffer_unordered(self.settings.parallel_streams.max(1)).try_collect();
+        let queue = Queue::new(missing);
+        let streams: Vec<_> = (0..self.settings.parallel_streams.max(1)).map(|_| way.send_all(&queue)).collect();
+        let sending = try_join_all(streams);
         let deadline = self.settings.progress_deadline;
         let sending = while_progressing(sending, &total, deadline);
-        let sent: Option<Result<BTreeMap<u32, String>, _>> = telling(sending, &total, progress).await;
+        let sent = telling(sending, &total, progress).await;
         let given_up = || last.take().unwrap_or(TransferError::Stalled { url: String::new(), after: deadline });
-        let sent = sent.ok_or_else(given_up)??;
+        let sent: BTreeMap<u32, String> = sent.ok_or_else(given_up)??.into_iter().flatten().collect();
         let etag = |part: &Part<'_>| sent.get(&part.number).map(String::as_str).or(log.etag(part.number));
         let etags = parts.iter().filter_map(etag).map(str::to_owned).collect();
         Ok(Finished { blob: *blob, upload_id: ticket.upload_id.clone(), etags })
@@ -137,22 +127,31 @@ struct Way<'a, U> {
 }
 
 impl<U: PartUrls> Way<'_, U> {
-    /// Sends a part until the cache has it; its number and ETag.
-    async fn send(&self, part: &Part<'_>) -> Result<(u32, String), PushError<U::Error>> {
-        let _memory = self.transfer.stream().await;
+    /// One stream: sends one part after the other until nobody has any left; their numbers and ETags.
+    async fn send_all(&self, queue: &Queue<Part<'_>>) -> Result<Vec<(u32, String)>, MoveError<U::Error>> {
+        let mut sent = Vec::new();
+        while let Some(part) = queue.next() {
+            sent.push((part.number, self.send(&part).await?));
+        }
+        Ok(sent)
+    }
+
+    /// Sends a part until the cache has it; its ETag.
+    async fn send(&self, part: &Part<'_>) -> Result<String, MoveError<U::Error>> {
         let mut tries = Tries::new(&self.transfer.settings, self.last);
+        let mut renewals = 0;
+        let mut memory = self.transfer.stream().await;
         let mut sum = match part.known {
             Some(sum) => sum,
             None => part.sum(self.checksum).await?,
         };
         let mut url = self.urls.of(part, sum).await?;
-        let mut renewals = 0;
         loop {
             let sent = Meter::default();
             let error = match self.try_send(part, sum, &url, &sent).await {
                 Ok(etag) => {
                     self.log.note(part.number, &etag);
-                    return Ok((part.number, etag));
+                    return Ok(etag);
                 }
                 Err(error) => error,
             };
@@ -163,7 +162,10 @@ impl<U: PartUrls> Way<'_, U> {
                     url = self.urls.of(part, sum).await?;
                 }
                 error => {
+                    // Others may move meanwhile.
+                    drop(memory);
                     tries.pause(error).await?;
+                    memory = self.transfer.stream().await;
                     // Should the memory or the disk have lied once, it need not lie twice.
                     let again = part.sum(self.checksum).await?;
                     if again != sum {
@@ -224,7 +226,7 @@ struct Book<'a, U> {
 
 impl<U: PartUrls> Book<'_, U> {
     /// A URL for a part with this checksum: another one each time it is asked for.
-    async fn of(&self, part: &Part<'_>, sum: PartSum) -> Result<String, PushError<U::Error>> {
+    async fn of(&self, part: &Part<'_>, sum: PartSum) -> Result<String, MoveError<U::Error>> {
         if part.known != Some(sum) {
             let urls = self.sign(vec![PartToSign { number: part.number, sum }]).await?;
             return urls.into_values().next().ok_or_else(|| none_for(part.number));
@@ -240,13 +242,13 @@ impl<U: PartUrls> Book<'_, U> {
         unused.remove(&part.number).ok_or_else(|| none_for(part.number))
     }
 
-    async fn sign(&self, wanted: Vec<PartToSign>) -> Result<BTreeMap<u32, String>, PushError<U::Error>> {
-        let urls = self.urls.sign(wanted.clone()).await.map_err(PushError::Urls)?;
+    async fn sign(&self, wanted: Vec<PartToSign>) -> Result<BTreeMap<u32, String>, MoveError<U::Error>> {
+        let urls = self.urls.sign(wanted.clone()).await.map_err(MoveError::Urls)?;
         Ok(wanted.iter().map(|part| part.number).zip(urls).collect())
     }
 }
 
-fn none_for<E>(number: u32) -> PushError<E> {
+fn none_for<E>(number: u32) -> MoveError<E> {
     let why = format!("the controller gave no URL for part {number}");
     TransferError::BadTicket { why }.into()
 }

@@ -9,7 +9,7 @@ use railyard_common::layout;
 use railyard_controller::cache::{self, CacheConfig, CacheError, EmbeddedConfig, PutMode, Uploader};
 use railyard_service::task;
 use railyard_service::tls::Role;
-use railyard_transfer::{Form, PartLog, PushError, Settings, Transfer, TransferError, silent};
+use railyard_transfer::{Form, MoveError, PartLog, Settings, Transfer, TransferError, silent};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -390,7 +390,7 @@ async fn a_full_disk_is_told_as_such() {
     let impatient = Transfer::new(fixture.http.clone(), impatient);
     let (urls, log) = (fixture.urls(LEASE, &blob, &ticket.upload_id), PartLog::unkept());
     let error = impatient.push(&file, &blob, &ticket, &urls, &log, &silent).await.unwrap_err();
-    assert!(matches!(error, PushError::Transfer(TransferError::CacheFull { .. })), "{error}");
+    assert!(matches!(error, MoveError::Transfer(TransferError::CacheFull { .. })), "{error}");
     let error = fixture.cache.put_file(&path("logs/x"), &file).await.unwrap_err();
     assert!(matches!(error, CacheError::DiskFull { .. }), "{error}");
 

@@ -14,7 +14,7 @@ use railyard_service::channel::{Endpoint, http_client};
 use railyard_service::clock::{Clock, SystemClock};
 use railyard_service::tls::{Authority, Identity, Role, client_config, server_config};
 use railyard_service::{listener, task};
-use railyard_transfer::{Finished, PartLog, PartUrls, PushError, Settings, Ticket, Transfer, silent};
+use railyard_transfer::{Finished, MoveError, PartLog, PartUrls, Settings, Ticket, Transfer, silent};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -215,7 +215,7 @@ impl Fixture {
         staged.map(|entry| entry.metadata().unwrap().len()).sum()
     }
 
-    pub async fn push(&self, file: &Path, blob: &Blob, ticket: &Ticket) -> Result<Finished, PushError<CacheError>> {
+    pub async fn push(&self, file: &Path, blob: &Blob, ticket: &Ticket) -> Result<Finished, MoveError<CacheError>> {
         self.push_as(LEASE, file, blob, ticket, &PartLog::unkept()).await
     }
 
@@ -226,7 +226,7 @@ impl Fixture {
         blob: &Blob,
         ticket: &Ticket,
         log: &PartLog,
-    ) -> Result<Finished, PushError<CacheError>> {
+    ) -> Result<Finished, MoveError<CacheError>> {
         let urls = self.urls(lease, blob, &ticket.upload_id);
         self.transfer.push(file, blob, ticket, &urls, log, &silent).await
     }

@@ -10,7 +10,7 @@ use railyard_common::digest::Digest;
 use railyard_common::layout;
 use railyard_controller::cache::{CacheError, Grant, PutMode, Uploader};
 use railyard_transfer::{
-    Form, Hashed, PartLog, PartUrls, PushError, Scratch, Stored, TransferError, compress_zstd, hash_file, silent,
+    Form, Hashed, MoveError, PartLog, PartUrls, Scratch, Stored, TransferError, compress_zstd, hash_file, silent,
 };
 use std::collections::VecDeque;
 use std::sync::Mutex;
@@ -239,7 +239,7 @@ pub async fn expired(fixture: Fixture) {
         then: fixture.urls(LEASE, &blob, &ticket.upload_id),
     };
     let error = fixture.transfer.push(&file, &blob, &ticket, &urls, &PartLog::unkept(), &silent).await.unwrap_err();
-    assert!(matches!(error, PushError::Transfer(TransferError::Expired { .. })), "{error}");
+    assert!(matches!(error, MoveError::Transfer(TransferError::Expired { .. })), "{error}");
 }
 
 /// Gives URLs that have expired, and good ones when there are no more of them.
@@ -387,7 +387,7 @@ pub async fn bytes_that_changed_after_they_were_hashed(fixture: Fixture) {
         }
         Backend::S3 => {
             let error = sent.unwrap_err();
-            assert!(matches!(error, PushError::Transfer(TransferError::Rewritten { .. })), "{error}");
+            assert!(matches!(error, MoveError::Transfer(TransferError::Rewritten { .. })), "{error}");
         }
     }
     assert_eq!(fixture.cache.find(&digest).await.unwrap(), None);
@@ -406,9 +406,9 @@ pub async fn senseless_requests(fixture: Fixture) {
     let changed = fixture.file("changed", b"zz");
     let ticket = fixture.begin(&blob).await;
     let error = fixture.push(&changed, &blob, &ticket).await.unwrap_err();
-    assert!(matches!(error, PushError::Transfer(TransferError::Changed { .. })), "{error}");
+    assert!(matches!(error, MoveError::Transfer(TransferError::Changed { .. })), "{error}");
     let error = fixture.push(&fixture.dir.path().join("none"), &blob, &ticket).await.unwrap_err();
-    assert!(matches!(error, PushError::Transfer(TransferError::NotFound { .. })), "{error}");
+    assert!(matches!(error, MoveError::Transfer(TransferError::NotFound { .. })), "{error}");
     let part = |number| fixture.to_sign(number, b"z");
     let another_kind = match fixture.backend {
         Backend::Embedded => PartSum::ContentMd5([0; 16]),

@@ -10,7 +10,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use railyard_common::blob::{Blob, PartToSign};
 use railyard_common::id::LeaseId;
 use railyard_common::outcome::{OutcomeKind, Reason};
-use railyard_transfer::{Crc32s, Finished, PartLog, PartUrls, PushError, Stored, Ticket, TransferError};
+use railyard_transfer::{Crc32s, Finished, MoveError, PartLog, PartUrls, Stored, Ticket, TransferError};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -90,9 +90,9 @@ async fn push_one(shop: &Workshop, lease: LeaseId, upload: Upload, mut ticket: T
         let log = part_log(shop, lease, blob, &ticket.upload_id).await?;
         match shop.transfer.push(stored, blob, &ticket, &urls, &log, &railyard_transfer::silent).await {
             Ok(finished) => return Ok(Sent::Now(finished)),
-            Err(PushError::Transfer(TransferError::Gone { .. })) if n < FRESH_TICKETS => {}
-            Err(PushError::Transfer(error)) => return Err(error.into()),
-            Err(PushError::Urls(error)) => return Err(error.into()),
+            Err(MoveError::Transfer(TransferError::Gone { .. })) if n < FRESH_TICKETS => {}
+            Err(MoveError::Transfer(error)) => return Err(error.into()),
+            Err(MoveError::Urls(error)) => return Err(error.into()),
         }
         let gone = std::slice::from_ref(&ticket.upload_id);
         let grants = shop.uplink.prepare_upload_but(lease, std::slice::from_ref(blob), gone).await?;
