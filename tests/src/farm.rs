@@ -16,6 +16,9 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 /// How long a small build may take on a busy machine.
 pub const BUILD_LIMIT: Duration = Duration::from_secs(240);
 
+/// A variable with which the controller's log tells of each part.
+pub const TELL_PARTS: (&str, &str) = ("RAILYARD_LOG", "info,railyard_controller::cache=debug");
+
 /// What else this machine does has no say in a test, and no image of a build stays on its engine.
 const ALONE: &str = "pressure = { memory_percent = 0, io_percent = 0 }\nimage_cache = '0B'\n\
                      disk = { high = '100%', low = '100%' }";
@@ -201,6 +204,13 @@ impl Farm {
         }
     }
 
+    /// Starts a verb and waits for nothing.
+    pub fn spawn_cli(&self, args: &[&str]) -> Process {
+        let mut command = self.command();
+        command.args(args);
+        Process::start(command, &self.dir.path().join("cli.log"))
+    }
+
     /// A verb's JSON.
     ///
     /// # Panics
@@ -242,6 +252,22 @@ impl Farm {
                 _ => Err(shown.to_string()),
             }
         })
+    }
+
+    /// The parts that have arrived in the embedded cache, each with its upload, in their order. Its log tells if it is told to:
+    /// [`TELL_PARTS`].
+    ///
+    /// # Panics
+    /// If the log tells it in another way.
+    pub fn parts(&self) -> Vec<(String, u32)> {
+        let log = std::fs::read_to_string(self.dir.path().join("controller.log")).unwrap_or_default();
+        let told = log.lines().filter(|line| line.contains("a part has arrived"));
+        let field = |line: &str, name: &str| {
+            let (_, rest) = line.split_once(&format!("{name}="))?;
+            Some(rest.split(' ').next()?.trim_matches('"').to_owned())
+        };
+        let part = |line: &str| Some((field(line, "upload")?, field(line, "part")?.parse().ok()?));
+        told.map(|line| part(line).unwrap_or_else(|| panic!("{line}"))).collect()
     }
 
     /// What the script of the job `only` has put out: its log without the worker's own lines before and after.

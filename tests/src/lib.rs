@@ -5,6 +5,7 @@
 pub mod collector;
 pub mod engine;
 pub mod farm;
+pub mod ground;
 pub mod image;
 pub mod process;
 pub mod processes;

@@ -1,7 +1,9 @@
 //! A worker that is killed over a push of a gigabyte, or while it packs what it will push: its next process goes on where it was.
 
+use fastrand::Rng;
 use railyard_tests::engine::Engine;
-use railyard_tests::farm::{Farm, files_below, job};
+use railyard_tests::farm::{files_below, job};
+use railyard_tests::ground::Ground;
 use railyard_tests::{image, unique, wait};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -18,41 +20,39 @@ const STREAMS: usize = 4;
 /// How long a part may take to come.
 const PART_LIMIT: Duration = Duration::from_secs(120);
 
-/// How often each part of an upload has arrived, as the controller's log tells; by upload.
-fn arrived(farm: &Farm) -> BTreeMap<String, BTreeMap<u32, usize>> {
-    let log = std::fs::read_to_string(farm.dir.path().join("controller.log")).unwrap_or_default();
+/// How often each part of an upload has arrived; by upload.
+fn arrived(ground: &Ground) -> BTreeMap<String, BTreeMap<u32, usize>> {
     let mut uploads: BTreeMap<String, BTreeMap<u32, usize>> = BTreeMap::new();
-    for line in log.lines().filter(|line| line.contains("a part has arrived")) {
-        let field = |name: &str| {
-            let (_, rest) = line.split_once(&format!("{name}="))?;
-            Some(rest.split(' ').next()?.trim_matches('"').to_owned())
-        };
-        let (Some(upload), Some(part)) = (field("upload"), field("part").and_then(|part| part.parse().ok())) else {
-            panic!("{line}")
-        };
+    for (upload, part) in ground.parts() {
         *uploads.entry(upload).or_default().entry(part).or_default() += 1;
     }
     uploads
 }
 
 /// Waits until so many parts have arrived, in all uploads.
-fn until_arrived(farm: &Farm, at: usize, build: &str) {
-    wait::until(&format!("part {at}"), PART_LIMIT, || match total(farm) {
+fn until_arrived(ground: &Ground, at: usize, build: &str) {
+    wait::until(&format!("part {at}"), PART_LIMIT, || match ground.parts().len() {
         arrived if arrived >= at => Ok(()),
-        arrived => Err(format!("{arrived} have arrived; {}", farm.show(build))),
+        arrived => Err(format!("{arrived} have arrived; {}", ground.farm.show(build))),
     });
 }
 
-fn total(farm: &Farm) -> usize {
-    arrived(farm).values().flat_map(BTreeMap::values).sum()
+#[test]
+fn a_kill_costs_at_most_a_part_for_each_stream_into_the_embedded_cache() {
+    kills_cost_at_most_a_part_for_each_stream(&Ground::embedded());
 }
 
 #[test]
-fn a_kill_costs_at_most_a_part_for_each_stream() {
-    let engine = Engine::shared();
+fn a_kill_costs_at_most_a_part_for_each_stream_into_s3() {
+    kills_cost_at_most_a_part_for_each_stream(&Ground::s3());
+}
+
+fn kills_cost_at_most_a_part_for_each_stream(ground: &Ground) {
+    let (engine, farm, seed) = (Engine::shared(), &ground.farm, fastrand::u64(..));
+    println!("seed {seed}");
+    let mut random = Rng::with_seed(seed);
     let base = format!("railyard-test-{}:1", unique());
     image::busybox(&engine, &base);
-    let farm = Farm::start_with("", &[("RAILYARD_LOG", "info,railyard_controller::cache=debug")]);
     let mut worker = farm.worker("w1", &engine, "");
     for build in 0..BUILDS {
         let pipeline = farm.pipeline(
@@ -61,12 +61,14 @@ fn a_kill_costs_at_most_a_part_for_each_stream() {
                 "name: big-{build}\nsteps:\n  - name: make\n    image: {base}\n    script: dd if=/dev/urandom of=big bs=1048576 count=1024\n    outputs: [big]\n    resources: {{ disk: 2GiB }}\n"
             ),
         );
-        let before = total(&farm);
+        let before = ground.parts().len();
         let name = farm.submit(&pipeline, &[]);
-        for kill in 1..=KILLS {
-            // Somewhere within the parts that are left: another place each time.
-            let at = before + kill * PARTS / (KILLS + 1) + (build * 7 + kill * 3) % 5;
-            until_arrived(&farm, at, &name);
+        // Anywhere, with parts left for those that come after.
+        let mut points: Vec<usize> = (0..KILLS).map(|_| random.usize(1..PARTS - STREAMS)).collect();
+        points.sort_unstable();
+        println!("build {build}: kills at {points:?}");
+        for at in points {
+            until_arrived(ground, before + at, &name);
             worker.process.kill();
             worker.process = farm.start_worker(&worker.name);
         }
@@ -74,11 +76,12 @@ fn a_kill_costs_at_most_a_part_for_each_stream() {
         assert_eq!(ended["state"], "succeeded", "{ended}");
         let attempts = job(&ended, "make")["attempts"].as_array().unwrap().len();
         assert_eq!(attempts, 1, "the script ran once: {ended}");
-        let sent = total(&farm) - before;
+        let sent = ground.parts().len() - before;
         println!("build {build}: {sent} parts sent for {PARTS}, {KILLS} kills");
-        assert!(sent <= PARTS + KILLS * STREAMS, "{sent} parts were sent for {PARTS}: {:?}", arrived(&farm));
+        assert!(sent <= PARTS + KILLS * STREAMS, "{sent} parts were sent for {PARTS}: {:?}", arrived(ground));
     }
-    assert_eq!(arrived(&farm).len(), BUILDS, "each build had one upload");
+    assert_eq!(arrived(ground).len(), BUILDS, "each build had one upload");
+    engine.query(&["image", "rm", &base]);
 }
 
 /// MiB that do not compress, and as many that do, by turns.
@@ -107,7 +110,8 @@ fn a_kill_while_it_packs_costs_no_part() {
     let engine = Engine::shared();
     let base = format!("railyard-test-{}:1", unique());
     image::busybox(&engine, &base);
-    let farm = Farm::start_with("", &[("RAILYARD_LOG", "info,railyard_controller::cache=debug")]);
+    let ground = Ground::embedded();
+    let farm = &ground.farm;
     let mut worker = farm.worker("w1", &engine, "");
     for (build, (compress, artifact)) in [("auto", "big"), ("zstd, level: 6", "big.zst")].into_iter().enumerate() {
         let text = format!(
@@ -115,15 +119,15 @@ fn a_kill_while_it_packs_costs_no_part() {
              for i in $(seq {NOISE_MIB}); do head -c 1048576 /dev/urandom; head -c 1048576 /dev/zero; done > big\n      \
              sha256sum < big\n    outputs: [{{ path: big, compress: {compress} }}]\n"
         );
-        let before = total(&farm);
+        let before = ground.parts().len();
         let name = farm.submit(&farm.pipeline(&format!("packed-{build}"), &text), &[]);
         // While it packs, while it sends, and while it packs again what it has begun to send.
         let full = (NOISE_MIB << 20) as u64;
         until_packing(&worker.data, full);
         worker.process.kill();
-        assert_eq!(total(&farm), before, "{compress}: it was sending by then");
+        assert_eq!(ground.parts().len(), before, "{compress}: it was sending by then");
         worker.process = farm.start_worker(&worker.name);
-        until_arrived(&farm, before + MOST_PARTS, &name);
+        until_arrived(&ground, before + MOST_PARTS, &name);
         worker.process.kill();
         worker.process = farm.spawn_worker(&worker.name);
         until_packing(&worker.data, full);
@@ -134,10 +138,10 @@ fn a_kill_while_it_packs_costs_no_part() {
         assert_eq!(ended["state"], "succeeded", "{ended}");
         let attempts = job(&ended, "only")["attempts"].as_array().unwrap().len();
         assert_eq!(attempts, 1, "{compress}: the script ran once: {ended}");
-        let sent = total(&farm) - before;
+        let sent = ground.parts().len() - before;
         println!("{compress}: {sent} parts sent for {PACKED_PARTS}");
-        assert!((PACKED_PARTS..=PACKED_PARTS + STREAMS).contains(&sent), "{compress}: {sent}: {:?}", arrived(&farm));
-        assert_eq!(arrived(&farm).len(), build + 1, "each build had one upload: {:?}", arrived(&farm));
+        assert!((PACKED_PARTS..=PACKED_PARTS + STREAMS).contains(&sent), "{compress}: {sent}: {:?}", arrived(&ground));
+        assert_eq!(arrived(&ground).len(), build + 1, "each build had one upload: {:?}", arrived(&ground));
         let out = farm.dir.path().join("fetched");
         let fetched = farm.cli(&["fetch", &name, artifact, "-o", &out.display().to_string()]);
         assert_eq!(fetched.code, 0, "{fetched:?}");
